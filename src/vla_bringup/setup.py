@@ -1,0 +1,28 @@
+from glob import glob
+
+from setuptools import find_packages, setup
+
+name = 'vla_bringup'
+
+setup(
+    name=name,
+    version='0.1.0',
+    packages=find_packages(exclude=['test']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{name}']),
+        (f'share/{name}', ['package.xml']),
+        (f'share/{name}/launch', glob('launch/*.launch.py')),
+        (f'share/{name}/config', glob('config/*.*')),
+        (f'share/{name}/config/robots', glob('config/robots/*.yaml')),
+    ],
+    install_requires=['setuptools'],
+    extras_require={'test': ['pytest']},
+    zip_safe=False,
+    maintainer='VLA suite maintainers',
+    maintainer_email='maintainers@vla-suite.example',
+    description='Launch files, robot profiles, the demo and the other commands of ./vla.',
+    license='Apache-2.0',
+    entry_points={'console_scripts': [
+        'recorder_node = vla_bringup.recorder_node:main',
+    ]},
+)

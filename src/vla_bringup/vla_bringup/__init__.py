@@ -1,0 +1,1 @@
+"""Launch files, robot profiles, the demo and the other commands of ./vla."""

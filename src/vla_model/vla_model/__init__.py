@@ -1,0 +1,1 @@
+"""The unified vision-language-action model: tokenizers, prompts, network, decoding. No ROS."""

@@ -1,0 +1,79 @@
+"""A lifecycle node that survives refused transitions and says why a transition failed."""
+
+import threading
+import traceback
+from collections.abc import Callable
+
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+
+
+class SafeLifecycleNode(LifecycleNode):
+    """Base of the suite's lifecycle nodes. Subclasses write set_up, start, stop and tear_down; each may raise.
+
+    rclpy (Jazzy) lets a transition that is not allowed now raise out of spin(), which kills the node, and swallows
+    exceptions of transition callbacks without a word. Here the first answers success=False and the second is
+    logged. After a failed configure or activate, tear_down has run: the node can be configured again.
+    """
+
+    def __init__(self, name: str, **kwargs) -> None:
+        super().__init__(name, **kwargs)
+        inner, busy = self._service_change_state.callback, threading.Lock()
+
+        def guarded(request, response):
+            if not busy.acquire(blocking=False):
+                response.success = False
+                return response
+            try:
+                return inner(request, response)
+            except Exception as error:
+                self.get_logger().error(f'transition refused: {error}')
+                response.success = False
+                return response
+            finally:
+                busy.release()
+
+        self._service_change_state.callback = guarded
+
+    # What subclasses write. Errors are raised; ValueError and OSError are told in one line, others with traceback.
+    def set_up(self) -> None:
+        """unconfigured -> inactive: read parameters, load, subscribe."""
+
+    def start(self) -> None:
+        """inactive -> active."""
+
+    def stop(self) -> None:
+        """active -> inactive."""
+
+    def tear_down(self) -> None:
+        """Release all that set_up made; called more than once without harm."""
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._try('configure', self.set_up)
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._try('activate', self.start)
+        return super().on_activate(state) if result is TransitionCallbackReturn.SUCCESS else result
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        result = self._try('deactivate', self.stop)
+        return super().on_deactivate(state) if result is TransitionCallbackReturn.SUCCESS else result
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._try('clean up', self.tear_down)
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._try('shut down', self.tear_down)
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        return self._try('clean up after the error', self.tear_down)
+
+    def _try(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
+        try:
+            action()
+        except (ValueError, OSError) as error:
+            self.get_logger().error(f'cannot {what}: {error}')
+        except Exception:
+            self.get_logger().error(f'cannot {what}:\n{traceback.format_exc()}')
+        else:
+            return TransitionCallbackReturn.SUCCESS
+        return TransitionCallbackReturn.ERROR

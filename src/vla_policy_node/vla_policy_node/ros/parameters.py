@@ -1,0 +1,77 @@
+"""Declare parameters with a description and a range in one line, and read the robot profile from parameters."""
+
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vla_policy_node.core.profile import RobotProfile
+
+
+def declare(
+    node: Node,
+    name: str,
+    default: Any,
+    description: str,
+    *,
+    low: float | None = None,
+    high: float | None = None,
+    choices: tuple[str, ...] = (),
+    read_only: bool = False,
+) -> Any:
+    """Declare once (a second call only reads) and return the value.
+
+    default: a value, or a Parameter.Type for a parameter that must be given. Raises ValueError naming the
+    parameter when it is missing, of another type, outside [low, high] or not among choices.
+    """
+    if not node.has_parameter(name):
+        descriptor = ParameterDescriptor(description=description, read_only=read_only)
+        kind = default if isinstance(default, Parameter.Type) else Parameter.Type.from_parameter_value(default)
+        if low is not None and high is not None:
+            if kind is Parameter.Type.INTEGER:
+                descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
+            else:
+                descriptor.floating_point_range = [
+                    FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
+                ]
+        if choices:
+            descriptor.additional_constraints = 'one of: ' + ', '.join(choices)
+        try:
+            node.declare_parameter(name, default, descriptor)
+        except Exception as error:
+            raise ValueError(f'parameter {name} ({description}): {error}') from error
+    parameter = node.get_parameter_or(name, None)
+    if parameter is None or parameter.type_ is Parameter.Type.NOT_SET:
+        raise ValueError(f'parameter {name} must be given: {description}')
+    if choices and parameter.value not in choices:
+        raise ValueError(f'parameter {name} is {parameter.value!r}, must be one of: {", ".join(choices)}')
+    return parameter.value
+
+
+_ABOUT = {
+    'name': 'name of the robot',
+    'base_frame': 'frame that the joint chain starts from',
+    'tool_frame': 'frame of the tool centre point',
+    'joint_names': 'arm joints; everything per joint is in this order',
+    'position_lower': 'hard lower position limits [rad]',
+    'position_upper': 'hard upper position limits [rad]',
+    'velocity': 'velocity limits [rad/s]',
+    'acceleration': 'acceleration limits [rad/s^2]',
+    'home': 'home position [rad]',
+    'gripper_joint_names': 'finger joints whose positions add up to the opening; empty: no gripper',
+    'gripper_max_opening': 'largest opening [m]',
+}
+
+
+def declare_profile(node: Node) -> RobotProfile:
+    """Declare the `robot.*` parameters and return them as a RobotProfile. Raises ValueError naming what is wrong."""
+    values = {}
+    for f in fields(RobotProfile):
+        kind = {np.ndarray: Parameter.Type.DOUBLE_ARRAY, str: Parameter.Type.STRING, float: Parameter.Type.DOUBLE}.get(
+            f.type if isinstance(f.type, type) else type(None), Parameter.Type.STRING_ARRAY
+        )
+        values[f.name] = declare(node, f'robot.{f.name}', kind, _ABOUT[f.name] + ' (robot profile)', read_only=True)
+    return RobotProfile.from_dict(values)

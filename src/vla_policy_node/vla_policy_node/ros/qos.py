@@ -1,0 +1,25 @@
+"""QoS profiles by meaning. Nodes name what a topic is for; nobody writes a profile elsewhere."""
+
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+_LAST = HistoryPolicy.KEEP_LAST
+
+SENSOR = QoSProfile(history=_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Images, joint states, clouds: the newest counts, a lost one is not sent again. Matches reliable publishers too."""
+
+SENSOR_OUT = QoSProfile(history=_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+"""For publishers of sensor data that reliable subscribers (RViz, bag recorders) should be able to match."""
+
+COMMAND = QoSProfile(history=_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE)
+"""Set-points to a controller: only the newest, and it must arrive (crisp_controllers' contract)."""
+
+CHUNK = QoSProfile(history=_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
+"""Action chunks: none lost, and a short burst (a stop right after a chunk) kept in order."""
+
+LATCHED = QoSProfile(
+    history=_LAST, depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""State that a late joiner needs: instruction, episode, plan text, executor status."""
+
+STATUS = QoSProfile(history=_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
+"""Reports that are read by people and recorders."""

@@ -1,0 +1,52 @@
+"""Run one node until SIGINT or SIGTERM, then stop it while its context still works."""
+
+import signal
+import threading
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
+    """Spin the node in a thread of its own; on a signal let it come to rest, shut down, and return.
+
+    rclpy's own signal handlers invalidate the context first, so a node could not publish its last words. A node
+    may have `come_to_rest() -> threading.Event`: it is called first and the event awaited (at most 3 s) while
+    the node still spins. An exception in any callback ends the run and is raised here.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    node = make_node()
+    executor = SingleThreadedExecutor()
+    executor.add_node(node)
+    failure: list[BaseException] = []
+
+    def spin() -> None:
+        try:
+            executor.spin()
+        except BaseException as error:  # of whichever callback: the main thread raises it again
+            failure.append(error)
+        finally:
+            stop.set()
+
+    thread = threading.Thread(target=spin, name='spin', daemon=True)
+    thread.start()
+    stop.wait()
+    if not failure and hasattr(node, 'come_to_rest'):
+        node.come_to_rest().wait(3.0)
+    if not failure and hasattr(node, 'trigger_shutdown'):
+        try:
+            node.trigger_shutdown()
+        except Exception as error:
+            node.get_logger().error(f'shutdown transition: {error}')
+    executor.shutdown(timeout_sec=5.0)
+    thread.join(5.0)
+    node.destroy_node()
+    rclpy.try_shutdown()
+    if failure:
+        raise failure[0]

@@ -1,0 +1,24 @@
+from setuptools import find_packages, setup
+
+name = 'vla_sim'
+
+setup(
+    name=name,
+    version='0.1.0',
+    packages=find_packages(exclude=['test']),
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{name}']),
+        (f'share/{name}', ['package.xml']),
+    ],
+    install_requires=['setuptools'],
+    extras_require={'test': ['pytest']},
+    zip_safe=False,
+    maintainer='VLA suite maintainers',
+    maintainer_email='maintainers@vla-suite.example',
+    description='A Franka Panda in MuJoCo that looks to ROS 2 like the real robot, with tasks and a scripted expert.',
+    license='Apache-2.0',
+    entry_points={'console_scripts': [
+        'sim_node = vla_sim.sim_node:main',
+        'expert_node = vla_sim.expert_node:main',
+    ]},
+)
