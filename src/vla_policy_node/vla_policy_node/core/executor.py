@@ -1,0 +1,359 @@
+"""Turns chunks into a steady stream of set-points, and brings the arm to rest when chunks stop coming.
+
+The set-point always moves along one path: the newest chunk's, plus what is left of the old motion (see path.py).
+Only the speed along the path is changed: `rate` is how fast path time runs against the clock, 1 normally, less
+where a joint would exceed its velocity limit, and falling smoothly to 0 while braking.
+"""
+
+import math
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+
+from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
+from vla_policy_node.core.path import ChunkPath, Seam
+from vla_policy_node.core.profile import RobotProfile
+
+
+class State(IntEnum):
+    """As in vla_msgs/ExecutorStatus."""
+
+    INACTIVE = 0
+    HOLDING = 1
+    EXECUTING = 2
+    BRAKING = 3
+
+
+class Hold(IntEnum):
+    """Why the arm is not moving or about to stop; as in vla_msgs/ExecutorStatus."""
+
+    NONE = 0
+    IDLE = 1
+    CHUNKS_STOPPED = 2
+    STOP_REQUESTED = 3
+    OPERATOR_STOP = 4
+    DEACTIVATED = 5
+    JOINT_STATE_MISSING = 6
+    JOINT_STATE_STALE = 7
+    CLOCK_JUMP = 8
+
+
+@dataclass(frozen=True)
+class ExecutorConfig:
+    """How the executor moves. Fractions are of the robot profile's limits."""
+
+    period: float = 0.01  # [s] nominal time between control steps
+    interpolation: str = 'cubic'
+    velocity_fraction: float = 0.8  # the set-point never moves faster than this
+    brake_fraction: float = 0.4  # of the acceleration limit: peak while braking
+    seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
+    seam_fraction: float = 0.25  # of velocity and acceleration: what smoothing a switch may add
+    joint_state_max_age: float = 0.2  # [s]
+    future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
+    jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
+
+
+@dataclass(frozen=True)
+class SetPoint:
+    """What the controller is to be sent now. Arrays are (dof,) in the profile's joint order."""
+
+    positions: np.ndarray  # [rad]
+    velocities: np.ndarray  # [rad/s]
+    gripper: float | None  # opening [m]; None: never commanded
+
+
+class ChunkExecutor:
+    """One timeline. Not thread-safe: the owner calls it from one thread. Times are int ns of one clock."""
+
+    def __init__(self, profile: RobotProfile, config: ExecutorConfig | None = None) -> None:
+        self.profile = profile
+        self.config = config or ExecutorConfig()
+        self.state = State.INACTIVE
+        self.hold = Hold.DEACTIVATED
+        self.message = ''
+        self.epoch = 0
+        self.source = ''
+        self.sequence = 0
+        self.verdict = Verdict.ACCEPTED
+        self.verdict_counts = [0] * len(Verdict)
+        self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
+        self.seam_velocity = 0.0  # [rad/s]
+        self.rate = 0.0  # path time per clock time
+        self._velocity = self.config.velocity_fraction * profile.velocity
+        self._deceleration = self.config.brake_fraction * profile.acceleration
+        self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
+        self._velocities = np.zeros(profile.dof)
+        self._accelerations = np.zeros(profile.dof)
+        self._gripper: float | None = None
+        self._path: ChunkPath | None = None
+        self._path_gripper = np.zeros(0)
+        self._seam: Seam | None = None
+        self._t_ref = 0
+        self._s = 0.0  # [s] path time since t_ref
+        self._now: int | None = None
+        self._brake_rate = 0.0  # rate when braking began
+        self._brake_time = 0.0  # [s] how long the brake takes
+        self._brake_elapsed = 0.0
+        self._measured: np.ndarray | None = None
+        self._measured_at = 0
+
+    # ---- inputs
+
+    def observe(self, positions: np.ndarray, stamp: int) -> None:
+        """The newest measured joint positions (dof,) [rad]. Non-finite values are ignored: the state goes stale."""
+        if np.isfinite(positions).all():
+            self._measured, self._measured_at = np.array(positions, float), stamp
+
+    def activate(self, now: int) -> None:
+        """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a fresh joint state."""
+        if self.state is State.BRAKING:
+            raise ValueError('the arm is still braking; activate again in a moment')
+        age = self.joint_state_age(now)
+        if self._measured is None:
+            raise ValueError('no joint state received yet: is the robot running, do topic and joint names match?')
+        if age > self.config.joint_state_max_age:
+            raise ValueError(
+                f'the newest joint state is {age:.2f} s old, limit {self.config.joint_state_max_age} s: '
+                'is the robot still publishing, do the clocks agree (use_sim_time)?'
+            )
+        self._positions = self._measured.copy()
+        self._gripper = None
+        self._rest()
+        self._now = now
+        self._new_epoch()
+        self.state, self.hold, self.message = State.HOLDING, Hold.IDLE, ''
+
+    def deactivate(self) -> None:
+        """Brake, then send nothing more. `step` must go on being called until `at_rest`."""
+        if self.state is not State.INACTIVE:
+            self._brake(Hold.DEACTIVATED, '')
+
+    def operator_stop(self) -> None:
+        """Brake and hold until `resume`."""
+        if self.state is not State.INACTIVE and self.hold is not Hold.DEACTIVATED:
+            self._brake(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
+
+    def resume(self) -> bool:
+        """Take chunks again after an operator stop. False when there was none."""
+        if self.hold is not Hold.OPERATOR_STOP:
+            return False
+        self._new_epoch()
+        self.hold, self.message = Hold.IDLE, ''
+        return True
+
+    def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
+        """Take the chunk, or refuse it with a reason; `message` then says what to do."""
+        try:
+            self._take(chunk, now)
+            self.verdict = Verdict.ACCEPTED
+        except Refusal as refusal:
+            self.verdict = refusal.verdict
+            if refusal.verdict is not Verdict.SHADOW:  # shadow chunks are business as usual
+                self.message = refusal.message
+        self.verdict_counts[self.verdict] += 1
+        return self.verdict
+
+    # ---- output
+
+    def step(self, now: int) -> SetPoint | None:
+        """The set-point for now; None while there is nothing to send (inactive)."""
+        if self.state is State.INACTIVE or self._positions is None or self._now is None:
+            return None
+        elapsed = (now - self._now) * 1e-9
+        self._now = now
+        if elapsed < 0 or elapsed > self.config.jump:
+            self._brake(Hold.CLOCK_JUMP, f'the clock jumped by {elapsed:.3f} s: chunks of a new epoch are awaited')
+        elif self.state is not State.HOLDING or self.hold is Hold.JOINT_STATE_STALE:
+            self._watch_joint_state(now)
+        if self.state in (State.EXECUTING, State.BRAKING):
+            # A late step must not become a jump: path time advances by at most two periods, the rest is lag.
+            self._advance(min(max(elapsed, 0.0), 2 * self.config.period), now)
+        return SetPoint(self._positions.copy(), self._velocities.copy(), self._gripper)
+
+    # ---- what the status tells
+
+    @property
+    def at_rest(self) -> bool:
+        return self.state in (State.INACTIVE, State.HOLDING)
+
+    @property
+    def accepting(self) -> bool:
+        """Whether a good chunk would be taken now."""
+        return self.state is not State.INACTIVE and self.hold not in (
+            Hold.OPERATOR_STOP,
+            Hold.DEACTIVATED,
+            Hold.JOINT_STATE_MISSING,
+            Hold.JOINT_STATE_STALE,
+        )
+
+    def horizon_left(self) -> float:
+        """Path time until the chunk runs out [s]; 0 when there is none."""
+        return max(0.0, self._path.end - self._s) if self._path is not None and self.state is State.EXECUTING else 0.0
+
+    def chunk_age(self, now: int) -> float:
+        """now - t_ref of the chunk that is executed [s]; 0 when holding."""
+        return (now - self._t_ref) * 1e-9 if self.state is State.EXECUTING else 0.0
+
+    def joint_state_age(self, now: int) -> float:
+        """[s]; infinite when none was received."""
+        return (now - self._measured_at) * 1e-9 if self._measured is not None else math.inf
+
+    def tracking_error(self) -> float:
+        """Largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
+        if self._measured is None or self._positions is None:
+            return 0.0
+        return float(np.abs(self._positions - self._measured).max())
+
+    # ---- inside
+
+    def _take(self, chunk: StampedChunk, now: int) -> None:
+        if chunk.shadow:
+            raise Refusal(Verdict.SHADOW, '')
+        if chunk.horizon == 0:
+            if chunk.source != self.source:
+                raise Refusal(Verdict.OTHER_SOURCE, f'{chunk.source} asks to stop, but does not drive')
+            if self.state in (State.EXECUTING, State.BRAKING) and self.accepting:
+                self._brake(Hold.STOP_REQUESTED, '')
+            return
+        if not self.accepting:
+            why = self.message or 'the executor is not active: activate it'
+            raise Refusal(Verdict.NOT_ACCEPTING, why)
+        if chunk.epoch != self.epoch:
+            raise Refusal(
+                Verdict.OLD_EPOCH,
+                f'chunk of epoch {chunk.epoch}, now is {self.epoch}: sources must copy it from executor status',
+            )
+        if self.source and chunk.source != self.source:
+            raise Refusal(
+                Verdict.OTHER_SOURCE, f'{chunk.source} wants to drive, but {self.source} does: stop one of them'
+            )
+        if self.source and chunk.sequence <= self.sequence:
+            verdict = Verdict.DUPLICATE if chunk.sequence == self.sequence else Verdict.OUT_OF_ORDER
+            raise Refusal(verdict, f'chunk {chunk.sequence} after {self.sequence}: sequences must grow')
+        positions = checked_positions(chunk, self.profile)
+        s = (now - chunk.t_ref) * 1e-9
+        if s >= chunk.horizon * chunk.dt:
+            raise Refusal(
+                Verdict.WHOLLY_PAST,
+                f'chunk for {s:.3f} s ago reaches only {chunk.horizon * chunk.dt:.3f} s: inference takes longer than '
+                'the chunk lasts, or clocks disagree',
+            )
+        if s < -self.config.future_tolerance:
+            raise Refusal(Verdict.FROM_FUTURE, f'chunk is stamped {-s:.3f} s ahead of now: clocks disagree')
+        self.source, self.sequence, self.message = chunk.source, chunk.sequence, ''
+        self._path = ChunkPath(positions, chunk.dt, self.config.interpolation)
+        self._path_gripper = np.asarray(chunk.gripper, float)
+        self._t_ref = chunk.t_ref
+        self.seam_position, self.seam_velocity = self._join(s)
+        self.state, self.hold = State.EXECUTING, Hold.NONE
+
+    def _join(self, s: float) -> tuple[float, float]:
+        """Put the set-point's present motion onto the path at path time s. Returns the jump avoided."""
+        assert self._path is not None and self._positions is not None
+        q, v, a = self._path.sample(s)
+        offset = (self._positions - q, self._velocities - v, self._accelerations - a)
+        share = self.config.seam_fraction
+        self._seam = Seam(
+            s, offset, share * self.profile.velocity, share * self.profile.acceleration, self.config.seam_time
+        )
+        self._s, self.rate = s, 1.0
+        return float(np.abs(offset[0]).max()), float(np.abs(offset[1]).max())
+
+    def _sample(self, s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        assert self._path is not None and self._seam is not None
+        q, v, a = self._path.sample(s)
+        e, ev, ea = self._seam.sample(s)
+        return q + e, v + ev, a + ea
+
+    def _advance(self, dt: float, now: int) -> None:
+        """Move the set-point by dt seconds of clock time."""
+        assert self._path is not None and self._positions is not None
+        if self.state is State.EXECUTING:
+            lag = (now - self._t_ref) * 1e-9 - self._s - dt
+            if lag > 2.5 * self.config.period and self.rate >= 1.0:
+                self._join(self._s + lag)  # after a stall: join the path where it is now
+            stop_time = 1.5 * float((np.abs(self._velocities) / self._deceleration).max())
+            if self._s + dt + self.rate * stop_time / 2 >= self._path.end:
+                self._brake(
+                    Hold.CHUNKS_STOPPED,
+                    'the last chunk ran out: is the source alive, is inference faster than the chunk is long?',
+                )
+        if self.state is State.BRAKING:
+            self._brake_elapsed += dt
+            u = self._brake_elapsed / self._brake_time if self._brake_time > 0 else 1.0
+            if u >= 1.0:
+                self._come_to_rest()
+                return
+            rate = self._brake_rate * (1 - u * u * (3 - 2 * u))  # smooth from _brake_rate to 0
+        else:
+            rate = min(1.0, self.rate + dt / 0.2)  # speed comes back over 0.2 s after the guard held it down
+        if dt <= 0:
+            return
+        # Velocity guard: run path time slower where a joint would be too fast; never bend the path.
+        for _ in range(3):
+            q, v, a = self._sample(self._s + rate * dt)
+            excess = float((np.abs(q - self._positions) / (self._velocity * dt)).max())
+            if excess <= 1.0:
+                break
+            rate /= excess
+        self._s += rate * dt
+        self.rate = rate
+        held = self._inside_limits(q)
+        self._velocities = np.where(held == q, rate * v, 0.0)
+        self._accelerations = np.where(held == q, rate * rate * a, 0.0)
+        self._positions = held
+        index = self._path.step_at(self._s)
+        if index >= 0 and self._path_gripper.size:
+            opening = float(self._path_gripper[index])
+            self._gripper = min(max(opening, 0.0), self.profile.gripper_max_opening)
+
+    def _inside_limits(self, q: np.ndarray) -> np.ndarray:
+        """q within the hard position limits; an arm that already is outside is never pulled back in a jump."""
+        assert self._positions is not None
+        lower = np.minimum(self.profile.position_lower, self._positions)
+        upper = np.maximum(self.profile.position_upper, self._positions)
+        return np.clip(q, lower, upper)
+
+    def _watch_joint_state(self, now: int) -> None:
+        age = self.joint_state_age(now)
+        if age > self.config.joint_state_max_age:
+            if self.hold is not Hold.JOINT_STATE_STALE:
+                self._brake(
+                    Hold.JOINT_STATE_STALE,
+                    f'no usable joint state for {age:.2f} s: is the robot publishing, are the values finite?',
+                )
+        elif self.hold is Hold.JOINT_STATE_STALE and self.state is State.HOLDING:
+            self._new_epoch()
+            self.hold, self.message = Hold.IDLE, ''
+
+    def _brake(self, hold: Hold, message: str) -> None:
+        """Slow down along the path to rest; the arm may be at rest already."""
+        if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
+            self._new_epoch()
+        self.hold, self.message = hold, message
+        if self.state is State.EXECUTING:
+            self.state = State.BRAKING
+            self._brake_rate = self.rate
+            self._brake_elapsed = 0.0
+            self._brake_time = 1.5 * float((np.abs(self._velocities) / self._deceleration).max())
+        elif self.state is State.HOLDING:
+            self._come_to_rest()
+
+    def _come_to_rest(self) -> None:
+        self._rest()
+        if self.hold is Hold.DEACTIVATED:
+            self.state = State.INACTIVE
+            return
+        self.state = State.HOLDING
+        if self.hold is Hold.CHUNKS_STOPPED:
+            self._new_epoch()
+
+    def _rest(self) -> None:
+        self._velocities = np.zeros(self.profile.dof)
+        self._accelerations = np.zeros(self.profile.dof)
+        self._path, self._seam, self.rate = None, None, 0.0
+
+    def _new_epoch(self) -> None:
+        self.epoch += 1
+        self.source, self.sequence = '', 0
