@@ -1,0 +1,135 @@
+"""Smooth joint motion of the arm through tool poses: minimum-jerk in space, inverse kinematics along it. No ROS."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_sim.kinematics import Kinematics, rotation_matrix, rotation_vector, tool_down
+
+OVERLAP = 0.35  # share of a leg's time in which the next leg already begins: corners are rounded, not stopped at
+SAMPLE = 0.025  # [s] between the joint positions that are solved for; cubic in between
+
+
+@dataclass(frozen=True)
+class Waypoint:
+    """A pose of the tool, pointing straight down."""
+
+    position: np.ndarray  # (3,) [m] of the tool centre point, base frame
+    yaw: float  # [rad] direction of the tool's x axis in the base's x-y plane
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a planned motion keeps to."""
+
+    speed: float = 0.3  # [m/s] of the tool
+    acceleration: float = 0.9  # [m/s^2] of the tool on one leg
+    turn: float = 1.2  # [rad/s] of the tool about the vertical
+    turn_acceleration: float = 4.0  # [rad/s^2]
+    share: float = 0.45  # of the joints' velocity and acceleration limits
+
+
+class JointPath:
+    """Joint positions over time, from 0 to `duration` [s]; before and after it stands still."""
+
+    def __init__(self, samples: np.ndarray, step: float) -> None:
+        """samples: (n, dof) [rad], n >= 1, `step` [s] apart."""
+        self.samples, self.step = samples, step
+        self.duration = (len(samples) - 1) * step
+        # Zero at both ends and central differences inside (Catmull-Rom): velocity is continuous everywhere.
+        self.velocities = np.zeros_like(samples)
+        self.velocities[1:-1] = (samples[2:] - samples[:-2]) / (2 * step)
+
+    @classmethod
+    def hold(cls, q: np.ndarray, duration: float) -> 'JointPath':
+        """Stands at q (dof,) for `duration` [s]."""
+        return cls(np.stack([q, q]), duration)
+
+    @property
+    def end(self) -> np.ndarray:
+        """(dof,) [rad] where it comes to rest."""
+        return self.samples[-1]
+
+    def at(self, t: float) -> np.ndarray:
+        """(dof,) [rad] at time t [s]: cubic Hermite between the samples."""
+        if t <= 0 or self.duration <= 0:
+            return self.samples[0].copy()
+        if t >= self.duration:
+            return self.samples[-1].copy()
+        i = min(int(t / self.step), len(self.samples) - 2)
+        u = t / self.step - i
+        a, b = self.samples[i], self.samples[i + 1]
+        va, vb = self.velocities[i] * self.step, self.velocities[i + 1] * self.step
+        return a + u * va + u * u * (3 * (b - a) - 2 * va - vb) + u**3 * (2 * (a - b) + va + vb)
+
+
+def minimum_jerk(u: np.ndarray | float) -> np.ndarray:
+    """0 to 1 with the least jerk for u from 0 to 1 (Flash and Hogan, 1985); clamped outside."""
+    u = np.clip(u, 0.0, 1.0)
+    return u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
+
+
+def plan_path(
+    kinematics: Kinematics,
+    start: np.ndarray,
+    waypoints: Sequence[Waypoint],
+    velocity: np.ndarray,
+    acceleration: np.ndarray,
+    limits: Limits = Limits(),
+) -> JointPath:
+    """Moves from rest at joint positions `start` (dof,) through the waypoints and rests at the last one.
+
+    Each leg is a minimum-jerk move of position and yaw and begins while the one before it ends; their sum is as
+    smooth as each. A tilt of the tool at the start goes away on the first leg. velocity [rad/s] and acceleration
+    [rad/s^2] are the joints' limits (dof,). Raises IKError where the arm cannot reach.
+    """
+    position, rotation = kinematics.forward(start)
+    yaw = float(np.arctan2(rotation[1, 0], rotation[0, 0]))
+    tilt = rotation_vector(tool_down(yaw).T @ rotation)
+    goal, legs, begin, end = start, [], 0.0, 0.0
+    at, facing = position, yaw
+    for waypoint in waypoints:
+        goal = kinematics.inverse(waypoint.position, tool_down(waypoint.yaw), goal)
+        move, turn = waypoint.position - at, waypoint.yaw - facing
+        duration = leg_duration(float(np.linalg.norm(move)), abs(turn), limits)
+        legs.append((move, turn, begin, duration))
+        end, begin = begin + duration, begin + (1 - OVERLAP) * duration
+        at, facing = waypoint.position, waypoint.yaw
+    end = max(begin + duration for _, _, begin, duration in legs)
+
+    times = np.linspace(0.0, end, max(2, round(end / SAMPLE) + 1))
+    samples, tool = np.empty((len(times), len(start))), np.empty((len(times), 3))
+    samples[0], q = start, start
+    for i, t in enumerate(times):
+        shares = [float(minimum_jerk((t - begin) / duration)) for _, _, begin, duration in legs]
+        tool[i] = position + sum(share * leg[0] for share, leg in zip(shares, legs, strict=True))
+        turned = yaw + sum(share * leg[1] for share, leg in zip(shares, legs, strict=True))
+        if i == 0:
+            continue
+        # The elbow goes from where it is to where it rests at the goal, so both ends of the path are exact.
+        rest = start + float(minimum_jerk(t / end)) * (goal - start)
+        q = samples[i] = kinematics.inverse(
+            tool[i], tool_down(turned) @ rotation_matrix((1 - shares[0]) * tilt), q, rest=rest
+        )
+    step = times[1]
+    speeds = np.diff(samples, axis=0, prepend=samples[:1], append=samples[-1:]) / step
+    slow = max(
+        1.0,
+        float(np.linalg.norm(np.diff(tool, axis=0), axis=1).max() / step / limits.speed),
+        float((np.abs(speeds) / (limits.share * velocity)).max()),
+        float(np.sqrt((np.abs(np.diff(speeds, axis=0)) / step / (limits.share * acceleration)).max())),
+    )
+    return JointPath(samples, step * slow)
+
+
+def leg_duration(distance: float, turn: float, limits: Limits) -> float:
+    """[s] of a minimum-jerk move of `distance` [m] and `turn` [rad]: its peak speed is 1.875 times, its peak
+    acceleration 5.774 times what distance / duration and distance / duration^2 say."""
+    return max(
+        1.875 * distance / limits.speed,
+        1.875 * turn / limits.turn,
+        float(np.sqrt(5.774 * distance / limits.acceleration)),
+        float(np.sqrt(5.774 * turn / limits.turn_acceleration)),
+        SAMPLE,
+    )
