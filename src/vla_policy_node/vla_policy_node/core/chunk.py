@@ -64,7 +64,7 @@ def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
     if sorted(names) != sorted(profile.joint_names):
         raise Refusal(
             Verdict.WRONG_JOINTS,
-            f'chunk has joints {list(names)}, the robot profile {list(profile.joint_names)}: use the profile of this robot',
+            f'chunk has joints {list(names)}, the robot profile {list(profile.joint_names)}: is it for this robot?',
         )
     if not (np.isfinite(chunk.dt) and 1e-3 <= chunk.dt <= 1.0):
         raise Refusal(Verdict.WRONG_SIZE, f'chunk has dt {chunk.dt} s, must be 0.001 to 1')

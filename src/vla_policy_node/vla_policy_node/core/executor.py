@@ -39,6 +39,10 @@ class Hold(IntEnum):
     CLOCK_JUMP = 8
 
 
+# A weaker reason to stop never replaces a stronger one: what the weaker allows, the stronger forbids.
+_STRENGTH = {Hold.DEACTIVATED: 3, Hold.OPERATOR_STOP: 2, Hold.JOINT_STATE_STALE: 1}
+
+
 @dataclass(frozen=True)
 class ExecutorConfig:
     """How the executor moves. Fractions are of the robot profile's limits."""
@@ -48,7 +52,9 @@ class ExecutorConfig:
     velocity_fraction: float = 0.8  # the set-point never moves faster than this
     brake_fraction: float = 0.4  # of the acceleration limit: peak while braking
     seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
-    seam_fraction: float = 0.25  # of velocity and acceleration: what smoothing a switch may add
+    seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
+    seam_acceleration_fraction: float = 0.5  # same for acceleration
+    max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
     joint_state_max_age: float = 0.2  # [s]
     future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
@@ -135,8 +141,8 @@ class ChunkExecutor:
             self._brake(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
 
     def resume(self) -> bool:
-        """Take chunks again after an operator stop. False when there was none."""
-        if self.hold is not Hold.OPERATOR_STOP:
+        """Take chunks again after an operator stop. False when there was none, or while the arm still brakes."""
+        if self.hold is not Hold.OPERATOR_STOP or self.state is not State.HOLDING:
             return False
         self._new_epoch()
         self.hold, self.message = Hold.IDLE, ''
@@ -164,8 +170,7 @@ class ChunkExecutor:
         self._now = now
         if elapsed < 0 or elapsed > self.config.jump:
             self._brake(Hold.CLOCK_JUMP, f'the clock jumped by {elapsed:.3f} s: chunks of a new epoch are awaited')
-        elif self.state is not State.HOLDING or self.hold is Hold.JOINT_STATE_STALE:
-            self._watch_joint_state(now)
+        self._watch_joint_state(now)
         if self.state in (State.EXECUTING, State.BRAKING):
             # A late step must not become a jump: path time advances by at most two periods, the rest is lag.
             self._advance(min(max(elapsed, 0.0), 2 * self.config.period), now)
@@ -253,10 +258,9 @@ class ChunkExecutor:
         assert self._path is not None and self._positions is not None
         q, v, a = self._path.sample(s)
         offset = (self._positions - q, self._velocities - v, self._accelerations - a)
-        share = self.config.seam_fraction
-        self._seam = Seam(
-            s, offset, share * self.profile.velocity, share * self.profile.acceleration, self.config.seam_time
-        )
+        velocity = self.config.seam_velocity_fraction * self.profile.velocity
+        acceleration = self.config.seam_acceleration_fraction * self.profile.acceleration
+        self._seam = Seam(s, offset, velocity, acceleration, self.config.seam_time)
         self._s, self.rate = s, 1.0
         return float(np.abs(offset[0]).max()), float(np.abs(offset[1]).max())
 
@@ -273,11 +277,17 @@ class ChunkExecutor:
             lag = (now - self._t_ref) * 1e-9 - self._s - dt
             if lag > 2.5 * self.config.period and self.rate >= 1.0:
                 self._join(self._s + lag)  # after a stall: join the path where it is now
+                lag = 0.0
             stop_time = 1.5 * float((np.abs(self._velocities) / self._deceleration).max())
             if self._s + dt + self.rate * stop_time / 2 >= self._path.end:
                 self._brake(
                     Hold.CHUNKS_STOPPED,
                     'the last chunk ran out: is the source alive, is inference faster than the chunk is long?',
+                )
+            elif lag > self.config.max_lag:
+                self._brake(
+                    Hold.CHUNKS_STOPPED,
+                    f'the chunk asks for more speed than the limits allow: the arm is {lag:.2f} s behind it',
                 )
         if self.state is State.BRAKING:
             self._brake_elapsed += dt
@@ -291,12 +301,15 @@ class ChunkExecutor:
         if dt <= 0:
             return
         # Velocity guard: run path time slower where a joint would be too fast; never bend the path.
-        for _ in range(3):
+        for _ in range(20):
             q, v, a = self._sample(self._s + rate * dt)
             excess = float((np.abs(q - self._positions) / (self._velocity * dt)).max())
             if excess <= 1.0:
                 break
-            rate /= excess
+            rate /= 1.001 * excess
+        else:  # a path so sharp that no step is short enough: stand still for this one
+            rate = 0.0
+            q, v, a = self._positions, np.zeros_like(v), np.zeros_like(a)
         self._s += rate * dt
         self.rate = rate
         held = self._inside_limits(q)
@@ -328,7 +341,9 @@ class ChunkExecutor:
             self.hold, self.message = Hold.IDLE, ''
 
     def _brake(self, hold: Hold, message: str) -> None:
-        """Slow down along the path to rest; the arm may be at rest already."""
+        """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
+        if _STRENGTH.get(self.hold, 0) > _STRENGTH.get(hold, 0):
+            return
         if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
             self._new_epoch()
         self.hold, self.message = hold, message

@@ -18,12 +18,11 @@ class ChunkPath:
         self.dt = dt
         self.end = len(steps) * dt  # [s]
         slopes = np.diff(self.knots, axis=0) / dt  # (horizon, dof) [rad/s]
+        self.tangents: np.ndarray | None = None  # [rad/s] at the knots
         if interpolation == 'cubic':
             inner = (slopes[1:] + slopes[:-1]) / 2
             self.tangents = np.vstack([slopes[:1], inner, slopes[-1:]])
-        elif interpolation == 'linear':
-            self.tangents = None
-        else:
+        elif interpolation != 'linear':
             raise ValueError(f'interpolation {interpolation!r}: must be cubic or linear')
         self.slopes = slopes
 

@@ -1,0 +1,413 @@
+"""The executor core: what it refuses, how smoothly it moves, how it stops."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_policy_node.core.chunk import StampedChunk, Verdict
+from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, State
+from vla_policy_node.core.path import ChunkPath, Seam
+from vla_policy_node.core.profile import RobotProfile
+
+DOF = 3
+NAMES = ('a', 'b', 'c')
+PROFILE = RobotProfile(
+    name='test',
+    base_frame='base',
+    tool_frame='tool',
+    joint_names=NAMES,
+    position_lower=np.full(DOF, -2.0),
+    position_upper=np.full(DOF, 2.0),
+    velocity=np.full(DOF, 2.0),
+    acceleration=np.full(DOF, 10.0),
+    home=np.zeros(DOF),
+    gripper_joint_names=('f',),
+    gripper_max_opening=0.08,
+)
+MS = 1_000_000
+
+
+def chunk(t_ref=0, epoch=1, sequence=1, positions=None, dt=0.05, gripper=(), **changes) -> StampedChunk:
+    positions = np.zeros((8, DOF)) if positions is None else np.asarray(positions, float)
+    base = StampedChunk(
+        t_ref=t_ref,
+        epoch=epoch,
+        sequence=sequence,
+        source='/p',
+        joint_names=NAMES,
+        dt=dt,
+        horizon=len(positions),
+        positions=positions,
+        gripper=np.asarray(gripper, float),
+    )
+    return dataclasses.replace(base, **changes)
+
+
+class Rig:
+    """An executor at 100 Hz with a joint state that follows the set-point."""
+
+    def __init__(self, start=0.0, **config) -> None:
+        self.core = ChunkExecutor(PROFILE, ExecutorConfig(**config))
+        self.now = 0
+        self.core.observe(np.full(DOF, start), 0)
+        self.core.activate(0)
+        self.points = []
+        self.fresh_joints = True
+
+    def run(self, seconds: float, until=lambda: False, step_ms: int = 10):
+        end = self.now + round(seconds * 1e9)
+        while self.now < end and not until():
+            self.now += step_ms * MS
+            if self.fresh_joints and self.points:
+                self.core.observe(self.points[-1].positions, self.now)
+            elif self.fresh_joints:
+                self.core.observe(np.zeros(DOF), self.now)
+            point = self.core.step(self.now)
+            if point is not None:
+                self.points.append(point)
+        return self
+
+    def ingest(self, **kwargs) -> Verdict:
+        kwargs.setdefault('epoch', self.core.epoch)
+        kwargs.setdefault('sequence', self.core.sequence + 1)
+        kwargs.setdefault('t_ref', self.now)
+        return self.core.ingest(chunk(**kwargs), self.now)
+
+    def positions(self):
+        return np.array([p.positions for p in self.points])
+
+    def speeds(self):
+        return np.abs(np.diff(self.positions(), axis=0) / 0.01).max()
+
+    def accelerations(self):
+        return np.abs(np.diff(self.positions(), n=2, axis=0) / 0.01**2).max()
+
+
+def ramp(start, speed, steps=8, dt=0.05):
+    return start + speed * dt * np.arange(1, steps + 1)[:, None] * np.ones(DOF)
+
+
+def test_numbers_are_those_of_the_message():
+    msgs = pytest.importorskip('vla_msgs.msg')
+    status = msgs.ExecutorStatus
+    assert len(Verdict) == status.REJECT_COUNT
+    for v in Verdict:
+        assert getattr(status, 'ACCEPTED' if v is Verdict.ACCEPTED else f'REJECT_{v.name}') == v
+    for s in State:
+        assert getattr(status, f'STATE_{s.name}') == s
+    for h in Hold:
+        assert getattr(status, f'HOLD_{h.name}') == h
+
+
+# ---- path and seam
+
+
+@pytest.mark.parametrize('kind', ['cubic', 'linear'])
+def test_path_goes_through_its_steps(kind):
+    steps = np.random.default_rng(1).normal(size=(6, DOF))
+    path = ChunkPath(steps, 0.1, kind)
+    for i, step in enumerate(steps):
+        np.testing.assert_allclose(path.sample((i + 1) * 0.1)[0], step, atol=1e-12)
+        assert path.step_at((i + 1) * 0.1) == i
+
+
+def test_path_velocity_and_acceleration_are_the_derivatives():
+    path = ChunkPath(np.random.default_rng(2).normal(size=(6, DOF)), 0.1)
+    h = 1e-6
+    for s in np.linspace(0.013, 0.58, 40):
+        before, here, after = path.sample(s - h), path.sample(s), path.sample(s + h)
+        np.testing.assert_allclose((after[0] - before[0]) / (2 * h), here[1], atol=1e-4)
+        if abs(s / 0.1 - round(s / 0.1)) > 0.01:  # the acceleration jumps at the knots
+            np.testing.assert_allclose((after[1] - before[1]) / (2 * h), here[2], rtol=1e-3, atol=1e-3)
+
+
+def test_one_step_is_a_standing_target():
+    path = ChunkPath(np.full((1, DOF), 0.3), 0.05)
+    for s in (-1.0, 0.0, 0.02, 0.05, 3.0):
+        np.testing.assert_allclose(path.sample(s)[0], 0.3)
+
+
+@given(st.lists(st.floats(-1, 1), min_size=9, max_size=9))
+def test_seam_starts_at_the_offset_ends_at_zero_and_respects_its_limits(values):
+    e, v, a = np.array(values).reshape(3, DOF)
+    velocity, acceleration = np.full(DOF, 0.5), np.full(DOF, 2.5)
+    seam = Seam(1.0, (e, v, a * 0), velocity, acceleration, 0.15)
+    for got, want in zip(seam.sample(1.0), (e, v, a * 0), strict=True):
+        np.testing.assert_allclose(got, want, atol=1e-9)
+    for got in seam.sample(1.0 + seam.duration):
+        np.testing.assert_allclose(got, 0, atol=1e-6)
+    samples = [seam.sample(s) for s in np.linspace(1.0, 1.0 + seam.duration, 50)]
+    assert max(np.abs(s[1]).max() for s in samples) <= 0.5 + np.abs(v).max() + 1e-9
+    assert max(np.abs(s[2]).max() for s in samples) <= 2 * 2.5 + 1e-9  # one budget for the offset, one for its speed
+
+
+# ---- refusals
+
+
+@pytest.mark.parametrize(
+    ('changes', 'verdict'),
+    [
+        ({'epoch': 7}, Verdict.OLD_EPOCH),
+        ({'epoch': 0}, Verdict.OLD_EPOCH),
+        ({'t_ref': -1000 * MS}, Verdict.WHOLLY_PAST),
+        ({'t_ref': -400 * MS}, Verdict.WHOLLY_PAST),
+        ({'t_ref': 200 * MS}, Verdict.FROM_FUTURE),
+        ({'positions': np.full((8, DOF), np.nan)}, Verdict.NOT_FINITE),
+        ({'positions': np.full((8, DOF), np.inf)}, Verdict.NOT_FINITE),
+        ({'gripper': [np.nan] * 8}, Verdict.NOT_FINITE),
+        ({'joint_names': ('a', 'b', 'x')}, Verdict.WRONG_JOINTS),
+        ({'joint_names': ('a', 'b', 'b')}, Verdict.WRONG_JOINTS),
+        ({'joint_names': ('a', 'b')}, Verdict.WRONG_JOINTS),
+        ({'horizon': 9}, Verdict.WRONG_SIZE),
+        ({'gripper': [0.0]}, Verdict.WRONG_SIZE),
+        ({'dt': 0.0}, Verdict.WRONG_SIZE),
+        ({'dt': float('nan')}, Verdict.WRONG_SIZE),
+        ({'positions': np.full((8, DOF), 2.01)}, Verdict.OUT_OF_LIMITS),
+        ({'shadow': True}, Verdict.SHADOW),
+    ],
+)
+def test_refused_with_its_own_reason_and_the_arm_holds(changes, verdict):
+    rig = Rig()
+    assert rig.ingest(**changes) is verdict
+    assert rig.core.verdict_counts[verdict] == 1
+    if verdict is not Verdict.SHADOW:
+        assert len(rig.core.message) > 20
+    rig.run(0.2)
+    assert rig.core.state is State.HOLDING
+    assert (rig.positions() == 0).all()
+
+
+def test_sequence_and_source():
+    rig = Rig()
+    assert rig.ingest(sequence=5) is Verdict.ACCEPTED
+    assert rig.ingest(sequence=5) is Verdict.DUPLICATE
+    assert rig.ingest(sequence=4) is Verdict.OUT_OF_ORDER
+    assert rig.ingest(sequence=6, source='/other') is Verdict.OTHER_SOURCE
+    assert rig.ingest(sequence=6) is Verdict.ACCEPTED
+
+
+def test_joints_are_matched_by_name():
+    rig = Rig()
+    target = np.tile([0.3, 0.1, 0.2], (30, 1))  # columns c, a, b
+    assert rig.ingest(positions=target, joint_names=('c', 'a', 'b')) is Verdict.ACCEPTED
+    rig.run(1.3)
+    np.testing.assert_allclose(rig.points[-1].positions, [0.1, 0.2, 0.3], atol=1e-6)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.integers(-600, 300),  # t_ref against now [ms]
+            st.integers(-1, 2),  # epoch offset
+            st.integers(-1, 3),  # sequence offset
+            st.sampled_from([0, 1, 2, 8]),  # horizon
+            st.sampled_from([0.0, 0.5, 1.9, 2.5, float('nan'), 1e308]),  # scale
+            st.integers(1, 30),  # control steps until the next one
+        ),
+        max_size=12,
+    ),
+    st.integers(0, 2**31),
+)
+def test_any_stream_of_chunks_moves_the_arm_within_position_and_velocity_limits(stream, seed):
+    rng = np.random.default_rng(seed)
+    rig = Rig()
+    for age, epoch, sequence, horizon, scale, ticks in stream:
+        rig.ingest(
+            t_ref=rig.now + age * MS,
+            epoch=max(0, rig.core.epoch + epoch),
+            sequence=max(0, rig.core.sequence + sequence),
+            positions=np.clip(rng.normal(size=(horizon, DOF)), -1, 1) * scale,
+        )
+        rig.run(ticks * 0.01)
+    rig.run(3.0, until=lambda: rig.core.at_rest)
+    assert rig.core.state is State.HOLDING
+    positions = rig.positions()
+    if len(positions) > 1:
+        assert np.isfinite(positions).all()
+        assert np.abs(positions).max() <= 2.0
+        assert rig.speeds() <= 0.8 * 2.0 * 1.001
+
+
+# ---- motion
+
+
+def test_start_from_far_is_a_bounded_ramp():
+    rig = Rig(start=1.0)
+    target = np.zeros((100, DOF))
+    rig.points.append(rig.core.step(0))
+    assert rig.ingest(positions=target) is Verdict.ACCEPTED
+    assert rig.core.seam_position == pytest.approx(1.0)
+    rig.run(4.5)
+    assert np.abs(rig.points[-1].positions).max() < 1e-6
+    assert rig.speeds() <= 0.25 * 2.0 * 1.01
+    assert rig.accelerations() <= 0.5 * 10.0 * 1.05
+
+
+def test_switching_chunks_makes_no_jump():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.6, 16))
+    rig.run(0.3)
+    here = rig.points[-1].positions.copy()
+    rig.ingest(positions=ramp(here + 0.08, -0.2, 16))  # 80 mrad away, and the other way
+    rig.run(0.6)
+    assert np.abs(np.diff(rig.positions(), axis=0)).max() <= 0.6 * 0.01 * 1.6
+    assert rig.accelerations() <= 2 * 0.5 * 10 + 0.5
+
+
+def test_velocity_guard_slows_along_the_path_and_does_not_bend_it():
+    rig = Rig()
+    t = 0.05 * np.arange(1, 17)
+    rig.ingest(positions=np.outer(2.5 * t**2, [1.0, 0.5, -0.25]))  # asks for 4 rad/s of the first joint in the end
+    rig.run(0.6)
+    assert rig.core.state is State.EXECUTING
+    assert rig.speeds() <= 1.6 * 1.001
+    assert rig.core.rate < 0.7
+    q = rig.positions()[20:]
+    np.testing.assert_allclose(q / q[:, :1], np.tile([1.0, 0.5, -0.25], (len(q), 1)), atol=0.02)
+    rig.run(3.0, until=lambda: rig.core.at_rest)
+    assert rig.core.hold is Hold.CHUNKS_STOPPED
+
+
+def test_chunks_stop_brakes_on_the_path_and_holds():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 1.0))
+    rig.run(3.0, until=lambda: rig.core.state is State.HOLDING and rig.core.hold is not Hold.IDLE)
+    assert rig.core.hold is Hold.CHUNKS_STOPPED
+    assert rig.core.message
+    assert rig.core.epoch == 2  # at rest: what was in flight is dead
+    assert rig.now < 1.0 * 1e9
+    assert np.abs(rig.points[-1].positions).max() <= 0.4 + 1e-9  # not beyond the last step
+    assert (rig.points[-1].velocities == 0).all()
+    assert rig.accelerations() <= 0.4 * 10 * 1.6
+    still = rig.positions()[-1]
+    rig.run(1.0)
+    np.testing.assert_array_equal(rig.positions()[-1], still)
+
+
+def test_a_late_chunk_resumes_without_standing_still():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 1.0))
+    rig.run(1.0, until=lambda: rig.core.state is State.BRAKING)
+    rig.run(0.03)
+    assert rig.ingest(positions=ramp(rig.points[-1].positions[0], 1.0)) is Verdict.ACCEPTED
+    rig.run(0.2)
+    assert rig.core.state is State.EXECUTING
+    assert rig.points[-1].velocities[0] > 0.5
+
+
+def test_stop_request_of_the_driver_only():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.3)
+    assert rig.ingest(positions=np.zeros((0, DOF)), source='/other') is Verdict.OTHER_SOURCE
+    assert rig.core.state is State.EXECUTING
+    old = rig.core.epoch
+    assert rig.ingest(positions=np.zeros((0, DOF))) is Verdict.ACCEPTED
+    assert rig.core.hold is Hold.STOP_REQUESTED
+    assert rig.core.epoch == old + 1
+    assert rig.ingest(positions=ramp(0, 1), epoch=old, sequence=99) is Verdict.OLD_EPOCH
+    rig.run(1.0, until=lambda: rig.core.at_rest)
+    assert rig.core.state is State.HOLDING
+
+
+def test_operator_stop_stays_until_resume():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.3)
+    rig.core.operator_stop()
+    assert not rig.core.resume()  # still braking
+    rig.run(1.0)
+    assert rig.core.state is State.HOLDING
+    assert rig.ingest(positions=ramp(0, 1)) is Verdict.NOT_ACCEPTING
+    rig.core.step(rig.now + 10**10)  # a clock jump does not lift it
+    rig.now += 10**10
+    rig.fresh_joints = False
+    rig.run(1.0)  # nor do stale joints
+    rig.fresh_joints = True
+    rig.run(0.5)
+    assert rig.core.hold is Hold.OPERATOR_STOP
+    assert rig.core.resume()
+    assert rig.ingest(positions=ramp(rig.points[-1].positions[0], 0.1)) is Verdict.ACCEPTED
+
+
+def test_deactivate_brakes_then_sends_nothing():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 1.0, 40))
+    rig.run(0.3)
+    rig.core.deactivate()
+    assert rig.core.state is State.BRAKING
+    rig.run(1.0, until=lambda: rig.core.state is State.INACTIVE)
+    assert rig.core.state is State.INACTIVE
+    assert rig.core.step(rig.now + 10 * MS) is None
+    assert rig.accelerations() <= 0.4 * 10 * 1.6
+    assert rig.ingest(positions=ramp(0, 1)) is Verdict.NOT_ACCEPTING
+    rig.core.observe(np.zeros(DOF), rig.now)
+    rig.core.activate(rig.now)
+    assert rig.core.state is State.HOLDING
+
+
+def test_stale_joint_state_brakes_and_recovers_with_a_new_epoch():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.3, 80))
+    rig.run(0.3)
+    rig.fresh_joints = False
+    rig.run(1.0)
+    assert rig.core.hold is Hold.JOINT_STATE_STALE
+    assert rig.core.state is State.HOLDING
+    assert rig.ingest(positions=ramp(0, 1)) is Verdict.NOT_ACCEPTING
+    rig.fresh_joints = True
+    rig.run(0.05)
+    assert rig.core.hold is Hold.IDLE
+    assert rig.ingest(positions=ramp(rig.points[-1].positions[0], 0.3)) is Verdict.ACCEPTED
+
+
+def test_non_finite_joint_states_count_as_none():
+    core = ChunkExecutor(PROFILE)
+    core.observe(np.full(DOF, np.nan), 0)
+    with pytest.raises(ValueError, match='no joint state'):
+        core.activate(0)
+    core.observe(np.zeros(DOF), 0)
+    with pytest.raises(ValueError, match='old'):
+        core.activate(10**9)
+
+
+@pytest.mark.parametrize('jump', [10**9, -(10**9)])
+def test_clock_jump_brakes_and_wants_a_new_epoch(jump):
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 1.0, 40))
+    rig.run(0.3)
+    epoch = rig.core.epoch
+    rig.now += jump
+    rig.run(0.02)
+    assert rig.core.hold is Hold.CLOCK_JUMP
+    assert rig.core.epoch > epoch
+    rig.run(1.0)
+    assert rig.core.state is State.HOLDING
+    assert np.abs(np.diff(rig.positions(), axis=0)).max() <= 0.0201
+
+
+def test_a_stalled_control_loop_joins_the_path_again_without_a_jump():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 60))
+    rig.run(1.0)
+    rig.now += 150 * MS  # the loop was not run for 150 ms
+    rig.run(1.0)
+    steps = np.abs(np.diff(rig.positions(), axis=0)).max(axis=1)
+    assert steps.max() <= 0.0105  # two periods at the commanded 0.5 rad/s, a little above it while catching up
+    np.testing.assert_allclose(rig.points[-1].positions, 0.5 * rig.now * 1e-9, atol=1e-3)
+
+
+def test_gripper_follows_steps_and_stays_in_range():
+    rig = Rig()
+    assert rig.run(0.05).points[-1].gripper is None
+    rig.ingest(positions=np.zeros((4, DOF)), dt=0.1, gripper=[0.08, 0.5, 0.0, -1.0])
+    seen = []
+    for _ in range(45):
+        rig.run(0.01)
+        seen.append(rig.points[-1].gripper)
+    assert seen[2] is None
+    assert [g for i, g in enumerate(seen) if i == 0 or g != seen[i - 1]][1:] == [0.08, 0.0]

@@ -1,0 +1,1 @@
+"""What turns set-points into the messages of one controller or gripper. One small file each."""

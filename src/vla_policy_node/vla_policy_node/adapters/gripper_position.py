@@ -1,0 +1,32 @@
+"""A gripper driven by a position topic, as crisp_controllers do: Float64MultiArray, one number, 0 closed, 1 open."""
+
+import array
+
+from rclpy.node import Node
+from std_msgs.msg import Float64MultiArray
+
+from vla_policy_node.ros import qos
+
+
+class GripperPosition:
+    """Publishes the opening when it changes, and again at every `repeat`-th call: a lost reader catches up."""
+
+    def __init__(self, node: Node, topic: str, max_opening: float, repeat: int = 10) -> None:
+        self._node = node
+        self._max_opening = max_opening
+        self._repeat = repeat
+        self._publisher = node.create_publisher(Float64MultiArray, topic, qos.COMMAND)
+        self._last: float | None = None
+        self._calls = 0
+
+    def send(self, opening: float) -> None:
+        """opening: distance between the fingers [m]."""
+        self._calls += 1
+        if opening == self._last and self._calls % self._repeat:
+            return
+        self._last = opening
+        fraction = min(max(opening / self._max_opening, 0.0), 1.0)
+        self._publisher.publish(Float64MultiArray(data=array.array('d', [fraction])))
+
+    def close(self) -> None:
+        self._node.destroy_publisher(self._publisher)
