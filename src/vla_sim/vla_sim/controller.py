@@ -1,0 +1,65 @@
+"""The joint impedance law of the simulated arm and the input contract of crisp_controllers."""
+
+import numpy as np
+
+# franka_ros2, move-to-start and joint impedance with IK examples
+STIFFNESS = np.array([600.0, 600.0, 600.0, 600.0, 250.0, 150.0, 50.0])  # [Nm/rad]
+DAMPING = np.array([30.0, 30.0, 30.0, 30.0, 10.0, 10.0, 5.0])  # [Nm s/rad]
+TORQUE_RATE = 1000.0  # [Nm/s], Franka documentation
+
+
+class JointImpedance:
+    """tau = K (q_d - q) + D (dq_d - dq) + bias, at a fixed rate, within torque and torque-rate limits.
+
+    The rate limit is on the feedback part: on the robot gravity and Coriolis torques are added behind the limiter.
+    Targets follow crisp_controllers' contract: in index order, velocities optional, held for ever; here one that
+    is not finite or of another length is refused, and the one before stays in force.
+    """
+
+    def __init__(
+        self,
+        torque_limit: np.ndarray,
+        dt: float,
+        stiffness: np.ndarray = STIFFNESS,
+        damping: np.ndarray = DAMPING,
+        torque_rate: float = TORQUE_RATE,
+    ) -> None:
+        """torque_limit, stiffness, damping: (dof,) [Nm], [Nm/rad], [Nm s/rad]; dt [s]; torque_rate [Nm/s]."""
+        self._limit, self._stiffness, self._damping = torque_limit, stiffness, damping
+        self._step = torque_rate * dt
+        self.reset(np.zeros(len(torque_limit)))
+
+    def reset(self, positions: np.ndarray) -> None:
+        """Start anew: hold these positions (dof,) [rad], no feedback torque yet."""
+        self._feedback = np.zeros(len(self._limit))
+        self._target = (np.array(positions, float), np.zeros(len(self._limit)))
+
+    @property
+    def target(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [rad] and velocities [rad/s] that are followed now, (dof,) each."""
+        return self._target
+
+    def set_target(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
+        """Follow these positions (dof,) [rad] and velocities (dof,) [rad/s], zero when None or empty.
+
+        Raises ValueError on a wrong length or a value that is not finite. May be called from any thread.
+        """
+        q = self._checked('positions', positions)
+        dq = np.zeros(len(q)) if velocities is None or len(velocities) == 0 else self._checked('velocities', velocities)
+        self._target = (q, dq)  # one assignment: the control loop reads both or neither
+
+    def torque(self, positions: np.ndarray, velocities: np.ndarray, bias: np.ndarray) -> np.ndarray:
+        """One control step: (dof,) [rad], [rad/s], bias torques [Nm] -> (dof,) motor torques [Nm]."""
+        q, dq = self._target
+        torque = self._stiffness * (q - positions) + self._damping * (dq - velocities) + bias
+        wanted = np.minimum(np.maximum(torque, -self._limit), self._limit) - bias
+        self._feedback = self._feedback + np.minimum(np.maximum(wanted - self._feedback, -self._step), self._step)
+        return np.minimum(np.maximum(self._feedback + bias, -self._limit), self._limit)
+
+    def _checked(self, what: str, values: np.ndarray) -> np.ndarray:
+        array = np.array(values, float)
+        if array.shape != self._limit.shape:
+            raise ValueError(f'target {what}: {len(self._limit)} numbers needed, one per joint, got {array.size}')
+        if not np.isfinite(array).all():
+            raise ValueError(f'target {what} are not finite: {array.tolist()}')
+        return array

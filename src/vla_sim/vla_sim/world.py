@@ -1,0 +1,229 @@
+"""One simulated episode after another: the arm, its controller and gripper, the props. No ROS."""
+
+import mujoco
+import numpy as np
+
+from vla_sim.cameras import Appearance, CameraInfo, Snapshot, camera_info
+from vla_sim.controller import JointImpedance
+from vla_sim.props import CAP_TRAVEL, resting_height
+from vla_sim.robot import ARM_JOINTS, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
+from vla_sim.scene import TIMESTEP, build_model
+from vla_sim.success import SceneState, SuccessTest
+from vla_sim.tasks import PRODUCE, Episode, Placement, sample_episode
+
+GRIPPER_SPEED = 0.15  # [m/s] of the opening; the Franka hand does at most 0.2
+_CHECK_EVERY = 10  # physics steps between two looks of the success test
+_PARKED = np.array([4.0, -1.0, -0.70])  # [m] on the floor behind the front camera: props that do not take part
+
+Pose = tuple[np.ndarray, np.ndarray]  # position (3,) [m] and orientation (4,) wxyz, base frame
+
+
+class World:
+    """The simulated Franka before its table. One thread steps it; set_target and set_gripper may be called from any.
+
+    All poses are in the robot's base frame, z up, table top at z = 0.
+    """
+
+    def __init__(self, task: str, *, image_size: int = 256, shadows: bool = False, time_ns: int = 0) -> None:
+        """Build the scene of a task and start episode 0. time_ns: simulation time to go on from [ns].
+
+        image_size and shadows are for the cameras that will look at it. Raises ValueError for an unknown task.
+        """
+        self.model = build_model(task)
+        self.image_size, self.shadows = image_size, shadows
+        self.task = task
+        self._data = mujoco.MjData(self.model)
+        self._nominal = Appearance.of(self.model)
+        self._start_ns, self._steps = time_ns, 0
+        arm = [self.model.joint(name) for name in ARM_JOINTS]
+        self._q = slice(int(arm[0].qposadr[0]), int(arm[0].qposadr[0]) + 7)
+        self._v = slice(int(arm[0].dofadr[0]), int(arm[0].dofadr[0]) + 7)
+        fingers = [self.model.joint(name) for name in FINGER_JOINTS]
+        self._finger_q = [int(joint.qposadr[0]) for joint in fingers]
+        self._finger_v = [int(joint.dofadr[0]) for joint in fingers]
+        self._gripper = self.model.actuator('gripper').id
+        self._tool = self.model.body(TOOL).id
+        self._controller = JointImpedance(TORQUE_LIMIT, TIMESTEP)
+        self.reset(0)
+
+    # ---- the episode
+    def reset(self, seed: int) -> None:
+        """Start the episode of this seed: arm at home, gripper open, nothing moves; time goes on.
+
+        Raises ValueError for a negative seed.
+        """
+        self.episode: Episode = sample_episode(self.task, seed)
+        data = self._data
+        mujoco.mj_resetData(self.model, data)
+        self._place_props()
+        self._jitter_appearance()
+        data.qpos[self._q] = HOME + self.episode.joint_offset
+        data.qpos[self._finger_q] = MAX_OPENING / 2
+        data.ctrl[self._gripper] = self._opening_target = MAX_OPENING
+        self._controller.reset(data.qpos[self._q])
+        mujoco.mj_forward(self.model, data)
+        self._success = SuccessTest(self.episode.goal)
+
+    @property
+    def seed(self) -> int:
+        return self.episode.seed
+
+    @property
+    def instruction(self) -> str:
+        return self.episode.instruction
+
+    def success(self) -> bool:
+        """Whether the goal is reached now (a button: has been reached)."""
+        return self._success.reached
+
+    # ---- time
+    @property
+    def time_ns(self) -> int:
+        """Simulation time [ns]; never jumps back."""
+        return self._start_ns + self._steps * round(TIMESTEP * 1e9)
+
+    def step(self, n: int = 1) -> None:
+        """Advance by n physics steps of 1 ms, each with one step of the controller."""
+        data, ctrl = self._data, self._data.ctrl
+        q, v, bias = data.qpos[self._q], data.qvel[self._v], data.qfrc_bias[self._v]  # views
+        travel = GRIPPER_SPEED * TIMESTEP
+        for _ in range(n):
+            ctrl[:7] = self._controller.torque(q, v, bias)
+            ctrl[self._gripper] += min(max(self._opening_target - ctrl[self._gripper], -travel), travel)
+            mujoco.mj_step(self.model, data)
+            self._steps += 1
+            if self._steps % _CHECK_EVERY == 0:
+                self._success.update(self._scene_state(), _CHECK_EVERY * TIMESTEP)
+        # mj_step leaves poses of before its last integration; everybody who reads now should see those of after.
+        mujoco.mj_kinematics(self.model, data)
+        mujoco.mj_camlight(self.model, data)
+
+    # ---- the robot
+    def set_target(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
+        """Joint set-points (7,) [rad] and velocities (7,) [rad/s], held until the next.
+
+        Raises ValueError when the length is wrong or a value is not finite; the set-points before stay in force.
+        """
+        self._controller.set_target(positions, velocities)
+
+    def set_gripper(self, opening: float) -> None:
+        """Wanted opening between the fingers [m]; clipped to what the hand can do. Raises ValueError if not finite."""
+        if not np.isfinite(opening):
+            raise ValueError(f'gripper opening is not finite: {opening}')
+        self._opening_target = float(min(max(opening, 0.0), MAX_OPENING))
+
+    @property
+    def joint_positions(self) -> np.ndarray:
+        """(7,) [rad]"""
+        return self._data.qpos[self._q].copy()
+
+    @property
+    def joint_velocities(self) -> np.ndarray:
+        """(7,) [rad/s]"""
+        return self._data.qvel[self._v].copy()
+
+    @property
+    def joint_efforts(self) -> np.ndarray:
+        """(7,) torques of the motors [Nm]"""
+        return self._data.qfrc_actuator[self._v].copy()
+
+    @property
+    def finger_state(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Positions [m], velocities [m/s] and forces [N] of the two finger joints, (2,) each."""
+        data = self._data
+        return data.qpos[self._finger_q], data.qvel[self._finger_v], data.qfrc_actuator[self._finger_v]
+
+    @property
+    def gripper_opening(self) -> float:
+        """[m] between the fingers"""
+        return float(self._data.qpos[self._finger_q].sum())
+
+    def tool_pose(self) -> Pose:
+        """Pose of the tool centre point, z out of the hand."""
+        return self.body_pose(TOOL)
+
+    def body_pose(self, name: str) -> Pose:
+        """Pose of any body of the model, by its name in the model."""
+        body = self._data.body(name)
+        return body.xpos.copy(), body.xquat.copy()
+
+    # ---- what only a simulator knows
+    def objects(self) -> dict[str, Pose]:
+        """Poses of the props that take part. Block, produce: centre; bowl, button: middle of the bottom;
+        `<colour>_button_cap`: middle of the cap's top, which goes down when pressed."""
+        poses = {p.name: self.body_pose(p.slot) for p in self.episode.placements}
+        if self.task == 'press_button':
+            poses |= {f'{p.name}_cap': self.body_pose(f'{p.slot}_cap') for p in self.episode.placements}
+        return poses
+
+    # ---- cameras
+    def camera_info(self, name: str) -> CameraInfo:
+        """Intrinsics of a camera, 'front' or 'wrist'."""
+        return camera_info(self.model, name, self.image_size)
+
+    def camera_pose(self, name: str) -> Pose:
+        """Pose of the camera's optical frame: x right, y down, z forward."""
+        camera = self._data.camera(name)
+        quat = np.zeros(4)
+        # MuJoCo's camera has y up and looks along -z: half a turn about x.
+        mujoco.mju_mat2Quat(quat, (camera.xmat.reshape(3, 3) * [1.0, -1.0, -1.0]).ravel())
+        return camera.xpos.copy(), quat
+
+    def snapshot(self) -> Snapshot:
+        """The present state for Cameras.render, which may run in another thread while this world goes on."""
+        data = self._data
+        return Snapshot(self.time_ns, data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy(), self._appearance)
+
+    # ---- inside
+    def _place_props(self) -> None:
+        if self.task == 'fill_bowl':
+            for i, name in enumerate(PRODUCE):
+                self._put(name, _PARKED + np.array([0.0, 0.3 * i, 0.0]), 0.0)
+        for p in self.episode.placements:
+            # A hair above the table: contact starts from outside.
+            self._put(p.slot, np.array([p.x, p.y, resting_height(_kind(p)) + 0.0003]), p.yaw)
+
+    def _put(self, slot: str, position: np.ndarray, yaw: float) -> None:
+        quat = np.array([np.cos(yaw / 2), 0.0, 0.0, np.sin(yaw / 2)])
+        body = self.model.body(slot)
+        mocap = int(body.mocapid[0])
+        if mocap >= 0:
+            self._data.mocap_pos[mocap], self._data.mocap_quat[mocap] = position * [1, 1, 0], quat
+        else:
+            start = int(self.model.jnt_qposadr[body.jntadr[0]])
+            self._data.qpos[start : start + 7] = [*position, *quat]
+
+    def _jitter_appearance(self) -> None:
+        model, episode = self.model, self.episode
+        self._nominal.apply(model)
+        for p in episode.placements:
+            if p.rgb is not None:
+                model.geom(f'{p.slot}_tint').rgba = [*p.rgb, 1.0]
+        for name, jitter in episode.cameras.items():
+            camera = model.camera(name)
+            turn, quat = np.zeros(4), np.zeros(4)
+            angle = float(np.linalg.norm(jitter.rotation))
+            mujoco.mju_axisAngle2Quat(turn, jitter.rotation / angle, angle)
+            mujoco.mju_mulQuat(quat, turn, camera.quat)
+            camera.pos, camera.quat = camera.pos + jitter.offset, quat
+        model.light_diffuse[:] = np.clip(model.light_diffuse * episode.light, 0, 1)
+        direction = model.light_dir[0] + episode.light_direction
+        model.light_dir[0] = direction / np.linalg.norm(direction)
+        self._appearance = Appearance.of(model)
+
+    def _scene_state(self) -> SceneState:
+        model, data = self.model, self._data
+        positions, speeds, presses = {}, {}, {}
+        for p in self.episode.placements:
+            body = model.body(p.slot)
+            positions[p.name] = data.xpos[body.id]
+            if self.task == 'press_button':
+                presses[p.name] = float(-data.joint(p.slot).qpos[0] / CAP_TRAVEL)
+            else:
+                start = int(body.dofadr[0])
+                speeds[p.name] = float(np.linalg.norm(data.qvel[start : start + 3]))
+        return SceneState(positions, speeds, presses, data.xpos[self._tool], self.gripper_opening)
+
+
+def _kind(placement: Placement) -> str:
+    return placement.slot.split('_')[0]
