@@ -17,8 +17,10 @@ setup(
     maintainer_email='maintainers@vla-suite.example',
     description='The two robot-side nodes, policy and executor, and the ROS-free core they stand on.',
     license='Apache-2.0',
-    entry_points={'console_scripts': [
-        'policy_node = vla_policy_node.policy_node:main',
-        'executor_node = vla_policy_node.executor_node:main',
-    ]},
+    entry_points={
+        'console_scripts': [
+            'policy_node = vla_policy_node.policy_node:main',
+            'executor_node = vla_policy_node.executor_node:main',
+        ]
+    },
 )

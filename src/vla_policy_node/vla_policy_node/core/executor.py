@@ -170,10 +170,11 @@ class ChunkExecutor:
         self._now = now
         if elapsed < 0 or elapsed > self.config.jump:
             self._brake(Hold.CLOCK_JUMP, f'the clock jumped by {elapsed:.3f} s: chunks of a new epoch are awaited')
+            elapsed = self.config.period
         self._watch_joint_state(now)
         if self.state in (State.EXECUTING, State.BRAKING):
             # A late step must not become a jump: path time advances by at most two periods, the rest is lag.
-            self._advance(min(max(elapsed, 0.0), 2 * self.config.period), now)
+            self._advance(min(elapsed, 2 * self.config.period), now)
         return SetPoint(self._positions.copy(), self._velocities.copy(), self._gripper)
 
     # ---- what the status tells
