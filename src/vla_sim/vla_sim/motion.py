@@ -33,12 +33,14 @@ class Limits:
 class JointPath:
     """Joint positions over time, from 0 to `duration` [s]; before and after it stands still."""
 
-    def __init__(self, samples: np.ndarray, step: float) -> None:
-        """samples: (n, dof) [rad], n >= 1, `step` [s] apart."""
+    def __init__(self, samples: np.ndarray, step: float, start_velocity: np.ndarray | None = None) -> None:
+        """samples: (n, dof) [rad], n >= 2, `step` [s] apart. start_velocity: (dof,) [rad/s]; None: from rest."""
         self.samples, self.step = samples, step
         self.duration = (len(samples) - 1) * step
-        # Zero at both ends and central differences inside (Catmull-Rom): velocity is continuous everywhere.
+        # Rest at the end, central differences inside (Catmull-Rom): velocity is continuous everywhere.
         self.velocities = np.zeros_like(samples)
+        if start_velocity is not None:
+            self.velocities[0] = start_velocity
         self.velocities[1:-1] = (samples[2:] - samples[:-2]) / (2 * step)
 
     @classmethod

@@ -1,0 +1,200 @@
+"""The scripted expert: knows where everything is, and speaks in chunks like the model. No ROS.
+
+A task is a list of phases (skills.py). Each phase is one smooth motion and what must be measured before the next may
+begin. The expert strings them into one commanded path over time, some way ahead of now, and every chunk is a window
+of that path: successive chunks agree unless something went wrong. Then it brakes along the path and starts over.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_model.types import Chunk
+from vla_policy_node.core.profile import RobotProfile
+from vla_sim.kinematics import Kinematics
+from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
+from vla_sim.robot import robot_only_model
+from vla_sim.skills import Make, Measured, Objects, Phase, Skill, skill_for
+
+JUDGE = 0.25  # [s] a phase is judged this long before its end, and waits at least so long: plan more often than that
+OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it
+BRAKE = 0.5  # [s] to come to rest when a phase is given up
+TRIES = 6  # starts at one task before it gives up
+
+
+@dataclass(frozen=True)
+class ExpertStep:
+    """Answer to one plan(): the chunk, and where in the task it stands (as vla_msgs/TaskProgress)."""
+
+    chunk: Chunk
+    subtask: str  # empty: all is done
+    completed: tuple[str, ...]
+    remaining: tuple[str, ...]
+    done: bool  # the path is over: nothing more will come
+    message: str = ''  # why it started over, or gave up; empty: all is well
+
+
+@dataclass
+class Segment:
+    """A phase on the commanded path. Times [s] since the expert's first plan()."""
+
+    make: Make
+    phase: Phase
+    path: JointPath
+    start: float
+    end: float
+    due: float  # what `end` was at first
+    judged: bool = False  # the phase worked
+
+
+class Expert:
+    """Plans one task at a time in chunks. Not thread-safe."""
+
+    def __init__(self, profile: RobotProfile, dt: float = 0.05, horizon: int = 16) -> None:
+        """dt: [s] between the steps of a chunk; horizon: steps per chunk."""
+        self.profile, self.dt, self.horizon = profile, dt, horizon
+        self.kinematics = Kinematics(
+            robot_only_model(),
+            profile.joint_names,
+            profile.tool_frame,
+            lower=profile.position_lower,
+            upper=profile.position_upper,
+            home=profile.home,
+        )
+        self._skill: Skill | None = None
+        self.restart()
+
+    def begin(self, task: str, instruction: str) -> None:
+        """Take up a task. Raises ValueError when the task is unknown or the instruction is none of its own."""
+        self._skill = skill_for(task, instruction, self.kinematics, self.profile.gripper_max_opening)
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget the commanded path: the next plan() starts from where the arm is measured to be."""
+        self._origin: int | None = None
+        self._segments: list[Segment] = []
+        self._pending: list[Make] = []
+        self._tries = 0
+        self._message = ''
+        self._gave_up = False
+
+    def plan(self, t_ns: int, q: np.ndarray, gripper: float, objects: Objects) -> ExpertStep:
+        """The next chunk for what is measured at t_ns: q (dof,) [rad], gripper opening [m], objects in the base frame.
+
+        Step i of the chunk is due at t_ns + (i + 1) * dt. Raises ValueError when an object that the task needs is
+        not among objects, and IKError where the arm cannot reach.
+        """
+        if self._skill is None:
+            raise ValueError('the expert has no task: call begin() first')
+        if missing := [name for name in self._skill.needs if name not in objects]:
+            raise ValueError(f'the task needs {", ".join(missing)}, seen are: {", ".join(sorted(objects)) or "none"}')
+        measured = Measured(np.asarray(q, float), *self.kinematics.forward(q), float(gripper), objects)
+        if self._origin is None or t_ns < self._origin:
+            self.restart()
+            self._origin = t_ns
+            self._segments = [self._stand(0.0, measured.q, gripper)]
+            self._pending = self._skill.phases(measured)
+        now = (t_ns - self._origin) * 1e-9
+        self._judge(now, measured)
+        while self._pending and self._segments[-1].end < now + (self.horizon + 1) * self.dt:
+            self._append(self._pending.pop(0), measured)
+        return self._answer(now)
+
+    def _judge(self, now: float, measured: Measured) -> None:
+        """Move on to the phase that runs now; wait, or start over, where something measured is not as it should be."""
+        assert self._skill is not None
+        if self._gave_up:
+            return
+        if np.abs(measured.q - self._at(now)).max() > OFF_PATH:
+            self._start_over(now, measured, 'the arm does not follow the commanded path', from_measured=True)
+        while len(self._segments) > 1 and self._segments[0].end <= now:
+            if not self._segments[0].judged:
+                self._start_over(now, measured, f'no plan for more than {JUDGE} s', from_measured=True)
+                break
+            self._segments.pop(0)
+        current = self._segments[0]
+        if trouble := current.phase.broken(measured):
+            self._start_over(now, measured, trouble)
+        elif not current.judged and now > current.end - JUDGE:
+            current.judged = current.phase.ready(measured)
+            if not current.judged and now > current.due + current.phase.patience:
+                self._start_over(now, measured, f'could not {current.phase.subtask}')
+            elif not current.judged:
+                current.end = now + JUDGE + self.dt
+                self._pending = [segment.make for segment in self._segments[1:]] + self._pending
+                del self._segments[1:]
+
+    def _start_over(self, now: float, measured: Measured, why: str, from_measured: bool = False) -> None:
+        """Come to rest (along the commanded path, or where the arm is), get clear, and do what is left to do."""
+        assert self._skill is not None
+        self._tries += 1
+        self._gave_up = self._tries >= TRIES
+        self._message = f'{why}; {"gave up" if self._gave_up else "starting over"}'
+        before = self._segment_at(now).phase
+        if from_measured:
+            rest = self._stand(now, measured.q, before.gripper)
+        else:
+            u = np.linspace(0.0, 1.0, round(BRAKE / SAMPLE) + 1)
+            ahead = BRAKE * (u - u**3 + u**4 / 2)  # integral of a speed that falls smoothly from 1 to 0
+            samples = np.stack([self._at(now + s) for s in ahead])
+            rest = self._stand(now, measured.q, before.gripper)
+            rest.path = JointPath(
+                samples, BRAKE / (len(u) - 1), start_velocity=(samples[1] - samples[0]) / (BRAKE / (len(u) - 1))
+            )
+            rest.end = rest.due = now + BRAKE
+        rest.phase = Phase(before.subtask, before.gripper)
+        self._segments = [rest]
+        self._pending = [] if self._gave_up else [self._skill.clear, *self._skill.phases(measured)]
+
+    def _stand(self, now: float, q: np.ndarray, gripper: float) -> Segment:
+        """A moment at rest at q, that a path can begin from."""
+        assert self._skill is not None
+        phase = Phase(self._skill.subtasks[0], gripper)
+        return Segment(
+            lambda measured, at: phase, phase, JointPath.hold(q, self.dt), now, now + self.dt, now + self.dt, True
+        )
+
+    def _append(self, make: Make, measured: Measured) -> None:
+        last = self._segments[-1]
+        start = last.path.end
+        position, rotation = self.kinematics.forward(start)
+        at = Waypoint(position, float(np.arctan2(rotation[1, 0], rotation[0, 0])))
+        phase = make(measured, at)
+        path = JointPath.hold(start, 0.0)
+        if phase.waypoints:
+            path = plan_path(
+                self.kinematics,
+                start,
+                phase.waypoints,
+                velocity=self.profile.velocity,
+                acceleration=self.profile.acceleration,
+            )
+        end = last.end + path.duration + phase.dwell
+        self._segments.append(Segment(make, phase, path, last.end, end, end))
+
+    def _segment_at(self, t: float) -> Segment:
+        for segment in self._segments:
+            if t < segment.end:
+                return segment
+        return self._segments[-1]
+
+    def _at(self, t: float) -> np.ndarray:
+        """(dof,) [rad] commanded at time t [s]."""
+        segment = self._segment_at(t)
+        return segment.path.at(t - segment.start)
+
+    def _answer(self, now: float) -> ExpertStep:
+        assert self._skill is not None
+        due = [now + (i + 1) * self.dt for i in range(self.horizon)]
+        chunk = Chunk(
+            positions=np.stack([self._at(t) for t in due]),
+            gripper=np.array([self._segment_at(t).phase.gripper for t in due]),
+            dt=self.dt,
+        )
+        segment = self._segments[0]
+        done = not self._pending and len(self._segments) == 1 and segment.judged and now >= segment.end
+        subtasks = self._skill.subtasks
+        index = subtasks.index(segment.phase.subtask)
+        if done and not self._gave_up:
+            return ExpertStep(chunk, '', subtasks, (), True, '')
+        return ExpertStep(chunk, subtasks[index], subtasks[:index], subtasks[index + 1 :], done, self._message)

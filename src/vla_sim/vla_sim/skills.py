@@ -1,0 +1,279 @@
+"""The tasks as phases of motion: where the tool goes, what the gripper does, and how to tell that it worked. No ROS."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_sim.kinematics import IKError, Kinematics, tool_down
+from vla_sim.motion import Waypoint
+from vla_sim.props import BLOCK_EDGE, BOWL_HEIGHT, CAP_TOP, CAP_TRAVEL, resting_height
+from vla_sim.tasks import Goal, parse_instruction
+
+Objects = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> position (3,) [m], orientation (4,) wxyz; base frame
+
+SAFE = 0.20  # [m] height at which the tool passes over everything on the table
+FINGERTIP = 0.009  # [m] that the closed fingers reach beyond the tool centre point
+OVER = 0.10  # [m] above the pose of a grasp or a press: from here straight down
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What is known at one time, in the base frame."""
+
+    q: np.ndarray  # (dof,) [rad]
+    tool: np.ndarray  # (3,) [m] tool centre point
+    rotation: np.ndarray  # (3, 3) of the tool
+    gripper: float  # opening [m]
+    objects: Objects
+
+    def position(self, name: str) -> np.ndarray:
+        """(3,) [m]"""
+        return self.objects[name][0]
+
+    def yaw(self, name: str) -> float:
+        """[rad] direction of the object's x axis, seen from above."""
+        w, x, y, z = self.objects[name][1]
+        return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+
+
+@dataclass(frozen=True)
+class Phase:
+    """One motion, from rest to rest, and how to tell that it worked."""
+
+    subtask: str
+    gripper: float  # [m] opening commanded from its start
+    waypoints: tuple[Waypoint, ...] = ()  # none: stand still
+    dwell: float = 0.0  # [s] at rest at its end, at least
+    ready: Callable[[Measured], bool] = lambda measured: True  # the next phase may begin
+    patience: float = 1.5  # [s] waits so long for `ready`, then starts over
+    broken: Callable[[Measured], str] = lambda measured: ''  # why going on is useless; empty: it is not
+
+
+Make = Callable[[Measured, Waypoint], Phase]  # from what is measured, and the pose that the path has come to by then
+
+
+# Grips from above that are as good within half a turn: 1 a long thing, 2 a cube, 0 round: any. Long things lie along x.
+GRIPS = {'block': 2, 'tomato': 0, 'lemon': 1, 'banana': 1, 'carrot': 1, 'eggplant': 1}
+MIDDLE = {'banana': 0.008}  # [m] along y, from the body's position to the middle of what the fingers close on
+
+
+class Skill:
+    """One task."""
+
+    subtasks: tuple[str, ...]  # in words, in order
+    needs: tuple[str, ...]  # the objects that it must know about
+
+    def __init__(self, kinematics: Kinematics, max_opening: float) -> None:
+        self.kinematics, self.max_opening = kinematics, max_opening
+        position, rotation = kinematics.forward(kinematics.home)
+        self.home = Waypoint(position, float(np.arctan2(rotation[1, 0], rotation[0, 0])))
+
+    def phases(self, measured: Measured) -> list[Make]:
+        """What is left to do. Each is made when the commanded path gets there, from what is measured by then."""
+        raise NotImplementedError
+
+    def clear(self, measured: Measured, at: Waypoint) -> Phase:
+        """Straight up and out of the way, to start over from there."""
+        raise NotImplementedError
+
+
+def up(at: Waypoint, height: float = SAFE) -> Waypoint:
+    """The same place at this height [m], or where it is if that is higher."""
+    return Waypoint(np.array([at.position[0], at.position[1], max(at.position[2], height)]), at.yaw)
+
+
+class PressButton(Skill):
+    """Press a button with the closed fingers."""
+
+    DEEP = 0.004  # [m] commanded below where the cap ends: the arm is soft, the spring is not
+
+    def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
+        super().__init__(kinematics, max_opening)
+        self.button, self.cap = goal.object, f'{goal.object}_cap'
+        name = self.button.replace('_', ' ')
+        self.subtasks = (f'move above the {name}', f'press the {name}', f'move away from the {name}')
+        self.needs = (self.button, self.cap)
+
+    def phases(self, measured: Measured) -> list[Make]:
+        return [self._above, self._press, self._away]
+
+    def clear(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[0], 0.0, (up(at),))
+
+    def _tool_at(self, measured: Measured, height: float) -> Waypoint:
+        """Fingertips this high [m] above the foot of the button, hand turned away from the base."""
+        tool = measured.position(self.button) + [0.0, 0.0, height + FINGERTIP]
+        return Waypoint(tool, float(np.arctan2(tool[1], tool[0])))
+
+    def _above(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[0], 0.0, (self._tool_at(measured, CAP_TOP + 0.05),), dwell=0.1)
+
+    def _press(self, measured: Measured, at: Waypoint) -> Phase:
+        def pressed(now: Measured) -> bool:
+            down = now.position(self.button)[2] + CAP_TOP - now.position(self.cap)[2]
+            return bool(down > 0.85 * CAP_TRAVEL)
+
+        deep = self._tool_at(measured, CAP_TOP - CAP_TRAVEL - self.DEEP)
+        return Phase(self.subtasks[1], 0.0, (deep,), dwell=0.4, ready=pressed)
+
+    def _away(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[2], self.max_opening, (up(at), self.home), dwell=0.1)
+
+
+class PickPlace(Skill):
+    """Take an object and put it onto a block or into a bowl."""
+
+    def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
+        super().__init__(kinematics, max_opening)
+        self.object, self.target = goal.object, goal.target
+        self.stack = goal.task == 'stack_block'
+        self.kind = 'block' if self.stack else goal.object
+        self.low = resting_height(self.kind)  # [m] of the object's own position above what it lies on
+        self.width = 2 * self.low  # [m] between the fingers: all things here are as wide as high
+        name, place = goal.object.replace('_', ' '), goal.target.replace('_', ' ')
+        put = f'set the {name} onto the {place}' if self.stack else f'lower the {name} into the {place}'
+        self.subtasks = (
+            f'reach for the {name}',
+            f'grasp the {name}',
+            f'carry the {name} to the {place}',
+            put,
+            f'let go of the {name}',
+            'move back',
+        )
+        self.needs = (self.object, self.target)
+
+    def phases(self, measured: Measured) -> list[Make]:
+        take = [] if self.held(measured) else [self._reach, self._grasp]
+        return [*take, self._carry, self._lower, self._let_go, self._rise, self._go_home]
+
+    def clear(self, measured: Measured, at: Waypoint) -> Phase:
+        holding = self.held(measured)
+        return Phase(self.subtasks[2 if holding else 0], 0.0 if holding else self.max_opening, (up(at),))
+
+    # ---- what is measured
+
+    def held(self, measured: Measured) -> bool:
+        """The fingers are closed on something as wide as the object, and the object is between them."""
+        offset = np.linalg.norm(measured.position(self.object) - measured.tool)
+        return bool(abs(measured.gripper - self.width) < 0.008 and offset < 0.03)
+
+    def placed(self, measured: Measured) -> bool:
+        """The object lies where it belongs."""
+        offset = measured.position(self.object) - measured.position(self.target)
+        aside = float(np.hypot(offset[0], offset[1]))
+        if self.stack:
+            return aside < 0.015 and abs(offset[2] - BLOCK_EDGE) < 0.005
+        return aside < 0.045 and 0.0 < offset[2] < BOWL_HEIGHT - 0.002
+
+    def _lost(self, measured: Measured) -> str:
+        return '' if self.held(measured) else f'the {self.object} slipped from the hand'
+
+    # ---- the phases
+
+    def _reach(self, measured: Measured, at: Waypoint) -> Phase:
+        spot, yaw = measured.position(self.object), measured.yaw(self.object)
+        middle = MIDDLE.get(self.kind, 0.0)
+        tool = spot + np.array([-np.sin(yaw) * middle, np.cos(yaw) * middle, 0.0])
+        grasp = Waypoint(tool, self._grasp_yaw(measured, at, tool))
+        above = Waypoint(tool + [0.0, 0.0, OVER], grasp.yaw)
+
+        def moved(now: Measured) -> str:
+            away = np.linalg.norm(now.position(self.object) - spot)
+            return f'the {self.object} moved by {away * 1e3:.0f} mm' if away > 0.008 else ''
+
+        opening = min(self.max_opening, self.width + 0.030)
+        return Phase(self.subtasks[0], opening, (above, grasp), dwell=0.15, broken=moved)
+
+    def _grasp(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[1], 0.0, dwell=0.5, ready=self.held)
+
+    def _carry(self, measured: Measured, at: Waypoint) -> Phase:
+        place = self._place(measured, at)
+        over = Waypoint(place.position + [0.0, 0.0, OVER - 0.02], place.yaw)
+        lift = Waypoint(at.position + [0.0, 0.0, OVER], at.yaw)
+        level = max(lift.position[2], over.position[2])
+        lift, over = up(lift, level), up(over, level)
+        return Phase(self.subtasks[2], 0.0, (lift, over), dwell=0.1, broken=self._lost)
+
+    def _lower(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[3], 0.0, (self._place(measured, at),), dwell=0.2, broken=self._lost)
+
+    def _let_go(self, measured: Measured, at: Waypoint) -> Phase:
+        opening = min(self.max_opening, self.width + 0.030)
+
+        def open_enough(now: Measured) -> bool:
+            return now.gripper > self.width + 0.015
+
+        return Phase(self.subtasks[4], opening, dwell=0.4, ready=open_enough)
+
+    def _rise(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[5], self.max_opening, (up(at),), dwell=0.3, ready=self.placed, patience=2.0)
+
+    def _go_home(self, measured: Measured, at: Waypoint) -> Phase:
+        return Phase(self.subtasks[5], self.max_opening, (self.home,), dwell=0.1)
+
+    # ---- geometry
+
+    def _grasp_yaw(self, measured: Measured, at: Waypoint, tool: np.ndarray) -> float:
+        """[rad] of the tool: along the object, within the wrist's reach, fingers clear of the other things."""
+        ahead = float(np.arctan2(tool[1], tool[0]))  # the wrist is in mid-range when the tool faces away from the base
+        if GRIPS[self.kind] == 0:
+            candidates = ahead + np.linspace(-np.pi / 2, np.pi / 2, 12, endpoint=False)
+        else:
+            step = np.pi / GRIPS[self.kind]
+            first = measured.yaw(self.object) - ahead
+            candidates = ahead + np.array([wrap(first + k * step) for k in range(2 * GRIPS[self.kind])])
+
+        def cost(yaw: float) -> float:
+            fingers = np.array([np.sin(yaw), -np.cos(yaw)]) * (self.width / 2 + 0.025)
+            room = min(
+                (
+                    float(np.hypot(*(position[:2] - tool[:2] - side * fingers)))
+                    for name, (position, _) in measured.objects.items()
+                    if name != self.object
+                    for side in (-1, 1)
+                ),
+                default=1.0,
+            )
+            return abs(yaw - ahead) + 40.0 * max(0.0, 0.07 - room)
+
+        trouble: IKError | None = None
+        for yaw in sorted(candidates, key=cost):
+            try:
+                self.kinematics.inverse(tool, tool_down(yaw), measured.q)
+            except IKError as error:
+                trouble = error
+            else:
+                return float(yaw)
+        raise IKError(f'cannot grasp the {self.object}: {trouble}')
+
+    def _place(self, measured: Measured, at: Waypoint) -> Waypoint:
+        """Pose of the tool that puts the held object onto the middle of the target."""
+        held = self.held(measured)
+        # How the object lies in the hand, seen from above and turned with the tool; unknown before it is held.
+        offset = measured.rotation.T @ (measured.position(self.object) - measured.tool) if held else np.zeros(3)
+        target = measured.position(self.target)
+        azimuth = float(np.arctan2(target[1], target[0]) - np.arctan2(at.position[1], at.position[0]))
+        yaw = at.yaw + azimuth
+        if self.stack:  # edges along the edges of the block below
+            yaw += wrap(measured.yaw(self.target) - (measured.yaw(self.object) + azimuth), np.pi / 2)
+        rest = BLOCK_EDGE + 0.002 if self.stack else 0.022  # lowest point of the object above that of the target
+        if self.stack:
+            rest -= BLOCK_EDGE / 2  # the block's own position is its centre
+        centre = target + [0.0, 0.0, rest + self.low]
+        down = tool_down(yaw) @ offset
+        return Waypoint(centre - down, yaw)
+
+
+def wrap(angle: float, period: float = 2 * np.pi) -> float:
+    """The angle [rad] moved by whole periods into half a period around zero."""
+    return float((angle + period / 2) % period - period / 2)
+
+
+def skill_for(task: str, instruction: str, kinematics: Kinematics, max_opening: float) -> Skill:
+    """The skill that follows an instruction. Raises ValueError when the sentence is none of that task's."""
+    goal = parse_instruction(instruction)
+    if goal.task != task:
+        raise ValueError(f'the instruction {instruction!r} is one of task {goal.task}, not of {task}')
+    return (PressButton if task == 'press_button' else PickPlace)(goal, kinematics, max_opening)
