@@ -1,0 +1,45 @@
+"""States and actions as tokens: numbers in [-1, 1] to bins and back, robot units to [-1, 1] and back."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+def quantize(values: np.ndarray, bins: int) -> np.ndarray:
+    """Bin of each value, int64, same shape. Values are clipped to [-1, 1]; -1 is bin 0, +1 is bin `bins - 1`.
+
+    Halves round to even. Computed in the precision of `values`, as the released models were trained: states in
+    float64, actions in float32. Raises ValueError on values that are not finite.
+    """
+    values = np.asarray(values)
+    if not np.isfinite(values).all():
+        raise ValueError(f'cannot quantize numbers that are not finite: {values.tolist()}')
+    return np.rint((np.clip(values, -1, 1) + 1) / 2 * (bins - 1)).astype(np.int64)
+
+
+def dequantize(indices: np.ndarray, bins: int) -> np.ndarray:
+    """Value in [-1, 1] of each bin, float32, same shape. End points are exact; neighbours are 2 / (bins - 1) apart."""
+    return np.clip(indices, 0, bins - 1).astype(np.float32) / np.float32(bins - 1) * np.float32(2) - np.float32(1)
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """Affine map of robot units to [-1, 1], per dimension. A mean/std statistic is low, high = mean -/+ 3 std."""
+
+    low: np.ndarray  # (n,) robot units that become -1
+    high: np.ndarray  # (n,) robot units that become +1
+
+    def __post_init__(self) -> None:
+        low, high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
+        if low.ndim != 1 or low.shape != high.shape or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
+            raise ValueError(f'a range needs finite low < high per dimension, got {low.tolist()} and {high.tolist()}')
+        object.__setattr__(self, 'low', low)
+        object.__setattr__(self, 'high', high)
+
+    def normalize(self, values: np.ndarray) -> np.ndarray:
+        """(..., n) robot units to (..., n) float64; outside [-1, 1] where a value lies outside its range."""
+        return 2 * (np.asarray(values, np.float64) - self.low) / (self.high - self.low) - 1
+
+    def denormalize(self, values: np.ndarray) -> np.ndarray:
+        """(..., n) in [-1, 1] to (..., n) float64 robot units."""
+        return (np.asarray(values, np.float64) + 1) / 2 * (self.high - self.low) + self.low

@@ -1,0 +1,61 @@
+"""The nano configuration: the whole model at a size that runs on one CPU core, for a Franka with two cameras."""
+
+import torch
+from torch import nn
+
+from .config import ImageTokenizerConfig, ModelConfig, NetworkConfig, RobotInterface
+from .vocabulary import Vocabulary
+
+
+def config(text: int) -> ModelConfig:
+    """`text`: length of the text tokenizer."""
+    image_tokenizer = ImageTokenizerConfig(
+        resolution=256,
+        channels=16,
+        groups=8,
+        z_channels=12,
+        encoder_mult=(1, 2, 2, 4, 4, 8),  # 256 px to 8 x 8 codes
+        encoder_blocks=(0, 1, 1, 1, 1, 1),  # a block at full resolution would cost as much as all the others
+        decoder_mult=(1, 2, 2, 4, 4, 8),
+        decoder_blocks=(0, 1, 1, 1, 1, 1),
+    )
+    vocabulary = Vocabulary.small(text, codes=2**image_tokenizer.z_channels, bins=2048)
+    network = NetworkConfig(
+        d_model=256,
+        n_layers=8,
+        n_heads=4,
+        n_kv_heads=4,
+        mlp_hidden_size=768,
+        rope_theta=10000.0,
+        rms_norm_eps=1e-5,
+        vocab_size=vocabulary.size,
+    )
+    robot = RobotInterface(
+        cameras=('front', 'wrist'),
+        action_space='joint_delta',
+        dof=7,
+        gripper=True,
+        horizon=16,
+        dt=0.05,
+        # Widest position limits of Panda and FR3, and the opening of their gripper.
+        state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
+        state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, 0.08),
+        # 1 rad/s for the 0.8 s of a chunk: 0.8 mrad between bins.
+        action_low=(-0.8,) * 7 + (0.0,),
+        action_high=(0.8,) * 7 + (0.08,),
+        max_prompt_tokens=384,
+    )
+    return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)
+
+
+@torch.no_grad()
+def init_weights(module: nn.Module, seed: int) -> None:
+    """Same seed, same weights: norms 1, biases 0, embeddings std 0.02, the rest std 1 / sqrt(inputs)."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, p in module.named_parameters():
+        if p.ndim == 1:
+            p.fill_(float(name.endswith('weight')))
+        elif name.endswith('wte.weight'):
+            p.normal_(0, 0.02, generator=generator)
+        else:
+            p.normal_(0, p[0].numel() ** -0.5, generator=generator)

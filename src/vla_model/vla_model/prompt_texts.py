@@ -1,0 +1,23 @@
+"""The fixed English of the prompts, word for word as the released models were trained."""
+
+STATE = 'The current states of robot is:'
+HEAD_VIEW = 'The third/head view of robot is:'
+WRIST_VIEW = 'The wrist view of robot is:'
+LEFT_WRIST_VIEW = 'The left wrist view of robot is:'
+RIGHT_WRIST_VIEW = 'The right wrist view of robot is:'
+ACTION_DIM = "Robot's action dim is:"
+PHRASES = (STATE, HEAD_VIEW, WRIST_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW, ACTION_DIM)
+
+VIEWS = {  # by number of views
+    1: (HEAD_VIEW,),
+    2: (HEAD_VIEW, WRIST_VIEW),
+    3: (HEAD_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW),
+}
+
+
+def plan(instruction: str, subtasks: list[str], finished: list[str], current: str) -> str:
+    """The model's account of a task: all sub-tasks, those finished, the one to do now."""
+    text = f'My task is {instruction}. I need to finish this task by {", ".join(subtasks)}. '
+    if finished:
+        text += f'Currently, I have finished {", ".join(finished)}. '
+    return text + f'So now I should continue to {current}.'

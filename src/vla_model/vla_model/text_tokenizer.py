@@ -1,0 +1,112 @@
+"""Text as tokens: byte-level BPE, from the tokenizer.json of a checkpoint or trained on the texts of the tasks.
+
+`python3 -m vla_model.text_tokenizer FILE` trains the one of the nano configuration again.
+"""
+
+import sys
+from itertools import product
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+from . import prompt_texts
+
+NANO_FILE = Path(__file__).parent / 'data' / 'nano_tokenizer.json'
+
+
+class TextTokenizer:
+    """A `tokenizers` file. Adds no mark of its own, and reads none: what looks like a mark is plain text."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
+        self.tokenizer.encode_special_tokens = True
+
+    @classmethod
+    def load(cls, path: Path) -> 'TextTokenizer':
+        """Raises FileNotFoundError or ValueError naming the file."""
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing: a checkpoint needs the tokenizer it was trained with')
+        try:
+            return cls(Tokenizer.from_file(str(path)))
+        except Exception as error:  # the library raises plain Exception
+            raise ValueError(f'{path} is not a tokenizer file ({error}): restore the checkpoint') from None
+
+    @property
+    def size(self) -> int:
+        return self.tokenizer.get_vocab_size(with_added_tokens=True)
+
+    def encode(self, text: str) -> list[int]:
+        return self.tokenizer.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: list[int]) -> str:
+        return self.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def train(texts: list[str], size: int) -> TextTokenizer:
+    """A byte-level BPE of at most `size` tokens. Any text can be encoded: the 256 bytes are always among them."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, initial_alphabet=alphabet, show_progress=False)
+    )
+    return TextTokenizer(tokenizer)
+
+
+def task_texts() -> list[str]:
+    """Prompt phrases, instructions and sub-tasks of table-top tasks, plan sentences."""
+    colours = ['red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black', 'pink', 'brown']
+    things = [
+        'apple',
+        'banana',
+        'carrot',
+        'lemon',
+        'orange',
+        'pear',
+        'tomato',
+        'eggplant',
+        'cucumber',
+        'pepper',
+        'potato',
+        'strawberry',
+    ]
+    texts = [f'press the {c} button' for c in colours]
+    texts += [f'stack the {a} block on the {b} block' for a, b in product(colours, colours)]
+    texts += [f'put the {t} in the {c} bowl' for t, c in product(things, colours)]
+    verbs = [
+        'reach',
+        'grasp',
+        'lift',
+        'carry',
+        'lower',
+        'place',
+        'release',
+        'press',
+        'push',
+        'pull',
+        'open',
+        'close',
+        'move',
+        'turn',
+        'retreat',
+        'from',
+    ]
+    texts += [f'{v} the {t}' for v, t in product(verbs, ['gripper', 'arm', 'block', 'bowl', 'button', *things])]
+    texts += [
+        'pick up the block',
+        'move above the bowl',
+        'go to the home position',
+        'left right front behind plate table',
+    ]
+    texts += [
+        prompt_texts.plan(
+            t, ['reach the block', 'grasp the block', 'lift the block'], ['reach the block'], 'grasp the block'
+        )
+        for t in texts
+    ]
+    return texts + list(prompt_texts.PHRASES) * 50
+
+
+if __name__ == '__main__':
+    train(task_texts(), 512).tokenizer.save(sys.argv[1])
