@@ -30,7 +30,7 @@ VISUAL_GROUP, COLLISION_GROUP = 2, 3
 
 _VISUAL_CELL = 0.004  # [m]: half the triangles of the original, no difference to be seen at 256 x 256
 _ARMATURE = 0.1  # [kg m^2], [kg] of motors and gears seen from the joint (MuJoCo Menagerie's Panda)
-_DAMPING = 0.5  # [Nm s/rad] what is left of friction behind Franka's friction compensation
+_DAMPING = 0.2  # [Nm s/rad] what is left of friction behind Franka's friction compensation
 
 
 def share_directory() -> Path:
