@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -37,7 +38,7 @@ def test_act_returns_a_chunk_near_the_joints_and_is_deterministic(nano, observat
     assert ((chunk.gripper >= 0) & (chunk.gripper <= 0.08)).all()
     assert ((chunk.confidence > 0) & (chunk.confidence <= 1)).all()
     assert np.array_equal(nano.act(observation).positions, chunk.positions)
-    assert np.array_equal(policy.load('random-nano').act(observation).positions, chunk.positions)
+    assert np.array_equal(policy.load('random-nano', threads=1).act(observation).positions, chunk.positions)
 
 
 def test_images_state_and_instruction_reach_the_network(nano, observation):
@@ -148,6 +149,13 @@ def test_bad_load_arguments_are_named(arguments, message):
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="use 'cpu'"):
         policy.load('random-nano', device='cuda')
+
+
+def test_threads_leave_a_core_free_unless_told(nano):
+    policy.load('random-nano', threads=2)
+    assert torch.get_num_threads() == 2
+    policy.load('random-nano')
+    assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def test_bfloat16_works(observation):

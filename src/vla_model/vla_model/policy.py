@@ -1,5 +1,6 @@
 """The policy: an observation in, a chunk of set-points out."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -167,7 +168,7 @@ def load(path_or_name: str | Path, device: str = 'cpu', dtype: str = 'auto', thr
 
     'random-nano' is the nano configuration with random weights from `seed`: real computation, meaningless actions
     (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU. The
-    image tokenizer always works in float32. threads: CPU threads of the whole process, 0 leaves them as they are.
+    image tokenizer always works in float32. threads: CPU threads of torch in this process, 0 is all cores but one.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
@@ -176,8 +177,8 @@ def load(path_or_name: str | Path, device: str = 'cpu', dtype: str = 'auto', thr
     precision = DTYPES[dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32']
     if threads < 0:
         raise ValueError(f'threads must be 0 or more, got {threads}')
-    if threads:
-        torch.set_num_threads(threads)
+    # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     if str(path_or_name) == 'random-nano':
         return _random_nano(seed, target, precision)
 
