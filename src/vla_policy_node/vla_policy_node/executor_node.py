@@ -221,9 +221,11 @@ class ExecutorNode(SafeLifecycleNode):
         self._ticks = 0
         shown = (core.state, core.hold, core.epoch, core.source)
         if shown[:2] != self._last_shown[:2] and self._last_shown:
-            log = self.get_logger().info if core.hold in _FINE else self.get_logger().warning
-            reason = core.hold.name.lower().replace('_', ' ')
-            log(f'{core.state.name.lower()}, {reason}, epoch {core.epoch}. {core.message}')
+            text = f'{core.state.name.lower()}, {core.hold.name.lower()}, epoch {core.epoch}. {core.message}'
+            if core.hold in _FINE:  # rclpy refuses another severity from the same line
+                self.get_logger().info(text)
+            else:
+                self.get_logger().warning(text)
         self._last_shown = shown
         age = core.joint_state_age(now)
         msg = ExecutorStatus(

@@ -12,7 +12,9 @@ class SafeLifecycleNode(LifecycleNode):
 
     rclpy (Jazzy) lets a transition that is not allowed now raise out of spin(), which kills the node, and swallows
     exceptions of transition callbacks without a word. Here the first answers success=False and the second is
-    logged. After a failed configure or activate, tear_down has run: the node can be configured again.
+    logged. A ValueError or OSError is something the user can mend: the node stays in the state it was in (after a
+    failed configure tear_down has run) and the transition can be tried again. Any other exception is a defect: it
+    is logged with its traceback, tear_down runs and the node is unconfigured.
     """
 
     def __init__(self, name: str, **kwargs) -> None:
@@ -34,7 +36,7 @@ class SafeLifecycleNode(LifecycleNode):
 
         self._service_change_state.callback = guarded
 
-    # What subclasses write. Errors are raised; ValueError and OSError are told in one line, others with traceback.
+    # What subclasses write; each may raise.
     def set_up(self) -> None:
         """unconfigured -> inactive: read parameters, load, subscribe."""
 
@@ -48,7 +50,10 @@ class SafeLifecycleNode(LifecycleNode):
         """Release all that set_up made; called more than once without harm."""
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
-        return self._try('configure', self.set_up)
+        result = self._try('configure', self.set_up)
+        if result is TransitionCallbackReturn.FAILURE:
+            self._try('undo the failed configure', self.tear_down)
+        return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._try('activate', self.start)
@@ -72,6 +77,7 @@ class SafeLifecycleNode(LifecycleNode):
             action()
         except (ValueError, OSError) as error:
             self.get_logger().error(f'cannot {what}: {error}')
+            return TransitionCallbackReturn.FAILURE
         except Exception:
             self.get_logger().error(f'cannot {what}:\n{traceback.format_exc()}')
         else:

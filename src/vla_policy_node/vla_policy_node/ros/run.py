@@ -39,13 +39,13 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     stop.wait()
     if not failure and hasattr(node, 'come_to_rest'):
         node.come_to_rest().wait(3.0)
-    if not failure and hasattr(node, 'trigger_shutdown'):
+    executor.shutdown(timeout_sec=5.0)
+    thread.join(5.0)
+    if not failure and hasattr(node, 'trigger_shutdown'):  # nothing spins now: tear-down meets no callback
         try:
             node.trigger_shutdown()
         except Exception as error:
             node.get_logger().error(f'shutdown transition: {error}')
-    executor.shutdown(timeout_sec=5.0)
-    thread.join(5.0)
     node.destroy_node()
     rclpy.try_shutdown()
     if failure:

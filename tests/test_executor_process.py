@@ -1,0 +1,187 @@
+"""The executor as a process: lifecycle, refusals, stops, and what the controller receives."""
+
+import array
+import math
+import signal
+
+import numpy as np
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from std_srvs.srv import Trigger
+
+from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_policy_node.core.profile import RobotProfile
+
+from .conftest import ROBOT
+
+PROFILE = RobotProfile.load(ROBOT)
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+class Robot:
+    """The rest of the robot, played by the test: joint states out at every wait, set-points in."""
+
+    def __init__(self, graph):
+        self.graph = graph
+        self.joints = graph.node.create_publisher(JointState, 'joint_states', 5)
+        self.chunks = graph.node.create_publisher(ActionChunk, 'action_chunk', 5)
+        self.targets = graph.latest(JointState, 'target_joint', 1)
+        self.statuses = graph.latest(ExecutorStatus, 'executor/status', LATCHED)
+        self.home = PROFILE.home.copy()
+        self.silent = False
+        self.sequence = 0
+        graph.node.create_timer(0.01, self.publish_joints)
+
+    @property
+    def status(self):
+        return self.graph.wait(lambda: self.statuses and self.statuses[-1], what='executor status')
+
+    def publish_joints(self):
+        if self.silent:
+            return
+        if self.targets:
+            self.home = np.array(self.targets[-1].position)
+        msg = JointState(name=list(PROFILE.joint_names), position=array.array('d', self.home))
+        msg.header.stamp = self.graph.node.get_clock().now().to_msg()
+        self.joints.publish(msg)
+
+    def send(self, speed=0.2, horizon=40, **changes):
+        """A chunk that moves every joint at `speed` [rad/s] from where it is."""
+        self.sequence += 1
+        steps = self.home + speed * 0.05 * np.arange(1, horizon + 1)[:, None]
+        fields = {
+            'epoch': self.status.epoch,
+            'sequence': self.sequence,
+            'source': '/tester',
+            'joint_names': list(PROFILE.joint_names),
+            'dt': 0.05,
+            'horizon': horizon,
+            'positions': array.array('d', steps.ravel()),
+            **changes,
+        }
+        msg = ActionChunk(**fields)
+        msg.header.stamp = self.graph.node.get_clock().now().to_msg()
+        self.chunks.publish(msg)
+
+    def until(self, condition, what, **kwargs):
+        return self.graph.wait(lambda: condition(self.status), what=what, **kwargs)
+
+    def ready(self):
+        self.graph.bring_up('executor')
+        self.graph.wait(lambda: self.chunks.get_subscription_count() > 0, what='executor listening')
+        self.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING, 'holding')
+        self.graph.wait(lambda: self.targets, what='set-points')
+
+    def moving(self, **kwargs):
+        self.until(
+            lambda s: s.state == ExecutorStatus.STATE_HOLDING and s.hold_reason != s.HOLD_OPERATOR_STOP, 'ready to move'
+        )
+        self.send(**kwargs)
+        self.until(lambda s: s.state == ExecutorStatus.STATE_EXECUTING, 'executing')
+        start = np.array(self.targets[-1].position)
+        self.graph.wait(lambda: np.abs(np.array(self.targets[-1].position) - start).max() > 0.02, what='motion')
+
+
+def test_lifecycle_round_trip_and_holding_still(graph):
+    p = graph.start('vla_policy_node', 'executor_node')
+    assert graph.transition('executor', graph.CONFIGURE)
+    assert not graph.transition('executor', graph.ACTIVATE)  # no joint state yet
+    assert 'no joint state' in graph.output(p)
+    assert graph.state('executor') == 'inactive'
+    assert not graph.transition('executor', graph.CONFIGURE)  # not allowed now, and the node lives on
+    assert graph.transition('executor', graph.CLEANUP)
+    robot = Robot(graph)
+    for _ in range(2):
+        graph.bring_up('executor')
+        robot.targets.clear()
+        graph.wait(lambda: len(robot.targets) > 20, what='set-points')
+        np.testing.assert_allclose(robot.targets[-1].position, PROFILE.home, atol=1e-9)
+        assert list(robot.targets[-1].velocity) == [0.0] * 7
+        assert graph.transition('executor', graph.DEACTIVATE)
+        assert graph.transition('executor', graph.CLEANUP)
+        assert graph.state('executor') == 'unconfigured'
+    assert graph.stop(p, signal.SIGTERM) == 0
+
+
+def test_configure_without_profile_or_with_a_bad_parameter_says_so(graph):
+    p = graph.start('vla_policy_node', 'executor_node', files=())
+    assert not graph.transition('executor', graph.CONFIGURE)
+    assert 'robot.name' in graph.output(p)
+    q = graph.start('vla_policy_node', 'executor_node', params={'__node': 'x'}, files=())
+    assert graph.stop(q) is not None
+    graph.processes.remove(q)
+
+
+def test_refusals_are_told_and_the_arm_holds(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    nan = array.array('d', [math.nan] * 280)
+    cases = [
+        ({'epoch': robot.status.epoch + 3}, ExecutorStatus.REJECT_OLD_EPOCH),
+        ({'positions': nan}, ExecutorStatus.REJECT_NOT_FINITE),
+        ({'joint_names': ['elbow'] * 7}, ExecutorStatus.REJECT_WRONG_JOINTS),
+        ({'dt': 0.0}, ExecutorStatus.REJECT_WRONG_SIZE),
+        ({'positions': array.array('d', [9.0] * 280)}, ExecutorStatus.REJECT_OUT_OF_LIMITS),
+        ({'shadow': True}, ExecutorStatus.REJECT_SHADOW),
+    ]
+    for changes, verdict in cases:
+        robot.send(**changes)
+        status = robot.until(lambda s, v=verdict: s.verdict_counts[v] and s, f'verdict {verdict}')
+        assert status.state == ExecutorStatus.STATE_HOLDING
+    np.testing.assert_allclose(robot.targets[-1].position, PROFILE.home, atol=1e-9)
+
+
+def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    epoch = robot.status.epoch
+    robot.moving(horizon=10)
+    status = robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING and s, 'at rest')
+    assert status.hold_reason == ExecutorStatus.HOLD_CHUNKS_STOPPED
+    assert status.epoch == epoch + 1
+    assert status.message
+    speed = np.abs(np.diff([m.position for m in robot.targets], axis=0)).max() / 0.01
+    assert speed < 1.0
+    robot.send(epoch=epoch)
+    robot.until(lambda s: s.verdict_counts[ExecutorStatus.REJECT_OLD_EPOCH], 'the old epoch is refused')
+
+
+def test_operator_stop_and_resume(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    assert graph.call(Trigger, 'executor/stop').success
+    robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING, 'at rest')
+    robot.send()
+    robot.until(lambda s: s.verdict_counts[ExecutorStatus.REJECT_NOT_ACCEPTING], 'refused while stopped')
+    assert graph.call(Trigger, 'executor/resume').success
+    robot.moving()
+
+
+def test_frozen_joint_states_stop_the_arm(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    robot.silent = True
+    status = robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING and s, 'at rest')
+    assert status.hold_reason == ExecutorStatus.HOLD_JOINT_STATE_STALE
+    robot.silent = False
+    robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_IDLE, 'idle again')
+
+
+def test_a_signal_in_motion_brakes_before_the_process_ends(graph):
+    p = graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving(speed=0.4)
+    p.send_signal(signal.SIGINT)
+    graph.wait(lambda: p.poll() is not None, what='the executor ends')
+    assert p.returncode == 0
+    robot.graph.wait(lambda: list(robot.targets[-1].velocity) == [0.0] * 7, what='the last set-point stands still')
+    steps = np.abs(np.diff([m.position for m in robot.targets[-60:]], axis=0)).max(axis=1)
+    assert (np.diff(steps) < 1e-3).all()  # it slowed down, it did not stop dead
+    assert steps[-1] < 1e-3
