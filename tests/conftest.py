@@ -123,7 +123,6 @@ class Graph:
             stdin=subprocess.DEVNULL,
             env={**os.environ, 'PYTHONUNBUFFERED': '1', **env},
             start_new_session=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         p.log = log
         self.processes.append(p)
