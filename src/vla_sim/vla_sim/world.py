@@ -6,7 +6,7 @@ import numpy as np
 from vla_sim.cameras import Appearance, CameraInfo, Snapshot, camera_info
 from vla_sim.controller import JointImpedance
 from vla_sim.props import CAP_TRAVEL, resting_height
-from vla_sim.robot import ARM_JOINTS, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
+from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
 from vla_sim.scene import TIMESTEP, build_model
 from vla_sim.success import SceneState, SuccessTest
 from vla_sim.tasks import PRODUCE, Episode, Placement, sample_episode
@@ -43,6 +43,8 @@ class World:
         self._finger_v = [int(joint.dofadr[0]) for joint in fingers]
         self._gripper = self.model.actuator('gripper').id
         self._tool = self.model.body(TOOL).id
+        links = [i for i in range(self.model.nbody) if self.model.body_rootid[i] == self.model.body(BASE).id]
+        self._base, self._last_link = links[0], links[-1]
         self._controller = JointImpedance(TORQUE_LIMIT, TIMESTEP)
         self.reset(0)
 
@@ -147,6 +149,14 @@ class World:
         body = self._data.body(name)
         return body.xpos.copy(), body.xquat.copy()
 
+    def link_poses(self) -> list[tuple[str, str, Pose]]:
+        """(parent, child, pose of child in parent) for every link of the robot but its base, as in the URDF."""
+        poses = []
+        for body in range(self._base + 1, self._last_link + 1):
+            parent = int(self.model.body_parentid[body])
+            poses.append((self.model.body(parent).name, self.model.body(body).name, self._relative(parent, body)))
+        return poses
+
     # ---- what only a simulator knows
     def objects(self) -> dict[str, Pose]:
         """Poses of the props that take part. Block, produce: centre; bowl, button: middle of the bottom;
@@ -175,6 +185,13 @@ class World:
         return Snapshot(self.time_ns, data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy(), self._appearance)
 
     # ---- inside
+    def _relative(self, parent: int, child: int) -> Pose:
+        data, position, quat = self._data, np.zeros(3), np.zeros(4)
+        inverse = (np.zeros(3), np.zeros(4))
+        mujoco.mju_negPose(*inverse, data.xpos[parent], data.xquat[parent])
+        mujoco.mju_mulPose(position, quat, *inverse, data.xpos[child], data.xquat[child])
+        return position, quat
+
     def _place_props(self) -> None:
         if self.task == 'fill_bowl':
             for i, name in enumerate(PRODUCE):

@@ -1,0 +1,53 @@
+"""From the simulator's numpy to ROS messages. Every number becomes a plain Python one: rclpy checks fields."""
+
+import array
+from collections.abc import Sequence
+
+import numpy as np
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import TransformStamped
+from sensor_msgs.msg import CameraInfo, Image, JointState
+
+from vla_sim import cameras
+
+
+def joint_state(
+    stamp: Time, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray, efforts: np.ndarray
+) -> JointState:
+    """positions, velocities, efforts: (len(names),) [rad, rad/s, Nm; for fingers m, m/s, N]."""
+    msg = JointState(name=list(names))
+    msg.header.stamp = stamp
+    msg.position, msg.velocity, msg.effort = (array.array('d', v) for v in (positions, velocities, efforts))
+    return msg
+
+
+def image(stamp: Time, frame: str, pixels: np.ndarray) -> Image:
+    """pixels: (height, width, 3) uint8 RGB."""
+    height, width, _ = pixels.shape
+    msg = Image(height=height, width=width, encoding='rgb8', step=3 * width)
+    msg.header.stamp, msg.header.frame_id = stamp, frame
+    data = array.array('B')
+    data.frombytes(pixels.tobytes())
+    msg.data = data
+    return msg
+
+
+def camera_info(stamp: Time, frame: str, info: cameras.CameraInfo) -> CameraInfo:
+    """A pinhole camera without distortion and without rectification."""
+    msg = CameraInfo(width=info.width, height=info.height, distortion_model='plumb_bob', d=[0.0] * 5)
+    msg.header.stamp, msg.header.frame_id = stamp, frame
+    msg.k = info.matrix.ravel()
+    msg.r = np.eye(3).ravel()
+    msg.p = np.column_stack([info.matrix, np.zeros(3)]).ravel()
+    return msg
+
+
+def transform(stamp: Time, parent: str, child: str, pose: tuple[np.ndarray, np.ndarray]) -> TransformStamped:
+    """pose: position (3,) [m] and orientation (4,) wxyz of child in parent."""
+    msg = TransformStamped(child_frame_id=child)
+    msg.header.stamp, msg.header.frame_id = stamp, parent
+    (x, y, z), (qw, qx, qy, qz) = pose[0].tolist(), pose[1].tolist()
+    msg.transform.translation.x, msg.transform.translation.y, msg.transform.translation.z = x, y, z
+    rotation = msg.transform.rotation
+    rotation.w, rotation.x, rotation.y, rotation.z = qw, qx, qy, qz
+    return msg
