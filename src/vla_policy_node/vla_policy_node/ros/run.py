@@ -15,13 +15,17 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
 
     rclpy's own signal handlers invalidate the context first, so a node could not publish its last words. A node
     may have `come_to_rest() -> threading.Event`: it is called first and the event awaited (at most 3 s) while
-    the node still spins. An exception in any callback ends the run and is raised here.
+    the node still spins. An exception in any callback ends the run and is raised here;
+    a ValueError or OSError of make_node is told in one line, with exit code 1.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())
-    node = make_node()
+    try:
+        node = make_node()
+    except (ValueError, OSError) as error:  # what the user can mend is told in one line
+        raise SystemExit(f'cannot start: {error}') from None
     executor = SingleThreadedExecutor()
     executor.add_node(node)
     failure: list[BaseException] = []
