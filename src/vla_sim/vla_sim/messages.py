@@ -1,14 +1,19 @@
-"""From the simulator's numpy to ROS messages. Every number becomes a plain Python one: rclpy checks fields."""
+"""From the simulator's numpy to ROS messages. Every number becomes a plain Python one: rclpy checks fields.
+
+MuJoCo is not imported here: the node sets up its OpenGL platform first.
+"""
 
 import array
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from vla_sim import cameras
+if TYPE_CHECKING:
+    from vla_sim import cameras
 
 
 def joint_state(
@@ -32,7 +37,7 @@ def image(stamp: Time, frame: str, pixels: np.ndarray) -> Image:
     return msg
 
 
-def camera_info(stamp: Time, frame: str, info: cameras.CameraInfo) -> CameraInfo:
+def camera_info(stamp: Time, frame: str, info: 'cameras.CameraInfo') -> CameraInfo:
     """A pinhole camera without distortion and without rectification."""
     msg = CameraInfo(width=info.width, height=info.height, distortion_model='plumb_bob', d=[0.0] * 5)
     msg.header.stamp, msg.header.frame_id = stamp, frame

@@ -69,6 +69,10 @@ class SimNode(Node):
         self._profile = declare_profile(self)
         self._declare()
         os.environ['MUJOCO_GL'] = self._gl_backend  # read once, when mujoco is imported
+        try:
+            import mujoco  # noqa: F401
+        except Exception as error:  # PyOpenGL raises whatever comes of a library that is not there
+            raise self._no_opengl(error) from error
         from vla_sim.render_thread import RenderThread
         from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, urdf_text
         from vla_sim.scene import CAMERAS
@@ -88,6 +92,9 @@ class SimNode(Node):
         self._ending = threading.Event()
         self._failure: BaseException | None = None
         self._renderer = RenderThread(CAMERAS, self._image_size, self._shadows, self._publish_images)
+        self._renderer.prepare(self._world.model)
+        if self._renderer.failure is not None:
+            raise self._no_opengl(self._renderer.failure)
         self._subscribe()
         self._physics = threading.Thread(target=self._run_physics, name='physics', daemon=True)
         self._physics.start()
@@ -165,6 +172,12 @@ class SimNode(Node):
         self.create_timer(0.2, self._watch)
         self._commanders = 1
 
+    def _no_opengl(self, error: BaseException) -> OSError:
+        return OSError(
+            f'no images with gl_backend {self._gl_backend}: {error}. egl needs the libraries libegl1 libopengl0 '
+            'libgl1-mesa-dri, osmesa needs libosmesa6, glfw needs a screen'
+        )
+
     # ---- executor thread
     def _watch(self) -> None:
         failure = self._failure or self._renderer.failure
@@ -231,7 +244,6 @@ class SimNode(Node):
             joints_due, clock_due, cameras_due = (
                 _Due(rate) for rate in (self._joint_rate, self._clock_rate, self._camera_rate)
             )
-            self._renderer.prepare(self._world.model)
             self._begin_episode()
             self._pacer.restart()
             while not self._ending.is_set() and self._renderer.failure is None:
