@@ -14,9 +14,9 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
 from vla_sim.robot import robot_only_model
-from vla_sim.skills import Make, Measured, Objects, Phase, Skill, skill_for
+from vla_sim.skills import SAFE, Make, Measured, Objects, Phase, Skill, skill_for
 
-JUDGE = 0.25  # [s] a phase is judged this long before its end, and waits at least so long: plan more often than that
+JUDGE = 0.35  # [s] a phase is judged from this long before its end, and waits so long at a time: plan more often
 OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it
 BRAKE = 0.5  # [s] to come to rest when a phase is given up
 TRIES = 6  # starts at one task before it gives up
@@ -92,12 +92,15 @@ class Expert:
         if self._origin is None or t_ns < self._origin:
             self.restart()
             self._origin = t_ns
-            self._segments = [self._stand(0.0, measured.q, gripper)]
+            self._stand(0.0, measured)
             self._pending = self._skill.phases(measured)
+            if measured.tool[2] < SAFE - 0.05:  # among the things on the table
+                self._pending.insert(0, self._skill.clear)
         now = (t_ns - self._origin) * 1e-9
         self._judge(now, measured)
         while self._pending and self._segments[-1].end < now + (self.horizon + 1) * self.dt:
-            self._append(self._pending.pop(0), measured)
+            self._append(self._pending[0], measured)
+            del self._pending[0]  # only now: what cannot be reached is not passed over
         return self._answer(now)
 
     def _judge(self, now: float, measured: Measured) -> None:
@@ -106,12 +109,11 @@ class Expert:
         if self._gave_up:
             return
         if np.abs(measured.q - self._at(now)).max() > OFF_PATH:
-            self._start_over(now, measured, 'the arm does not follow the commanded path', from_measured=True)
+            return self._start_over(now, measured, 'the arm does not follow the commanded path', braking=False)
         while len(self._segments) > 1 and self._segments[0].end <= now:
-            if not self._segments[0].judged:
-                self._start_over(now, measured, f'no plan for more than {JUDGE} s', from_measured=True)
-                break
-            self._segments.pop(0)
+            over = self._segments.pop(0)
+            if not (over.judged or over.phase.ready(measured)):  # no plan came for long
+                return self._start_over(now, measured, f'could not {over.phase.subtask}', braking=False)
         current = self._segments[0]
         if trouble := current.phase.broken(measured):
             self._start_over(now, measured, trouble)
@@ -124,42 +126,40 @@ class Expert:
                 self._pending = [segment.make for segment in self._segments[1:]] + self._pending
                 del self._segments[1:]
 
-    def _start_over(self, now: float, measured: Measured, why: str, from_measured: bool = False) -> None:
-        """Come to rest (along the commanded path, or where the arm is), get clear, and do what is left to do."""
+    def _start_over(self, now: float, measured: Measured, why: str, braking: bool = True) -> None:
+        """Come to rest along the commanded path, or where the arm is; get clear, and do what is left to do."""
         assert self._skill is not None
         self._tries += 1
         self._gave_up = self._tries >= TRIES
         self._message = f'{why}; {"gave up" if self._gave_up else "starting over"}'
-        before = self._segment_at(now).phase
-        if from_measured:
-            rest = self._stand(now, measured.q, before.gripper)
-        else:
+        if braking:
             u = np.linspace(0.0, 1.0, round(BRAKE / SAMPLE) + 1)
             ahead = BRAKE * (u - u**3 + u**4 / 2)  # integral of a speed that falls smoothly from 1 to 0
-            samples = np.stack([self._at(now + s) for s in ahead])
-            rest = self._stand(now, measured.q, before.gripper)
-            rest.path = JointPath(
-                samples, BRAKE / (len(u) - 1), start_velocity=(samples[1] - samples[0]) / (BRAKE / (len(u) - 1))
-            )
-            rest.end = rest.due = now + BRAKE
-        rest.phase = Phase(before.subtask, before.gripper)
-        self._segments = [rest]
+            samples, step = np.stack([self._at(now + s) for s in ahead]), BRAKE / (len(u) - 1)
+            path = JointPath(samples, step, start_velocity=(samples[1] - samples[0]) / step)
+            before = self._segment_at(now).phase
+            phase = Phase(before.subtask, before.gripper)
+            end = now + BRAKE
+            self._segments = [Segment(self._skill.clear, phase, path, now, end, end, judged=True)]
+        else:
+            self._stand(now, measured)
         self._pending = [] if self._gave_up else [self._skill.clear, *self._skill.phases(measured)]
 
-    def _stand(self, now: float, q: np.ndarray, gripper: float) -> Segment:
-        """A moment at rest at q, that a path can begin from."""
+    def _stand(self, now: float, measured: Measured) -> None:
+        """The commanded path begins anew, with a moment at rest where the arm is."""
         assert self._skill is not None
-        phase = Phase(self._skill.subtasks[0], gripper)
-        return Segment(
-            lambda measured, at: phase, phase, JointPath.hold(q, self.dt), now, now + self.dt, now + self.dt, True
-        )
+        first = self._skill.clear(measured, self._pose(measured.q))  # knows whether the gripper must stay closed
+        phase, path, end = Phase(first.subtask, first.gripper), JointPath.hold(measured.q, self.dt), now + self.dt
+        self._segments = [Segment(self._skill.clear, phase, path, now, end, end, judged=True)]
+
+    def _pose(self, q: np.ndarray) -> Waypoint:
+        position, rotation = self.kinematics.forward(q)
+        return Waypoint(position, float(np.arctan2(rotation[1, 0], rotation[0, 0])))
 
     def _append(self, make: Make, measured: Measured) -> None:
         last = self._segments[-1]
         start = last.path.end
-        position, rotation = self.kinematics.forward(start)
-        at = Waypoint(position, float(np.arctan2(rotation[1, 0], rotation[0, 0])))
-        phase = make(measured, at)
+        phase = make(measured, self._pose(start))
         path = JointPath.hold(start, 0.0)
         if phase.waypoints:
             path = plan_path(

@@ -7,7 +7,7 @@ import numpy as np
 
 from vla_sim.kinematics import Kinematics, rotation_matrix, rotation_vector, tool_down
 
-OVERLAP = 0.35  # share of a leg's time in which the next leg already begins: corners are rounded, not stopped at
+OVERLAP = 0.5  # share of the shorter of two legs in which both run: corners are rounded, not stopped at
 SAMPLE = 0.025  # [s] between the joint positions that are solved for; cubic in between
 
 
@@ -23,9 +23,9 @@ class Waypoint:
 class Limits:
     """What a planned motion keeps to."""
 
-    speed: float = 0.3  # [m/s] of the tool
-    acceleration: float = 0.9  # [m/s^2] of the tool on one leg
-    turn: float = 1.2  # [rad/s] of the tool about the vertical
+    speed: float = 0.33  # [m/s] of the tool
+    acceleration: float = 1.1  # [m/s^2] of the tool on one leg
+    turn: float = 1.4  # [rad/s] of the tool about the vertical
     turn_acceleration: float = 4.0  # [rad/s^2]
     share: float = 0.45  # of the joints' velocity and acceleration limits
 
@@ -89,16 +89,16 @@ def plan_path(
     position, rotation = kinematics.forward(start)
     yaw = float(np.arctan2(rotation[1, 0], rotation[0, 0]))
     tilt = rotation_vector(tool_down(yaw).T @ rotation)
-    goal, legs, begin, end = start, [], 0.0, 0.0
+    goal, end = start, 0.0
+    legs: list[tuple[np.ndarray, float, float, float]] = []  # move [m], turn [rad], begin [s], duration [s]
     at, facing = position, yaw
     for waypoint in waypoints:
         goal = kinematics.inverse(waypoint.position, tool_down(waypoint.yaw), goal)
         move, turn = waypoint.position - at, waypoint.yaw - facing
         duration = leg_duration(float(np.linalg.norm(move)), abs(turn), limits)
+        begin = end - OVERLAP * min(duration, legs[-1][3]) if legs else 0.0
         legs.append((move, turn, begin, duration))
-        end, begin = begin + duration, begin + (1 - OVERLAP) * duration
-        at, facing = waypoint.position, waypoint.yaw
-    end = max(begin + duration for _, _, begin, duration in legs)
+        at, facing, end = waypoint.position, waypoint.yaw, begin + duration
 
     times = np.linspace(0.0, end, max(2, round(end / SAMPLE) + 1))
     samples, tool = np.empty((len(times), len(start))), np.empty((len(times), 3))

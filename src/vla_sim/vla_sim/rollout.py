@@ -1,4 +1,4 @@
-"""Episodes in simulation time without ROS: expert, executor and simulator in one loop; success rates over many seeds."""
+"""Episodes without ROS: expert, executor and simulator in one loop of simulation time; success rates over seeds."""
 
 import math
 import multiprocessing
@@ -166,7 +166,7 @@ _worker: tuple[World, Expert, float] | None = None
 
 
 def _start_worker(profile: RobotProfile, task: str, time_limit: float) -> None:
-    global _worker  # noqa: PLW0603: what a worker process keeps from one episode to the next
+    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
     _worker = World(task), Expert(profile), time_limit
 
 

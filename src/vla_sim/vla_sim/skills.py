@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import mujoco
 import numpy as np
 
 from vla_sim.kinematics import IKError, Kinematics, tool_down
@@ -31,10 +32,17 @@ class Measured:
         """(3,) [m]"""
         return self.objects[name][0]
 
+    def rotation_of(self, name: str) -> np.ndarray:
+        """(3, 3) orientation of an object."""
+        matrix = np.empty(9)
+        mujoco.mju_quat2Mat(matrix, self.objects[name][1])
+        return matrix.reshape(3, 3)
+
     def yaw(self, name: str) -> float:
-        """[rad] direction of the object's x axis, seen from above."""
-        w, x, y, z = self.objects[name][1]
-        return float(np.arctan2(2 * (w * z + x * y), 1 - 2 * (y * y + z * z)))
+        """[rad] direction of the object's x axis seen from above; of its y axis when x stands upright."""
+        axes = self.rotation_of(name)
+        x, y, _ = axes[:, 0] if abs(axes[2, 0]) < 0.7 else axes[:, 1]
+        return float(np.arctan2(y, x))
 
 
 @dataclass(frozen=True)
@@ -78,6 +86,11 @@ class Skill:
         raise NotImplementedError
 
 
+def raised(position: np.ndarray, height: float) -> np.ndarray:
+    """(3,) [m] the position, this much higher."""
+    return position + np.array([0.0, 0.0, height])
+
+
 def up(at: Waypoint, height: float = SAFE) -> Waypoint:
     """The same place at this height [m], or where it is if that is higher."""
     return Waypoint(np.array([at.position[0], at.position[1], max(at.position[2], height)]), at.yaw)
@@ -103,7 +116,7 @@ class PressButton(Skill):
 
     def _tool_at(self, measured: Measured, height: float) -> Waypoint:
         """Fingertips this high [m] above the foot of the button, hand turned away from the base."""
-        tool = measured.position(self.button) + [0.0, 0.0, height + FINGERTIP]
+        tool = raised(measured.position(self.button), height + FINGERTIP)
         return Waypoint(tool, float(np.arctan2(tool[1], tool[0])))
 
     def _above(self, measured: Measured, at: Waypoint) -> Phase:
@@ -172,11 +185,10 @@ class PickPlace(Skill):
     # ---- the phases
 
     def _reach(self, measured: Measured, at: Waypoint) -> Phase:
-        spot, yaw = measured.position(self.object), measured.yaw(self.object)
-        middle = MIDDLE.get(self.kind, 0.0)
-        tool = spot + np.array([-np.sin(yaw) * middle, np.cos(yaw) * middle, 0.0])
+        spot = measured.position(self.object)
+        tool = spot + measured.rotation_of(self.object) @ [0.0, MIDDLE.get(self.kind, 0.0), 0.0]
         grasp = Waypoint(tool, self._grasp_yaw(measured, at, tool))
-        above = Waypoint(tool + [0.0, 0.0, OVER], grasp.yaw)
+        above = Waypoint(raised(tool, OVER), grasp.yaw)
 
         def moved(now: Measured) -> str:
             away = np.linalg.norm(now.position(self.object) - spot)
@@ -190,8 +202,8 @@ class PickPlace(Skill):
 
     def _carry(self, measured: Measured, at: Waypoint) -> Phase:
         place = self._place(measured, at)
-        over = Waypoint(place.position + [0.0, 0.0, OVER - 0.02], place.yaw)
-        lift = Waypoint(at.position + [0.0, 0.0, OVER], at.yaw)
+        over = Waypoint(raised(place.position, OVER - 0.02), place.yaw)
+        lift = Waypoint(raised(at.position, OVER), at.yaw)
         level = max(lift.position[2], over.position[2])
         lift, over = up(lift, level), up(over, level)
         return Phase(self.subtasks[2], 0.0, (lift, over), dwell=0.1, broken=self._lost)
@@ -261,7 +273,7 @@ class PickPlace(Skill):
         rest = BLOCK_EDGE + 0.002 if self.stack else 0.022  # lowest point of the object above that of the target
         if self.stack:
             rest -= BLOCK_EDGE / 2  # the block's own position is its centre
-        centre = target + [0.0, 0.0, rest + self.low]
+        centre = raised(target, rest + self.low)
         down = tool_down(yaw) @ offset
         return Waypoint(centre - down, yaw)
 
