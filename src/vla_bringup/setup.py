@@ -22,7 +22,9 @@ setup(
     maintainer_email='maintainers@vla-suite.example',
     description='Launch files, robot profiles, the demo and the other commands of ./vla.',
     license='Apache-2.0',
-    entry_points={'console_scripts': [
-        'recorder_node = vla_bringup.recorder_node:main',
-    ]},
+    entry_points={
+        'console_scripts': [
+            'recorder_node = vla_bringup.recorder_node:main',
+        ]
+    },
 )

@@ -1,0 +1,57 @@
+"""Executor and policy beside a real robot: `ros2 launch vla_bringup policy.launch.py --show-args`.
+
+The robot's drivers, its controller (crisp_controllers) and the cameras run already; the robot profile names their topics.
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+from vla_bringup.launching import launch_actions
+from vla_bringup.nodes import policy_nodes, profile_names, recorder_node
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        'robot',
+        default_value='fr3',
+        description=f'robot profile: the path of a file, or one of {", ".join(profile_names())}',
+    ),
+    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
+    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    DeclareLaunchArgument(
+        'drive',
+        default_value='false',
+        choices=['true', 'false'],
+        description='true: the policy moves the arm; false: shadow, it infers and publishes, and the arm holds',
+    ),
+    DeclareLaunchArgument(
+        'use_sim_time', default_value='false', choices=['true', 'false'], description='times come from /clock'
+    ),
+    DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
+    DeclareLaunchArgument(
+        'autostart',
+        default_value='true',
+        choices=['true', 'false'],
+        description='configure and activate executor and policy',
+    ),
+]
+
+
+def nodes(context: LaunchContext) -> list:
+    value = context.launch_configurations
+    robot, namespace, use_sim_time = value['robot'], value['namespace'], value['use_sim_time'] == 'true'
+    specs = policy_nodes(
+        robot,
+        namespace=namespace,
+        model=value['model'],
+        device=value['device'],
+        drive=value['drive'] == 'true',
+        use_sim_time=use_sim_time,
+    )
+    if value['record']:
+        specs.append(recorder_node(robot, value['record'], namespace=namespace, use_sim_time=use_sim_time))
+    return launch_actions(specs, autostart=value['autostart'] == 'true')
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=nodes)])

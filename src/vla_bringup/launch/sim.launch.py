@@ -1,0 +1,61 @@
+"""The simulated Franka with executor and policy: `ros2 launch vla_bringup sim.launch.py --show-args`."""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
+
+from vla_bringup.launching import launch_actions
+from vla_bringup.nodes import policy_nodes, recorder_node, sim_nodes
+from vla_sim.tasks import TASKS
+
+ARGUMENTS = [
+    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument('task', default_value=TASKS[0], choices=list(TASKS), description='task of the first episode'),
+    DeclareLaunchArgument(
+        'seed', default_value='0', description='layout, colours, camera and light jitter follow from it'
+    ),
+    DeclareLaunchArgument(
+        'driver',
+        default_value='expert',
+        choices=['expert', 'policy', 'none'],
+        description='who moves the arm: the scripted expert (the policy runs in shadow), the policy, or nobody',
+    ),
+    DeclareLaunchArgument(
+        'real_time_factor', default_value='1.0', description='simulated seconds per second; 0: as fast as possible'
+    ),
+    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
+    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
+    DeclareLaunchArgument(
+        'autostart',
+        default_value='true',
+        choices=['true', 'false'],
+        description='configure and activate executor and policy',
+    ),
+]
+
+
+def nodes(context: LaunchContext) -> list:
+    value = context.launch_configurations
+    namespace, driver = value['namespace'], value['driver']
+    specs = sim_nodes(
+        namespace=namespace,
+        task=value['task'],
+        seed=int(value['seed']),
+        real_time_factor=float(value['real_time_factor']),
+        expert=driver == 'expert',
+    )
+    specs += policy_nodes(
+        'sim_panda',
+        namespace=namespace,
+        model=value['model'],
+        device=value['device'],
+        drive=driver == 'policy',
+        use_sim_time=True,
+    )
+    if value['record']:
+        specs.append(recorder_node('sim_panda', value['record'], namespace=namespace, use_sim_time=True))
+    return launch_actions(specs, autostart=value['autostart'] == 'true')
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=nodes)])

@@ -1,0 +1,54 @@
+"""Reads a rosbag2: messages of chosen topics in order of time, decoded by the definitions in the bag itself."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rosbags.highlevel import AnyReader
+from rosbags.highlevel.anyreader import AnyReaderError
+
+
+class Message(NamedTuple):
+    """One message of a bag."""
+
+    topic: str  # as in the bag, with namespace
+    time: int  # [ns] bag time: the recorder's clock when it came
+    data: Any  # fields as in the .msg file; arrays are numpy
+
+
+class Bag:
+    """An open bag; use it in a with statement. Raises ValueError with the remedy when it cannot be read."""
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._reader = AnyReader([Path(path)])
+            self._reader.open()
+        except FileNotFoundError:
+            raise ValueError(f'there is no bag {path}') from None
+        except AnyReaderError as error:
+            raise ValueError(f'{path} is no complete bag ({error}); was its recorder killed?') from error
+
+    def __enter__(self) -> 'Bag':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._reader.close()
+
+    @property
+    def topics(self) -> dict[str, str]:
+        """Topic -> message type of everything in the bag, also of topics without a message."""
+        return {c.topic: c.msgtype for c in self._reader.connections}
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Topic -> number of messages."""
+        return {c.topic: c.msgcount for c in self._reader.connections}
+
+    def messages(self, topics: Iterable[str] | None = None) -> Iterator[Message]:
+        """Messages of these topics (absolute names; None: all) in order of bag time. Topics not in the bag are no error."""
+        wanted = None if topics is None else set(topics)
+        connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
+        if not connections:  # rosbags takes an empty list for all
+            return
+        for connection, time, data in self._reader.messages(connections):
+            yield Message(connection.topic, time, self._reader.deserialize(data, connection.msgtype))

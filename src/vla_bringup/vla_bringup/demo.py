@@ -1,0 +1,230 @@
+"""The demo: a simulated Franka does each task, the expert drives, the policy looks on; a report is left behind."""
+
+import os
+import shlex
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import domain_coordinator
+import yaml
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from vla_bringup.bag import Bag
+from vla_bringup.episodes import Episodes, Seen
+from vla_bringup.machine import facts
+from vla_bringup.nodes import policy_nodes, profile_path, recorder_node, sim_nodes
+from vla_bringup.pictures import write_joints, write_videos
+from vla_bringup.probe import Probe, TransitionFailed
+from vla_bringup.report import EpisodeReport, episode_reports, read_run
+from vla_bringup.summary import COLUMNS, FOOTNOTE, row, write_summary
+from vla_bringup.supervisor import Supervisor
+from vla_msgs.msg import ExecutorStatus
+from vla_policy_node.core.profile import RobotProfile
+
+ROBOT = 'sim_panda'
+
+
+def run_demo(
+    tasks: list[str],
+    *,
+    episodes_per_task: int = 1,
+    seed: int = 0,
+    out: Path = Path('out/demo'),
+    real_time_factor: float = 1.0,
+    model: str = 'random-nano',
+    device: str = 'cpu',
+    time_limit: float = 30.0,
+) -> bool:
+    """Run it all; whether every episode succeeded and every node stayed alive. time_limit: [s] of simulation each."""
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=160)
+    began = time.monotonic()
+    prepare_folder(out)
+    runs = [(task, seed + i) for task in tasks for i in range(episodes_per_task)]
+    trouble: list[str] = []
+    if not runs:
+        raise ValueError('no task chosen')
+    with domain_coordinator.domain_id() as domain:
+        os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
+        console.print(f'ROS_DOMAIN_ID={domain}; logs in {out / "logs"}')
+        try:
+            with interruptible(), Supervisor(out / 'logs') as supervisor:
+                try:
+                    _episodes(supervisor, console, runs, out, real_time_factor, model, device, time_limit)
+                except TransitionFailed as error:
+                    trouble.append(f'{error}:\n{supervisor.last_lines(error.node)}')
+                except (RuntimeError, TimeoutError) as error:  # NodeEnded among them
+                    trouble.append(str(error))
+                for name, code in supervisor.stop().items():
+                    if code != 0:
+                        trouble.append(f'{name} ended with exit code {code} when it was stopped; see its log')
+        except KeyboardInterrupt:
+            console.print('interrupted: all nodes are stopped')
+            return False
+    console.print('reading the bag, making pictures ...')
+    try:
+        reports = _report(out, runs, trouble, model, began)
+    except ValueError as error:
+        console.print(f'[red]no report: {error}', highlight=False)
+        return False
+    for text in trouble:
+        console.print(f'[red]{text}', highlight=False)
+    table = Table(*COLUMNS, title=f'{sum(e.success for e in reports)} of {len(runs)} episodes succeeded')
+    for e in reports:
+        table.add_row(*row(e), style=None if e.success else 'red')
+    console.print(table)
+    console.print(FOOTNOTE, style='dim')
+    console.print(f'{out}/summary.md, videos, joints.png and the bag are ready after {time.monotonic() - began:.0f} s')
+    return not trouble and len(reports) == len(runs) and all(e.success for e in reports)
+
+
+def prepare_folder(out: Path) -> None:
+    """An empty folder; what an earlier demo left there goes. Raises ValueError when it holds anything else."""
+    if out.exists() and any(out.iterdir()):
+        if not (out / 'logs').is_dir():
+            raise ValueError(f'{out} is not empty and not from an earlier demo: give another --out')
+        shutil.rmtree(out)
+    out.mkdir(parents=True, exist_ok=True)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that it, too, leaves no process behind."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _episodes(
+    supervisor: Supervisor,
+    console: Console,
+    runs: list[tuple[str, int]],
+    out: Path,
+    real_time_factor: float,
+    model: str,
+    device: str,
+    time_limit: float,
+) -> None:
+    for spec in (
+        recorder_node(ROBOT, out.absolute() / 'bag', use_sim_time=True),
+        *sim_nodes(ROBOT, task=runs[0][0], seed=runs[0][1], real_time_factor=real_time_factor),
+        *policy_nodes(ROBOT, model=model, device=device, use_sim_time=True),
+    ):
+        supervisor.start(spec)
+    with Probe('demo') as probe, Progress(console, len(runs)) as progress:
+        probe.check = supervisor.check
+        episodes = Episodes(probe, progress.show)
+        progress.stage('starting')
+        episodes.bring_up()
+        for number, (task, seed) in enumerate(runs, 1):
+            progress.stage(f'{number}/{len(runs)} {task}')
+            succeeded = episodes.run(task, seed, time_limit)
+            progress.finished(task, seed, succeeded)
+
+
+class Progress:
+    """What goes on, refreshed in place on a terminal; elsewhere a line per episode."""
+
+    def __init__(self, console: Console, total: int) -> None:
+        self._console, self._stage = console, ''
+        self._live = Live(console=console, refresh_per_second=8, transient=True)
+        self._seen = Seen()
+
+    def __enter__(self) -> 'Progress':
+        if self._console.is_terminal:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._console.is_terminal:
+            self._live.stop()
+
+    def stage(self, text: str) -> None:
+        self._stage = text
+        if not self._console.is_terminal:
+            self._console.print(text)
+
+    def show(self, seen: Seen) -> None:
+        self._seen = seen
+        if self._console.is_terminal:
+            self._live.update(self._table())
+
+    def finished(self, task: str, seed: int, succeeded: bool) -> None:
+        mark = '[green]success' if succeeded else '[red]no success'
+        self._console.print(f'{task}, seed {seed}: {mark}[/] after {self._seen.time:.1f} s', highlight=False)
+
+    def _table(self) -> Table:
+        seen = self._seen
+        table = Table.grid(padding=(0, 2))
+        table.add_row('episode', f'[bold]{self._stage}')
+        if seen.episode is not None:
+            table.add_row('instruction', seen.episode.instruction)
+            table.add_row('sub-task', seen.progress.current if seen.progress is not None else '')
+            table.add_row('simulation', f'{seen.time:.1f} s' + ('   [green]success' if seen.success else ''))
+        if (e := seen.executor) is not None:
+            counts = f'{e.verdict_counts[ExecutorStatus.ACCEPTED]} chunks, {e.verdict_counts[ExecutorStatus.REJECT_SHADOW]} in shadow'
+            table.add_row(
+                'executor', f'{executor_state(e.state)}   {counts}   tracking {1e3 * e.tracking_error:.0f} mrad'
+            )
+        if (p := seen.policy) is not None:
+            latency = f'inference p50 {1e3 * p.inference_p50:.0f} ms, p95 {1e3 * p.inference_p95:.0f} ms'
+            table.add_row('policy', f'{p.chunks} chunks   {latency}' + (f'   [yellow]{p.message}' if p.message else ''))
+        return table
+
+
+def executor_state(code: int) -> str:
+    """Name of an ExecutorStatus.STATE_*."""
+    names = {
+        ExecutorStatus.STATE_INACTIVE: 'inactive',
+        ExecutorStatus.STATE_HOLDING: 'holding',
+        ExecutorStatus.STATE_EXECUTING: 'executing',
+        ExecutorStatus.STATE_BRAKING: 'braking',
+    }
+    return names.get(code, f'state {code}')
+
+
+def _report(
+    out: Path, runs: list[tuple[str, int]], trouble: list[str], model: str, began: float
+) -> list[EpisodeReport]:
+    profile = RobotProfile.load(profile_path(ROBOT))
+    parameters = yaml.safe_load(Path(profile_path(ROBOT)).read_text())['/**']['ros__parameters']
+    topics = {**parameters['topics'], 'camera_topics': parameters['camera_topics']}
+    bag = out / 'bag'
+    run = read_run(bag, profile.joint_names, topics=topics)
+    reports = episode_reports(run)[1:]  # the first is the simulator's own start
+    if reports:
+        videos = write_videos(bag, run, reports, out)
+        trouble += [f'no video of episode {e.index}: no images in the bag' for e in reports if e.index not in videos]
+        write_joints(run, reports, profile.joint_names, out / 'joints.png')
+    else:
+        videos = {}
+    with Bag(bag) as reader:
+        counts = reader.counts
+    command = shlex.join(['./vla', *sys.argv[1:]])
+    models = sorted({c.model_id for c in run.chunks.values if c.shadow}) or [model]
+    write_summary(
+        out,
+        reports,
+        videos=videos,
+        machine=facts(),
+        command=command,
+        bag_counts=counts,
+        trouble=trouble,
+        model=', '.join(models),
+        wall=time.monotonic() - began,
+    )
+    return reports

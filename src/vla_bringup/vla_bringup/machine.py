@@ -1,0 +1,64 @@
+"""What this machine is and which versions run on it: the small print of every report."""
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+import psutil
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def version(package: str) -> str:
+    """Version of an installed Python package; '-' when it is not installed."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return '-'
+
+
+def cuda_device() -> str:
+    """Name of the CUDA device that torch would use; 'none' without one. Imports torch."""
+    import torch
+
+    return torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'
+
+
+def commit() -> str:
+    """Commit of the checkout this runs from, with '+' when files differ from it; 'unknown' outside a checkout."""
+    root = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str:
+        return subprocess.run(
+            ['git', '-C', str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
+
+    try:
+        return git('rev-parse', '--short', 'HEAD') + ('+' if git('status', '--porcelain') else '')
+    except (OSError, subprocess.CalledProcessError):
+        return 'unknown'
+
+
+def facts() -> dict[str, str]:
+    """Machine and versions, in words."""
+    return {
+        'processor': f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores',
+        'memory': f'{psutil.virtual_memory().total / 2**30:.0f} GiB',
+        'CUDA device': cuda_device(),
+        'system': f'{platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())}, Linux {platform.release()}',
+        'Python': platform.python_version(),
+        'ROS 2': f'{os.environ.get("ROS_DISTRO", "?")}, {os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")}',
+        **{name: version(name) for name in ('mujoco', 'torch', 'numpy', 'rosbags')},
+        'commit': commit(),
+    }

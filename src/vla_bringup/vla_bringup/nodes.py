@@ -1,0 +1,134 @@
+"""The node list of the suite. It exists here once: the launch files and the supervisor both read it."""
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ament_index_python.packages import get_package_share_directory
+
+PARAMETER_TYPES = (bool, int, float, str, list)
+
+
+@dataclass(frozen=True)
+class NodeSpec:
+    """One node as a process of its own."""
+
+    package: str
+    executable: str
+    name: str
+    namespace: str = ''  # '' or '/cell/arm'
+    lifecycle: bool = False  # must be configured and activated
+    parameter_files: tuple[str, ...] = ()  # ROS parameter files, keys /**: so that they hold in every namespace
+    parameters: dict[str, bool | int | float | str | list] = field(default_factory=dict)  # over the files
+    remappings: tuple[tuple[str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.namespace and not re.fullmatch(r'(/[A-Za-z][A-Za-z0-9_]*)+', self.namespace):
+            raise ValueError(f"namespace {self.namespace!r} is not of the form '/cell/arm'")
+        for key, value in self.parameters.items():
+            if not isinstance(value, PARAMETER_TYPES):
+                raise ValueError(f'parameter {key} of {self.name} is {value!r}: not a bool, number, text or list')
+
+    @property
+    def full_name(self) -> str:
+        """Fully qualified node name, e.g. /arm/policy."""
+        return f'{self.namespace}/{self.name}'
+
+
+def share(*parts: str) -> Path:
+    """A file or folder that this package installs."""
+    return Path(get_package_share_directory('vla_bringup'), *parts)
+
+
+def profile_names() -> list[str]:
+    """Names of the robot profiles that come with the suite."""
+    return sorted(path.stem for path in share('config', 'robots').glob('*.yaml'))
+
+
+def profile_path(robot: str) -> str:
+    """The file of a robot profile, given by name (sim_panda) or by path. Raises ValueError when there is none."""
+    if Path(robot).is_file():
+        return str(Path(robot).absolute())
+    path = share('config', 'robots', f'{robot}.yaml')
+    if not path.is_file():
+        raise ValueError(f'no robot profile {robot!r}: give a file, or one of {", ".join(profile_names())}')
+    return str(path)
+
+
+def sim_nodes(
+    robot: str = 'sim_panda',
+    *,
+    namespace: str = '',
+    task: str = 'press_button',
+    seed: int = 0,
+    real_time_factor: float = 1.0,
+    expert: bool = True,
+) -> list[NodeSpec]:
+    """The simulated robot and, if wanted, the scripted expert that drives it.
+
+    robot: profile by name or path. real_time_factor: 0 is as fast as possible.
+    """
+    profile = profile_path(robot)
+    sim = NodeSpec(
+        'vla_sim',
+        'sim_node',
+        'sim',
+        namespace,
+        parameter_files=(profile,),
+        parameters={'task': task, 'seed': seed, 'real_time_factor': float(real_time_factor)},
+    )
+    driver = NodeSpec(
+        'vla_sim', 'expert_node', 'expert', namespace, parameter_files=(profile,), parameters={'use_sim_time': True}
+    )
+    return [sim, driver] if expert else [sim]
+
+
+def policy_nodes(
+    robot: str,
+    *,
+    namespace: str = '',
+    model: str = 'random-nano',
+    device: str = 'cpu',
+    drive: bool = False,
+    use_sim_time: bool = False,
+) -> list[NodeSpec]:
+    """What runs beside the robot: the executor, then the policy. drive False: the policy's chunks are for show.
+
+    Raises ValueError for a model with random weights that is to drive anything but the simulator.
+    """
+    if drive and model.startswith('random') and not use_sim_time:
+        raise ValueError(f'{model} has random weights: it may not drive an arm. Give a trained model, or drive:=false')
+    profile = profile_path(robot)
+    executor = NodeSpec(
+        'vla_policy_node',
+        'executor_node',
+        'executor',
+        namespace,
+        lifecycle=True,
+        parameter_files=(profile,),
+        parameters={'use_sim_time': use_sim_time},
+    )
+    policy = NodeSpec(
+        'vla_policy_node',
+        'policy_node',
+        'policy',
+        namespace,
+        lifecycle=True,
+        parameter_files=(profile,),
+        parameters={'use_sim_time': use_sim_time, 'model': model, 'device': device, 'drive': drive},
+    )
+    return [executor, policy]
+
+
+def recorder_node(
+    robot: str, path: str | Path, *, namespace: str = '', use_sim_time: bool = False, privileged: bool = False
+) -> NodeSpec:
+    """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses."""
+    return NodeSpec(
+        'vla_bringup',
+        'recorder_node',
+        'recorder',
+        namespace,
+        parameter_files=(profile_path(robot),),
+        parameters={'use_sim_time': use_sim_time, 'path': str(path), 'privileged': privileged},
+    )

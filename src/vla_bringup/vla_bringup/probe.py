@@ -1,0 +1,131 @@
+"""A look at a running system from outside: one node, spun only while something is waited for."""
+
+import os
+import time
+from collections.abc import Callable
+from typing import Any
+
+import rclpy
+from lifecycle_msgs.msg import State, Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.client import Client
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+RETRY = 0.5  # [s] between two attempts to activate a node
+
+
+class TransitionFailed(RuntimeError):
+    """A lifecycle node refused a transition. node: its full name."""
+
+    def __init__(self, node: str, text: str) -> None:
+        super().__init__(text)
+        self.node = node
+
+
+class Probe:
+    """Context, node and executor of its own; use it in a with statement.
+
+    check: called while waiting; it raises when waiting has become pointless (a process ended, say).
+    """
+
+    def __init__(
+        self, name: str, namespace: str = '', domain_id: int | None = None, use_sim_time: bool = False
+    ) -> None:
+        self.context = rclpy.Context()
+        # The program's own signal handling stays: rclpy's would invalidate the context before the nodes are stopped.
+        rclpy.init(context=self.context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
+        self.node = rclpy.create_node(
+            f'{name}_{os.getpid()}',
+            namespace=namespace,
+            context=self.context,
+            start_parameter_services=False,
+            parameter_overrides=[rclpy.parameter.Parameter('use_sim_time', value=use_sim_time)],
+        )
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.node)
+        self.check: Callable[[], None] = lambda: None
+        self._clients: dict[tuple[type, str], Client] = {}
+
+    def __enter__(self) -> 'Probe':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.executor.shutdown(timeout_sec=2.0)
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def spin(self, seconds: float) -> None:
+        """Handle what arrives for a time on the wall clock."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self.check()
+            self.executor.spin_once(timeout_sec=min(left, 0.05))
+
+    def wait(
+        self, condition: Callable[[], Any], timeout: float, what: str, each: Callable[[], None] | None = None
+    ) -> Any:
+        """Spin until condition() is true and return it. each is called on every turn (20 Hz or more).
+
+        Raises TimeoutError saying `what` did not happen, after timeout seconds on the wall clock.
+        """
+        end = time.monotonic() + timeout
+        while not (result := condition()):
+            self.check()
+            if time.monotonic() > end:
+                raise TimeoutError(f'not within {timeout:.0f} s: {what}')
+            if each is not None:
+                each()
+            self.executor.spin_once(timeout_sec=0.05)
+        return result
+
+    def call(self, kind: type, service: str, request: Any, timeout: float = 10.0) -> Any:
+        """Call a service and return the response. Raises TimeoutError naming the service."""
+        client = self._clients.get((kind, service))
+        if client is None:
+            client = self._clients[kind, service] = self.node.create_client(kind, service)
+        self.wait(client.service_is_ready, timeout, f'service {client.srv_name} appears')
+        future = client.call_async(request)
+        self.wait(future.done, timeout, f'{client.srv_name} answers')
+        return future.result()
+
+    def lifecycle_state(self, name: str, timeout: float = 5.0) -> str:
+        """Label of a lifecycle node's state: unconfigured, inactive, active or finalized. name: with namespace."""
+        return self.call(GetState, f'{name}/get_state', GetState.Request(), timeout).current_state.label
+
+    def transition(self, name: str, transition: int, timeout: float = 60.0) -> None:
+        """Take a lifecycle node through one Transition.TRANSITION_*. Raises TransitionFailed when it refuses."""
+        request = ChangeState.Request(transition=Transition(id=transition))
+        if not self.call(ChangeState, f'{name}/change_state', request, timeout).success:
+            verb = _VERBS.get(transition, f'make transition {transition}')
+            raise TransitionFailed(
+                name, f'{name} could not {verb} and is {self.lifecycle_state(name)}; its log says why'
+            )
+
+    def bring_up(self, name: str, timeout: float = 60.0) -> None:
+        """Configure and activate a lifecycle node, from whatever state it is in.
+
+        A node that cannot be activated yet (no joint state has come, say) is asked again until the time is up.
+        Raises TransitionFailed, or TimeoutError when the node does not answer.
+        """
+        end = time.monotonic() + timeout
+        state = self.call(GetState, f'{name}/get_state', GetState.Request(), timeout).current_state
+        if state.id == State.PRIMARY_STATE_UNCONFIGURED:
+            self.transition(name, Transition.TRANSITION_CONFIGURE, timeout)
+        elif state.id not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):
+            raise TransitionFailed(name, f'{name} is {state.label}: it cannot be activated from there')
+        while state.id != State.PRIMARY_STATE_ACTIVE:
+            try:
+                return self.transition(name, Transition.TRANSITION_ACTIVATE, timeout)
+            except TransitionFailed:
+                if time.monotonic() > end:
+                    raise
+                self.spin(RETRY)
+
+
+_VERBS = {
+    Transition.TRANSITION_CONFIGURE: 'be configured',
+    Transition.TRANSITION_ACTIVATE: 'be activated',
+    Transition.TRANSITION_DEACTIVATE: 'be deactivated',
+    Transition.TRANSITION_CLEANUP: 'be cleaned up',
+}

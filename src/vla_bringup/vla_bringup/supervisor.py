@@ -1,0 +1,157 @@
+"""Runs nodes as processes without `ros2 launch`: starts them, notices one that ends, stops them all."""
+
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_prefix
+
+from vla_bringup.nodes import NodeSpec
+
+STOP_TIME = 10.0  # [s] from SIGINT to SIGKILL
+LAST_LINES = 25  # of a log, shown when its node ended
+
+
+class NodeEnded(RuntimeError):
+    """A node's process ended by itself."""
+
+
+def command(spec: NodeSpec, folder: Path) -> list[str]:
+    """The command line of a node; its parameters go into a file in folder. Raises ValueError if it is not installed."""
+    try:
+        program = Path(get_package_prefix(spec.package), 'lib', spec.package, spec.executable)
+    except PackageNotFoundError:
+        raise ValueError(f'package {spec.package} is not built: run ./vla build') from None
+    if not program.is_file():
+        raise ValueError(f'{spec.package} has no executable {spec.executable}: run ./vla build')
+    words = [str(program), '--ros-args', '-r', f'__node:={spec.name}', '-r', f'__ns:={spec.namespace or "/"}']
+    for old, new in spec.remappings:
+        words += ['-r', f'{old}:={new}']
+    for path in spec.parameter_files:
+        if not Path(path).is_file():  # rcl only warns, and the node would run on defaults
+            raise ValueError(f'parameter file {path} of {spec.full_name} does not exist')
+        words += ['--params-file', str(path)]
+    if spec.parameters:
+        path = folder / f'{file_stem(spec)}.yaml'
+        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': spec.parameters}}))
+        words += ['--params-file', str(path)]
+    # What the node logs comes on its output, which we keep: no second copy in ~/.ros/log.
+    return [*words, '--disable-external-lib-logs']
+
+
+def file_stem(spec: NodeSpec) -> str:
+    """Name of a node's files: arm.policy for /arm/policy."""
+    return spec.full_name.strip('/').replace('/', '.')
+
+
+class Supervisor:
+    """Use it in a with statement: however the block is left, every process is stopped and none stays behind.
+
+    folder: gets one log file and one parameter file per node. environment: on top of this process's own.
+    """
+
+    def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        self._environment = {**os.environ, 'PYTHONUNBUFFERED': '1', **(environment or {})}
+        self._processes: dict[str, subprocess.Popen] = {}
+        self._logs: dict[str, Path] = {}
+
+    def __enter__(self) -> 'Supervisor':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self, spec: NodeSpec) -> None:
+        """Start one node. Raises ValueError when it cannot be started."""
+        if spec.full_name in self._processes:
+            raise ValueError(f'{spec.full_name} runs already')
+        words = command(spec, self.folder)
+        log = self.folder / f'{file_stem(spec)}.log'
+        with log.open('wb') as output:  # a file, not a pipe: a pipe that nobody reads would block the node
+            self._processes[spec.full_name] = subprocess.Popen(
+                words,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=self._environment,
+                start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we stop the nodes in order
+                preexec_fn=_in_child,
+            )
+        self._logs[spec.full_name] = log
+
+    def check(self) -> None:
+        """Raise NodeEnded, with the last lines of its log, if a node ended by itself."""
+        for name, process in self._processes.items():
+            if (code := process.poll()) is not None:
+                raise NodeEnded(f'{name} {_ending(code)}. The end of {self._logs[name]}:\n{self.last_lines(name)}')
+
+    def alive(self, name: str) -> bool:
+        """Whether a node that was started still runs. name: with namespace."""
+        return self._processes[name].poll() is None
+
+    def pid(self, name: str) -> int:
+        """Process id of a node. name: with namespace."""
+        return self._processes[name].pid
+
+    def last_lines(self, name: str) -> str:
+        """The end of a node's output."""
+        lines = self._logs[name].read_text(errors='replace').splitlines()
+        return '\n'.join('    ' + line for line in lines[-LAST_LINES:]) or '    (it wrote nothing)'
+
+    def stop(self, names: list[str] | None = None) -> dict[str, int]:
+        """Stop nodes, all by default and the last started first; return their exit codes.
+
+        SIGINT to each in turn, as soon as the one before has ended or had STOP_TIME, then SIGKILL to its group.
+        """
+        names = list(reversed(self._processes)) if names is None else names
+        going = {name: self._processes.pop(name) for name in names}
+        codes = {}
+        try:
+            for name in names:
+                codes[name] = _stop(going[name])
+        finally:  # a second Ctrl-C leaves nothing behind either
+            for process in going.values():
+                _kill(process)
+        return codes
+
+
+def _stop(process: subprocess.Popen) -> int:
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+        try:
+            process.wait(STOP_TIME)
+        except subprocess.TimeoutExpired:
+            pass
+    _kill(process)
+    return process.returncode
+
+
+def _kill(process: subprocess.Popen) -> None:
+    """SIGKILL to the process and to what it may have started."""
+    try:
+        os.killpg(process.pid, signal.SIGKILL)
+    except (ProcessLookupError, PermissionError):
+        pass
+    process.wait()
+
+
+def _ending(code: int) -> str:
+    return f'was killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
+
+
+# Loaded before any fork: between fork and exec nothing but plain calls is safe.
+_prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
+_PR_SET_PDEATHSIG = 1
+
+
+def _in_child() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job hands down an ignored SIGINT
+    if _prctl is not None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # if we are killed, the nodes stop, too
