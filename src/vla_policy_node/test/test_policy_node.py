@@ -1,0 +1,642 @@
+"""The policy node over real DDS, in this process: a small world publishes cameras and joints, a fake model answers."""
+
+import array
+import math
+import threading
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import domain_coordinator
+import numpy as np
+import pytest
+import rclpy
+from action_msgs.msg import GoalStatus
+from builtin_interfaces.msg import Duration
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from vla_model.types import Chunk
+from vla_msgs.action import ExecuteInstruction
+from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_msgs.msg import PolicyStatus as S
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.policy_node import PolicyNode
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_ns, to_time
+
+PROFILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
+R = ExecuteInstruction.Result
+CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
+ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
+
+
+class FakePolicy:
+    """Answers at once with the joints it saw; `spoil` changes the chunk or raises; `gate` closed: it thinks on."""
+
+    model_id = 'fake-1'
+    config = SimpleNamespace(robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True))
+
+    def __init__(self):
+        self.seen, self.spoil, self.closed = [], None, False
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def warm_up(self):
+        pass
+
+    def close(self):
+        self.closed = True
+
+    def act(self, observation, prefix=None):
+        self.seen.append(observation)
+        assert self.gate.wait(20)
+        chunk = Chunk(np.tile(observation.positions, (4, 1)), np.full(4, observation.gripper), 0.05)
+        return self.spoil(chunk) if self.spoil else chunk
+
+
+class World:
+    """A node that plays robot, cameras, executor and user; what it publishes can be changed while it runs."""
+
+    def __init__(self, node):
+        self.node, self.profile = node, RobotProfile.load(PROFILE)
+        self.cameras, self.size = {'front', 'wrist'}, (8, 6)
+        self.encoding, self.positions, self.names = 'rgb8', [0.1 * i for i in range(9)], None
+        self.clock = None  # [s] of the simulated clock; None: real time
+        self.status, self.chunks, self.diagnostics = [], [], []
+        self.images = {c: node.create_publisher(Image, f'{c}/image_raw', qos.SENSOR_OUT) for c in ('front', 'wrist')}
+        self.joints = node.create_publisher(JointState, 'joint_states', qos.SENSOR_OUT)
+        self.clocks = node.create_publisher(Clock, '/clock', 10)
+        self.instruction = node.create_publisher(String, 'policy/instruction', qos.LATCHED)
+        self.executor = node.create_publisher(ExecutorStatus, 'executor/status', qos.LATCHED)
+        node.create_subscription(S, 'policy/status', self.status.append, qos.STATUS)
+        node.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
+        node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, qos.STATUS)
+        self.change = node.create_client(ChangeState, 'policy/change_state')
+        self.get = node.create_client(GetState, 'policy/get_state')
+        self.execute = ActionClient(node, ExecuteInstruction, 'policy/execute_instruction')
+        self.feedback = []
+        node.create_timer(0.03, self.publish)
+
+    def publish(self):
+        stamp = self.node.get_clock().now().to_msg()
+        if self.clock is not None:
+            self.clock += 0.03
+            stamp = to_time(round(self.clock * 1e9))
+            self.clocks.publish(Clock(clock=stamp))
+        names = self.names or [*self.profile.joint_names, *self.profile.gripper_joint_names]
+        msg = JointState(name=list(names), position=list(self.positions), velocity=[0.0] * len(names))
+        msg.header.stamp = stamp
+        self.joints.publish(msg)
+        for camera in self.cameras:
+            width, height = self.size
+            image = Image(width=width, height=height, encoding=self.encoding, step=3 * width)
+            image.header.stamp = stamp
+            image.data = array.array('B', bytes(3 * width * height))
+            self.images[camera].publish(image)
+
+    def wait(self, condition, what='', timeout=20.0):
+        end = time.monotonic() + timeout
+        while not (result := condition()):
+            newest = self.status[-1] if self.status else None
+            assert time.monotonic() < end, f'not within {timeout} s: {what}; newest status {newest}'
+            time.sleep(0.005)
+        return result
+
+    def call(self, client, request):
+        assert client.wait_for_service(20.0)
+        future = client.call_async(request)
+        self.wait(future.done, client.srv_name)
+        return future.result()
+
+    def transition(self, number):
+        return self.call(self.change, ChangeState.Request(transition=Transition(id=number))).success
+
+    @property
+    def state(self):
+        return self.call(self.get, GetState.Request()).current_state.label
+
+    def code(self, code, state=None, says=''):
+        """Waits for a status that comes from now on, has this code and state, and says this."""
+        first = len(self.status)
+
+        def match(s):
+            return s.code == code and state in (None, s.state) and says in s.message
+
+        return self.wait(lambda: next(filter(match, self.status[first:]), None), f'status code {code} that says {says}')
+
+    def new_chunks(self, count=1):
+        first = len(self.chunks)
+        self.wait(lambda: len(self.chunks) >= first + count, 'chunks')
+        return self.chunks[first:]
+
+    def say(self, instruction):
+        self.instruction.publish(String(data=instruction))
+
+    def goal(self, instruction, seconds=0):
+        """Sends a goal; returns its handle."""
+        assert self.execute.wait_for_server(20.0)
+        request = ExecuteInstruction.Goal(instruction=instruction, time_limit=Duration(sec=seconds))
+        future = self.execute.send_goal_async(request, feedback_callback=lambda m: self.feedback.append(m.feedback))
+        self.wait(future.done, 'goal response')
+        return future.result()
+
+    def result(self, handle):
+        future = handle.get_result_async()
+        self.wait(future.done, 'result of the goal')
+        return future.result()
+
+
+@pytest.fixture(scope='module')
+def domain():
+    with domain_coordinator.domain_id() as number:
+        yield int(number)
+
+
+@pytest.fixture
+def start(domain, tmp_path, monkeypatch):
+    """start(policy, **parameters) -> (world, node), spun in a thread."""
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path))
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+    executor = SingleThreadedExecutor(context=context)
+    nodes, failures = [], []
+
+    def spin():
+        try:
+            executor.spin()
+        except rclpy.executors.ExternalShutdownException:
+            pass
+        except BaseException as error:
+            failures.append(error)
+
+    def make(policy=None, load=None, **parameters):
+        world_node = rclpy.create_node('world', context=context, use_global_arguments=False)
+        node = PolicyNode(
+            load=load or (lambda model, **options: policy),
+            context=context,
+            use_global_arguments=False,
+            cli_args=['--ros-args', '--params-file', str(PROFILE)],
+            parameter_overrides=[Parameter(k, value=v) for k, v in {'rate': 100.0, **parameters}.items()],
+        )
+        nodes.extend([world_node, node])
+        world = World(world_node)
+        executor.add_node(world_node)
+        executor.add_node(node)
+        thread.start()
+        return world, node
+
+    thread = threading.Thread(target=spin, daemon=True)
+    yield make
+    if thread.is_alive():
+        executor.shutdown(timeout_sec=5)
+        thread.join(5)
+    for node in nodes:
+        if isinstance(node, PolicyNode):
+            node.tear_down()
+        node.destroy_node()
+    rclpy.shutdown(context=context)
+    assert not failures, failures
+
+
+def activate(world):
+    assert world.transition(CONFIGURE)
+    assert world.transition(ACTIVATE)
+
+
+def test_chunks_answer_what_the_streams_hold(start):
+    policy = FakePolicy()
+    world, _ = start(policy, drive=True)
+    world.executor.publish(ExecutorStatus(epoch=7))
+    activate(world)
+    world.code(S.NO_INSTRUCTION, S.STATE_IDLE)
+    assert not world.chunks
+    world.say('  press the red button ')
+    chunks = world.new_chunks(3)
+    sequences = [c.sequence for c in chunks]
+    assert sequences == sorted(set(sequences))
+    newest = world.wait(lambda: world.chunks[-1].epoch == 7 and world.chunks[-1], 'epoch of the executor')
+    assert (newest.source, newest.header.frame_id) == ('/policy', 'panda_link0')
+    assert (newest.shadow, newest.horizon, newest.dt) == (False, 4, 0.05)
+    assert tuple(newest.joint_names) == world.profile.joint_names
+    np.testing.assert_allclose(np.reshape(newest.positions, (4, 7))[0], world.positions[:7])
+    np.testing.assert_allclose(newest.gripper, [1.5] * 4)
+    assert (newest.instruction, newest.model_id) == ('press the red button', 'fake-1')
+    seen = policy.seen[-1]
+    assert seen.instruction == 'press the red button'
+    assert {c: i.shape for c, i in seen.images.items()} == {'front': (6, 8, 3), 'wrist': (6, 8, 3)}
+    status = world.code(S.OK, S.STATE_RUNNING)
+    assert list(status.streams) == ['front', 'wrist', 'joints', 'gripper']
+    assert max(status.stream_ages) < 0.3
+    assert 0 <= status.latency < 1
+    assert status.skew < 0.1
+    assert status.chunks > 0
+    assert to_ns(status.t_ref) > 0
+    assert 0 < status.inference_p50 <= status.inference_p95 <= status.inference_p99
+
+
+def test_shadow_is_the_default_and_never_stops_anybody(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    world.say('stack the blocks')
+    assert all(c.shadow for c in world.new_chunks(2))
+    assert world.transition(DEACTIVATE)
+    world.code(S.OK, S.STATE_INACTIVE)
+    assert all(c.horizon > 0 for c in world.chunks)
+
+
+def test_deactivate_stops_the_arm_and_nothing_follows(start):
+    policy = FakePolicy()
+    world, _ = start(policy, drive=True)
+    activate(world)
+    world.say('go')
+    world.new_chunks()
+    policy.gate.clear()  # the model is thinking when the node is deactivated
+    count = len(policy.seen)
+    world.wait(lambda: len(policy.seen) > count, 'an inference under way')
+    assert world.transition(DEACTIVATE)
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    stop = world.chunks[-1]
+    assert not stop.shadow
+    assert stop.sequence > world.chunks[-2].sequence
+    policy.gate.set()
+    world.code(S.OK, S.STATE_INACTIVE)
+    assert world.chunks[-1] is stop
+    assert world.transition(ACTIVATE)
+    world.code(S.NO_INSTRUCTION, S.STATE_IDLE)  # the instruction from before is not taken up again
+    world.say('go again')
+    assert world.new_chunks()[0].sequence > stop.sequence
+
+
+def test_lifecycle_round_and_round(start):
+    policy = FakePolicy()
+    world, node = start(policy)
+    for _ in range(3):
+        assert world.state == 'unconfigured'
+        assert not world.transition(ACTIVATE)  # not allowed now: refused, the node lives on
+        activate(world)
+        assert world.state == 'active'
+        world.say('go')
+        world.new_chunks()
+        assert world.transition(DEACTIVATE)
+        assert world.transition(CLEANUP)
+        assert policy.closed
+        assert not [t for t in threading.enumerate() if t.name == 'inference']
+        assert not [s.topic_name for s in node.subscriptions if s.topic_name in ('/joint_states', '/front/image_raw')]
+
+
+def test_shutdown_from_active_stops_the_arm(start):
+    world, _ = start(FakePolicy(), drive=True)
+    activate(world)
+    world.say('go')
+    world.new_chunks()
+    assert world.transition(Transition.TRANSITION_ACTIVE_SHUTDOWN)
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    assert world.state == 'finalized'
+
+
+def test_a_model_that_does_not_load_leaves_the_node_unconfigured_and_it_can_be_configured_again(start):
+    def load(model, **options):
+        if model != 'good':
+            raise FileNotFoundError(f'no checkpoint at {model}: give a folder')
+        return FakePolicy()
+
+    world, node = start(load=load, model='/nowhere')
+    assert not world.transition(CONFIGURE)
+    assert world.state == 'unconfigured'
+    world.wait(lambda: world.status and '/nowhere' in world.status[-1].message, 'the reason in the status')
+    node.set_parameters([Parameter('model', value='good')])
+    activate(world)
+    world.say('go')
+    world.new_chunks()
+
+
+def wrong_model(model, **options):
+    policy = FakePolicy()
+    policy.config = SimpleNamespace(robot=SimpleNamespace(cameras=('front', 'chest'), dof=7, gripper=True))
+    return policy
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'load', 'says'),
+    [
+        ({'camera_topics': ['front/image_raw']}, None, 'camera_topics as many'),
+        ({'cameras': ['front', 'joints']}, None, "not 'joints'"),
+        ({'dtype': 'int3'}, None, 'dtype'),
+        ({'rate': -1.0}, None, 'rate'),
+        ({'camera_max_age': 'soon'}, None, 'camera_max_age'),
+        ({'robot.home': [0.0]}, None, 'robot.home'),
+        ({}, wrong_model, 'chest'),
+    ],
+)
+def test_a_wrong_parameter_is_named(start, parameters, load, says):
+    world, _ = start(FakePolicy(), load=load, **parameters)
+    assert not world.transition(CONFIGURE)
+    world.wait(lambda: world.status and says in world.status[-1].message, f'a status that says {says}')
+    assert world.state == 'unconfigured'
+
+
+def test_a_camera_that_goes_and_comes_back(start):
+    world, _ = start(FakePolicy())
+    world.cameras = {'front'}
+    activate(world)
+    world.say('go')
+    missing = world.code(S.CAMERA_MISSING, S.STATE_WAITING, says='wrist/image_raw')
+    assert missing.stream_ages[1] == -1.0
+    assert not world.chunks
+    world.cameras = {'front', 'wrist'}
+    world.code(S.OK, S.STATE_RUNNING)
+    world.new_chunks()
+    world.cameras = {'wrist'}
+    world.code(S.CAMERA_STALE, S.STATE_WAITING, says='front')
+    count = len(world.chunks)
+    world.code(S.CAMERA_STALE)
+    assert len(world.chunks) == count
+    world.cameras = {'front', 'wrist'}
+    world.code(S.OK, S.STATE_RUNNING)
+    world.new_chunks()
+
+
+def test_bad_messages_are_named_and_nothing_is_inferred_until_a_good_one(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    world.say('go')
+    world.new_chunks()
+    good = list(world.positions)
+
+    world.positions = [math.nan, *good[1:]]
+    world.code(S.JOINTS_BAD, S.STATE_WAITING, says='panda_joint1')
+    count = len(world.chunks)
+    world.code(S.JOINTS_BAD)
+    assert len(world.chunks) == count
+    world.positions = good
+    world.code(S.OK, S.STATE_RUNNING)
+
+    world.names = [f'fr3_joint{i}' for i in range(9)]
+    world.code(S.JOINTS_STALE, S.STATE_WAITING, says='fr3_joint0')  # somebody else's joints are passed by
+    world.names = [*world.profile.joint_names[:6], 'a', 'b', 'c']
+    world.code(S.JOINTS_BAD, S.STATE_WAITING, says="lacks ['panda_joint7']")
+    world.names = None
+    world.code(S.OK, S.STATE_RUNNING)
+
+    world.encoding = '16UC1'
+    world.code(S.CAMERA_BAD, S.STATE_WAITING, says="'16UC1'")
+    world.encoding = 'bgr8'
+    world.code(S.OK, S.STATE_RUNNING)
+    world.new_chunks()
+
+
+def test_a_robot_of_another_name_is_told_from_the_start(start):
+    world, _ = start(FakePolicy())
+    world.names = [f'fr3_joint{i}' for i in range(9)]
+    activate(world)
+    world.say('go')
+    world.code(S.JOINTS_BAD, S.STATE_WAITING, says='robot profile')
+
+
+def test_an_image_of_another_size_than_agreed(start):
+    world, _ = start(FakePolicy(), image_width=640)
+    activate(world)
+    world.say('go')
+    world.code(S.CAMERA_BAD, S.STATE_WAITING, says='8 x 6, expected 640')
+
+
+def test_a_model_that_fails_is_told_and_tried_again(start):
+    policy = FakePolicy()
+
+    def fail(chunk):
+        raise RuntimeError('out of memory')
+
+    policy.spoil = fail
+    world, _ = start(policy)
+    activate(world)
+    world.say('go')
+    world.code(S.INFERENCE_FAILED, S.STATE_WAITING, says='out of memory')
+    policy.spoil = lambda chunk: Chunk(chunk.positions * np.nan, chunk.gripper, chunk.dt)
+    world.code(S.INFERENCE_FAILED, S.STATE_WAITING, says='NaN')
+    assert not world.chunks
+    world.wait(lambda: world.diagnostics and world.diagnostics[-1].status[0].level == DiagnosticStatus.ERROR, 'level')
+    policy.spoil = None
+    world.code(S.OK, S.STATE_RUNNING)
+    world.new_chunks()
+
+
+@pytest.mark.parametrize(
+    'chunk',
+    [
+        Chunk(np.zeros((4, 6)), np.zeros(4), 0.05),
+        Chunk(np.zeros((0, 7)), np.zeros(0), 0.05),
+        Chunk(np.zeros((4, 7)), np.zeros(3), 0.05),
+        Chunk(np.zeros((4, 7)), np.zeros(4), 0.0),
+        Chunk(np.zeros((4, 7)), np.full(4, np.inf), 0.05),
+    ],
+)
+def test_a_chunk_of_wrong_shape_is_never_published(start, chunk):
+    policy = FakePolicy()
+    policy.spoil = lambda _: chunk
+    world, _ = start(policy)
+    activate(world)
+    world.say('go')
+    world.code(S.INFERENCE_FAILED, S.STATE_WAITING)
+    assert not world.chunks
+
+
+def test_bad_instructions_are_refused_and_the_old_one_stays(start):
+    world, _ = start(FakePolicy(), instruction_max_length=20)
+    activate(world)
+    world.say('   ')
+    world.code(S.BAD_INSTRUCTION, S.STATE_IDLE, says='empty')
+    world.say('good')
+    world.new_chunks()
+    world.say('x' * 21)
+    bad = world.code(S.BAD_INSTRUCTION, S.STATE_RUNNING)
+    assert '21 characters' in bad.message
+    assert bad.instruction == 'good'
+    assert world.new_chunks()[0].instruction == 'good'
+    world.say('also good')
+    world.code(S.OK, S.STATE_RUNNING)
+
+
+def test_an_instruction_from_before_is_followed_once_active(start):
+    world, _ = start(FakePolicy())
+    world.say('latched')
+    activate(world)
+    assert world.new_chunks()[0].instruction == 'latched'
+
+
+def test_goal_until_the_time_limit(start):
+    world, _ = start(FakePolicy(), drive=True)
+    activate(world)
+    handle = world.goal('press the button', seconds=1)
+    assert handle.accepted
+    response = world.result(handle)
+    assert response.status == GoalStatus.STATUS_SUCCEEDED
+    result = response.result
+    assert result.outcome == R.OUTCOME_TIME_LIMIT
+    assert result.duration == pytest.approx(1.0, abs=0.5)
+    assert result.chunks > 3
+    assert 0 < result.inference_p50 <= result.inference_p99
+    assert world.feedback[-1].sequence > 0
+    assert world.feedback[-1].code == S.OK
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    world.code(S.NO_INSTRUCTION, S.STATE_IDLE)
+    assert world.chunks[-1].horizon == 0
+
+
+def test_cancel_while_the_model_thinks(start):
+    policy = FakePolicy()
+    world, _ = start(policy, drive=True)
+    activate(world)
+    handle = world.goal('press the button')
+    world.new_chunks()
+    policy.gate.clear()
+    count = len(policy.seen)
+    world.wait(lambda: len(policy.seen) > count, 'an inference under way')
+    cancel = handle.cancel_goal_async()
+    world.wait(cancel.done, 'cancel response')
+    assert len(cancel.result().goals_canceling) == 1
+    response = world.result(handle)
+    assert (response.status, response.result.outcome) == (GoalStatus.STATUS_CANCELED, R.OUTCOME_CANCELLED)
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    stop = world.chunks[-1]
+    policy.gate.set()
+    world.code(S.NO_INSTRUCTION, S.STATE_IDLE)
+    assert world.chunks[-1] is stop
+
+
+def test_newer_goals_and_instructions_supersede(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    first = world.goal('first')
+    second = world.goal('second')
+    assert world.result(first).result.outcome == R.OUTCOME_SUPERSEDED
+    world.wait(lambda: world.chunks and world.chunks[-1].instruction == 'second', 'chunks of the second goal')
+    world.say('third')
+    response = world.result(second)
+    assert (response.status, response.result.outcome) == (GoalStatus.STATUS_ABORTED, R.OUTCOME_SUPERSEDED)
+    assert 'third' in response.result.message
+    world.wait(lambda: world.chunks[-1].instruction == 'third', 'chunks of the third instruction')
+
+
+def test_goals_are_refused_when_they_cannot_be_followed(start):
+    world, _ = start(FakePolicy())
+    assert not world.goal('not configured').accepted
+    assert world.transition(CONFIGURE)
+    assert not world.goal('not active').accepted
+    assert world.transition(ACTIVATE)
+    assert not world.goal('').accepted
+    world.code(S.BAD_INSTRUCTION, S.STATE_IDLE)
+    assert not world.goal('x' * 1000).accepted
+    assert not world.goal('back in time', seconds=-1).accepted
+    assert world.goal('good').accepted
+
+
+def test_deactivation_ends_the_goal(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    handle = world.goal('go')
+    world.new_chunks()
+    assert world.transition(DEACTIVATE)
+    response = world.result(handle)
+    assert (response.status, response.result.outcome) == (GoalStatus.STATUS_ABORTED, R.OUTCOME_DEACTIVATED)
+    assert response.result.chunks > 0
+
+
+def test_come_to_rest_ends_the_goal_and_stops_the_arm(start):
+    world, node = start(FakePolicy(), drive=True)
+    activate(world)
+    handle = world.goal('go')
+    world.new_chunks()
+    assert node.come_to_rest().wait(10)
+    assert world.result(handle).result.outcome == R.OUTCOME_DEACTIVATED
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    assert not world.goal('too late').accepted
+
+
+def test_a_slow_model_skips_observations_and_blocks_nobody(start):
+    policy = FakePolicy()
+    world, _ = start(policy)
+    activate(world)
+    world.say('go')
+    world.new_chunks()
+    policy.gate.clear()
+    world.wait(lambda: world.status[-1].stream_ages[0] >= 0, 'status')
+    for _ in range(3):
+        assert world.state == 'active'  # services answer while the model thinks
+    world.code(S.OK, S.STATE_RUNNING)  # status at 1 Hz
+    policy.gate.set()
+    world.wait(lambda: world.status[-1].skipped > 3, 'skipped observations counted')
+    skipped = world.status[-1].skipped
+    world.cameras = set()
+    world.code(S.CAMERA_STALE, S.STATE_WAITING)
+    world.cameras = {'front', 'wrist'}
+    world.new_chunks(5)
+    assert world.status[-1].skipped <= skipped + 2  # a gap in the images, or the rate limit, skips nothing
+
+
+def test_rate_limits_inference_in_observation_time(start):
+    world, _ = start(FakePolicy(), rate=5.0)
+    activate(world)
+    world.say('go')
+    stamps = [to_ns(c.header.stamp) for c in world.new_chunks(4)]
+    assert min(np.diff(stamps)) >= 0.17e9
+    assert world.status[-1].skipped <= 1
+
+
+def test_simulated_clock(start):
+    policy = FakePolicy()
+    world, _ = start(policy, use_sim_time=True, drive=True)
+    activate(world)
+    world.say('go')
+    world.code(S.CLOCK_NOT_RUNNING, says='/clock')
+    assert not world.chunks
+    world.clock = 100.0
+    world.code(S.OK, S.STATE_RUNNING)
+    handle = world.goal('until the clock goes back')
+    world.new_chunks()
+    world.clock = 50.0
+    assert world.result(handle).result.outcome == R.OUTCOME_FAILED
+    world.say('go on')
+    world.wait(lambda: 50 < to_ns(world.chunks[-1].header.stamp) * 1e-9 < 90, 'chunks on the new time')
+    world.clock = None
+    world.code(S.CLOCK_NOT_RUNNING, S.STATE_WAITING, says='stands still')
+
+
+def test_diagnostics(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    world.say('go')
+    world.wait(lambda: any(dict_of(d)['code'] == 'OK' and dict_of(d)['chunks'] != '0' for d in world.diagnostics))
+    newest = world.diagnostics[-1]
+    values = dict_of(newest)
+    assert newest.status[0].name == '/policy: inference'
+    assert newest.status[0].level == DiagnosticStatus.OK
+    assert float(values['rate [Hz]']) >= 0
+    assert 'age of wrist [s]' in values
+    assert len(values['latency p50/p95/p99 [ms]'].split('/')) == 3
+
+
+def dict_of(diagnostics):
+    return {v.key: v.value for v in diagnostics.status[0].values}
+
+
+def test_the_real_random_model_in_shadow(start):
+    from vla_model.policy import load
+
+    world, _ = start(load=load, threads=1)
+    world.size = (64, 48)
+    world.positions = [*world.profile.home, 0.02, 0.02]
+    activate(world)
+    world.say('press the red button')
+    chunk = world.new_chunks()[0]
+    assert chunk.shadow
+    assert chunk.model_id.startswith('random-nano')
+    assert len(chunk.positions) == chunk.horizon * 7
+    assert np.isfinite(chunk.positions).all()

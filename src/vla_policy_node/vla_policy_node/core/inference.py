@@ -1,0 +1,144 @@
+"""The thread that owns the model: waits for a new observation, runs the policy, hands the chunk over."""
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from vla_model.types import Chunk, Observation
+from vla_policy_node.core.stats import Window
+from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
+
+
+class Policy(Protocol):
+    """What the worker needs of a model."""
+
+    model_id: str
+    config: Any
+
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
+
+    def warm_up(self) -> None: ...
+
+
+@dataclass(eq=False)
+class Assignment:
+    """An instruction in force, and what came of it."""
+
+    instruction: str
+    chunks: int = 0  # published
+    skipped: int = 0  # complete sets passed over
+    inference: Window = field(default_factory=lambda: Window(1000))  # [s]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A chunk with all that is known about where it comes from."""
+
+    assignment: Assignment
+    aligned: Aligned
+    chunk: Chunk
+    inference_time: float  # [s] observation complete -> chunk ready
+    skipped: int  # sets passed over since the answer before
+
+
+def check_chunk(chunk: Chunk, dof: int) -> None:
+    """ValueError naming what is wrong with a model's output: sizes that do not fit, values that are not finite."""
+    horizon = len(chunk.positions)
+    if horizon == 0 or chunk.positions.shape != (horizon, dof):
+        raise ValueError(f'the model gave positions of shape {chunk.positions.shape}, must be (horizon, {dof})')
+    if chunk.gripper.shape not in ((0,), (horizon,)):
+        raise ValueError(f'the model gave gripper of shape {chunk.gripper.shape}, must be (0,) or ({horizon},)')
+    if not (np.isfinite(chunk.positions).all() and np.isfinite(chunk.gripper).all()):
+        raise ValueError('the model gave NaN or infinity: nothing is published; check the checkpoint and the dtype')
+    if not (np.isfinite(chunk.dt) and chunk.dt > 0):
+        raise ValueError(f'the model gave dt {chunk.dt} s, must be above 0')
+
+
+def to_observation(aligned: Aligned, instruction: str) -> Observation:
+    """The set as the model's input. Images become contiguous here, so only those that are used are ever copied."""
+    positions, velocities = aligned.values[JOINTS]
+    images = {
+        name: np.ascontiguousarray(value) for name, value in aligned.values.items() if name not in (JOINTS, GRIPPER)
+    }
+    return Observation(
+        t_ref=aligned.t_ref,
+        images=images,
+        positions=positions,
+        velocities=velocities,
+        gripper=aligned.values.get(GRIPPER, 0.0),
+        instruction=instruction,
+    )
+
+
+class Inference:
+    """Runs `policy.act` in a thread of its own, once for each new reference time.
+
+    observe: the newest usable set, or None. assignment: what is in force, or None. deliver: takes each answer; it
+    must drop answers to an assignment that is no longer in force. failed: told of every exception of the model,
+    which is tried again after `retry` seconds. rate [Hz]: most inferences per second of observation time.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        dof: int,
+        *,
+        observe: Callable[[], Aligned | None],
+        assignment: Callable[[], Assignment | None],
+        deliver: Callable[[Answer], None],
+        failed: Callable[[Assignment, Exception], None],
+        rate: float,
+        retry: float = 1.0,
+    ) -> None:
+        self._policy, self._dof = policy, dof
+        self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
+        # A tenth less, so that frames that jitter around the period are not passed over by turns.
+        self._interval, self._retry = int(0.9 / rate * NS), retry
+        self._wake, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
+        self._thread.start()
+
+    def wake(self) -> None:
+        """Something new: an image, an assignment. Cheap, from any thread."""
+        self._wake.set()
+
+    def close(self, timeout: float = 10.0) -> bool:
+        """Ends the thread; False if the model does not return in time."""
+        self._closing.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        before: Assignment | None = None
+        last = 0  # t_ref of the set used last
+        seen: int | None = None  # index of the newest set looked at
+        while not self._closing.is_set():
+            self._wake.wait(0.1)
+            self._wake.clear()
+            assignment = self._assignment()
+            aligned = self._observe() if assignment is not None else None
+            if assignment is None or aligned is None:
+                seen = None
+                continue
+            # Sets that came while the model was thinking; those let go for the rate were looked at.
+            skipped = max(aligned.index - seen - 1, 0) if seen is not None and assignment is before else 0
+            seen = aligned.index
+            if assignment is before and (aligned.t_ref == last or 0 < aligned.t_ref - last < self._interval):
+                continue
+            before, last = assignment, aligned.t_ref
+            try:
+                self._deliver(self._answer(assignment, aligned, skipped))
+            except Exception as error:
+                self._failed(assignment, error)
+                self._closing.wait(self._retry)
+
+    def _answer(self, assignment: Assignment, aligned: Aligned, skipped: int) -> Answer:
+        start = time.perf_counter()
+        chunk = self._policy.act(to_observation(aligned, assignment.instruction))
+        check_chunk(chunk, self._dof)
+        return Answer(assignment, aligned, chunk, time.perf_counter() - start, skipped)

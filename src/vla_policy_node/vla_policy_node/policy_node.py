@@ -1,0 +1,379 @@
+"""The policy as a lifecycle node: cameras and joints in, action chunks out."""
+
+import threading
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from std_msgs.msg import String
+
+from vla_model.types import Chunk
+from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from vla_policy_node.core.inference import Answer, Assignment, Inference, Policy
+from vla_policy_node.core.streams import Aligned
+from vla_policy_node.goals import Feedback, Goals, Result
+from vla_policy_node.observer import Fault, Observer
+from vla_policy_node.policy_parameters import PolicyParameters, declare_drive
+from vla_policy_node.policy_report import PolicyReport
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import chunk_msg
+from vla_policy_node.ros.lifecycle import SafeLifecycleNode
+from vla_policy_node.ros.run import run
+
+S = PolicyStatus
+TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
+CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
+
+
+class PolicyNode(SafeLifecycleNode):
+    """Subscriptions only store; one worker thread runs the model; all else is the spin thread's.
+
+    load(model, device=, dtype=, threads=, seed=) -> Policy is a parameter for tests.
+    """
+
+    def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
+        super().__init__(name, **kwargs)
+        self._load = load
+        self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next five
+        self._assignment: Assignment | None = None
+        self._sequence = 0  # never starts again: within an epoch it must grow
+        self._epoch = 0
+        self._failure = ''  # of the newest inference
+        self._report: PolicyReport | None = None
+
+        self._active = self._drive = self._leaving = False
+        self._policy: Policy | None = None
+        self._inference: Inference | None = None
+        self._observer: Observer | None = None
+        self._made: list[tuple[Callable, Any]] = []  # what set_up made, with how to destroy it
+        self._refused = ''  # why the newest instruction was refused
+        self._standing = ''  # ~/instruction received while not active
+        self._note = 'not configured'
+        self._rested: threading.Event | None = None
+        self._told: tuple = ()  # of the newest status: what makes a change when it differs
+        self._clock_seen, self._clock_moved = -1, time.monotonic()
+        self._ticks = 0
+
+        # These live as long as the node, so that people can see its state and clients get their results always.
+        self._goals = Goals(self, refusal=self._refusal, take=self._take, halt=self._halt)
+        self._status = self.create_publisher(PolicyStatus, '~/status', qos.STATUS)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+            post_callback=self._on_jump,
+        )
+        # A wall clock timer: status must go out while the simulated clock stands still.
+        self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # ---- lifecycle
+
+    def set_up(self) -> None:
+        try:
+            self._configure()
+        except Exception as error:
+            self._note = f'configure failed: {error}'
+            self._publish_status()
+            raise
+        self._note = ''
+        self._publish_status()
+
+    def _configure(self) -> None:
+        p = self._settings = PolicyParameters.of(self)
+        if self._load is None:
+            from vla_model.policy import load  # torch is loaded here, not with the module
+
+            self._load = load
+        policy = self._policy = self._load(p.model, device=p.device, dtype=p.dtype, threads=p.threads, seed=p.seed)
+        robot, profile = policy.config.robot, p.profile
+        if missing := [c for c in robot.cameras if c not in p.cameras]:
+            raise ValueError(
+                f'model {p.model} needs the cameras {missing}, the parameter cameras has {list(p.cameras)}'
+            )
+        if robot.dof != profile.dof or (robot.gripper and not profile.gripper_joint_names):
+            raise ValueError(
+                f'model {p.model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot '
+                f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
+            )
+        policy.warm_up()
+
+        with self._lock:
+            self._report, self._failure = PolicyReport(self, policy.model_id), ''
+        self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        self._inference = Inference(
+            policy,
+            profile.dof,
+            observe=self._usable,
+            assignment=lambda: self._assignment,
+            deliver=self._deliver,
+            failed=self._inference_failed,
+            rate=p.rate,
+        )
+        self._observer = Observer(self, p, self._inference.wake)
+        self._made = [
+            (self.destroy_publisher, self._chunks),
+            (self.destroy_subscription, self._listen(String, '~/instruction', self._on_instruction)),
+            (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._on_executor_status)),
+        ]
+        self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
+
+    def _listen(self, kind: type, topic: str, callback: Callable) -> Any:
+        return self.create_subscription(kind, topic, callback, qos.LATCHED)
+
+    def start(self) -> None:
+        self._drive = declare_drive(self)
+        self._active, self._refused = True, ''
+        with self._lock:
+            self._failure = ''
+        if self._standing:
+            self._take(self._standing)
+        self.get_logger().info(
+            f'active, {"driving the arm" if self._drive else "in shadow: chunks do not move the arm"}'
+        )
+        self._publish_status()
+
+    def stop(self) -> None:
+        self._halt()
+        self._goals.end(Result.OUTCOME_DEACTIVATED, 'the node was deactivated')
+        self._active, self._standing = False, ''
+        self._publish_status()
+
+    def tear_down(self) -> None:
+        if self._active:
+            self.stop()
+        if self._inference is not None and not self._inference.close():
+            self.get_logger().error('the model does not return: its thread is left behind, restart the node')
+        close = getattr(self._policy, 'close', None)
+        if close is not None:
+            close()
+        if self._observer is not None:
+            self._observer.close()
+        if self._report is not None:
+            self._report.destroy()
+        with self._lock:
+            self._inference = self._policy = self._observer = self._report = None
+            self._epoch = 0
+        for destroy, thing in self._made:
+            destroy(thing)
+        self._made = []
+        self._standing = self._refused = ''
+        self._note = self._note or 'not configured'
+
+    def come_to_rest(self) -> threading.Event:
+        """Ends the motion and the goal; the event is set when its result is sent. Called from the main thread."""
+        rested = threading.Event()
+
+        def leave() -> None:
+            self._leaving = True
+            self._halt()
+            self._goals.end(Result.OUTCOME_DEACTIVATED, 'the node shuts down')
+            self._rested = rested
+
+        assert self.executor is not None
+        self.executor.create_task(leave)
+        return rested
+
+    # ---- the world around
+
+    def _on_executor_status(self, msg: ExecutorStatus) -> None:
+        with self._lock:
+            self._epoch = msg.epoch
+
+    def _on_jump(self, jump: TimeJump) -> None:
+        self.get_logger().warning('the clock went back: observations are forgotten')
+        if self._observer is not None:
+            self._observer.streams.clear()
+        if self._goals.following:
+            self._halt()
+            self._goals.end(Result.OUTCOME_FAILED, 'the clock went back: send the goal again')
+
+    # ---- instructions
+
+    def _refusal(self, instruction: str) -> str:
+        """Why the instruction cannot be taken now; empty when it can. A bad one is remembered for the status."""
+        if self._leaving or not self._active:
+            return 'the policy node is not active: configure and activate it'
+        self._refused = self._bad(instruction)
+        if self._refused:
+            self._publish_status(S.BAD_INSTRUCTION, self._refused)
+        return self._refused
+
+    def _bad(self, instruction: str) -> str:
+        text = instruction.strip()
+        if not text:
+            return 'the instruction is empty: say what the robot shall do'
+        longest = self._settings.instruction_max_length
+        if len(text) > longest:
+            return f'the instruction has {len(text)} characters, instruction_max_length is {longest}: shorten it'
+        return ''
+
+    def _on_instruction(self, msg: String) -> None:
+        if self._leaving:
+            return
+        bad = self._bad(msg.data)
+        if bad:
+            self._refused = bad
+            self.get_logger().error(f'~/instruction refused: {bad}')
+            self._publish_status(S.BAD_INSTRUCTION, bad)
+        elif self._active:
+            self._take(msg.data)
+        else:
+            self._standing = msg.data  # in force once the node is activated
+
+    def _take(self, instruction: str) -> Assignment:
+        """Put an instruction in force. The arm goes on with its chunk until the first one of the new instruction."""
+        assignment = Assignment(instruction.strip())
+        with self._lock:
+            self._assignment, self._failure = assignment, ''
+        self._refused = ''
+        self._goals.end(Result.OUTCOME_SUPERSEDED, f'superseded by "{assignment.instruction}"')
+        assert self._inference is not None
+        self._inference.wake()
+        self.get_logger().info(f'instruction: "{assignment.instruction}"')
+        self._publish_status()
+        return assignment
+
+    def _halt(self) -> None:
+        """No more chunks of what is in force; a stop chunk when this node drives the arm."""
+        with self._lock:
+            self._assignment, self._failure = None, ''
+            if self._active and self._drive:
+                self._publish_chunk(None, self._now(), '', 0.0)
+
+    # ---- inference
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _observe(self, now: int) -> Aligned | Fault:
+        """What the streams hold at time now [ns]; a message that could not be read makes its stream unusable."""
+        observer = self._observer
+        if observer is None:
+            return Fault(S.OK, self._note)
+        if self.get_parameter('use_sim_time').value:
+            if now == 0:
+                return Fault(S.CLOCK_NOT_RUNNING, 'use_sim_time is set and no /clock has come: start the simulator')
+            if time.monotonic() - self._clock_moved > CLOCK_PATIENCE:
+                return Fault(S.CLOCK_NOT_RUNNING, '/clock stands still: is the simulator paused or gone?')
+        return observer.observe(now)
+
+    def _usable(self) -> Aligned | None:
+        found = self._observe(self._now())
+        return found if isinstance(found, Aligned) else None
+
+    def _publish_chunk(self, chunk: Chunk | None, t_ref: int, instruction: str, inference_time: float) -> None:
+        """Under the lock. None is a stop request."""
+        assert self._policy is not None
+        self._sequence += 1
+        self._chunks.publish(
+            chunk_msg(
+                chunk,
+                t_ref=t_ref,
+                frame_id=self._settings.profile.base_frame,
+                epoch=self._epoch,
+                sequence=self._sequence,
+                source=self.get_fully_qualified_name(),
+                joint_names=self._settings.profile.joint_names,
+                shadow=not self._drive,
+                instruction=instruction,
+                model_id=self._policy.model_id,
+                inference_time=inference_time,
+            )
+        )
+
+    def _deliver(self, answer: Answer) -> None:
+        """In the worker thread."""
+        with self._lock:
+            assignment, report = answer.assignment, self._report
+            if assignment is not self._assignment or report is None:
+                return  # stopped or superseded while the model was thinking
+            self._publish_chunk(answer.chunk, answer.aligned.t_ref, assignment.instruction, answer.inference_time)
+            assignment.chunks += 1
+            assignment.skipped += answer.skipped
+            assignment.inference.add(answer.inference_time)
+            report.answered(answer, self._sequence, latency=(self._now() - answer.aligned.t_ref) * 1e-9)
+            self._failure = ''
+        self._publish_status()
+
+    def _inference_failed(self, assignment: Assignment, error: Exception) -> None:
+        """In the worker thread."""
+        with self._lock:
+            if assignment is not self._assignment:
+                return
+            message = f'inference failed, trying again: {error}'
+            if message != self._failure:
+                trace = ''.join(traceback.format_exception(error))
+                self.get_logger().error(f'{message}\n{trace}')
+            self._failure = message
+        self._publish_status()
+
+    # ---- reporting
+
+    def _assess(self, now: int) -> tuple[int, int, str]:
+        """State, code and message of PolicyStatus at time now [ns]."""
+        if not self._active:
+            return S.STATE_INACTIVE, S.BAD_INSTRUCTION if self._refused else S.OK, self._refused or self._note
+        found, assignment = self._observe(now), self._assignment
+        if isinstance(found, Fault) and (assignment is not None or found.code == S.CLOCK_NOT_RUNNING):
+            return S.STATE_WAITING if assignment else S.STATE_IDLE, found.code, found.message
+        if assignment is not None and self._failure:
+            return S.STATE_WAITING, S.INFERENCE_FAILED, self._failure
+        state = S.STATE_RUNNING if assignment is not None else S.STATE_IDLE
+        if self._refused:
+            return state, S.BAD_INSTRUCTION, self._refused
+        if assignment is None:
+            return state, S.NO_INSTRUCTION, 'publish to ~/instruction or send a goal to ~/execute_instruction'
+        return state, S.OK, ''
+
+    def _publish_status(self, code: int | None = None, message: str = '') -> None:
+        """From any thread. code, message: tell this once, whatever else there is to tell."""
+        with self._lock:
+            now = self._now()
+            state, code_now, message_now = self._assess(now)
+            msg = PolicyStatus(state=state, code=code_now, message=message_now)
+            if code is not None:
+                msg.code, msg.message = code, message
+            msg.header.stamp = self.get_clock().now().to_msg()
+            msg.drive, msg.epoch, msg.sequence = bool(self._drive), self._epoch, self._sequence
+            msg.instruction = self._assignment.instruction if self._assignment is not None else ''
+            if self._report is not None and self._observer is not None:
+                self._report.fill(msg, self._observer.streams.ages(now))
+            self._told = (state, code_now, msg.instruction, msg.epoch)
+            self._status.publish(msg)
+
+    def _tick(self) -> None:
+        """20 Hz of wall time in the spin thread."""
+        now = self._now()
+        if now != self._clock_seen:
+            self._clock_seen, self._clock_moved = now, time.monotonic()
+        self._ticks += 1
+        self._goals.tick(self._feedback if self._ticks % FEEDBACK_EVERY == 0 else None)
+        state, code, message = self._assess(now)
+        with self._lock:
+            instruction = self._assignment.instruction if self._assignment is not None else ''
+            changed = (state, code, instruction, self._epoch) != self._told
+        if changed and state == S.STATE_WAITING and code not in (S.CAMERA_BAD, S.JOINTS_BAD, S.INFERENCE_FAILED):
+            self.get_logger().warning(f'waiting: {message}', throttle_duration_sec=1.0)
+        if changed:
+            self._publish_status()
+        if self._ticks % STATUS_EVERY == 0:
+            self._publish_status()
+            if self._report is not None and self._observer is not None:
+                self._report.diagnose((state, code, message), self._observer.streams.ages(now), self._drive)
+        if self._rested is not None and not self._goals.busy:
+            self._rested.set()
+
+    def _feedback(self) -> Any:
+        _, code, message = self._assess(self._now())
+        with self._lock:
+            latency = self._report.latency if self._report is not None else 0.0
+            return Feedback(sequence=self._sequence, latency=latency, code=code, message=message)
+
+    def destroy_node(self) -> None:
+        self._goals.destroy()
+        super().destroy_node()
+
+
+def main() -> None:
+    run(PolicyNode)

@@ -1,0 +1,76 @@
+"""The parameters of the policy node, each declared once."""
+
+from dataclasses import dataclass
+
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.streams import GRIPPER, JOINTS
+from vla_policy_node.ros.parameters import declare, declare_profile
+
+
+@dataclass(frozen=True)
+class PolicyParameters:
+    """What is read when the node is configured. Ages in s, sizes in pixel (0: any), rate in Hz."""
+
+    profile: RobotProfile
+    cameras: dict[str, str]  # name -> image topic
+    joint_topic: str
+    gripper_topic: str
+    image_width: int
+    image_height: int
+    camera_max_age: float
+    joint_max_age: float
+    rate: float
+    instruction_max_length: int
+    model: str
+    device: str
+    dtype: str
+    threads: int
+    seed: int
+
+    @classmethod
+    def of(cls, node: Node) -> 'PolicyParameters':
+        """Declare and read all. Raises ValueError naming the parameter that is missing or wrong."""
+        profile = declare_profile(node)
+        names = declare(node, 'cameras', Parameter.Type.STRING_ARRAY, 'names of the cameras, as the model knows them')
+        topics = declare(node, 'camera_topics', Parameter.Type.STRING_ARRAY, 'image topic of each camera')
+        if not names or len(names) != len(topics) or len({*names, JOINTS, GRIPPER}) != len(names) + 2:
+            raise ValueError(
+                f'cameras must be distinct and not {JOINTS!r} or {GRIPPER!r}, and camera_topics as many: '
+                f'got {list(names)} and {list(topics)}'
+            )
+        declare_drive(node)
+        return cls(
+            profile=profile,
+            cameras=dict(zip(names, topics, strict=True)),
+            joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
+            gripper_topic=declare(
+                node, 'topics.gripper_joint_states', 'joint_states', 'measured finger joints; may be the same topic'
+            ),
+            image_width=declare(node, 'image_width', 0, 'expected width [pixel]; 0: any', low=0, high=16384),
+            image_height=declare(node, 'image_height', 0, 'expected height [pixel]; 0: any', low=0, high=16384),
+            camera_max_age=declare(
+                node, 'camera_max_age', 0.3, 'with an older image there is no inference [s]', low=0.01, high=10.0
+            ),
+            joint_max_age=declare(
+                node, 'joint_max_age', 0.1, 'with an older joint state there is no inference [s]', low=0.005, high=10.0
+            ),
+            rate=declare(
+                node, 'rate', 10.0, 'most inferences per second of observation time [Hz]', low=0.1, high=200.0
+            ),
+            instruction_max_length=declare(
+                node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000
+            ),
+            model=declare(node, 'model', 'random-nano', 'checkpoint folder, or random-nano'),
+            device=declare(node, 'device', 'cpu', 'what the model runs on: cpu, cuda, cuda:1'),
+            dtype=declare(node, 'dtype', 'auto', 'number format', choices=('auto', 'float32', 'bfloat16', 'float16')),
+            threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
+            seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),
+        )
+
+
+def declare_drive(node: Node) -> bool:
+    """Whether the node drives the arm. Read when the node is activated, not when it is configured."""
+    return declare(node, 'drive', False, 'false: shadow, chunks never move the arm; read when activated')

@@ -1,0 +1,53 @@
+"""sensor_msgs/JointState to arrays, by joint name: one decode for the live node and for bags (no ROS import here)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+
+def decode_joints(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[np.ndarray, np.ndarray]:
+    """Positions (dof,) [rad] and velocities (dof,) [rad/s] of a sensor_msgs/JointState, in the order of joint_names.
+
+    Raises ValueError naming the topic, the joint and the remedy: a name missing or doubled, lengths that do not
+    fit, values that are not finite.
+    """
+    index = _indices(msg, joint_names, topic)
+    if len(msg.velocity) == 0:
+        raise ValueError(f'joint state on {topic} has no velocities: set the driver to publish them')
+    return (
+        _take(msg.position, msg, index, joint_names, topic, 'position'),
+        _take(msg.velocity, msg, index, joint_names, topic, 'velocity'),
+    )
+
+
+def decode_gripper(msg: Any, gripper_joint_names: Sequence[str], topic: str) -> float:
+    """Opening of the gripper [m]: the sum of its finger joints. Errors as decode_joints."""
+    index = _indices(msg, gripper_joint_names, topic)
+    return float(_take(msg.position, msg, index, gripper_joint_names, topic, 'position').sum())
+
+
+def _indices(msg: Any, wanted: Sequence[str], topic: str) -> list[int]:
+    names = list(msg.name)
+    where = {name: i for i, name in enumerate(names)}
+    missing = [n for n in wanted if n not in where]
+    if missing:
+        raise ValueError(
+            f'joint state on {topic} lacks {missing}, it has {names}: is the robot profile the one of this robot?'
+        )
+    if len(where) != len(names):
+        doubled = sorted({n for n in names if names.count(n) > 1})
+        raise ValueError(f'joint state on {topic} names {doubled} more than once: which one counts? Mend the driver')
+    return [where[n] for n in wanted]
+
+
+def _take(values: Any, msg: Any, index: list[int], names: Sequence[str], topic: str, what: str) -> np.ndarray:
+    if len(values) != len(msg.name):
+        raise ValueError(
+            f'joint state on {topic} has {len(msg.name)} names and {len(values)} {what} values: mend the driver'
+        )
+    taken = np.array([values[i] for i in index], float)
+    if not np.isfinite(taken).all():
+        bad = [n for n, v in zip(names, taken, strict=True) if not np.isfinite(v)]
+        raise ValueError(f'joint state on {topic} has a {what} that is not finite for {bad}: the driver is broken')
+    return taken
