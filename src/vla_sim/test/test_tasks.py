@@ -1,0 +1,70 @@
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_sim.tasks import COLOURS, FOOTPRINT, GAP, TASKS, X_RANGE, Y_RANGE, parse_instruction, sample_episode
+
+tasks, seeds = st.sampled_from(TASKS), st.integers(0, 2**62)
+
+
+def kind(placement):
+    return placement.slot.split('_')[0]
+
+
+@given(tasks, seeds)
+def test_an_episode_is_all_determined_by_task_and_seed(task, seed):
+    a, b = sample_episode(task, seed), sample_episode(task, seed)
+    assert a.instruction == b.instruction
+    assert a.placements == b.placements
+    assert np.array_equal(a.joint_offset, b.joint_offset)
+    assert np.array_equal(a.cameras['wrist'].rotation, b.cameras['wrist'].rotation)
+
+
+@given(tasks, seeds)
+def test_props_stand_apart_and_within_reach(task, seed):
+    placements = sample_episode(task, seed).placements
+    for a, b in itertools.combinations(placements, 2):
+        assert np.hypot(a.x - b.x, a.y - b.y) >= FOOTPRINT[kind(a)] + FOOTPRINT[kind(b)] + GAP
+    for p in placements:
+        assert X_RANGE[0] <= p.x <= X_RANGE[1]
+        assert Y_RANGE[0] <= p.y <= Y_RANGE[1]
+
+
+@given(tasks, seeds)
+def test_names_are_distinct_and_the_goal_is_among_them(task, seed):
+    episode = sample_episode(task, seed)
+    names = [p.name for p in episode.placements]
+    assert len(set(names)) == len(names)
+    assert {episode.goal.object, episode.goal.target} - {''} <= set(names)
+    assert episode.goal.object != episode.goal.target
+    assert all(COLOURS[p.name.split('_')[0]] == p.rgb for p in episode.placements if p.rgb is not None)
+
+
+@given(tasks, seeds)
+def test_every_instruction_is_understood_as_it_was_meant(task, seed):
+    episode = sample_episode(task, seed)
+    assert parse_instruction(episode.instruction) == episode.goal
+    assert parse_instruction(f'  {episode.instruction.upper()}. ') == episode.goal
+
+
+def test_seeds_differ_in_words_colours_and_places():
+    episodes = [sample_episode('stack_block', seed) for seed in range(50)]
+    assert len({e.instruction for e in episodes}) > 20
+    assert len({e.goal.object for e in episodes}) == len(COLOURS)
+    assert len({e.placements[0].x for e in episodes}) == 50
+
+
+@pytest.mark.parametrize('text', ['', 'dance', 'press the pink button', 'put the tomato in the tomato bowl'])
+def test_what_is_no_task_is_refused_with_examples(text):
+    with pytest.raises(ValueError, match='press the red button; stack the red block on the blue block'):
+        parse_instruction(text)
+
+
+def test_unknown_task_and_negative_seed_are_refused():
+    with pytest.raises(ValueError, match='press_button, stack_block, fill_bowl'):
+        sample_episode('sweep', 0)
+    with pytest.raises(ValueError, match='0 or above, got -1'):
+        sample_episode('press_button', -1)
