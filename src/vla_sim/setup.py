@@ -17,8 +17,10 @@ setup(
     maintainer_email='maintainers@vla-suite.example',
     description='A Franka Panda in MuJoCo that looks to ROS 2 like the real robot, with tasks and a scripted expert.',
     license='Apache-2.0',
-    entry_points={'console_scripts': [
-        'sim_node = vla_sim.sim_node:main',
-        'expert_node = vla_sim.expert_node:main',
-    ]},
+    entry_points={
+        'console_scripts': [
+            'sim_node = vla_sim.sim_node:main',
+            'expert_node = vla_sim.expert_node:main',
+        ]
+    },
 )

@@ -68,10 +68,10 @@ def _add_props(spec: mujoco.MjSpec, task: str) -> None:
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:
-    eye, target = np.array([1.20, 0.0, 0.66]), np.array([0.40, 0.0, 0.23])
+    eye, target = np.array([1.20, 0.0, 0.66]), np.array([0.40, 0.0, 0.22])
     spec.worldbody.add_camera(name='front', pos=eye, quat=look_along(target - eye, np.array([0, 0, 1.0])), fovy=52)
     # Mounted before the hand, tilted back a little, so that the fingertips are in the picture.
-    forward = np.array([-0.12, 0.0, 1.0])
+    forward = np.array([-0.08, 0.0, 1.0])
     spec.body(HAND).add_camera(
         name='wrist', pos=[0.075, 0, 0.01], quat=look_along(forward, np.array([1.0, 0, 0])), fovy=80
     )

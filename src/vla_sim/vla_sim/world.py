@@ -3,11 +3,11 @@
 import mujoco
 import numpy as np
 
-from vla_sim.cameras import Appearance, CameraInfo, Snapshot, camera_info
+from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
 from vla_sim.controller import JointImpedance
 from vla_sim.props import CAP_TRAVEL, resting_height
 from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
-from vla_sim.scene import TIMESTEP, build_model
+from vla_sim.scene import CAMERAS, TIMESTEP, build_model
 from vla_sim.success import SceneState, SuccessTest
 from vla_sim.tasks import PRODUCE, Episode, Placement, sample_episode
 
@@ -167,6 +167,10 @@ class World:
         return poses
 
     # ---- cameras
+    def cameras(self) -> Cameras:
+        """A renderer for this world's snapshots, for the thread that calls this; close it when done."""
+        return Cameras(self.model, CAMERAS, self.image_size, self.shadows)
+
     def camera_info(self, name: str) -> CameraInfo:
         """Intrinsics of a camera, 'front' or 'wrist'."""
         return camera_info(self.model, name, self.image_size)
