@@ -25,8 +25,8 @@ class Limits:
 
     speed: float = 0.33  # [m/s] of the tool
     acceleration: float = 1.1  # [m/s^2] of the tool on one leg
-    turn: float = 1.4  # [rad/s] of the tool about the vertical
-    turn_acceleration: float = 4.0  # [rad/s^2]
+    turn: float = 1.4  # [rad/s] of the tool about the vertical, and of any joint on one leg
+    turn_acceleration: float = 4.0  # [rad/s^2] same
     share: float = 0.45  # of the joints' velocity and acceleration limits
 
 
@@ -93,9 +93,10 @@ def plan_path(
     legs: list[tuple[np.ndarray, float, float, float]] = []  # move [m], turn [rad], begin [s], duration [s]
     at, facing = position, yaw
     for waypoint in waypoints:
-        goal = kinematics.inverse(waypoint.position, tool_down(waypoint.yaw), goal)
+        reached, goal = goal, kinematics.inverse(waypoint.position, tool_down(waypoint.yaw), goal)
         move, turn = waypoint.position - at, waypoint.yaw - facing
-        duration = leg_duration(float(np.linalg.norm(move)), abs(turn), limits)
+        # The elbow may have to move where the tool hardly does.
+        duration = leg_duration(float(np.linalg.norm(move)), max(abs(turn), np.abs(goal - reached).max()), limits)
         begin = end - OVERLAP * min(duration, legs[-1][3]) if legs else 0.0
         legs.append((move, turn, begin, duration))
         at, facing, end = waypoint.position, waypoint.yaw, begin + duration

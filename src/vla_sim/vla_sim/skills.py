@@ -96,6 +96,11 @@ def up(at: Waypoint, height: float = SAFE) -> Waypoint:
     return Waypoint(np.array([at.position[0], at.position[1], max(at.position[2], height)]), at.yaw)
 
 
+def rise(at: Waypoint) -> tuple[Waypoint, ...]:
+    """Straight up to SAFE; nothing to do for a tool that is there."""
+    return (up(at),) if at.position[2] < SAFE else ()
+
+
 class PressButton(Skill):
     """Press a button with the closed fingers."""
 
@@ -112,7 +117,7 @@ class PressButton(Skill):
         return [self._above, self._press, self._away]
 
     def clear(self, measured: Measured, at: Waypoint) -> Phase:
-        return Phase(self.subtasks[0], 0.0, (up(at),))
+        return Phase(self.subtasks[0], 0.0, rise(at))
 
     def _tool_at(self, measured: Measured, height: float) -> Waypoint:
         """Fingertips this high [m] above the foot of the button, hand turned away from the base."""
@@ -162,7 +167,7 @@ class PickPlace(Skill):
 
     def clear(self, measured: Measured, at: Waypoint) -> Phase:
         holding = self.held(measured)
-        return Phase(self.subtasks[2 if holding else 0], 0.0 if holding else self.max_opening, (up(at),))
+        return Phase(self.subtasks[2 if holding else 0], 0.0 if holding else self.max_opening, rise(at))
 
     # ---- what is measured
 
