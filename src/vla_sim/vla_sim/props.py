@@ -11,12 +11,11 @@ import numpy as np
 
 from vla_sim.meshes import Mesh, swept, turned
 from vla_sim.robot import COLLISION_GROUP, VISUAL_GROUP, WORLD_BITS, add_mesh
+from vla_sim.tasks import BLOCK_EDGE, BOWL_HEIGHT
 
-BLOCK_EDGE = 0.040  # [m]
 BUTTON_HEIGHT = 0.016  # [m] of the box
 CAP_TOP = 0.032  # [m] above the table
 CAP_TRAVEL = 0.010  # [m]
-BOWL_HEIGHT = 0.045  # [m]
 CAP_SPRING = 250.0  # [N/m]
 CAP_PRELOAD = 1.0  # [N] with which the spring holds the cap up
 

@@ -4,14 +4,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_sim.tasks import Goal
+from vla_sim.tasks import BLOCK_EDGE, BOWL_HEIGHT, Goal
 
 PRESSED, TOUCHED = 0.7, 0.35  # of a button's travel: the named button was pressed; another one was disturbed
-STACK_HEIGHT = 0.040  # [m] edge of a block
 STACK_OFFSET = 0.018  # [m] between the centres seen from above; the upper block tips beyond 0.020
 STACK_HEIGHT_TOLERANCE = 0.006  # [m]
 BOWL_INNER_RADIUS = 0.050  # [m] the centre of the item must lie within it
-BOWL_RIM = 0.045  # [m] above the bottom of the bowl
 AWAY = 0.07  # [m] from the tool centre point to the object
 OPEN = 0.05  # [m] opening from which the gripper counts as open
 STILL = 0.02  # [m/s]
@@ -63,12 +61,10 @@ def let_go(state: SceneState, goal: Goal) -> bool:
 def stacked(state: SceneState, goal: Goal) -> bool:
     """The object block lies on the target block."""
     offset = state.positions[goal.object] - state.positions[goal.target]
-    return bool(
-        np.hypot(offset[0], offset[1]) < STACK_OFFSET and abs(offset[2] - STACK_HEIGHT) < STACK_HEIGHT_TOLERANCE
-    )
+    return bool(np.hypot(offset[0], offset[1]) < STACK_OFFSET and abs(offset[2] - BLOCK_EDGE) < STACK_HEIGHT_TOLERANCE)
 
 
 def in_bowl(state: SceneState, goal: Goal) -> bool:
     """The centre of the object is inside the target bowl, whose position is the middle of its bottom."""
     offset = state.positions[goal.object] - state.positions[goal.target]
-    return bool(np.hypot(offset[0], offset[1]) < BOWL_INNER_RADIUS and 0.0 < offset[2] < BOWL_RIM)
+    return bool(np.hypot(offset[0], offset[1]) < BOWL_INNER_RADIUS and 0.0 < offset[2] < BOWL_HEIGHT)

@@ -44,6 +44,7 @@ _PHRASINGS = {
 # Where props may stand on the table [m], in the base frame: within reach with the tool pointing down.
 X_RANGE, Y_RANGE = (0.38, 0.64), (-0.27, 0.27)
 GAP = 0.035  # [m] at least, between the footprints of two props: room for a finger
+BLOCK_EDGE, BOWL_HEIGHT = 0.040, 0.045  # [m]
 # Radius of the circle that holds the prop as seen from above [m], by kind.
 FOOTPRINT = {
     'button': 0.050,
