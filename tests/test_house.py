@@ -1,0 +1,54 @@
+"""The rules of the house that code can check: who may import what, and that the docs name what exists."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from .conftest import ROOT
+
+ROS = ('rclpy', 'sensor_msgs', 'vla_msgs', 'std_msgs')
+
+
+def modules(*folder):
+    base = ROOT.joinpath('src', *folder)
+    start = ROOT.joinpath('src', folder[0])
+    return ['.'.join(p.relative_to(start).with_suffix('').parts) for p in sorted(base.rglob('*.py'))]
+
+
+def imported(names, python=sys.executable):
+    """Top-level packages loaded by importing these modules in a fresh interpreter."""
+    code = (
+        f'import importlib, sys\nfor m in {names!r}:\n    importlib.import_module(m.removesuffix(".__init__"))\n'
+        'print(*sorted({m.partition(".")[0] for m in sys.modules}))'
+    )
+    done = subprocess.run([python, '-c', code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ('folder', 'forbidden'),
+    [
+        (('vla_model', 'vla_model'), (*ROS, 'vla_policy_node', 'vla_sim', 'vla_bringup')),
+        (('vla_policy_node', 'vla_policy_node', 'core'), (*ROS, 'torch', 'vla_sim', 'vla_bringup')),
+    ],
+)
+def test_cores_import_neither_ros_nor_what_stands_above_them(folder, forbidden):
+    names = modules(*folder)
+    assert names
+    assert not imported(names) & set(forbidden)
+
+
+def test_types_cost_no_torch():
+    assert 'torch' not in imported(['vla_model', 'vla_model.types'])
+
+
+def test_docs_link_to_what_exists():
+    broken = []
+    for page in [ROOT / 'README.md', *sorted((ROOT / 'docs').rglob('*.md'))]:
+        for target in re.findall(r'\]\(([^)#]+)[^)]*\)', page.read_text()):
+            if '://' not in target and not (page.parent / target).exists():
+                broken.append(f'{page.relative_to(ROOT)}: {target}')
+    assert not broken
