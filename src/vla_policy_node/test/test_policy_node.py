@@ -275,6 +275,37 @@ def test_deactivate_stops_the_arm_and_nothing_follows(start):
     assert world.new_chunks()[0].sequence > stop.sequence
 
 
+def test_a_chunk_thought_out_while_the_arm_began_to_brake_has_the_old_epoch(start):
+    policy = FakePolicy()
+    world, _ = start(policy, drive=True)
+    world.executor.publish(ExecutorStatus(epoch=1))
+    activate(world)
+    world.say('go')
+    world.wait(lambda: world.chunks and world.chunks[-1].epoch == 1, 'first epoch')
+    policy.gate.clear()
+    count = len(policy.seen)
+    world.wait(lambda: len(policy.seen) > count, 'an inference under way')
+    thinking = policy.seen[-1].t_ref
+    world.executor.publish(ExecutorStatus(epoch=2))
+    world.wait(lambda: world.status[-1].epoch == 2, 'the new epoch heard')
+    policy.gate.set()
+    world.wait(lambda: world.chunks[-1].epoch == 2, 'chunks of the new epoch')
+    assert {c.epoch for c in world.chunks if to_ns(c.header.stamp) <= thinking} == {1}
+
+
+def test_parameters_that_would_have_no_effect_are_refused(start):
+    world, node = start(FakePolicy())
+    activate(world)
+    for name, value in (('drive', True), ('rate', 1.0), ('model', 'other')):
+        result = node.set_parameters([Parameter(name, value=value)])[0]
+        assert not result.successful
+        assert name in result.reason
+    assert world.transition(DEACTIVATE)
+    assert node.set_parameters([Parameter('drive', value=True)])[0].successful
+    assert world.transition(CLEANUP)
+    assert node.set_parameters([Parameter('rate', value=1.0)])[0].successful
+
+
 def test_lifecycle_round_and_round(start):
     policy = FakePolicy()
     world, node = start(policy)

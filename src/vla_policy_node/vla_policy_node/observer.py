@@ -1,6 +1,8 @@
 """The policy node's ears and eyes: subscriptions that only store, and the newest usable set of what they stored."""
 
 import functools
+import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +18,7 @@ from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
 
+LOG_EVERY = 5.0  # [s] per stream: bad messages may come at the rate of the sensor
 _CAMERA = {Reason.MISSING: S.CAMERA_MISSING, Reason.STALE: S.CAMERA_STALE, Reason.FUTURE: S.CAMERA_BAD}
 _JOINTS = {Reason.MISSING: S.JOINTS_MISSING, Reason.STALE: S.JOINTS_STALE, Reason.FUTURE: S.JOINTS_BAD}
 
@@ -36,6 +39,7 @@ class Observer:
         self._node, self._on_image = node, on_image
         self._faults: dict[str, Fault] = {}  # stream name -> what is wrong with its newest message
         self._heard: set[str] = set()  # streams that had a good message
+        self._logged: dict[str, float] = {}  # stream -> when a fault of it was logged last (monotonic, s)
         self._others: dict[str, list[str]] = {}  # stream -> joints of a message that had none of its own
         specs = [StreamSpec(name, topic, p.camera_max_age, leads=True) for name, topic in p.cameras.items()]
         specs.append(StreamSpec(JOINTS, p.joint_topic, p.joint_max_age))
@@ -93,7 +97,9 @@ class Observer:
             value = read(msg)
         except ValueError as error:
             self._faults[stream] = Fault(code, str(error))
-            self._node.get_logger().error(str(error), throttle_duration_sec=5.0)
+            if time.monotonic() - self._logged.get(stream, -math.inf) > LOG_EVERY:
+                self._logged[stream] = time.monotonic()
+                self._node.get_logger().error(str(error))
             return False
         self._faults.pop(stream, None)
         self._heard.add(stream)

@@ -6,8 +6,10 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
+from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from vla_model.types import Chunk
@@ -25,6 +27,7 @@ from vla_policy_node.ros.run import run
 
 S = PolicyStatus
 TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
+REFUSAL_SHOWN = 5.0  # [s] of wall time in which a refused instruction is told beside the one in force
 CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
 
 
@@ -49,7 +52,7 @@ class PolicyNode(SafeLifecycleNode):
         self._inference: Inference | None = None
         self._observer: Observer | None = None
         self._made: list[tuple[Callable, Any]] = []  # what set_up made, with how to destroy it
-        self._refused = ''  # why the newest instruction was refused
+        self._refused, self._refused_at = '', 0.0  # why and when (monotonic, s) the newest instruction was refused
         self._standing = ''  # ~/instruction received while not active
         self._note = 'not configured'
         self._rested: threading.Event | None = None
@@ -64,6 +67,7 @@ class PolicyNode(SafeLifecycleNode):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_jump,
         )
+        self.add_on_set_parameters_callback(self._on_set)
         # A wall clock timer: status must go out while the simulated clock stands still.
         self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -105,7 +109,7 @@ class PolicyNode(SafeLifecycleNode):
             policy,
             profile.dof,
             observe=self._usable,
-            assignment=lambda: self._assignment,
+            assignment=self._in_force,
             deliver=self._deliver,
             failed=self._inference_failed,
             rate=p.rate,
@@ -176,6 +180,15 @@ class PolicyNode(SafeLifecycleNode):
 
     # ---- the world around
 
+    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
+        """What would be accepted without effect is refused: nobody shall believe that it stopped the arm."""
+        for p in parameters:
+            if p.name == 'drive' and self._active:
+                return SetParametersResult(successful=False, reason='drive is read when activated: deactivate first')
+            if p.name not in ('drive', 'use_sim_time') and self._policy is not None:
+                return SetParametersResult(successful=False, reason=f'{p.name} is read when configured: clean up first')
+        return SetParametersResult(successful=True)
+
     def _on_executor_status(self, msg: ExecutorStatus) -> None:
         with self._lock:
             self._epoch = msg.epoch
@@ -194,10 +207,14 @@ class PolicyNode(SafeLifecycleNode):
         """Why the instruction cannot be taken now; empty when it can. A bad one is remembered for the status."""
         if self._leaving or not self._active:
             return 'the policy node is not active: configure and activate it'
-        self._refused = self._bad(instruction)
-        if self._refused:
-            self._publish_status(S.BAD_INSTRUCTION, self._refused)
-        return self._refused
+        bad = self._bad(instruction)
+        if bad:
+            self._refuse(bad)
+        return bad
+
+    def _refuse(self, bad: str) -> None:
+        self._refused, self._refused_at = bad, time.monotonic()
+        self._publish_status(S.BAD_INSTRUCTION, bad)
 
     def _bad(self, instruction: str) -> str:
         text = instruction.strip()
@@ -213,9 +230,8 @@ class PolicyNode(SafeLifecycleNode):
             return
         bad = self._bad(msg.data)
         if bad:
-            self._refused = bad
             self.get_logger().error(f'~/instruction refused: {bad}')
-            self._publish_status(S.BAD_INSTRUCTION, bad)
+            self._refuse(bad)
         elif self._active:
             self._take(msg.data)
         else:
@@ -239,7 +255,7 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             self._assignment, self._failure = None, ''
             if self._active and self._drive:
-                self._publish_chunk(None, self._now(), '', 0.0)
+                self._publish_chunk(None, self._now(), self._epoch)
 
     # ---- inference
 
@@ -258,11 +274,17 @@ class PolicyNode(SafeLifecycleNode):
                 return Fault(S.CLOCK_NOT_RUNNING, '/clock stands still: is the simulator paused or gone?')
         return observer.observe(now)
 
+    def _in_force(self) -> tuple[Assignment | None, int]:
+        with self._lock:
+            return self._assignment, self._epoch
+
     def _usable(self) -> Aligned | None:
         found = self._observe(self._now())
         return found if isinstance(found, Aligned) else None
 
-    def _publish_chunk(self, chunk: Chunk | None, t_ref: int, instruction: str, inference_time: float) -> None:
+    def _publish_chunk(
+        self, chunk: Chunk | None, t_ref: int, epoch: int, instruction: str = '', inference_time: float = 0.0
+    ) -> None:
         """Under the lock. None is a stop request."""
         assert self._policy is not None
         self._sequence += 1
@@ -271,7 +293,7 @@ class PolicyNode(SafeLifecycleNode):
                 chunk,
                 t_ref=t_ref,
                 frame_id=self._settings.profile.base_frame,
-                epoch=self._epoch,
+                epoch=epoch,
                 sequence=self._sequence,
                 source=self.get_fully_qualified_name(),
                 joint_names=self._settings.profile.joint_names,
@@ -288,7 +310,9 @@ class PolicyNode(SafeLifecycleNode):
             assignment, report = answer.assignment, self._report
             if assignment is not self._assignment or report is None:
                 return  # stopped or superseded while the model was thinking
-            self._publish_chunk(answer.chunk, answer.aligned.t_ref, assignment.instruction, answer.inference_time)
+            self._publish_chunk(
+                answer.chunk, answer.aligned.t_ref, answer.epoch, assignment.instruction, answer.inference_time
+            )
             assignment.chunks += 1
             assignment.skipped += answer.skipped
             assignment.inference.add(answer.inference_time)
@@ -302,7 +326,7 @@ class PolicyNode(SafeLifecycleNode):
             if assignment is not self._assignment:
                 return
             message = f'inference failed, trying again: {error}'
-            if message != self._failure:
+            if not self._failure:  # once; the status goes on telling the newest
                 trace = ''.join(traceback.format_exception(error))
                 self.get_logger().error(f'{message}\n{trace}')
             self._failure = message
@@ -344,10 +368,15 @@ class PolicyNode(SafeLifecycleNode):
 
     def _tick(self) -> None:
         """20 Hz of wall time in the spin thread."""
+        if self._rested is not None and not self._goals.busy:
+            self._rested.set()
+            return  # from here on the main thread takes the node apart
         now = self._now()
         if now != self._clock_seen:
             self._clock_seen, self._clock_moved = now, time.monotonic()
         self._ticks += 1
+        if self._refused and self._assignment is not None and time.monotonic() - self._refused_at > REFUSAL_SHOWN:
+            self._refused = ''
         self._goals.tick(self._feedback if self._ticks % FEEDBACK_EVERY == 0 else None)
         state, code, message = self._assess(now)
         with self._lock:
@@ -361,8 +390,6 @@ class PolicyNode(SafeLifecycleNode):
             self._publish_status()
             if self._report is not None and self._observer is not None:
                 self._report.diagnose((state, code, message), self._observer.streams.ages(now), self._drive)
-        if self._rested is not None and not self._goals.busy:
-            self._rested.set()
 
     def _feedback(self) -> Any:
         _, code, message = self._assess(self._now())

@@ -40,6 +40,7 @@ class Answer:
 
     assignment: Assignment
     aligned: Aligned
+    epoch: int  # of the executor, as heard when the observation was taken
     chunk: Chunk
     inference_time: float  # [s] observation complete -> chunk ready
     skipped: int  # sets passed over since the answer before
@@ -77,9 +78,12 @@ def to_observation(aligned: Aligned, instruction: str) -> Observation:
 class Inference:
     """Runs `policy.act` in a thread of its own, once for each new reference time.
 
-    observe: the newest usable set, or None. assignment: what is in force, or None. deliver: takes each answer; it
-    must drop answers to an assignment that is no longer in force. failed: told of every exception of the model,
-    which is tried again after `retry` seconds. rate [Hz]: most inferences per second of observation time.
+    observe: the newest usable set, or None.
+    assignment: what is in force, or None, and the executor's epoch. It is taken with the observation, so that what
+        was thought out while the arm began to brake is refused.
+    deliver: takes each answer; it must drop answers to an assignment that is no longer in force.
+    failed: told of every exception of the model, which is tried again after `retry` seconds.
+    rate [Hz]: most inferences per second of observation time.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class Inference:
         dof: int,
         *,
         observe: Callable[[], Aligned | None],
-        assignment: Callable[[], Assignment | None],
+        assignment: Callable[[], tuple[Assignment | None, int]],
         deliver: Callable[[Answer], None],
         failed: Callable[[Assignment, Exception], None],
         rate: float,
@@ -120,7 +124,7 @@ class Inference:
         while not self._closing.is_set():
             self._wake.wait(0.1)
             self._wake.clear()
-            assignment = self._assignment()
+            assignment, epoch = self._assignment()
             aligned = self._observe() if assignment is not None else None
             if assignment is None or aligned is None:
                 seen = None
@@ -132,13 +136,13 @@ class Inference:
                 continue
             before, last = assignment, aligned.t_ref
             try:
-                self._deliver(self._answer(assignment, aligned, skipped))
+                self._deliver(self._answer(assignment, epoch, aligned, skipped))
             except Exception as error:
                 self._failed(assignment, error)
                 self._closing.wait(self._retry)
 
-    def _answer(self, assignment: Assignment, aligned: Aligned, skipped: int) -> Answer:
+    def _answer(self, assignment: Assignment, epoch: int, aligned: Aligned, skipped: int) -> Answer:
         start = time.perf_counter()
         chunk = self._policy.act(to_observation(aligned, assignment.instruction))
         check_chunk(chunk, self._dof)
-        return Answer(assignment, aligned, chunk, time.perf_counter() - start, skipped)
+        return Answer(assignment, aligned, epoch, chunk, time.perf_counter() - start, skipped)
