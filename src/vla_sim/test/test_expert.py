@@ -1,3 +1,4 @@
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -47,7 +48,7 @@ def test_an_episode_succeeds_and_its_chunks_agree_with_each_other(worlds, expert
     # The same point of time means the same set-point in two chunks that follow each other; what a wait for a
     # measurement puts off lies further ahead than JUDGE.
     agree = []
-    for (t0, old), (t1, new) in zip(steps[:-1], steps[1:], strict=True):
+    for (t0, old), (t1, new) in pairwise(steps):
         shift = round((t1 - t0) * 1e-9 / expert.dt)
         differ = np.abs(old.chunk.positions[shift:] - new.chunk.positions[:-shift]).max(axis=1)
         due = (np.arange(shift, expert.horizon) + 1) * expert.dt  # since t0
@@ -76,7 +77,7 @@ def test_it_reaches_again_for_a_block_that_was_pushed_away(worlds, expert):
         if not pushed and world.tool_pose()[0][2] < 0.2:
             pushed.append(True)
             position, _ = world.objects()[world.episode.goal.object]
-            world._put(world.episode.placements[0].slot, position + [-0.05, 0.02, 0.0], 0.4)
+            world._put(world.episode.placements[0].slot, position + np.array([-0.05, 0.02, 0.0]), 0.4)
 
     result = run(world, expert, 3, push)
     assert pushed and result.success

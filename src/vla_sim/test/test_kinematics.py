@@ -80,7 +80,7 @@ def legs():
 
 def test_paths_are_smooth_within_limits_and_exact_at_both_ends(kinematics):
     for start, spot, yaw in legs():
-        waypoints = [Waypoint(spot + [0, 0, 0.1], yaw), Waypoint(spot, yaw)]
+        waypoints = [Waypoint(spot + np.array([0, 0, 0.1]), yaw), Waypoint(spot, yaw)]
         path = plan_path(kinematics, start, waypoints, velocity=PROFILE.velocity, acceleration=PROFILE.acceleration)
         dt = 0.004
         q = np.stack([path.at(t) for t in np.arange(-dt, path.duration + 2 * dt, dt)])
