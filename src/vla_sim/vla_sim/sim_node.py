@@ -199,9 +199,9 @@ class SimNode(Node):
             far = float(np.abs(positions - self._world.joint_positions).max())
             self._engaged = far <= _ENGAGE
         if not self._engaged:
-            self.get_logger().warning(
-                f'set-points refused: after the reset they are {far:.2f} rad from the arm, and following them would '
-                f'be a leap; start again within {_ENGAGE} rad of the measured joints',
+            self.get_logger().info(  # no fault: it takes a moment until the executor starts again from the arm
+                f'set-points not followed: after the reset they are {far:.2f} rad from the arm, a leap; start again '
+                f'within {_ENGAGE} rad of the measured joints',
                 **refused,
             )
             return
