@@ -1,8 +1,13 @@
-from glob import glob
+from pathlib import Path
 
 from setuptools import find_packages, setup
 
 name = 'vla_bringup'
+
+
+def files(folder: str, pattern: str) -> list[str]:
+    return sorted(map(str, Path(folder).glob(pattern)))
+
 
 setup(
     name=name,
@@ -11,9 +16,9 @@ setup(
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (f'share/{name}', ['package.xml']),
-        (f'share/{name}/launch', glob('launch/*.launch.py')),
-        (f'share/{name}/config', glob('config/*.*')),
-        (f'share/{name}/config/robots', glob('config/robots/*.yaml')),
+        (f'share/{name}/launch', files('launch', '*.launch.py')),
+        (f'share/{name}/config', files('config', '*.xml')),
+        (f'share/{name}/config/robots', files('config/robots', '*.yaml')),
     ],
     install_requires=['setuptools'],
     extras_require={'test': ['pytest']},

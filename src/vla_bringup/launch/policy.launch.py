@@ -1,6 +1,7 @@
 """Executor and policy beside a real robot: `ros2 launch vla_bringup policy.launch.py --show-args`.
 
-The robot's drivers, its controller (crisp_controllers) and the cameras run already; the robot profile names their topics.
+The robot's drivers, its controller (crisp_controllers) and the cameras run already: the robot profile names their
+topics.
 """
 
 from launch import LaunchContext, LaunchDescription

@@ -45,7 +45,7 @@ class Bag:
         return {c.topic: c.msgcount for c in self._reader.connections}
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[Message]:
-        """Messages of these topics (absolute names; None: all) in order of bag time. Topics not in the bag are no error."""
+        """Messages of these topics (absolute names; None: all) by bag time. A topic that the bag lacks is no error."""
         wanted = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
         if not connections:  # rosbags takes an empty list for all

@@ -1,54 +1,112 @@
-"""The unified VLA on a Franka arm. Beside the commands below:
+"""A unified vision-language-action model on a Franka arm.
 
-./vla build   builds the workspace;   ./vla test   runs style, types and all tests;   ./vla shell   opens a shell in it.
+Beside the commands below: ./vla build (builds the workspace), ./vla test (style, types and all tests),
+./vla shell (a shell in which the suite works).
 """
 
+import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
+bench = typer.Typer(no_args_is_help=True, help='Measure.')
+app.add_typer(bench, name='bench')
 
-
-@app.callback()
-def _commands() -> None:
-    """Typer takes a single command for the whole program unless there is a callback."""
+Tasks = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
 
 
 @app.command()
 def demo(
-    tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
+    tasks: Tasks = '',
     episodes_per_task: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode of each task.')] = 0,
-    out: Annotated[Path, typer.Option(help='Folder for videos, figure, bag and summary; emptied first.')] = Path(
-        'out/demo'
-    ),
-    real_time_factor: Annotated[float, typer.Option(min=0.0, help='0: as fast as possible.')] = 1.0,
+    out: Annotated[Path, typer.Option(help='For videos, figure, bag and summary; emptied first.')] = Path('out/demo'),
+    real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
     model: Annotated[str, typer.Option(help='random-nano, or a checkpoint folder.')] = 'random-nano',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    graph_to: Annotated[Path | None, typer.Option(help='Write the ROS graph of the running system there.')] = None,
 ) -> None:
     """A simulated Franka does each task once: expert drives, policy in shadow; leaves videos, figure, bag, summary."""
-    from vla_bringup.demo import run_demo
+    from vla_bringup.demo import Options, run_demo
+
+    _end(
+        lambda: run_demo(
+            Options(
+                tasks=_tasks(tasks),
+                episodes_per_task=episodes_per_task,
+                seed=seed,
+                out=out,
+                real_time_factor=real_time_factor,
+                model=model,
+                device=device,
+                graph_to=graph_to,
+            )
+        )
+    )
+
+
+@app.command()
+def doctor() -> None:
+    """Check this machine, the workspace and, if nodes run in this ROS domain, the robot; say what to do."""
+    from vla_bringup.doctor import run_doctor
+
+    _end(run_doctor)
+
+
+@app.command()
+def graph(
+    seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help='Wall time to measure rates.')] = 5.0,
+    out: Annotated[Path | None, typer.Option(help='Write it there, not to the terminal.')] = None,
+) -> None:
+    """Nodes, lifecycle states, topics with types, QoS and measured rates, services, actions: as Markdown."""
+    from vla_bringup.graph import write_graph
+
+    _end(lambda: write_graph(seconds, out))
+
+
+@bench.command('sim')
+def bench_sim(seconds: Annotated[float, typer.Option(min=1.0, help='Wall time, about.')] = 20.0) -> None:
+    """Time of a physics step and of a pair of camera images; real-time factor with and without cameras."""
+    from vla_sim import bench
+
+    typer.echo(bench.report(bench.bench_sim(seconds)))
+
+
+@bench.command('expert')
+def bench_expert(
+    tasks: Tasks = '',
+    episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 100,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 0,
+    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
+) -> None:
+    """Success rate of the scripted expert in simulation without ROS; exit code 1 below 98 % for any task."""
+    from vla_bringup.bench import bench_expert
+
+    workers = processes or len(os.sched_getaffinity(0))
+    _end(lambda: bench_expert(_tasks(tasks), range(seed, seed + episodes), workers))
+
+
+def _tasks(text: str) -> tuple[str, ...]:
+    """Comma-separated task ids. Raises ValueError for an unknown one."""
     from vla_sim.tasks import TASKS, check_task
 
-    chosen = [t.strip() for t in tasks.split(',') if t.strip()] or list(TASKS)
+    chosen = tuple(task.strip() for task in text.split(',') if task.strip()) or TASKS
+    for task in chosen:
+        check_task(task)
+    return chosen
+
+
+def _end(command: Callable[[], Any]) -> NoReturn:
+    """Exit code 0 if the command returns something true; a ValueError is the user's to mend: one line."""
     try:
-        for task in chosen:
-            check_task(task)
-        ok = run_demo(
-            chosen,
-            episodes_per_task=episodes_per_task,
-            seed=seed,
-            out=out,
-            real_time_factor=real_time_factor,
-            model=model,
-            device=device,
-        )
+        good = command()
     except ValueError as error:
         typer.secho(str(error), fg='red', err=True)
-        ok = False
-    raise typer.Exit(0 if ok else 1)
+        good = False
+    raise typer.Exit(0 if good else 1)
 
 
 if __name__ == '__main__':

@@ -4,10 +4,12 @@ import os
 import shlex
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import domain_coordinator
@@ -17,7 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vla_bringup.bag import Bag
-from vla_bringup.episodes import Episodes, Seen
+from vla_bringup.episodes import Episodes, Seen, executor_state
 from vla_bringup.machine import facts
 from vla_bringup.nodes import policy_nodes, profile_path, recorder_node, sim_nodes
 from vla_bringup.pictures import write_joints, write_videos
@@ -31,34 +33,45 @@ from vla_policy_node.core.profile import RobotProfile
 ROBOT = 'sim_panda'
 
 
-def run_demo(
-    tasks: list[str],
-    *,
-    episodes_per_task: int = 1,
-    seed: int = 0,
-    out: Path = Path('out/demo'),
-    real_time_factor: float = 1.0,
-    model: str = 'random-nano',
-    device: str = 'cpu',
-    time_limit: float = 30.0,
-) -> bool:
-    """Run it all; whether every episode succeeded and every node stayed alive. time_limit: [s] of simulation each."""
+@dataclass(frozen=True)
+class Options:
+    """What the demo does."""
+
+    tasks: tuple[str, ...]
+    episodes_per_task: int = 1
+    seed: int = 0  # of the first episode of each task
+    out: Path = Path('out/demo')
+    real_time_factor: float = 1.0  # 0: as fast as possible
+    model: str = 'random-nano'
+    device: str = 'cpu'
+    time_limit: float = 30.0  # [s] of simulation per episode
+    graph_to: Path | None = None  # file for the ROS graph, looked at during the last episode
+
+    @property
+    def runs(self) -> list[tuple[str, int]]:
+        """Task and seed of each episode."""
+        return [(task, self.seed + i) for task in self.tasks for i in range(self.episodes_per_task)]
+
+
+def run_demo(options: Options) -> bool:
+    """Run it all; whether every episode succeeded and every node stayed alive.
+
+    Raises ValueError for what the user can mend before anything runs.
+    """
     console = Console()
     if not console.is_terminal:
         console = Console(width=160)
     began = time.monotonic()
+    out, runs = options.out, options.runs
     prepare_folder(out)
-    runs = [(task, seed + i) for task in tasks for i in range(episodes_per_task)]
     trouble: list[str] = []
-    if not runs:
-        raise ValueError('no task chosen')
     with domain_coordinator.domain_id() as domain:
         os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
         console.print(f'ROS_DOMAIN_ID={domain}; logs in {out / "logs"}')
         try:
             with interruptible(), Supervisor(out / 'logs') as supervisor:
                 try:
-                    _episodes(supervisor, console, runs, out, real_time_factor, model, device, time_limit)
+                    _run_episodes(supervisor, console, options)
                 except TransitionFailed as error:
                     trouble.append(f'{error}:\n{supervisor.last_lines(error.node)}')
                 except (RuntimeError, TimeoutError) as error:  # NodeEnded among them
@@ -71,7 +84,7 @@ def run_demo(
             return False
     console.print('reading the bag, making pictures ...')
     try:
-        reports = _report(out, runs, trouble, model, began)
+        reports = _report(options, trouble, began)
     except ValueError as error:
         console.print(f'[red]no report: {error}', highlight=False)
         return False
@@ -109,37 +122,48 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _episodes(
-    supervisor: Supervisor,
-    console: Console,
-    runs: list[tuple[str, int]],
-    out: Path,
-    real_time_factor: float,
-    model: str,
-    device: str,
-    time_limit: float,
-) -> None:
+def _run_episodes(supervisor: Supervisor, console: Console, options: Options) -> None:
+    runs = options.runs
     for spec in (
-        recorder_node(ROBOT, out.absolute() / 'bag', use_sim_time=True),
-        *sim_nodes(ROBOT, task=runs[0][0], seed=runs[0][1], real_time_factor=real_time_factor),
-        *policy_nodes(ROBOT, model=model, device=device, use_sim_time=True),
+        recorder_node(ROBOT, options.out.absolute() / 'bag', use_sim_time=True),
+        *sim_nodes(ROBOT, task=runs[0][0], seed=runs[0][1], real_time_factor=options.real_time_factor),
+        *policy_nodes(ROBOT, model=options.model, device=options.device, use_sim_time=True),
     ):
         supervisor.start(spec)
-    with Probe('demo') as probe, Progress(console, len(runs)) as progress:
+    with Probe('demo') as probe, Progress(console) as progress:
         probe.check = supervisor.check
         episodes = Episodes(probe, progress.show)
         progress.stage('starting')
         episodes.bring_up()
         for number, (task, seed) in enumerate(runs, 1):
             progress.stage(f'{number}/{len(runs)} {task}')
-            succeeded = episodes.run(task, seed, time_limit)
+            with graph_capture(options.graph_to if number == len(runs) else None):
+                succeeded = episodes.run(task, seed, options.time_limit)
             progress.finished(task, seed, succeeded)
+
+
+@contextmanager
+def graph_capture(path: Path | None) -> Iterator[None]:
+    """Look at the ROS graph from another process while the block runs. Raises RuntimeError when that fails."""
+    if path is None:
+        yield
+        return
+    words = [sys.executable, '-m', 'vla_bringup.cli', 'graph', '--seconds', '4', '--out', str(path)]
+    with subprocess.Popen(words) as process:
+        try:
+            yield
+            code = process.wait(30.0)
+        except BaseException:
+            process.kill()
+            raise
+    if code != 0:
+        raise RuntimeError(f'./vla graph ended with exit code {code}')
 
 
 class Progress:
     """What goes on, refreshed in place on a terminal; elsewhere a line per episode."""
 
-    def __init__(self, console: Console, total: int) -> None:
+    def __init__(self, console: Console) -> None:
         self._console, self._stage = console, ''
         self._live = Live(console=console, refresh_per_second=8, transient=True)
         self._seen = Seen()
@@ -176,30 +200,18 @@ class Progress:
             table.add_row('sub-task', seen.progress.current if seen.progress is not None else '')
             table.add_row('simulation', f'{seen.time:.1f} s' + ('   [green]success' if seen.success else ''))
         if (e := seen.executor) is not None:
-            counts = f'{e.verdict_counts[ExecutorStatus.ACCEPTED]} chunks, {e.verdict_counts[ExecutorStatus.REJECT_SHADOW]} in shadow'
-            table.add_row(
-                'executor', f'{executor_state(e.state)}   {counts}   tracking {1e3 * e.tracking_error:.0f} mrad'
-            )
+            done, shown = e.verdict_counts[ExecutorStatus.ACCEPTED], e.verdict_counts[ExecutorStatus.REJECT_SHADOW]
+            motion = f'{executor_state(e.state)}   tracking {1e3 * e.tracking_error:.0f} mrad'
+            table.add_row('executor', f'{motion}   {done} chunks, {shown} in shadow')
         if (p := seen.policy) is not None:
             latency = f'inference p50 {1e3 * p.inference_p50:.0f} ms, p95 {1e3 * p.inference_p95:.0f} ms'
             table.add_row('policy', f'{p.chunks} chunks   {latency}' + (f'   [yellow]{p.message}' if p.message else ''))
         return table
 
 
-def executor_state(code: int) -> str:
-    """Name of an ExecutorStatus.STATE_*."""
-    names = {
-        ExecutorStatus.STATE_INACTIVE: 'inactive',
-        ExecutorStatus.STATE_HOLDING: 'holding',
-        ExecutorStatus.STATE_EXECUTING: 'executing',
-        ExecutorStatus.STATE_BRAKING: 'braking',
-    }
-    return names.get(code, f'state {code}')
-
-
-def _report(
-    out: Path, runs: list[tuple[str, int]], trouble: list[str], model: str, began: float
-) -> list[EpisodeReport]:
+def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeReport]:
+    """Everything that is left behind; what is missing is added to trouble. Raises ValueError without a usable bag."""
+    out = options.out
     profile = RobotProfile.load(profile_path(ROBOT))
     parameters = yaml.safe_load(Path(profile_path(ROBOT)).read_text())['/**']['ros__parameters']
     topics = {**parameters['topics'], 'camera_topics': parameters['camera_topics']}
@@ -215,7 +227,7 @@ def _report(
     with Bag(bag) as reader:
         counts = reader.counts
     command = shlex.join(['./vla', *sys.argv[1:]])
-    models = sorted({c.model_id for c in run.chunks.values if c.shadow}) or [model]
+    models = sorted({c.model_id for c in run.chunks.values if c.shadow}) or [options.model]
     write_summary(
         out,
         reports,

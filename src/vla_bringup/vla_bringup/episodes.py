@@ -22,6 +22,17 @@ LINGER = 4.0  # [s] of simulation after success in which the driver may finish
 PATIENCE = 30.0  # [s] of wall time in which the simulated clock must move
 
 
+def executor_state(code: int) -> str:
+    """Name of an ExecutorStatus.STATE_*."""
+    names = {
+        ExecutorStatus.STATE_INACTIVE: 'inactive',
+        ExecutorStatus.STATE_HOLDING: 'holding',
+        ExecutorStatus.STATE_EXECUTING: 'executing',
+        ExecutorStatus.STATE_BRAKING: 'braking',
+    }
+    return names.get(code, f'state {code}')
+
+
 @dataclass
 class Seen:
     """The newest of each, as the progress display shows it; None: nothing yet."""

@@ -144,7 +144,7 @@ def _said(status: ExecutorStatus) -> str:
 def markdown(results: list[FaultResult]) -> str:
     """A table, one line per fault: medians and worst of its runs."""
     lines = [
-        '| fault | what happens | runs | speed when it struck | largest speed after | time to hold | travel | executor |',
+        '| fault | what happens | runs | speed before | largest speed after | time to hold | travel | executor says |',
         '|---|---|---|---|---|---|---|---|',
     ]
     for fault in dict.fromkeys(r.fault for r in results):

@@ -1,6 +1,6 @@
 """Node list to launch actions. Needs launch_ros, which only a real ROS installation brings; the supervisor does not."""
 
-from launch import LaunchContext
+from launch import LaunchContext  # type: ignore[attr-defined]  # mypy takes our launch/ folder for it
 from launch.action import Action
 from launch.actions import EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown, TimerAction
 from launch.events import matches_action

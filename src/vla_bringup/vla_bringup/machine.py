@@ -52,11 +52,12 @@ def commit() -> str:
 
 def facts() -> dict[str, str]:
     """Machine and versions, in words."""
+    system = platform.freedesktop_os_release().get('PRETTY_NAME', platform.system())
     return {
         'processor': f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores',
         'memory': f'{psutil.virtual_memory().total / 2**30:.0f} GiB',
         'CUDA device': cuda_device(),
-        'system': f'{platform.freedesktop_os_release().get("PRETTY_NAME", platform.system())}, Linux {platform.release()}',
+        'system': f'{system}, Linux {platform.release()}',
         'Python': platform.python_version(),
         'ROS 2': f'{os.environ.get("ROS_DISTRO", "?")}, {os.environ.get("RMW_IMPLEMENTATION", "rmw_fastrtps_cpp")}',
         **{name: version(name) for name in ('mujoco', 'torch', 'numpy', 'rosbags')},

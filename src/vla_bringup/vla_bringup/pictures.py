@@ -126,7 +126,7 @@ def _font(size: int) -> Any:
 
 
 def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str, ...], path: Path) -> None:
-    """A figure: commanded and measured position of each joint, their difference, and what the executor did meanwhile."""
+    """A figure: commanded and measured position of each joint, the difference, and when the executor held or braked."""
     origin = episodes[0].start
     t_measured = (np.array(run.measured.times) - origin) * NS
     t_commanded = (np.array(run.commanded.times) - origin) * NS

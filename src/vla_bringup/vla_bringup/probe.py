@@ -1,6 +1,5 @@
 """A look at a running system from outside: one node, spun only while something is waited for."""
 
-import os
 import time
 from collections.abc import Callable
 from typing import Any
@@ -36,7 +35,7 @@ class Probe:
         # The program's own signal handling stays: rclpy's would invalidate the context before the nodes are stopped.
         rclpy.init(context=self.context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(
-            f'{name}_{os.getpid()}',
+            name,
             namespace=namespace,
             context=self.context,
             start_parameter_services=False,

@@ -3,6 +3,7 @@
 import functools
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from rclpy.clock import Clock, ClockType
 from rclpy.duration import Duration
@@ -35,7 +36,7 @@ FIXED_TOPICS = (
     'expert/progress',
 )
 PRIVILEGED_TOPICS = ('sim/objects',)
-METADATA_VERSION = 8  # the newest that both Humble and Jazzy read
+METADATA_VERSION: Literal[8] = 8  # the newest that both Humble and Jazzy read
 DEPTH = 100  # messages per topic that may wait while the disk is busy
 LOOK = 0.1  # [s] between two looks at the graph
 

@@ -47,6 +47,7 @@ def write_summary(
 ) -> None:
     """summary.md and summary.json. trouble: what went wrong beside failed episodes. wall: [s] the run took."""
     succeeded = sum(e.success for e in episodes)
+    error = max((e.tracking_error for e in episodes), default=0.0)
     lines = [
         '# Demo',
         '',
@@ -66,7 +67,7 @@ def write_summary(
     lines += [
         '![commanded and measured joints](joints.png)',
         '',
-        f'Largest tracking error while executing: {1e3 * max((e.tracking_error for e in episodes), default=0):.1f} mrad.',
+        f'Largest tracking error while executing: {1e3 * error:.1f} mrad.',
         '',
         '## Machine and versions',
         '',

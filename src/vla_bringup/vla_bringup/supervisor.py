@@ -37,9 +37,9 @@ def command(spec: NodeSpec, folder: Path) -> list[str]:
             raise ValueError(f'parameter file {path} of {spec.full_name} does not exist')
         words += ['--params-file', str(path)]
     if spec.parameters:
-        path = folder / f'{file_stem(spec)}.yaml'
-        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': spec.parameters}}))
-        words += ['--params-file', str(path)]
+        own = folder / f'{file_stem(spec)}.yaml'
+        own.write_text(yaml.safe_dump({'/**': {'ros__parameters': spec.parameters}}))
+        words += ['--params-file', str(own)]
     # What the node logs comes on its output, which we keep: no second copy in ~/.ros/log.
     return [*words, '--disable-external-lib-logs']
 
@@ -82,7 +82,7 @@ class Supervisor:
                 stdin=subprocess.DEVNULL,
                 env=self._environment,
                 start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we stop the nodes in order
-                preexec_fn=_in_child,
+                preexec_fn=_in_child,  # noqa: PLW1509 (it takes no lock)
             )
         self._logs[spec.full_name] = log
 

@@ -1,0 +1,167 @@
+"""What runs: nodes, lifecycle states, topics with QoS and measured rates, services, actions; as Markdown."""
+
+import os
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from rclpy.action.graph import get_action_names_and_types
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+
+from vla_bringup.message_types import message_class
+from vla_bringup.probe import Probe
+from vla_bringup.recorder_node import matching_qos
+
+HOUSEKEEPING = ('/parameter_events', '/rosout')
+PARAMETER_SERVICES = (
+    'describe_parameters', 'get_parameter_types', 'get_parameters', 'get_type_description', 'list_parameters',
+    'set_parameters', 'set_parameters_atomically',
+)  # fmt: skip
+
+
+@dataclass
+class Topic:
+    """One topic."""
+
+    types: list[str]
+    publishers: list[str]  # full node names
+    subscribers: list[str]
+    qos: str  # as offered
+    stamps: list[float] = field(default_factory=list)  # [s] when a message came, on the wall clock
+
+    @property
+    def rate(self) -> float | None:
+        """Messages per second of wall time; None with fewer than three messages."""
+        if len(self.stamps) < 3:
+            return None
+        return (len(self.stamps) - 1) / (self.stamps[-1] - self.stamps[0])
+
+
+@dataclass
+class Graph:
+    """A system at one time."""
+
+    nodes: dict[str, str]  # full name -> lifecycle state; '' for a plain node
+    topics: dict[str, Topic]
+    services: dict[str, str]  # name -> type, without those that every node has
+    actions: dict[str, str]
+
+
+def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
+    """Look at everything the probe can discover, and measure rates for some seconds of wall time."""
+    node = probe.node
+    probe.spin(settle)
+    own = node.get_fully_qualified_name()
+    topics = {}
+    for name, types in node.get_topic_names_and_types():
+        out, to = node.get_publishers_info_by_topic(name), node.get_subscriptions_info_by_topic(name)
+        publishers = sorted({_full(i) for i in out} - {own})
+        if publishers or {_full(i) for i in to} - {own}:
+            offered = [i.qos_profile for i in out if _full(i) != own]
+            subscribers = sorted({_full(i) for i in to} - {own})
+            topics[name] = Topic(list(types), publishers, subscribers, ', '.join(sorted({_words(q) for q in offered})))
+    subscriptions = []
+    for name, topic in topics.items():
+        if name in HOUSEKEEPING or not topic.publishers or len(topic.types) != 1:
+            continue
+        offered = [i.qos_profile for i in node.get_publishers_info_by_topic(name) if _full(i) != own]
+        try:
+            kind = message_class(topic.types[0])
+        except ValueError:
+            continue  # of a package that is not installed here: listed, not measured
+        note = partial(_note, topic.stamps)
+        subscriptions.append(node.create_subscription(kind, name, note, matching_qos(offered), raw=True))
+    probe.spin(seconds)
+    for subscription in subscriptions:
+        node.destroy_subscription(subscription)
+    services = {name: types[0] for name, types in node.get_service_names_and_types()}
+    shown = {
+        n: t for n, t in services.items() if n.rsplit('/', 1)[-1] not in PARAMETER_SERVICES and '/_action/' not in n
+    }
+    names = [f'{space.rstrip("/")}/{name}' for name, space in node.get_node_names_and_namespaces()]
+    return Graph(
+        nodes={n: _state(probe, n, services) for n in sorted(set(names) - {own})},
+        topics=dict(sorted(topics.items())),
+        services=dict(sorted(shown.items())),
+        actions={name: types[0] for name, types in sorted(get_action_names_and_types(node))},
+    )
+
+
+def _note(stamps: list[float], _: bytes) -> None:
+    stamps.append(time.monotonic())
+
+
+def _state(probe: Probe, name: str, services: dict[str, str]) -> str:
+    if services.get(f'{name}/get_state') != 'lifecycle_msgs/srv/GetState':
+        return ''
+    try:
+        return probe.lifecycle_state(name)
+    except TimeoutError:
+        return 'does not answer'
+
+
+def _full(info) -> str:
+    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
+
+
+def _words(q: QoSProfile) -> str:
+    """best effort or reliable, latched or not, depth; as far as discovery tells."""
+    words = ['reliable' if q.reliability is ReliabilityPolicy.RELIABLE else 'best effort']
+    if q.durability is DurabilityPolicy.TRANSIENT_LOCAL:
+        words.append('latched')
+    return ' '.join(words)
+
+
+def to_markdown(graph: Graph) -> str:
+    """Tables for a document or a terminal."""
+
+    def names(full: list[str]) -> str:
+        return ', '.join(f'`{n}`' for n in full) or '-'
+
+    lines = ['# The running graph', '', 'Captured with `./vla graph`; rates in messages per second of wall time.', '']
+    lines += ['## Nodes', '', '| node | lifecycle state |', '|---|---|']
+    lines += [f'| `{name}` | {state or "no lifecycle"} |' for name, state in graph.nodes.items()]
+    lines += [
+        '',
+        '## Topics',
+        '',
+        '| topic | type | publishers | offered QoS | measured rate | subscribers |',
+        '|---|---|---|---|---|---|',
+    ]
+    for name, t in graph.topics.items():
+        if name in HOUSEKEEPING:
+            continue
+        rate = f'{t.rate:.1f} Hz' if t.rate is not None else f'{len(t.stamps)} received' if t.stamps else '-'
+        types = ', '.join(t.types)
+        lines.append(
+            f'| `{name}` | {types} | {names(t.publishers)} | {t.qos or "-"} | {rate} | {names(t.subscribers)} |'
+        )
+    lines += ['', '## Actions', '', '| action | type |', '|---|---|']
+    lines += [f'| `{name}` | {kind} |' for name, kind in graph.actions.items()]
+    lines += [
+        '',
+        '## Services',
+        '',
+        'Beside the parameter services that every node has.',
+        '',
+        '| service | type |',
+        '|---|---|',
+    ]
+    lines += [f'| `{name}` | {kind} |' for name, kind in graph.services.items()]
+    return '\n'.join([*lines, ''])
+
+
+def write_graph(seconds: float, out: Path | None) -> bool:
+    """Print the graph of this ROS domain, or write it to a file. Raises ValueError when there is no node."""
+    with Probe('graph') as probe:
+        graph = capture(probe, seconds)
+    if not graph.nodes:
+        domain = os.environ.get('ROS_DOMAIN_ID', '0')
+        raise ValueError(f'no node in ROS_DOMAIN_ID={domain}: start one, or set ROS_DOMAIN_ID to where it runs')
+    if out is None:
+        print(to_markdown(graph))
+    else:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(to_markdown(graph))
+    return True
