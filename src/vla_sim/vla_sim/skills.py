@@ -8,7 +8,8 @@ import numpy as np
 
 from vla_sim.kinematics import IKError, Kinematics, tool_down
 from vla_sim.motion import Waypoint
-from vla_sim.props import BLOCK_EDGE, BOWL_HEIGHT, CAP_TOP, CAP_TRAVEL, resting_height
+from vla_sim.props import BLOCK_EDGE, CAP_TOP, CAP_TRAVEL, resting_height
+from vla_sim.success import SceneState, in_bowl, stacked
 from vla_sim.tasks import Goal, parse_instruction
 
 Objects = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> position (3,) [m], orientation (4,) wxyz; base frame
@@ -144,7 +145,7 @@ class PickPlace(Skill):
 
     def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
         super().__init__(kinematics, max_opening)
-        self.object, self.target = goal.object, goal.target
+        self.goal, self.object, self.target = goal, goal.object, goal.target
         self.stack = goal.task == 'stack_block'
         self.kind = 'block' if self.stack else goal.object
         self.low = resting_height(self.kind)  # [m] of the object's own position above what it lies on
@@ -178,11 +179,9 @@ class PickPlace(Skill):
 
     def placed(self, measured: Measured) -> bool:
         """The object lies where it belongs."""
-        offset = measured.position(self.object) - measured.position(self.target)
-        aside = float(np.hypot(offset[0], offset[1]))
-        if self.stack:
-            return aside < 0.015 and abs(offset[2] - BLOCK_EDGE) < 0.005
-        return aside < 0.045 and 0.0 < offset[2] < BOWL_HEIGHT - 0.002
+        positions = {name: measured.position(name) for name in self.needs}
+        state = SceneState(positions, speeds={}, presses={}, tool=measured.tool, opening=measured.gripper)
+        return stacked(state, self.goal) if self.stack else in_bowl(state, self.goal)
 
     def _lost(self, measured: Measured) -> str:
         return '' if self.held(measured) else f'the {self.object} slipped from the hand'
@@ -192,7 +191,7 @@ class PickPlace(Skill):
     def _reach(self, measured: Measured, at: Waypoint) -> Phase:
         spot = measured.position(self.object)
         tool = spot + measured.rotation_of(self.object) @ [0.0, MIDDLE.get(self.kind, 0.0), 0.0]
-        grasp = Waypoint(tool, self._grasp_yaw(measured, at, tool))
+        grasp = Waypoint(tool, self._grasp_yaw(measured, tool))
         above = Waypoint(raised(tool, OVER), grasp.yaw)
 
         def moved(now: Measured) -> str:
@@ -232,7 +231,7 @@ class PickPlace(Skill):
 
     # ---- geometry
 
-    def _grasp_yaw(self, measured: Measured, at: Waypoint, tool: np.ndarray) -> float:
+    def _grasp_yaw(self, measured: Measured, tool: np.ndarray) -> float:
         """[rad] of the tool: along the object, within the wrist's reach, fingers clear of the other things."""
         ahead = float(np.arctan2(tool[1], tool[0]))  # the wrist is in mid-range when the tool faces away from the base
         if GRIPS[self.kind] == 0:
@@ -267,20 +266,17 @@ class PickPlace(Skill):
 
     def _place(self, measured: Measured, at: Waypoint) -> Waypoint:
         """Pose of the tool that puts the held object onto the middle of the target."""
-        held = self.held(measured)
-        # How the object lies in the hand, seen from above and turned with the tool; unknown before it is held.
-        offset = measured.rotation.T @ (measured.position(self.object) - measured.tool) if held else np.zeros(3)
+        tool_yaw, offset = at.yaw, np.zeros(3)
+        if self.held(measured):  # how the object lies in the hand; before that it is where the hand closes
+            tool_yaw = float(np.arctan2(measured.rotation[1, 0], measured.rotation[0, 0]))
+            offset = measured.rotation.T @ (measured.position(self.object) - measured.tool)
         target = measured.position(self.target)
-        azimuth = float(np.arctan2(target[1], target[0]) - np.arctan2(at.position[1], at.position[0]))
-        yaw = at.yaw + azimuth
+        yaw = at.yaw + float(np.arctan2(target[1], target[0]) - np.arctan2(at.position[1], at.position[0]))
         if self.stack:  # edges along the edges of the block below
-            yaw += wrap(measured.yaw(self.target) - (measured.yaw(self.object) + azimuth), np.pi / 2)
-        rest = BLOCK_EDGE + 0.002 if self.stack else 0.022  # lowest point of the object above that of the target
-        if self.stack:
-            rest -= BLOCK_EDGE / 2  # the block's own position is its centre
-        centre = raised(target, rest + self.low)
-        down = tool_down(yaw) @ offset
-        return Waypoint(centre - down, yaw)
+            lies = yaw + measured.yaw(self.object) - tool_yaw
+            yaw += wrap(measured.yaw(self.target) - lies, np.pi / 2)
+        height = BLOCK_EDGE + 0.002 if self.stack else self.low + 0.022  # of the object's position above the target's
+        return Waypoint(raised(target, height) - tool_down(yaw) @ offset, yaw)
 
 
 def wrap(angle: float, period: float = 2 * np.pi) -> float:
