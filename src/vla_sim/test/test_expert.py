@@ -9,6 +9,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import JUDGE, Expert
 from vla_sim.kinematics import IKError
 from vla_sim.rollout import run_episode, success_rate, wilson
+from vla_sim.skills import Measured, wrap
 from vla_sim.tasks import TASKS
 from vla_sim.world import World
 
@@ -68,6 +69,16 @@ def test_an_episode_succeeds_and_its_chunks_agree_with_each_other(worlds, expert
     for _, step in steps[:-1]:
         assert (*step.completed, step.subtask, *step.remaining) == steps[-1][1].completed
     assert list(dict.fromkeys(said)) == [*steps[-1][1].completed, '']
+
+
+def test_a_stacked_block_lies_square_on_the_other(worlds, expert):
+    world = worlds('stack_block')
+    assert run(world, expert, 0).success
+    goal, objects = world.episode.goal, world.objects()
+    offset = objects[goal.object][0] - objects[goal.target][0]
+    seen = Measured(world.joint_positions, np.zeros(3), np.eye(3), 0.08, objects)
+    assert np.hypot(offset[0], offset[1]) < 0.002
+    assert abs(wrap(seen.yaw(goal.object) - seen.yaw(goal.target), np.pi / 2)) < np.radians(1)
 
 
 def test_it_reaches_again_for_a_block_that_was_pushed_away(worlds, expert):
