@@ -1,26 +1,27 @@
 """The tables of ./vla bench."""
 
-from rich.console import Console
-from rich.progress import Progress
+from functools import partial
+
+from rich.progress import Progress, TaskID
 from rich.table import Table
 
+from vla_bringup.console import make_console
 from vla_bringup.nodes import profile_path
 from vla_policy_node.core.profile import RobotProfile
-from vla_sim.rollout import success_rate
+from vla_sim.rollout import EpisodeResult, success_rate
 
 
 def bench_expert(tasks: tuple[str, ...], seeds: range, processes: int) -> bool:
     """Run the expert without ROS, print a table per task; whether at least 98 % of the episodes of each succeeded."""
-    console = Console()
+    console = make_console()
     profile = RobotProfile.load(profile_path('sim_panda'))
     table = Table('task', 'episodes', 'success', '95 % interval (Wilson)', 'time p50', 'peak speed', 'failing seeds')
     good = True
     with Progress(console=console, transient=True) as bar:
         for task in tasks:
             job = bar.add_task(task, total=len(seeds))
-            result = success_rate(
-                profile, task, seeds, processes=processes, progress=lambda _, job=job: bar.advance(job)
-            )
+            step = partial(_advance, bar, job)
+            result = success_rate(profile, task, seeds, processes=processes, progress=step)
             low, high = result.interval
             times = sorted(e.duration for e in result.episodes)
             table.add_row(
@@ -33,9 +34,11 @@ def bench_expert(tasks: tuple[str, ...], seeds: range, processes: int) -> bool:
                 ', '.join(str(e.seed) for e in result.failed) or '-',
             )
             for episode in result.failed:
-                console.print(
-                    f'{task}, seed {episode.seed}: {"; ".join(episode.messages) or "no message"}', highlight=False
-                )
+                console.print(f'{task}, seed {episode.seed}: {"; ".join(episode.messages) or "no message"}')
             good &= result.rate >= 0.98
     console.print(table)
     return good
+
+
+def _advance(bar: Progress, job: TaskID, _: EpisodeResult) -> None:
+    bar.advance(job)

@@ -19,6 +19,7 @@ from rich.live import Live
 from rich.table import Table
 
 from vla_bringup.bag import Bag
+from vla_bringup.console import make_console
 from vla_bringup.episodes import Episodes, Seen, executor_state
 from vla_bringup.machine import facts
 from vla_bringup.nodes import policy_nodes, profile_path, recorder_node, sim_nodes
@@ -58,9 +59,7 @@ def run_demo(options: Options) -> bool:
 
     Raises ValueError for what the user can mend before anything runs.
     """
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=160)
+    console = make_console()
     began = time.monotonic()
     out, runs = options.out, options.runs
     prepare_folder(out)
@@ -86,10 +85,10 @@ def run_demo(options: Options) -> bool:
     try:
         reports = _report(options, trouble, began)
     except ValueError as error:
-        console.print(f'[red]no report: {error}', highlight=False)
+        console.print(f'no report: {error}', style='red', markup=False)
         return False
     for text in trouble:
-        console.print(f'[red]{text}', highlight=False)
+        console.print(text, style='red', markup=False)
     table = Table(*COLUMNS, title=f'{sum(e.success for e in reports)} of {len(runs)} episodes succeeded')
     for e in reports:
         table.add_row(*row(e), style=None if e.success else 'red')
@@ -189,7 +188,7 @@ class Progress:
 
     def finished(self, task: str, seed: int, succeeded: bool) -> None:
         mark = '[green]success' if succeeded else '[red]no success'
-        self._console.print(f'{task}, seed {seed}: {mark}[/] after {self._seen.time:.1f} s', highlight=False)
+        self._console.print(f'{task}, seed {seed}: {mark}[/] after {self._seen.time:.1f} s')
 
     def _table(self) -> Table:
         seen = self._seen

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import psutil
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
-from rich.console import Console
+from rich.markup import escape
 
+from vla_bringup.console import make_console
 from vla_bringup.machine import cpu_name, cuda_device
 
 PACKAGES = ('vla_msgs', 'vla_model', 'vla_policy_node', 'vla_sim', 'vla_bringup')
@@ -228,12 +229,14 @@ def run_doctor() -> bool:
     """Print every check, those of a running robot last; False if one is bad."""
     from vla_bringup.doctor_robot import check_robot
 
-    console, worst = Console(soft_wrap=True), Verdict.OK
+    console, worst = make_console(), Verdict.OK
     for function in (*CHECKS, check_robot):
         found = function()
         for check in [found] if isinstance(found, Check) else found:
             colour = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.BAD: 'red'}[check.verdict]
-            line = f'[{colour}]{check.verdict.value:5}[/]{check.name:17} {check.fact}'
-            console.print(line + (f'\n[{colour}]{"":5}->[/] {check.remedy}' if check.remedy else ''), highlight=False)
+            line = f'[{colour}]{check.verdict.value:5}[/]{check.name:17} {escape(check.fact)}'
+            console.print(
+                line + (f'\n[{colour}]{"":5}->[/] {escape(check.remedy)}' if check.remedy else ''), soft_wrap=True
+            )
             worst = max(worst, check.verdict, key=list(Verdict).index)
     return worst is not Verdict.BAD

@@ -28,9 +28,7 @@ class Probe:
     check: called while waiting; it raises when waiting has become pointless (a process ended, say).
     """
 
-    def __init__(
-        self, name: str, namespace: str = '', domain_id: int | None = None, use_sim_time: bool = False
-    ) -> None:
+    def __init__(self, name: str, namespace: str = '', domain_id: int | None = None) -> None:
         self.context = rclpy.Context()
         # The program's own signal handling stays: rclpy's would invalidate the context before the nodes are stopped.
         rclpy.init(context=self.context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
@@ -39,7 +37,6 @@ class Probe:
             namespace=namespace,
             context=self.context,
             start_parameter_services=False,
-            parameter_overrides=[rclpy.parameter.Parameter('use_sim_time', value=use_sim_time)],
         )
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)

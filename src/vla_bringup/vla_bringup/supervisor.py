@@ -106,7 +106,7 @@ class Supervisor:
         return '\n'.join('    ' + line for line in lines[-LAST_LINES:]) or '    (it wrote nothing)'
 
     def stop(self, names: list[str] | None = None) -> dict[str, int]:
-        """Stop nodes, all by default and the last started first; return their exit codes.
+        """Stop nodes, all by default and the last started first; return the exit codes of those that still ran.
 
         SIGINT to each in turn, as soon as the one before has ended or had STOP_TIME, then SIGKILL to its group.
         """
@@ -115,7 +115,8 @@ class Supervisor:
         codes = {}
         try:
             for name in names:
-                codes[name] = _stop(going[name])
+                if going[name].poll() is None:
+                    codes[name] = _stop(going[name])
         finally:  # a second Ctrl-C leaves nothing behind either
             for process in going.values():
                 _kill(process)
@@ -123,12 +124,11 @@ class Supervisor:
 
 
 def _stop(process: subprocess.Popen) -> int:
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-        try:
-            process.wait(STOP_TIME)
-        except subprocess.TimeoutExpired:
-            pass
+    process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_TIME)
+    except subprocess.TimeoutExpired:
+        pass
     _kill(process)
     return process.returncode
 
