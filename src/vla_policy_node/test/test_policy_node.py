@@ -168,15 +168,14 @@ def start(domain, tmp_path, monkeypatch):
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain, signal_handler_options=rclpy.SignalHandlerOptions.NO)
     executor = SingleThreadedExecutor(context=context)
-    nodes, failures, worlds = [], [], []
+    nodes, failures, worlds, leaving = [], [], [], threading.Event()
 
     def spin():
         try:
             executor.spin()
-        except rclpy.executors.ExternalShutdownException:
-            pass
         except BaseException as error:
-            failures.append(error)
+            if not leaving.is_set():  # as in run.py
+                failures.append(error)
 
     def make(policy=None, load=None, **parameters):
         world_node = rclpy.create_node('world', context=context, use_global_arguments=False)
@@ -197,6 +196,7 @@ def start(domain, tmp_path, monkeypatch):
 
     thread = threading.Thread(target=spin, daemon=True)
     yield make
+    leaving.set()
     if thread.is_alive():
         executor.shutdown(timeout_sec=5)
         thread.join(5)
