@@ -27,7 +27,7 @@ def test_profiles_are_found_by_name_and_by_path_and_are_sound():
         assert RobotProfile.load(path).dof == 7
         parameters = yaml.safe_load(open(path))['/**']['ros__parameters']  # noqa: PTH123, SIM115
         assert len(parameters['cameras']) == len(parameters['camera_topics']) == len(parameters['camera_frames'])
-    with pytest.raises(ValueError, match="'ur5'.*sim_panda"):
+    with pytest.raises(ValueError, match=r"'ur5'.*sim_panda"):
         profile_path('ur5')
 
 
@@ -45,7 +45,9 @@ def test_a_namespace_reaches_every_node(tmp_path):
         *policy_nodes('sim_panda', namespace='/cell/arm'),
         recorder_node('sim_panda', tmp_path, namespace='/cell/arm'),
     ]
-    assert {s.full_name for s in specs} == {f'/cell/arm/{n}' for n in ('sim', 'expert', 'executor', 'policy', 'recorder')}
+    assert {s.full_name for s in specs} == {
+        f'/cell/arm/{n}' for n in ('sim', 'expert', 'executor', 'policy', 'recorder')
+    }
     assert file_stem(specs[0]) == 'cell.arm.sim'
 
 

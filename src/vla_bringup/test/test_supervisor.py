@@ -106,7 +106,7 @@ time.sleep(60)
 """
     with subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, text=True) as process:
         pid = int(process.stdout.readline())
-        until(lambda: (tmp_path / 'a.log').read_text())
+        until((tmp_path / 'a.log').read_text)
         process.kill()
     until(lambda: gone(pid))
 

@@ -20,12 +20,12 @@ class Bag:
     """An open bag; use it in a with statement. Raises ValueError with the remedy when it cannot be read."""
 
     def __init__(self, path: str | Path) -> None:
+        if not Path(path).exists():
+            raise ValueError(f'there is no bag {path}')
         try:
             self._reader = AnyReader([Path(path)])
             self._reader.open()
-        except FileNotFoundError:
-            raise ValueError(f'there is no bag {path}') from None
-        except AnyReaderError as error:
+        except (AnyReaderError, OSError) as error:
             raise ValueError(f'{path} is no complete bag ({error}); was its recorder killed?') from error
 
     def __enter__(self) -> 'Bag':

@@ -220,7 +220,10 @@ def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeR
     if reports:
         videos = write_videos(bag, run, reports, out)
         trouble += [f'no video of episode {e.index}: no images in the bag' for e in reports if e.index not in videos]
-        write_joints(run, reports, profile.joint_names, out / 'joints.png')
+        if run.measured.times and run.commanded.times:
+            write_joints(run, reports, profile.joint_names, out / 'joints.png')
+        else:
+            trouble.append('no figure of the joints: the bag lacks measured or commanded ones')
     else:
         videos = {}
     with Bag(bag) as reader:

@@ -1,5 +1,6 @@
 """A look at a running system from outside: one node, spun only while something is waited for."""
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,6 +13,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
 RETRY = 0.5  # [s] between two attempts to activate a node
+MATCH = 0.1  # [s] a server may learn of us later than we of it; what it answers before is lost
+ASK_AGAIN = 1.0  # [s] without an answer to a question about a state
 
 
 class TransitionFailed(RuntimeError):
@@ -75,19 +78,34 @@ class Probe:
             self.executor.spin_once(timeout_sec=0.05)
         return result
 
-    def call(self, kind: type, service: str, request: Any, timeout: float = 10.0) -> Any:
-        """Call a service and return the response. Raises TimeoutError naming the service."""
+    def call(self, kind: type, service: str, request: Any, timeout: float = 10.0, repeat: float = math.inf) -> Any:
+        """Call a service and return the response. Raises TimeoutError naming the service.
+
+        repeat: ask again after so long without an answer [s]; for calls that do no harm twice.
+        """
+        end = time.monotonic() + timeout
         client = self._clients.get((kind, service))
         if client is None:
             client = self._clients[kind, service] = self.node.create_client(kind, service)
-        self.wait(client.service_is_ready, timeout, f'service {client.srv_name} appears')
-        future = client.call_async(request)
-        self.wait(future.done, timeout, f'{client.srv_name} answers')
-        return future.result()
+            self.wait(client.service_is_ready, timeout, f'service {client.srv_name} appears')
+            self.spin(MATCH)
+        while True:
+            future = client.call_async(request)
+            left = end - time.monotonic()
+            try:
+                self.wait(future.done, min(left, repeat), f'{client.srv_name} answers')
+                return future.result()
+            except TimeoutError:
+                client.remove_pending_request(future)
+                if left <= repeat:
+                    raise
 
     def lifecycle_state(self, name: str, timeout: float = 5.0) -> str:
         """Label of a lifecycle node's state: unconfigured, inactive, active or finalized. name: with namespace."""
-        return self.call(GetState, f'{name}/get_state', GetState.Request(), timeout).current_state.label
+        return self._state(name, timeout).label
+
+    def _state(self, name: str, timeout: float) -> State:
+        return self.call(GetState, f'{name}/get_state', GetState.Request(), timeout, ASK_AGAIN).current_state
 
     def transition(self, name: str, transition: int, timeout: float = 60.0) -> None:
         """Take a lifecycle node through one Transition.TRANSITION_*. Raises TransitionFailed when it refuses."""
@@ -105,7 +123,7 @@ class Probe:
         Raises TransitionFailed, or TimeoutError when the node does not answer.
         """
         end = time.monotonic() + timeout
-        state = self.call(GetState, f'{name}/get_state', GetState.Request(), timeout).current_state
+        state = self._state(name, timeout)
         if state.id == State.PRIMARY_STATE_UNCONFIGURED:
             self.transition(name, Transition.TRANSITION_CONFIGURE, timeout)
         elif state.id not in (State.PRIMARY_STATE_INACTIVE, State.PRIMARY_STATE_ACTIVE):

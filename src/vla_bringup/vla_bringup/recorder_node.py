@@ -112,18 +112,20 @@ class RecorderNode(Node):
 
     def _write(self, connection: Connection, data: bytes) -> None:
         now = self.get_clock().now().nanoseconds
-        if now == 0:  # use_sim_time, and no /clock yet
-            self._early.append((connection, data))
-            return
-        for early in self._early:
-            self._writer.write(early[0], now, early[1])
+        self._early.append((connection, data))
+        if now > 0:  # else use_sim_time is set and no /clock has come yet
+            self._flush(now)
+
+    def _flush(self, now: int) -> None:
+        for connection, data in self._early:
+            self._writer.write(connection, now, data)
+        self._count += len(self._early)
         self._early.clear()
-        self._writer.write(connection, now, data)
-        self._count += 1
 
     def destroy_node(self) -> None:
         if not self._closed:
             self._closed = True
+            self._flush(self.get_clock().now().nanoseconds)
             self._writer.close()
             missing = sorted(self._wanted - self._recorded.keys())
             self.get_logger().info(

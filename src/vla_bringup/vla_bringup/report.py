@@ -117,8 +117,9 @@ def read_run(
 def episode_reports(run: Run, only: set[tuple[str, int]] | None = None) -> list[EpisodeReport]:
     """One report per episode of the run. only: these (task, seed)."""
     starts = run.episodes.times
+    ends = [*starts[1:], run.end + 1][: len(starts)]
     reports = []
-    for start, end, episode in zip(starts, [*starts[1:], run.end + 1], run.episodes.values, strict=True):
+    for start, end, episode in zip(starts, ends, run.episodes.values, strict=True):
         if only is None or (episode.task, int(episode.seed)) in only:
             reports.append(_episode(run, episode, start, end))
     return reports

@@ -1,0 +1,192 @@
+"""The recorder against real publishers, its bag read back; QoS and message definitions."""
+
+import os
+
+import domain_coordinator
+import numpy as np
+import pytest
+import rclpy
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+
+from vla_bringup.bag import Bag
+from vla_bringup.message_types import MessageTypes, message_class, parts
+from vla_bringup.probe import Probe
+from vla_bringup.recorder_node import RecorderNode, bag_qos, matching_qos
+from vla_msgs.msg import ActionChunk
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_ns
+
+
+@pytest.fixture
+def probe(monkeypatch):
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    with domain_coordinator.domain_id() as domain, Probe('robot', '/arm', int(domain)) as probe:
+        yield probe
+
+
+def recorder(probe, path, **parameters):
+    overrides = [Parameter(name, value=value) for name, value in {'path': str(path), **parameters}.items()]
+    node = RecorderNode(context=probe.context, namespace='/arm', parameter_overrides=overrides)
+    probe.executor.add_node(node)
+    return node
+
+
+def close(probe, node):
+    probe.executor.remove_node(node)
+    node.destroy_node()
+
+
+def chunk():
+    msg = ActionChunk(epoch=3, sequence=7, source='/arm/expert', joint_names=['a', 'b'], dt=0.05, horizon=2)
+    msg.positions, msg.gripper, msg.confidence = [0.1, 0.2, 0.3, 0.4], [0.08, 0.0], [0.5, 1.0]
+    return msg
+
+
+def test_what_was_published_is_read_back(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag')
+    latched = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)
+    latched.publish(String(data='press the red button'))  # before the recorder knows of it
+    image = probe.node.create_publisher(Image, 'front/image_raw', qos.SENSOR_OUT)
+    lossy = probe.node.create_publisher(JointState, 'joint_states', qos.SENSOR)
+    chunks = probe.node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+    other = probe.node.create_publisher(String, 'not/recorded', qos.LATCHED)
+    other.publish(String(data='x'))
+    live = (image, lossy, chunks)
+    probe.wait(lambda: all(p.get_subscription_count() for p in live), 20, 'the recorder subscribes')
+    assert other.get_subscription_count() == 0
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 6, 3), np.uint8)
+    picture = Image(height=4, width=6, encoding='rgb8', step=18, data=pixels.tobytes())
+    picture.header.stamp.sec = 5
+
+    def publish():  # matching is not symmetric: the first messages may still be lost
+        image.publish(picture)
+        lossy.publish(JointState(name=['a'], position=[1.5]))
+        chunks.publish(chunk())
+
+    wanted = {p.topic_name for p in (latched, *live)}
+
+    def written():
+        counts = {topic: node._writer.counts[c.id] for topic, c in node._recorded.items() if topic in wanted}
+        return counts.keys() == wanted and all(counts.values())
+
+    probe.wait(written, 20, 'all are written', publish)
+    hashes = {
+        t: str(probe.node.get_publishers_info_by_topic(t)[0].topic_type_hash)
+        for t in ('/arm/action_chunk', '/arm/front/image_raw')
+    }
+    close(probe, node)
+
+    with Bag(tmp_path / 'bag') as bag:
+        assert {t: kind for t, kind in bag.topics.items() if t != '/rosout'} == {
+            '/arm/sim/task': 'std_msgs/msg/String',
+            '/arm/front/image_raw': 'sensor_msgs/msg/Image',
+            '/arm/joint_states': 'sensor_msgs/msg/JointState',
+            '/arm/action_chunk': 'vla_msgs/msg/ActionChunk',
+        }
+        messages = list(bag.messages())
+        assert len(messages) == sum(bag.counts.values())
+        assert [m.time for m in messages] == sorted(m.time for m in messages)
+        newest = {m.topic: m.data for m in messages}
+        assert [m.data.data for m in bag.messages(['/arm/sim/task'])] == ['press the red button']
+        assert list(bag.messages(['/arm/nothing'])) == []
+        if os.environ.get('ROS_DISTRO') != 'humble':  # discovery carries type hashes
+            digests = {c.topic: c.digest for c in bag._reader.connections}
+            for topic, live_hash in hashes.items():
+                assert digests[topic].removeprefix('RIHS01_') in live_hash.replace(' ', '').lower()
+    assert np.array_equal(newest['/arm/front/image_raw'].data, pixels.ravel())
+    assert to_ns(newest['/arm/front/image_raw'].header.stamp) == 5_000_000_000
+    read = newest['/arm/action_chunk']
+    assert (read.sequence, read.source, list(read.joint_names)) == (7, '/arm/expert', ['a', 'b'])
+    assert read.positions.tolist() == [0.1, 0.2, 0.3, 0.4]
+
+
+def test_bag_time_is_simulation_time_and_nothing_before_the_clock_is_lost(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag', use_sim_time=True)
+    early = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)
+    early.publish(String(data='early'))
+    probe.wait(lambda: '/arm/sim/task' in {c.topic for c, _ in node._early}, 20, 'it comes before the clock')
+    clock = probe.node.create_publisher(Clock, '/clock', 10)
+    tick = Clock()
+    tick.clock.sec = 1000
+    probe.wait(lambda: node.get_clock().now().nanoseconds, 20, 'the clock runs', lambda: clock.publish(tick))
+    close(probe, node)
+    with Bag(tmp_path / 'bag') as bag:
+        assert {m.time for m in bag.messages(['/arm/sim/task'])} == {1000 * 10**9}
+
+
+def test_privileged_topics_only_when_asked(probe, tmp_path):
+    plain, nosy = recorder(probe, tmp_path / 'a'), recorder(probe, tmp_path / 'b', privileged=True)
+    assert '/arm/sim/objects' not in plain._wanted
+    assert '/arm/sim/objects' in nosy._wanted
+    close(probe, plain)
+    close(probe, nosy)
+
+
+def test_a_path_that_exists_is_refused_and_nothing_touched(probe, tmp_path):
+    (tmp_path / 'bag').mkdir()
+    with pytest.raises(ValueError, match='exists already'):
+        recorder(probe, tmp_path / 'bag')
+    assert list((tmp_path / 'bag').iterdir()) == []
+
+
+def test_a_bag_that_is_none_is_told(tmp_path):
+    with pytest.raises(ValueError, match='there is no bag'):
+        Bag(tmp_path / 'nothing')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(ValueError, match='no complete bag'):
+        Bag(tmp_path / 'empty')
+
+
+@pytest.mark.parametrize(
+    ('offered', 'reliable', 'latched'),
+    [
+        ([qos.SENSOR], False, False),
+        ([qos.SENSOR_OUT], True, False),
+        ([qos.LATCHED], True, True),
+        ([qos.LATCHED, qos.STATUS], True, False),
+        ([qos.LATCHED, qos.SENSOR], False, False),
+    ],
+)
+def test_the_subscription_matches_every_publisher(offered, reliable, latched):
+    profile = matching_qos(offered)
+    assert (profile.reliability is ReliabilityPolicy.RELIABLE) == reliable
+    assert (profile.durability is DurabilityPolicy.TRANSIENT_LOCAL) == latched
+    for publisher in offered:
+        assert rclpy.qos.qos_check_compatible(publisher, profile)[0] is not rclpy.qos.QoSCompatibility.ERROR
+
+
+def test_the_bag_keeps_the_offered_qos():
+    kept = bag_qos(QoSProfile(depth=7, reliability=ReliabilityPolicy.BEST_EFFORT))
+    assert (kept.depth, kept.reliability.name, kept.durability.name) == (7, 'BEST_EFFORT', 'VOLATILE')
+
+
+def test_definitions_name_their_parts():
+    lines = [
+        'uint8 A=1  # std_msgs/Header x',
+        'std_msgs/Header header',
+        'Point[3] points',
+        '# Point q',
+        'float64 x 1.0',
+    ]
+    assert parts('\n'.join([*lines, 'string<=5[] names']), 'geometry_msgs') == [
+        'std_msgs/msg/Header',
+        'geometry_msgs/msg/Point',
+    ]
+
+
+def test_the_full_definition_holds_every_part_once_with_its_comments():
+    text = MessageTypes().full_definition('vla_msgs/msg/ActionChunk')
+    assert text.count('MSG: builtin_interfaces/Time\n') == 1
+    assert text.count('MSG: std_msgs/Header\n') == 1
+    assert '# A chunk of joint set-points' in text
+
+
+def test_unknown_types_are_told():
+    with pytest.raises(ValueError, match='no_msgs/msg/X'):
+        MessageTypes().full_definition('no_msgs/msg/X')
+    with pytest.raises(ValueError, match='std_msgs/msg/X'):
+        message_class('std_msgs/msg/X')
