@@ -67,6 +67,27 @@ def graph(
     _end(lambda: write_graph(seconds, out))
 
 
+@app.command()
+def parameters(
+    out: Annotated[Path, typer.Option(help='Page to write.')] = Path('docs/reference/parameters.md'),
+) -> None:
+    """Ask every node for its parameters and write the reference page."""
+    from vla_bringup.parameters import write_parameters
+
+    _end(lambda: write_parameters(out))
+
+
+@bench.command('faults')
+def bench_faults(
+    runs: Annotated[int, typer.Option(min=1, help='Of each fault, with different seeds.')] = 5,
+    out: Annotated[Path | None, typer.Option(help='Write the table there, too.')] = None,
+) -> None:
+    """Kill the policy, the expert, the executor, unplug a camera, each in mid-motion: what the simulated arm does."""
+    from vla_bringup.faults import bench_faults
+
+    _end(lambda: bench_faults(runs, out))
+
+
 @bench.command('sim')
 def bench_sim(seconds: Annotated[float, typer.Option(min=1.0, help='Wall time, about.')] = 20.0) -> None:
     """Time of a physics step and of a pair of camera images; real-time factor with and without cameras."""

@@ -27,8 +27,9 @@ _TYPES = {
 _HEAD = """\
 # Parameters
 
-Written by `./vla parameters`, which asks the running nodes. The values shown are the defaults, or those of the robot profile
-`sim_panda`. Ranges are enforced by the nodes. Parameters of `executor` and `policy` are read when the node is configured.
+Written by `./vla parameters`, which asks the running nodes. The values shown are the defaults, or those of the robot
+profile `sim_panda`. Ranges are enforced by the nodes. Parameters of `executor` and `policy` are read when the node is
+configured; setting one later is refused.
 """
 
 
@@ -42,12 +43,23 @@ def write_parameters(out: Path) -> bool:
             for spec in specs:
                 supervisor.start(spec)
             probe.check = supervisor.check
-            pages = [_page(probe, spec) for spec in specs]
-    out.write_text('\n'.join([_HEAD, *pages]))
+            tables = {spec.name: _table(probe, spec) for spec in specs}
+    profile = [row for row in tables['executor'] if row.startswith('| `robot.')]
+    text = _HEAD + _section('robot profile', profile)
+    for name, rows in tables.items():
+        text += _section(name, [row for row in rows if not row.startswith('| `robot.')])
+    out.write_text(text)
     return True
 
 
-def _page(probe: Probe, spec: NodeSpec) -> str:
+def _section(title: str, rows: list[str]) -> str:
+    return '\n'.join(
+        ['', f'## {title}', '', '| parameter | type | value | range | meaning |', '|---|---|---|---|---|', *rows, '']
+    )
+
+
+def _table(probe: Probe, spec: NodeSpec) -> list[str]:
+    """A row for each parameter of a node; a lifecycle node declares them when it is configured."""
     if spec.lifecycle:
         probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), 60.0)
         probe.transition(spec.full_name, Transition.TRANSITION_CONFIGURE)
@@ -57,15 +69,15 @@ def _page(probe: Probe, spec: NodeSpec) -> str:
         DescribeParameters, f'{spec.full_name}/describe_parameters', DescribeParameters.Request(names=names)
     ).descriptors
     values = probe.call(GetParameters, f'{spec.full_name}/get_parameters', GetParameters.Request(names=names)).values
-    lines = [f'\n## {spec.name}\n', '| parameter | type | value | range | meaning |', '|---|---|---|---|---|']
+    rows = []
     for descriptor, value in zip(about, values, strict=True):
         shown = parameter_value_to_python(value)
         text = f'`{shown}`' if shown not in ('', []) else ''
-        lines.append(
+        rows.append(
             f'| `{descriptor.name}` | {_TYPES.get(value.type, "unset")} | {text} | {_range(descriptor)} '
             f'| {descriptor.description.replace("|", "/")}{", read only" if descriptor.read_only else ""} |'
         )
-    return '\n'.join(lines) + '\n'
+    return rows
 
 
 def _range(descriptor: ParameterDescriptor) -> str:

@@ -411,3 +411,33 @@ def test_gripper_follows_steps_and_stays_in_range():
         seen.append(rig.points[-1].gripper)
     assert seen[2] is None
     assert [g for i, g in enumerate(seen) if i == 0 or g != seen[i - 1]][1:] == [0.08, 0.0]
+
+
+def test_an_arm_that_is_not_where_it_was_sent_is_let_go_where_it_is():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.5)
+    blocked = rig.points[-1].positions - [0.0, 0.3, 0.0]
+    rig.core.observe(blocked, rig.now)
+    epoch = rig.core.epoch
+    point = rig.core.step(rig.now + 10 * MS)
+    assert rig.core.hold is Hold.TRACKING_ERROR
+    assert 'b was 0.3' in rig.core.message
+    assert rig.core.state is State.HOLDING
+    assert rig.core.epoch > epoch
+    np.testing.assert_allclose(point.positions, blocked)
+    assert (point.velocities == 0).all()
+    rig.points.append(point)
+    rig.now += 10 * MS
+    assert rig.ingest(positions=ramp(blocked, 0.1)) is Verdict.ACCEPTED  # of the new epoch
+
+
+def test_a_tracking_error_does_not_lift_the_operators_stop():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.5)
+    rig.core.operator_stop()
+    rig.core.observe(np.full(DOF, -1.0), rig.now)
+    rig.core.step(rig.now + 10 * MS)
+    assert rig.core.state is State.HOLDING
+    assert rig.core.hold is Hold.OPERATOR_STOP

@@ -43,7 +43,7 @@ class FakePolicy:
     """Answers at once with the joints it saw; `spoil` changes the chunk or raises; `gate` closed: it thinks on."""
 
     model_id = 'fake-1'
-    config = SimpleNamespace(robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True))
+    config = SimpleNamespace(trained=True, robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True))
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
@@ -360,6 +360,20 @@ def wrong_model(model, **options):
     policy = FakePolicy()
     policy.config = SimpleNamespace(robot=SimpleNamespace(cameras=('front', 'chest'), dof=7, gripper=True))
     return policy
+
+
+def test_random_weights_may_not_drive_outside_the_simulator(start):
+    def load(model, **options):
+        policy = FakePolicy()
+        policy.config = SimpleNamespace(trained=False, robot=FakePolicy.config.robot)
+        return policy
+
+    world, node = start(load=load, drive=True)
+    assert world.transition(CONFIGURE)
+    assert not world.transition(ACTIVATE)
+    assert world.state == 'inactive'
+    node.set_parameters([Parameter('drive', value=False)])
+    assert world.transition(ACTIVATE)
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The executor as a lifecycle node: action chunks in, a steady stream of set-points to the controller out."""
 
-import math
 import threading
 
 import numpy as np
@@ -16,6 +15,7 @@ from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, State
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import stamped_chunk, to_ns
+from vla_policy_node.ros.joints import decode_joints
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.run import run
@@ -69,11 +69,19 @@ class ExecutorNode(SafeLifecycleNode):
                 low=0.01,
                 high=5.0,
             ),
+            tracking_limit=declare(
+                self,
+                'tracking_limit',
+                0.25,
+                'a joint further from its set-point is blocked or was moved: hold where it is [rad]',
+                low=0.01,
+                high=3.0,
+            ),
             future_tolerance=declare(
                 self, 'future_tolerance', 0.1, 'a chunk may be stamped this far ahead of now [s]', low=0.0, high=5.0
             ),
         )
-        joint_states = declare(self, 'topics.joint_states', 'joint_states', 'measured joints (JointState)')
+        self._joint_topic = declare(self, 'topics.joint_states', 'joint_states', 'measured joints (JointState)')
         command = declare(self, 'topics.joint_command', 'target_joint', 'input of the joint controller')
         gripper = declare(
             self,
@@ -92,7 +100,7 @@ class ExecutorNode(SafeLifecycleNode):
         self._status = self.create_publisher(ExecutorStatus, '~/status', qos.LATCHED)
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
         self._joint_fault = ''
-        joints = self.create_subscription(JointState, joint_states, self._on_joints, qos.SENSOR)
+        joints = self.create_subscription(JointState, self._joint_topic, self._on_joints, qos.SENSOR)
         chunks = self.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.CHUNK)
         self._made = [
             (self.destroy_subscription, joints),
@@ -146,25 +154,13 @@ class ExecutorNode(SafeLifecycleNode):
 
     def _on_joints(self, msg: JointState) -> None:
         assert self._core is not None
-        names = list(msg.name)
-        if not set(self._profile.joint_names) <= set(names):
-            missing = [n for n in self._profile.joint_names if n not in names]
-            if len(missing) < self._profile.dof:  # none at all: somebody else's message, the gripper's for example
-                self._joint_fault = f'joint state lacks {missing}: is the robot profile for this robot?'
-                self.get_logger().error(self._joint_fault, throttle_duration_sec=5.0)
-            elif self._core.joint_state_age(self._now()) == math.inf:
-                self._joint_fault = f'joint state has {names}, the robot profile {list(self._profile.joint_names)}'
-                self.get_logger().error(self._joint_fault, throttle_duration_sec=5.0)
-            return
-        if len(msg.position) != len(names):
-            self._joint_fault = f'joint state has {len(names)} names and {len(msg.position)} positions: ignored'
-            self.get_logger().error(self._joint_fault, throttle_duration_sec=5.0)
-            return
-        positions = np.array([msg.position[names.index(n)] for n in self._profile.joint_names])
-        if not np.isfinite(positions).all():
-            bad = [n for n, p in zip(self._profile.joint_names, positions, strict=True) if not math.isfinite(p)]
-            self._joint_fault = f'joint state is not finite for {bad}: ignored, the robot driver is broken'
-            self.get_logger().error(self._joint_fault, throttle_duration_sec=5.0)
+        if self._core.has_joint_state and not set(self._profile.joint_names) & set(msg.name):
+            return  # somebody else's on a shared topic, the gripper's for example
+        try:
+            positions, _ = decode_joints(msg, self._profile.joint_names, self._joint_topic)
+        except ValueError as error:
+            self._joint_fault = str(error)
+            self.get_logger().error(f'joint state ignored: {error}', throttle_duration_sec=5.0)
             return
         self._joint_fault = ''
         self._core.observe(positions, to_ns(msg.header.stamp))

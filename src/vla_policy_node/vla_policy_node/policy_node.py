@@ -6,10 +6,8 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from rcl_interfaces.msg import SetParametersResult
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
-from rclpy.parameter import Parameter
 from std_msgs.msg import String
 
 from vla_model.types import Chunk
@@ -36,6 +34,8 @@ class PolicyNode(SafeLifecycleNode):
 
     load(model, device=, dtype=, threads=, seed=) -> Policy is a parameter for tests.
     """
+
+    read_at_activate = ('drive',)
 
     def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
         super().__init__(name, **kwargs)
@@ -67,7 +67,6 @@ class PolicyNode(SafeLifecycleNode):
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_jump,
         )
-        self.add_on_set_parameters_callback(self._on_set)
         # A wall clock timer: status must go out while the simulated clock stands still.
         self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -126,7 +125,14 @@ class PolicyNode(SafeLifecycleNode):
         return self.create_subscription(kind, topic, callback, qos.LATCHED)
 
     def start(self) -> None:
-        self._drive = declare_drive(self)
+        drive = declare_drive(self)
+        assert self._policy is not None
+        if drive and not self._policy.config.trained and not self.get_parameter('use_sim_time').value:
+            raise ValueError(
+                f'model {self._policy.model_id} has random weights: it may drive nothing but the simulator '
+                '(use_sim_time). Give a trained model, or set drive to false'
+            )
+        self._drive = drive
         self._active, self._refused = True, ''
         with self._lock:
             self._failure = ''
@@ -179,15 +185,6 @@ class PolicyNode(SafeLifecycleNode):
         return rested
 
     # ---- the world around
-
-    def _on_set(self, parameters: list[Parameter]) -> SetParametersResult:
-        """What would be accepted without effect is refused: nobody shall believe that it stopped the arm."""
-        for p in parameters:
-            if p.name == 'drive' and self._active:
-                return SetParametersResult(successful=False, reason='drive is read when activated: deactivate first')
-            if p.name not in ('drive', 'use_sim_time') and self._policy is not None:
-                return SetParametersResult(successful=False, reason=f'{p.name} is read when configured: clean up first')
-        return SetParametersResult(successful=True)
 
     def _on_executor_status(self, msg: ExecutorStatus) -> None:
         with self._lock:

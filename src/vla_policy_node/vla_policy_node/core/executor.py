@@ -37,6 +37,7 @@ class Hold(IntEnum):
     JOINT_STATE_MISSING = 6
     JOINT_STATE_STALE = 7
     CLOCK_JUMP = 8
+    TRACKING_ERROR = 9
 
 
 # A weaker reason to stop never replaces a stronger one: what the weaker allows, the stronger forbids.
@@ -56,6 +57,7 @@ class ExecutorConfig:
     seam_acceleration_fraction: float = 0.5  # same for acceleration
     max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
     joint_state_max_age: float = 0.2  # [s]
+    tracking_limit: float = 0.25  # [rad] further from its set-point than this, a joint is blocked or was moved
     future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
 
@@ -110,6 +112,10 @@ class ChunkExecutor:
         """The newest measured joint positions (dof,) [rad]. Non-finite values are ignored: the state goes stale."""
         if np.isfinite(positions).all():
             self._measured, self._measured_at = np.array(positions, float), stamp
+
+    @property
+    def has_joint_state(self) -> bool:
+        return self._measured is not None
 
     def activate(self, now: int) -> None:
         """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a fresh joint state."""
@@ -172,6 +178,7 @@ class ChunkExecutor:
             self._brake(Hold.CLOCK_JUMP, f'the clock jumped by {elapsed:.3f} s: chunks of a new epoch are awaited')
             elapsed = self.config.period
         self._watch_joint_state(now)
+        self._watch_tracking()
         if self.state in (State.EXECUTING, State.BRAKING):
             # A late step must not become a jump: path time advances by at most two periods, the rest is lag.
             self._advance(min(elapsed, 2 * self.config.period), now)
@@ -340,6 +347,20 @@ class ChunkExecutor:
         elif self.hold is Hold.JOINT_STATE_STALE and self.state is State.HOLDING:
             self._new_epoch()
             self.hold, self.message = Hold.IDLE, ''
+
+    def _watch_tracking(self) -> None:
+        """An arm that is not where it was sent is let go where it is, at once: braking would push on."""
+        error = self.tracking_error()
+        if error <= self.config.tracking_limit or self.hold is Hold.JOINT_STATE_STALE:
+            return
+        assert self._positions is not None and self._measured is not None
+        joint = self.profile.joint_names[int(np.abs(self._positions - self._measured).argmax())]
+        self._positions = self._measured.copy()
+        self._brake(
+            Hold.TRACKING_ERROR,
+            f'{joint} was {error:.2f} rad from its set-point: is it blocked, or was the arm moved by hand?',
+        )
+        self._come_to_rest()
 
     def _brake(self, hold: Hold, message: str) -> None:
         """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""

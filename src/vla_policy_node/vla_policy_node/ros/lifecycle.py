@@ -4,7 +4,9 @@ import threading
 import traceback
 from collections.abc import Callable
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.parameter import Parameter
 
 
 class SafeLifecycleNode(LifecycleNode):
@@ -15,7 +17,12 @@ class SafeLifecycleNode(LifecycleNode):
     logged. A ValueError or OSError is something the user can mend: the node stays in the state it was in (after a
     failed configure tear_down has run) and the transition can be tried again. Any other exception is a defect: it
     is logged with its traceback, tear_down runs and the node is unconfigured.
+
+    Parameters are read when the node is configured, those in read_at_activate when it is activated. Setting one later
+    is refused: it would be accepted without effect, and nobody shall believe that it slowed or stopped the arm.
     """
+
+    read_at_activate: tuple[str, ...] = ()
 
     def __init__(self, name: str, **kwargs) -> None:
         super().__init__(name, **kwargs)
@@ -35,6 +42,17 @@ class SafeLifecycleNode(LifecycleNode):
                 busy.release()
 
         self._service_change_state.callback = guarded
+        self._configured = self._activated = False
+        self.add_on_set_parameters_callback(self._refuse_late)
+
+    def _refuse_late(self, parameters: list[Parameter]) -> SetParametersResult:
+        for p in parameters:
+            if p.name in self.read_at_activate:
+                if self._activated:
+                    return SetParametersResult(successful=False, reason=f'{p.name}: deactivate the node first')
+            elif self._configured and p.name != 'use_sim_time':
+                return SetParametersResult(successful=False, reason=f'{p.name}: clean up the node first')
+        return SetParametersResult(successful=True)
 
     # What subclasses write; each may raise.
     def set_up(self) -> None:
@@ -53,23 +71,29 @@ class SafeLifecycleNode(LifecycleNode):
         result = self._try('configure', self.set_up)
         if result is TransitionCallbackReturn.FAILURE:
             self._try('undo the failed configure', self.tear_down)
+        self._configured = result is TransitionCallbackReturn.SUCCESS
         return result
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._try('activate', self.start)
-        return super().on_activate(state) if result is TransitionCallbackReturn.SUCCESS else result
+        self._activated = result is TransitionCallbackReturn.SUCCESS
+        return super().on_activate(state) if self._activated else result
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         result = self._try('deactivate', self.stop)
-        return super().on_deactivate(state) if result is TransitionCallbackReturn.SUCCESS else result
+        self._activated = result is not TransitionCallbackReturn.SUCCESS
+        return result if self._activated else super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._configured = self._activated = False
         return self._try('clean up', self.tear_down)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._configured = self._activated = False
         return self._try('shut down', self.tear_down)
 
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        self._configured = self._activated = False
         return self._try('clean up after the error', self.tear_down)
 
     def _try(self, what: str, action: Callable[[], None]) -> TransitionCallbackReturn:
