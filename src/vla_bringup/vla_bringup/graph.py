@@ -119,7 +119,12 @@ def to_markdown(graph: Graph) -> str:
     def names(full: list[str]) -> str:
         return ', '.join(f'`{n}`' for n in full) or '-'
 
-    lines = ['# The running graph', '', 'Captured with `./vla graph`; rates in messages per second of wall time.', '']
+    lines = [
+        '# The running graph',
+        '',
+        'Captured with `./vla graph` (during a demo: `./vla demo --graph-to FILE`); rates are messages per second of wall time.',
+        '',
+    ]
     lines += ['## Nodes', '', '| node | lifecycle state |', '|---|---|']
     lines += [f'| `{name}` | {state or "no lifecycle"} |' for name, state in graph.nodes.items()]
     lines += [
