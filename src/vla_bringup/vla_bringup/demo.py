@@ -137,8 +137,8 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options) ->
         for number, (task, seed) in enumerate(runs, 1):
             progress.stage(f'{number}/{len(runs)} {task}')
             with graph_capture(options.graph_to if number == len(runs) else None):
-                succeeded = episodes.run(task, seed, options.time_limit)
-            progress.finished(task, seed, succeeded)
+                taken = episodes.run(task, seed, options.time_limit)
+            progress.finished(task, seed, taken)
 
 
 @contextmanager
@@ -186,9 +186,9 @@ class Progress:
         if self._console.is_terminal:
             self._live.update(self._table())
 
-    def finished(self, task: str, seed: int, succeeded: bool) -> None:
-        mark = '[green]success' if succeeded else '[red]no success'
-        self._console.print(f'{task}, seed {seed}: {mark}[/] after {self._seen.time:.1f} s')
+    def finished(self, task: str, seed: int, taken: float | None) -> None:
+        how = '[red]no success' if taken is None else f'[green]success[/] after {taken:.1f} s'
+        self._console.print(f'{task}, seed {seed}: {how}')
 
     def _table(self) -> Table:
         seen = self._seen

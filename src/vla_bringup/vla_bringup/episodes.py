@@ -76,8 +76,8 @@ class Episodes:
         self._wait(lambda: self.seen.clock > 0 and self.seen.episode is not None, timeout, 'the simulator runs')
         self._probe.bring_up(self._policy, timeout)
 
-    def run(self, task: str, seed: int, time_limit: float) -> bool:
-        """One episode; whether it succeeded within time_limit [s] of simulation.
+    def run(self, task: str, seed: int, time_limit: float) -> float | None:
+        """One episode; simulation time from reset to success [s], None without success within time_limit [s].
 
         The executor is inactive while the simulator puts the arm elsewhere: as on a robot whose arm is moved by hand.
         Raises RuntimeError or TimeoutError when a node does not do what it is asked.
@@ -108,13 +108,13 @@ class Episodes:
         result = handle.get_result_async()
 
         self._sim_wait(lambda: seen.success or seen.time > time_limit)
-        reached = seen.clock
+        reached, taken = seen.clock, seen.time
         self._sim_wait(lambda: (seen.clock - reached) * NS > (LINGER if self._busy() else SETTLE))
         succeeded = seen.success  # what fell down again meanwhile is no success
         if not result.done():
             handle.cancel_goal_async()
             self._wait(result.done, PATIENCE, 'the policy ends its goal')
-        return succeeded
+        return taken if succeeded else None
 
     def _busy(self) -> bool:
         """Whether the driver has more to do, or says nothing about it."""

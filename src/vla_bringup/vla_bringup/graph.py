@@ -122,7 +122,7 @@ def to_markdown(graph: Graph) -> str:
     lines = [
         '# The running graph',
         '',
-        'Captured with `./vla graph` (during a demo: `./vla demo --graph-to FILE`); rates are messages per second of wall time.',
+        'Captured with `./vla graph`, or `./vla demo --graph-to FILE`. Rates: messages per second of wall time.',
         '',
     ]
     lines += ['## Nodes', '', '| node | lifecycle state |', '|---|---|']
