@@ -13,7 +13,8 @@ import numpy
 def mend_cmake_paths(prefix: pathlib.Path) -> None:
     """The wheels' CMake exports carry the include paths of the machine they were built on; put ours in."""
     include = sysconfig.get_paths()['include']
-    tag, version = 'cp%d%d' % sys.version_info[:2], 'python%d.%d' % sys.version_info[:2]
+    major, minor = sys.version_info[:2]
+    tag, version = f'cp{major}{minor}', f'python{major}.{minor}'
     baked = f'/opt/python/{tag}-{tag}'
     swaps = {
         f'{baked}/lib/{version}/site-packages/numpy/_core/include': numpy.get_include(),

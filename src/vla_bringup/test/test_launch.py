@@ -60,8 +60,3 @@ def test_without_autostart_nothing_changes_states():
     kinds = {type(a) for a in load('policy.launch.py', autostart='false')}
     assert not kinds & {EmitEvent, RegisterEventHandler}
     assert {EmitEvent, RegisterEventHandler} <= {type(a) for a in load('policy.launch.py')}
-
-
-def test_random_weights_are_not_launched_to_drive_a_robot():
-    with pytest.raises(ValueError, match='random'):
-        load('policy.launch.py', drive='true')

@@ -51,13 +51,6 @@ def test_a_namespace_reaches_every_node(tmp_path):
     assert file_stem(specs[0]) == 'cell.arm.sim'
 
 
-def test_random_weights_may_move_nothing_but_the_simulator():
-    with pytest.raises(ValueError, match='random'):
-        policy_nodes('fr3', drive=True)
-    policy_nodes('sim_panda', drive=True, use_sim_time=True)
-    policy_nodes('fr3', drive=True, model='/somewhere/trained')
-
-
 def test_the_profile_of_a_robot_network_leaves_this_machine():
     loopback, robot = (share('config', f'fastdds_{n}.xml').read_text() for n in ('loopback', 'robot'))
     assert '<interfaceWhiteList>' in loopback

@@ -166,9 +166,9 @@ def markdown(results: list[FaultResult]) -> str:
 _HEAD = """\
 # Faults, measured
 
-Written by `./vla bench faults`: real processes over DDS, the simulated arm in motion (a joint faster than {moving} rad/s)
-when the fault strikes. Speeds and travel are of the joint that is worst, from measured joint states; "time to hold" is
-until every joint is slower than {still} rad/s and stays so. Median of the runs, worst in brackets.
+Written by `./vla bench faults`: real processes over DDS, the simulated arm in motion (a joint faster than {moving}
+rad/s) when the fault strikes. Speeds and travel are of the joint that is worst, from measured joint states; "time to
+hold" is until every joint is slower than {still} rad/s and stays so. Median of the runs, worst in brackets.
 
 When chunks stop, the arm finishes the chunk it has, at most 0.8 s here, and brakes on its path; with a camera unplugged
 the policy first waits until the image is too old (0.3 s). When the executor dies, nothing brakes: the controller holds

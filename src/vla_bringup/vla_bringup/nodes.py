@@ -92,12 +92,7 @@ def policy_nodes(
     drive: bool = False,
     use_sim_time: bool = False,
 ) -> list[NodeSpec]:
-    """What runs beside the robot: the executor, then the policy. drive False: the policy's chunks are for show.
-
-    Raises ValueError for a model with random weights that is to drive anything but the simulator.
-    """
-    if drive and model.startswith('random') and not use_sim_time:
-        raise ValueError(f'{model} has random weights: it may not drive an arm. Give a trained model, or drive:=false')
+    """What runs beside the robot: the executor, then the policy. drive False: the policy's chunks are for show."""
     profile = profile_path(robot)
     executor = NodeSpec(
         'vla_policy_node',

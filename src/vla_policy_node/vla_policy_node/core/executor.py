@@ -138,7 +138,7 @@ class ChunkExecutor:
 
     def deactivate(self) -> None:
         """Brake, then send nothing more. `step` must go on being called until `at_rest`."""
-        if self.state is not State.INACTIVE:
+        if self.state is not State.INACTIVE and self.hold is not Hold.DEACTIVATED:
             self._brake(Hold.DEACTIVATED, '')
 
     def operator_stop(self) -> None:
