@@ -41,7 +41,8 @@ class Robot:
             return
         if self.targets:
             self.home = np.array(self.targets[-1].position)
-        msg = JointState(name=list(PROFILE.joint_names), position=array.array('d', self.home))
+        still = array.array('d', [0.0] * PROFILE.dof)
+        msg = JointState(name=list(PROFILE.joint_names), position=array.array('d', self.home), velocity=still)
         msg.header.stamp = self.graph.node.get_clock().now().to_msg()
         self.joints.publish(msg)
 
