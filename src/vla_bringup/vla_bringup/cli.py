@@ -77,6 +77,16 @@ def parameters(
     _end(lambda: write_parameters(out))
 
 
+@app.command()
+def parity(
+    folder: Annotated[Path, typer.Argument(help='config.json, det_weights.py, tokenizer/, *.safetensors.')],
+) -> None:
+    """Compare the model with numbers of the public reference, a line per tensor; exit code 1 if any does not pass."""
+    from vla_model.parity import check_folder, report
+
+    _end(lambda: report(check_folder(folder)))
+
+
 @bench.command('faults')
 def bench_faults(
     runs: Annotated[int, typer.Option(min=1, help='Of each fault, with different seeds.')] = 5,
@@ -121,10 +131,10 @@ def _tasks(text: str) -> tuple[str, ...]:
 
 
 def _end(command: Callable[[], Any]) -> NoReturn:
-    """Exit code 0 if the command returns something true; a ValueError is the user's to mend: one line."""
+    """Exit code 0 if the command returns something true; what is the user's to mend is said in one line."""
     try:
         good = command()
-    except ValueError as error:
+    except (ValueError, FileNotFoundError) as error:
         typer.secho(str(error), fg='red', err=True)
         good = False
     raise typer.Exit(0 if good else 1)

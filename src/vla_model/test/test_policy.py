@@ -74,8 +74,8 @@ def test_decode_keeps_the_given_bins(nano):
     ids = torch.full((1, 40), v.mask)
     ids[0, 4:12] = torch.arange(8) + v.bins_offset
     with torch.inference_mode():
-        bins, probability = decode.action(nano.network, v, ids, slice(4, 36), given=8)
-        all_given, ones = decode.action(nano.network, v, ids, slice(4, 12), given=8)
+        bins, probability = decode.run(decode.action(nano.network, v, ids, slice(4, 36), given=8))
+        all_given, ones = decode.run(decode.action(nano.network, v, ids, slice(4, 12), given=8))
     assert bins[:8].tolist() == all_given.tolist() == list(range(8))
     assert ((bins >= 0) & (bins < v.bins)).all()
     assert (probability[:8] == 1).all() and (probability[8:] < 1).all() and (ones == 1).all()

@@ -58,12 +58,12 @@ def test_slots_hold_what_they_are_given_and_the_rest_stays_masked():
     ids = template.fill(state, views, first)[0]
     assert torch.equal(ids[template.state], state)
     assert all(torch.equal(ids[slot], view) for slot, view in zip(template.views, views, strict=True))
-    block = ids[template.action]
+    block = ids[template.block]
     assert torch.equal(block[:8], first)
     assert (block[8:] == V.mask).all() and len(block) == 24
     assert int((ids == V.mask).sum()) == 16
-    assert ids[template.action.start - 1] == V.soa and ids[-1] == V.eoa
-    assert (template.ids[template.action] == V.mask).all(), 'the cached template must not change'
+    assert ids[template.block.start - 1] == V.soa and ids[-1] == V.eoa
+    assert (template.ids[template.block] == V.mask).all(), 'the cached template must not change'
 
 
 def test_an_instruction_is_tokenized_once():
@@ -87,4 +87,4 @@ def test_refuses_exactly_what_does_not_fit(words):
         count, room = len(TEXT.encode(text)), int(str(error).split('room for ')[1].split(':')[0])
         assert f'has {count} tokens' in str(error) and count > room
     else:
-        assert template.action.start - 1 <= 100
+        assert template.block.start - 1 <= 100

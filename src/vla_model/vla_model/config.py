@@ -62,6 +62,11 @@ class ImageTokenizerConfig:
         if self.channels % self.groups:
             raise ValueError(f'image_tokenizer: channels {self.channels} must be a multiple of groups {self.groups}')
 
+    @classmethod
+    def released(cls, channels: int = 128) -> 'ImageTokenizerConfig':
+        """The released MAGVIT-v2: 256 px to 16 x 16 codes of 13 bits. Its base width is 128."""
+        return cls(256, channels, 32, 13, (1, 2, 2, 4, 4), (4, 3, 4, 3, 4), (1, 1, 2, 2, 4), (4, 4, 3, 4, 3))
+
     @property
     def tokens(self) -> int:
         """Codes per image."""

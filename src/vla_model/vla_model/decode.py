@@ -1,23 +1,237 @@
-"""From a prompt with masks to actions: all steps of a chunk in one forward."""
+"""From a prompt with masks to tokens: actions and images by re-masking, text block by block of confidence.
 
+Every decoder is a generator: it yields between the forwards of the network, so that a caller can do something more
+urgent there, and returns its result at the end. `run` drives one to the end, `Job` keeps one for later.
+"""
+
+import math
+import time
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import torch
 from torch import Tensor
 
-from .network import Network
+from .network import Network, PrefixCache
 from .vocabulary import Vocabulary
+
+T = TypeVar('T')
+Steps = Generator[None, None, T]
+Tokens = tuple[Tensor, Tensor]  # (n,) int64 and the probability (n,) fp32 that the network gave each of them
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Draw tokens as the reference does, instead of taking the most probable ones. Same generator, same tokens."""
+
+    temperature: float  # of the noise on what is masked again; tokens are always drawn at temperature 1
+    generator: torch.Generator | None = None  # on the network's device
 
 
 def action(
-    network: Network, vocabulary: Vocabulary, ids: Tensor, block: slice, given: int = 0
-) -> tuple[Tensor, Tensor]:
-    """Bins (N,) int64 of the action block and the probability (N,) fp32 that the network gives each of them.
+    network: Network,
+    vocabulary: Vocabulary,
+    ids: Tensor,
+    block: slice,
+    given: int = 0,
+    steps: int = 1,
+    sampling: Sampling | None = None,
+    cached: bool = False,
+) -> Steps[Tokens]:
+    """Bins of the action block, in `steps` forwards.
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
-    keep their bins and get probability 1. The rest is decoded greedily, the same for the same input.
+    keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
+    `PrefixCache`.
     """
-    bins = ids[0, block] - vocabulary.bins_offset
-    probability = ids.new_ones(len(bins)).float()
-    if given < len(bins):
-        logits = network(ids, slice(block.start + given, block.stop), slice(vocabulary.bins_offset, vocabulary.size))
-        best = logits[0].float().softmax(-1).max(-1)
-        probability[given:], bins[given:] = best.values, best.indices
-    return bins, probability
+    if given == block.stop - block.start:
+        return ids[0, block] - vocabulary.bins_offset, torch.ones(given, device=ids.device)
+    codes = slice(vocabulary.bins_offset, vocabulary.size)
+    cache = _cache(block, cached and steps > 1)
+
+    def logits(ids: Tensor) -> Tensor:
+        return network(ids, block, codes, cache=cache)[0].float()
+
+    temperatures = [sampling.temperature * (1 - (k + 1) / steps) if sampling else 0.0 for k in range(steps)]
+    return (yield from _remask(logits, vocabulary.mask, ids, block, codes, temperatures, sampling))
+
+
+def image(
+    network: Network,
+    vocabulary: Vocabulary,
+    ids: Tensor,
+    block: slice,
+    steps: int = 18,
+    sampling: Sampling | None = None,
+    guidance: float = 0.0,
+    unguided: tuple[Tensor, slice] | None = None,
+    cached: bool = False,
+) -> Steps[Tokens]:
+    """Codes of the image block, in `steps` forwards. ids (1, T) with the block's slots masked.
+
+    guidance g > 0: (1 + g) times the logits of `ids` minus g times those of `unguided`, a prompt (ids, its block) that
+    lacks what is to be guided by. That doubles the work of a step.
+    """
+    if guidance and unguided is None:
+        raise ValueError('guidance needs an unguided prompt')
+    codes = slice(vocabulary.image_offset, vocabulary.image_offset + vocabulary.codes)
+    cache, other_cache = _cache(block, cached), _cache(unguided[1], cached) if unguided else None
+
+    def logits(ids: Tensor) -> Tensor:
+        out = network(ids, block, codes, cache=cache)[0].float()
+        if guidance and unguided is not None:
+            other_ids, other_block = unguided[0].clone(), unguided[1]
+            other_ids[:, other_block] = ids[:, block]
+            out = (1 + guidance) * out - guidance * network(other_ids, other_block, codes, cache=other_cache)[0].float()
+        return out
+
+    temperatures, temperature = [], sampling.temperature if sampling else 0.0
+    for k in range(steps):
+        temperature *= 1 - (k + 1) / steps  # cumulative, unlike that of actions
+        temperatures.append(temperature)
+    return (yield from _remask(logits, vocabulary.mask, ids, block, codes, temperatures, sampling))
+
+
+def _remask(
+    logits: Callable[[Tensor], Tensor],
+    mask: int,
+    ids: Tensor,
+    block: slice,
+    codes: slice,
+    temperatures: list[float],
+    sampling: Sampling | None,
+) -> Steps[Tokens]:
+    """MaskGIT: decode all, mask the least confident again, fewer in every step after the quarter of a cosine."""
+    ids = ids.clone()
+    masked = ids[0, block] == mask
+    tokens = ids[0, block] - codes.start
+    probability = torch.ones(len(tokens), device=ids.device)
+    # The reference counts what was given as decoded already. Greedy, the schedule is that of what there is to decode.
+    total = torch.tensor(len(tokens), device=ids.device) if sampling else masked.sum()
+    generator = sampling.generator if sampling else None
+    for k, temperature in enumerate(temperatures):
+        if k:
+            yield
+        p = logits(ids).softmax(-1)
+        drawn = torch.multinomial(p, 1, generator=generator)[:, 0] if sampling else p.argmax(-1)
+        tokens = torch.where(masked, drawn, tokens)
+        # What is no token of this block's part of the vocabulary was given; it is never looked up.
+        chosen = p.gather(1, tokens.clamp(0, p.shape[1] - 1)[:, None])[:, 0]
+        probability = torch.where(masked, chosen, probability)
+        confidence = torch.where(masked, chosen, torch.finfo(chosen.dtype).max).clamp(min=1e-20).log()
+        if sampling:  # drawn even at temperature 0: the reference's stream of random numbers
+            u = torch.zeros_like(confidence).uniform_(generator=generator)
+            confidence = confidence + temperature * -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
+        share = torch.cos(torch.tensor((k + 1) / len(temperatures)) * math.pi * 0.5).to(ids.device)
+        again = torch.minimum((total * share).floor().long(), masked.sum() - 1).clamp(min=1)
+        cut = confidence.sort().values.gather(0, again[None].clamp(max=len(tokens) - 1))
+        masked = confidence < cut
+        ids[0, block] = torch.where(masked, mask, tokens + codes.start)
+    return tokens, probability
+
+
+def text(
+    network: Network,
+    vocabulary: Vocabulary,
+    ids: Tensor,
+    block: slice,
+    steps: int = 64,
+    threshold: float | None = None,
+    stop: bool = True,
+    cached: bool = False,
+) -> Steps[Tokens]:
+    """Ids of the text block, in at most `steps` forwards, greedy over the whole vocabulary (LLaDA, low confidence).
+
+    Each step commits the most confident of the masked tokens: an equal share of the block, the first steps one more
+    where it does not divide. With `threshold`, in 0..1, every token of at least this probability is committed, too.
+    `stop`: end when everything up to an end of text is committed; the result then ends with it. Ids of the result can
+    still be masks where the network chose the mask itself.
+    """
+    ids = ids.clone()
+    length = block.stop - block.start
+    probability = torch.ones(length, device=ids.device)
+    everything = slice(0, vocabulary.size)
+    cache = _cache(block, cached)
+    places = (ids[0, block] == vocabulary.mask).nonzero()[:, 0]
+    for step in range(steps):
+        if step:
+            yield
+        best = network(ids, places + block.start, everything, cache=cache)[0].float()
+        p = (best.max(-1).values.double() - best.double().logsumexp(-1)).exp()  # ranked in float64, as the reference
+        quota = length // steps + (step < length % steps)
+        chosen = torch.zeros_like(places, dtype=torch.bool)
+        chosen[p.topk(min(quota, len(places))).indices] = True
+        if threshold is not None:
+            chosen |= p >= threshold
+        ids[0, block.start + places[chosen]] = best.argmax(-1)[chosen]
+        probability[places[chosen]] = p[chosen].float()
+        places = (ids[0, block] == vocabulary.mask).nonzero()[:, 0]
+        ends = (ids[0, block] == vocabulary.eos).nonzero()[:1, 0]
+        if stop and len(ends) and not (places < ends).any():
+            length = int(ends[0]) + 1
+            break
+        if len(places) == 0:
+            break
+    return ids[0, block][:length], probability[:length]
+
+
+def _cache(block: slice, cached: bool) -> PrefixCache | None:
+    return PrefixCache(block.start) if cached else None
+
+
+def run(steps: Steps[T]) -> T:
+    """The result of a decoder, all forwards at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value
+
+
+class Job(Generic[T]):
+    """A decoder under way. `step` does one forward; when it returns True, `result` is there."""
+
+    def __init__(self, steps: Steps[T]):
+        self._steps = steps
+        self.result: T | None = None
+        self.done = False
+        self.longest = 0.0  # [s] longest step so far: what an urgent forward may have to wait for
+
+    @torch.inference_mode()
+    def step(self) -> bool:
+        """One forward. True when the job is done; further calls do nothing."""
+        if self.done:
+            return True
+        start = time.perf_counter()
+        try:
+            next(self._steps)
+        except StopIteration as end:
+            self.result, self.done = end.value, True
+        self.longest = max(self.longest, time.perf_counter() - start)
+        return self.done
+
+    def run(self) -> T:
+        """All that is left, and the result."""
+        while not self.step():
+            pass
+        return self.result  # type: ignore[return-value]
+
+
+@dataclass(frozen=True)
+class Deviation:
+    """How far a decode with the prefix cache is from the exact one."""
+
+    equal: float  # share of equal tokens
+    probability: float  # largest difference of a token's probability, among equal tokens
+
+
+@torch.inference_mode()
+def cache_deviation(decoder: Callable[[bool], Steps[Tokens]]) -> Deviation:
+    """`decoder(cached)` starts the same decode with and without the prefix cache."""
+    (exact, p), (approximate, q) = run(decoder(False)), run(decoder(True))
+    n = min(len(exact), len(approximate))
+    same = exact[:n] == approximate[:n]
+    difference = (p[:n] - q[:n]).abs()[same]
+    equal = float(same.sum()) / max(len(exact), len(approximate))
+    return Deviation(equal, float(difference.max()) if len(difference) else 0.0)

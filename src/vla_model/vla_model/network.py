@@ -36,6 +36,27 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return (x.float() * cos + torch.cat((-b, a), -1) * sin).to(x.dtype)
 
 
+class PrefixCache:
+    """Keys and values of a prompt's first `length` positions, for later forwards of the same prompt.
+
+    The first forward that is given the cache fills it and is exact; later ones compute only what follows the prefix.
+    They are approximate: attention goes both ways, so the prefix would have seen what changed after it.
+    """
+
+    def __init__(self, length: int):
+        self.length = length
+        self.layers: list[tuple[Tensor, Tensor]] = []  # per layer (B, heads, T, head_dim), of the whole prompt
+
+    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes what a layer computed for the positions in its forward and returns that of all positions."""
+        if layer == len(self.layers):
+            self.layers.append((k, v))
+        keys, values = self.layers[layer]
+        if k.shape != keys.shape:
+            keys[:, :, self.length :], values[:, :, self.length :] = k, v
+        return keys, values
+
+
 class Block(nn.Module):
     def __init__(self, c: NetworkConfig):
         super().__init__()
@@ -51,7 +72,15 @@ class Block(nn.Module):
         self.up_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.ff_out = nn.Linear(c.mlp_hidden_size, c.d_model, bias=False)
 
-    def forward(self, h: Tensor, rope: tuple[Tensor, Tensor], rows: slice, mask: Tensor | None) -> Tensor:
+    def forward(
+        self,
+        h: Tensor,
+        rope: tuple[Tensor, Tensor],
+        rows: slice | Tensor,
+        mask: Tensor | None,
+        cache: PrefixCache | None = None,
+        layer: int = 0,
+    ) -> Tensor:
         """h (B, T, d_model) -> (B, rows, d_model): every position is attended to, only `rows` are updated."""
         cos, sin = rope
         n = self.attn_norm(h)
@@ -62,6 +91,8 @@ class Block(nn.Module):
         q, k = rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin)
         if self.n_kv_heads != self.n_heads:
             k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))
+        if cache is not None:
+            k, v = cache.update(layer, k, v)
         h = h + self.attn_out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
         m = self.ff_norm(h)
         return h + self.ff_out(F.silu(self.ff_proj(m)) * self.up_proj(m))
@@ -86,20 +117,33 @@ class Network(nn.Module):
         self.model = nn.ModuleDict({'transformer': Transformer(config)})
         self._rope: tuple[Tensor, Tensor] | None = None
 
-    def forward(self, ids: Tensor, rows: slice, vocabulary: slice, valid: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        ids: Tensor,
+        rows: slice | Tensor,
+        vocabulary: slice,
+        valid: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Tensor:
         """Logits (B, rows, vocabulary) of ids (B, T): only the positions and the part of the vocabulary asked for.
 
+        rows: a slice with start and stop, or an index (n,) int64.
         valid (B, T) bool marks what is not padding; leave it out where nothing is padded, attention then needs no
         mask. Positions are relative, so a stripped prompt gives the logits of the padded one.
+        cache: filled by the first forward it is given to; later ones need rows behind its prefix.
         """
         t: Transformer = self.model['transformer']  # type: ignore[assignment]
         mask = None if valid is None else valid[:, None, None, :]
-        h = t.wte(ids)
-        rope = self._rope_for(ids.shape[1], ids.device)
-        for block in t.blocks[:-1]:
-            h = block(h, rope, slice(None), mask)
-        h = t.ln_f(t.blocks[-1](h, rope, rows, mask))  # what else the last block would make, nobody reads
-        return F.linear(h, t.ff_out.weight[vocabulary])
+        start = cache.length if cache is not None and cache.layers else 0
+        if start:
+            rows = slice(rows.start - start, rows.stop - start) if isinstance(rows, slice) else rows - start
+        h = t.wte(ids[:, start:])
+        cos, sin = self._rope_for(ids.shape[1], ids.device)
+        rope = (cos[start:], sin[start:])
+        last = len(t.blocks) - 1
+        for i, block in enumerate(t.blocks):  # what else than `rows` the last block would make, nobody reads
+            h = block(h, rope, rows if i == last else slice(None), mask, cache, i)
+        return F.linear(t.ln_f(h), t.ff_out.weight[vocabulary])
 
     def _rope_for(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._rope is None or self._rope[0].shape[0] < length or self._rope[0].device != device:

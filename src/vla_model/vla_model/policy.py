@@ -62,7 +62,9 @@ class Policy:
             given = len(steps)
             action_ids = self._bin_ids(self.action_ranges.normalize(steps - origin).astype(np.float32)).flatten()
         ids = template.fill(self._bin_ids(self._state(observation)), self._view_ids(observation), action_ids)
-        indices, probability = decode.action(self.network, vocabulary, ids, template.action, given * robot.dim)
+        indices, probability = decode.run(
+            decode.action(self.network, vocabulary, ids, template.block, given * robot.dim)
+        )
 
         shape = (robot.horizon, robot.dim)
         values = bins.dequantize(indices.cpu().numpy().reshape(shape), vocabulary.bins)

@@ -6,6 +6,7 @@ WRIST_VIEW = 'The wrist view of robot is:'
 LEFT_WRIST_VIEW = 'The left wrist view of robot is:'
 RIGHT_WRIST_VIEW = 'The right wrist view of robot is:'
 ACTION_DIM = "Robot's action dim is:"
+PREVIOUS_ACTIONS = "Robot's previous actions are:"
 PHRASES = (STATE, HEAD_VIEW, WRIST_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW, ACTION_DIM)
 
 VIEWS = {  # by number of views

@@ -1,6 +1,8 @@
 """One id space for everything the network reads and writes: text, special marks, image codes, state and action bins."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 # Marks of the prompts, with their ids in the released vocabulary. They are only ever inserted as ids, never parsed
 # from text, so an instruction cannot contain one.
@@ -82,6 +84,20 @@ class Vocabulary:
             bins=2048,
             **RELEASED_SPECIALS,
         )
+
+    @classmethod
+    def of_released(cls, config: Mapping[str, Any], text: int) -> 'Vocabulary':
+        """From the fields of a released config.json and the length of its tokenizer, at which the image codes begin.
+
+        (They do not begin at `llm_vocab_size`, which counts unused rows, too.) Raises ValueError naming the field.
+        """
+        wanted = ('vocab_size', 'action_vocab_size', 'codebook_size', 'mask_token_id', 'eos_token_id')
+        for name in wanted:
+            if not isinstance(config.get(name), int):
+                raise ValueError(f'field {name} must be a whole number, got {config.get(name)!r}: restore config.json')
+        size, bins, codes, mask, eos = (config[name] for name in wanted)
+        marks = RELEASED_SPECIALS | {'mask': mask, 'eos': eos}
+        return cls(size=size, text=text, image_offset=text, codes=codes, bins=bins, **marks)
 
     @classmethod
     def small(cls, text: int, codes: int, bins: int) -> 'Vocabulary':

@@ -1,0 +1,337 @@
+"""Compares this implementation, tensor by tensor, with numbers that the public reference made.
+
+A parity folder holds config.json, tokenizer/, det_weights.py and *.safetensors. Its weights are made from their names
+by det_weights.py, so no checkpoint is needed. docs/explanation/reference-model.md has the table of tensor names.
+"""
+
+import importlib.util
+import json
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import TypeVar
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from torch import Tensor, nn
+
+from . import bins, decode, prompt_texts
+from .config import ImageTokenizerConfig, NetworkConfig
+from .image_tokenizer import ImageTokenizer, preprocess
+from .network import Network
+from .prompt import PromptBuilder, Template
+from .text_tokenizer import TextTokenizer
+from .vocabulary import Vocabulary
+
+M = TypeVar('M', bound=nn.Module)
+LOGITS, PIXELS = 2e-5, 1e-3  # tolerances of numbers: network, image tokenizer
+EXACT = 1e-7  # of numbers that follow from bins or pixels alone
+HORIZON = 8  # steps per chunk of all released models
+IMAGE_CHANNELS = 32  # base width of the image tokenizer of all parity cases
+
+
+@dataclass(frozen=True)
+class Row:
+    """One tensor of the folder."""
+
+    name: str
+    value: float | None  # largest deviation, or share of equal integers; None: nothing could be compared
+    tolerance: float | None  # None for integers: all must be equal
+    passed: bool
+    note: str = ''
+
+    def __str__(self) -> str:
+        if self.value is None:
+            middle = f'{"":38}'
+        elif self.tolerance is None:
+            middle = f'equal {self.value:9.4%}   must be    100 %    '
+        else:
+            middle = f'max |d| {self.value:9.2e}  tolerance {self.tolerance:.0e}  '
+        return f'{"pass" if self.passed else "FAIL"}  {self.name:36} {middle}{self.note}'.rstrip()
+
+
+def report(rows: list[Row]) -> bool:
+    """Prints them; True if all pass."""
+    failed = sum(not row.passed for row in rows)
+    print(*rows, f'{len(rows)} tensors, {failed} failed', sep='\n')
+    return not failed
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A prompt of the folder, taken apart, and the same prompt built here."""
+
+    template: Template
+    ids: Tensor  # (1, length) built here, without padding
+
+
+def check_folder(path: str | Path) -> list[Row]:
+    """A row for every tensor of the folder, in the order of their names.
+
+    Raises FileNotFoundError or ValueError that names what is wrong with the folder itself.
+    """
+    folder = Path(path)
+    for name in ('config.json', 'det_weights.py', 'tokenizer/tokenizer.json'):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f'{folder / name} is missing: a parity folder needs it')
+    files = sorted(folder.glob('*.safetensors'))
+    if not files:
+        raise FileNotFoundError(f'{folder} has no *.safetensors: there is nothing to compare with')
+    tensors: dict[str, np.ndarray] = {}
+    for file in files:
+        try:
+            content = load_file(file)
+        except SafetensorError as error:
+            raise ValueError(f'{file} is damaged or no safetensors file ({error}): copy it again') from None
+        if twice := sorted(content.keys() & tensors.keys()):
+            raise ValueError(f'{file}: tensor {twice[0]} is in another file of the folder too: remove one')
+        tensors |= content
+    case = Case(folder, tensors)
+    with torch.inference_mode():
+        return [case.check(name) for name in sorted(tensors)]
+
+
+class Case:
+    """The contents of a parity folder, and what is computed from them; each thing once."""
+
+    def __init__(self, folder: Path, tensors: dict[str, np.ndarray]):
+        self.tensors = tensors
+        self.config = json.loads((folder / 'config.json').read_text())
+        self.text = TextTokenizer.load(folder / 'tokenizer' / 'tokenizer.json')
+        self.vocabulary = Vocabulary.of_released(self.config, self.text.size)
+        self.weights = _module(folder / 'det_weights.py')
+        self.network, self.prompt = cache(self._network), cache(self._prompt)
+        self.image_tokenizer = cache(self._image_tokenizer)
+        self.checks: list[tuple[str, Callable[..., Row]]] = [
+            (r'q_in|img\d+_uint8_hwc', self._input),
+            (r'(?P<prompt>mmu_gen)_prefix', self._ids),
+            (r'(?P<prompt>\w+)_ids', self._ids),
+            (r'(?P<prompt>\w+)_mask', self._mask),
+            (r'(?P<prompt>\w+)_prompt_id', self._prompt_id),
+            (r'(?P<heads>mha|gqa)_(?P<prompt>\w+)_action_logits', self._action_logits),
+            (r'action_tokens_steps(?P<steps>\d+)_temp(?P<temperature>[\d.]+)', self._action_tokens),
+            (r'actions_dequant', self._actions),
+            (r't2i_logits_first(?P<count>\d+)', self._image_logits),
+            (r't2i_codes_(?P<steps>\d+)_temp(?P<temperature>[\d.]+)', self._image_codes),
+            (r'mmu_logits_first(?P<count>\d+)', self._text_logits),
+            (r'mmu_gen_(?P<length>\d+)_(?P<steps>\d+)', self._text),
+            (r'vq_pix', self._pixels),
+            (r'vq_z', self._latents),
+            (r'vq_codes', self._codes),
+            (r'vq_rec', self._reconstruction),
+            (r'q_(?P<kind>action|state)_out', self._quantized),
+            (r'dq_all', self._dequantized),
+        ]
+
+    def check(self, name: str) -> Row:
+        """Whatever goes wrong in here is a failure of that tensor."""
+        for pattern, function in self.checks:
+            if match := re.fullmatch(pattern, name):
+                try:
+                    return function(name, **match.groupdict())
+                except (ValueError, IndexError, RuntimeError) as error:
+                    return Row(name, None, None, False, f'cannot be checked: {error}')
+        return Row(name, None, None, False, 'cannot be checked: unknown tensor name')
+
+    def _get(self, name: str) -> np.ndarray:
+        if name not in self.tensors:
+            raise ValueError(f'tensor {name} is missing')
+        return self.tensors[name]
+
+    def _integers(self, name: str, ours: Tensor | np.ndarray, note: str = '') -> Row:
+        ours, theirs = np.asarray(ours), self.tensors[name]
+        if ours.shape != theirs.shape:
+            return Row(name, None, None, False, f'shape {theirs.shape}, ours is {ours.shape}')
+        equal = float((ours == theirs).mean())
+        return Row(name, equal, None, equal == 1, note)
+
+    def _numbers(self, name: str, ours: Tensor | np.ndarray, tolerance: float, note: str = '') -> Row:
+        ours, theirs = np.asarray(ours), self.tensors[name]
+        if ours.shape != theirs.shape:
+            return Row(name, None, None, False, f'shape {theirs.shape}, ours is {ours.shape}')
+        deviation = float(np.abs(ours.astype(np.float64) - theirs).max())
+        return Row(name, deviation, tolerance, deviation <= tolerance, note)  # false for NaN
+
+    # Prompts: taken apart, built again, compared
+
+    def _prompt(self, name: str) -> Prompt:
+        """`name`: t2i, mmu_gen, or the layout of an action prompt."""
+        v = self.vocabulary
+        if name == 'mmu_gen':
+            whole = stripped = torch.from_numpy(self._get('mmu_gen_prefix'))[0]
+        else:
+            whole = torch.from_numpy(self._get(f'{name}_ids'))[0]
+            stripped = whole[torch.from_numpy(self._get(f'{name}_mask'))[0] == 1]
+        ids = stripped.tolist()
+        codes = range(v.image_offset, v.image_offset + v.codes)
+        views = [ids[i + 1 : ids.index(v.eoi, i)] for i, x in enumerate(ids) if x == v.soi and ids[i + 1] in codes]
+        state = ids[ids.index(v.sostate) + 1 : ids.index(v.eostate)] if v.sostate in ids else None
+        masks = ids.count(v.mask)
+        starts = [i for i, x in enumerate(ids) if x == v.soa]  # of previous actions, then of the block
+        previous = ids[starts[0] + 1 : ids.index(v.eoa)] if len(starts) == 2 else None
+        if not views or len(views) > 3 or len({len(view) for view in views}) != 1:
+            raise ValueError(f'the prompt must have one to three images of one size, has {[len(w) for w in views]}')
+        dim, total, tokens = self._layout(name, ids, len(whole), masks, len(views))
+        pads = HORIZON * dim if dim == 7 else 0
+        builder = PromptBuilder(
+            self.text, v, len(views), tokens, len(state or ()), dim, HORIZON, total - 2 - HORIZON * dim - pads,
+            torch.device('cpu'),
+        )  # fmt: skip
+        task = self._task(ids, state is not None)
+        if name == 'mmu_gen':
+            template = builder.plan(task, self._text_length(), state is not None)
+        elif name == 't2i':
+            template = builder.image(task, state is not None)
+        else:
+            template = builder.action(task, len(previous or ()))
+        given = [None if x is None else torch.tensor(x) for x in (state, previous)]
+        return Prompt(template, template.fill(given[0], torch.tensor(views), None, given[1]))
+
+    def _layout(self, name: str, ids: list[int], total: int, masks: int, views: int) -> tuple[int, int, int]:
+        """(action dimensions, padded length, tokens per image) of a prompt."""
+        v = self.vocabulary
+        tokens = ids.index(v.eoi) - ids.index(v.soi) - 1
+        if name == 'mmu_gen':  # neither its actions nor its padding can be seen
+            return (7 if v.dim7 in ids else 16), len(ids) + 4096, tokens
+        if name == 't2i':
+            return (7 if v.dim7 in ids else 16), total, tokens
+        if masks % HORIZON:
+            raise ValueError(f'the prompt has {masks} masks, no multiple of {HORIZON} steps')
+        return masks // HORIZON, total, tokens
+
+    def _task(self, ids: list[int], state: bool) -> str:
+        """The text between BOS and the first fixed phrase."""
+        phrase = self.text.encode(prompt_texts.STATE if state else prompt_texts.HEAD_VIEW)
+        ends = [i for i in range(2, len(ids)) if ids[i : i + len(phrase)] == phrase]
+        if not ends:
+            raise ValueError('the phrase after the task is not in the prompt')
+        return self.text.decode(ids[2 : ends[0]])
+
+    def _text_length(self) -> int:
+        """Tokens of the text block: the decodes of the folder say."""
+        lengths = [int(m[1]) for n in self.tensors if (m := re.fullmatch(r'mmu_gen_(\d+)_\d+', n))]
+        return lengths[0] if lengths else 48
+
+    def _ids(self, name: str, prompt: str) -> Row:
+        p = self.prompt(prompt)
+        if prompt == 'mmu_gen':
+            return self._integers(name, p.ids[:, : p.template.block.start])
+        return self._integers(name, p.template.padded(p.ids)[0], f'{p.ids.shape[1]} ids are not padding')
+
+    def _mask(self, name: str, prompt: str) -> Row:
+        p = self.prompt(prompt)
+        return self._integers(name, p.template.padded(p.ids)[1].to(torch.int64))
+
+    def _prompt_id(self, name: str, prompt: str) -> Row:
+        template = self.prompt(prompt).template
+        return self._integers(name, np.array([template.left + template.block.start - 1]))
+
+    # Network and decoders: on prompts without padding
+
+    def _network(self, heads: str) -> Network:
+        config = NetworkConfig(**{f.name: self.config[f.name] for f in fields(NetworkConfig)})
+        network = Network(replace(config, n_kv_heads=2) if heads == 'gqa' else config)
+        return _fill(network, self.weights.lm_tensor)
+
+    def _action_logits(self, name: str, heads: str, prompt: str) -> Row:
+        v, p = self.vocabulary, self.prompt(prompt)
+        ours = self.network(heads)(p.ids, p.template.block, slice(v.bins_offset, v.size))
+        return self._numbers(name, ours, LOGITS)
+
+    def _action_tokens(self, name: str, steps: str, temperature: str) -> Row:
+        p = self.prompt('libero')
+        sampling = decode.Sampling(float(temperature), torch.Generator().manual_seed(123))
+        tokens, _ = decode.run(
+            decode.action(
+                self.network('mha'), self.vocabulary, p.ids, p.template.block, steps=int(steps), sampling=sampling
+            )
+        )
+        return self._integers(name, tokens[None])
+
+    def _actions(self, name: str) -> Row:
+        tokens = self._get('action_tokens_steps1_temp0.0')
+        ours = bins.dequantize(tokens.reshape(HORIZON, -1), self.vocabulary.bins)
+        return self._numbers(name, ours, EXACT)
+
+    def _image_logits(self, name: str, count: str) -> Row:
+        v, p = self.vocabulary, self.prompt('t2i')
+        start = p.template.block.start
+        codes = slice(v.image_offset, v.image_offset + v.codes)
+        return self._numbers(name, self.network('mha')(p.ids, slice(start, start + int(count)), codes), LOGITS)
+
+    def _image_codes(self, name: str, steps: str, temperature: str) -> Row:
+        p = self.prompt('t2i')
+        sampling = decode.Sampling(float(temperature), torch.Generator().manual_seed(7))
+        codes, _ = decode.run(
+            decode.image(self.network('mha'), self.vocabulary, p.ids, p.template.block, int(steps), sampling)
+        )
+        return self._integers(name, codes[None])
+
+    def _text_logits(self, name: str, count: str) -> Row:
+        v, p = self.vocabulary, self.prompt('mmu_gen')
+        start = p.template.block.start
+        ours = self.network('mha')(p.ids, slice(start, start + int(count)), slice(0, v.size))
+        return self._numbers(name, ours, LOGITS)
+
+    def _text(self, name: str, length: str, steps: str) -> Row:
+        prefix = torch.from_numpy(self._get('mmu_gen_prefix'))
+        block = slice(prefix.shape[1], prefix.shape[1] + int(length))
+        ids = torch.cat((prefix, prefix.new_full((1, int(length)), self.vocabulary.mask)), 1)
+        tokens, _ = decode.run(
+            decode.text(self.network('mha'), self.vocabulary, ids, block, steps=int(steps), stop=False)
+        )
+        return self._integers(name, tokens[None])
+
+    # Image tokenizer, bins
+
+    def _image_tokenizer(self) -> ImageTokenizer:
+        tokenizer = ImageTokenizer(ImageTokenizerConfig.released(IMAGE_CHANNELS))
+        return _fill(tokenizer, self.weights.vq_tensor, skip='quantize.')
+
+    def _input(self, name: str) -> Row:
+        return Row(name, None, None, True, 'input')
+
+    def _pixels(self, name: str) -> Row:
+        count = len(self.tensors['vq_pix'])
+        images = [f'img{i}_uint8_hwc' for i in range(count)]
+        if not any(n in self.tensors for n in images):
+            return Row(name, None, None, True, 'input: the folder has no images')
+        return self._numbers(name, torch.stack([preprocess(self._get(n), 256) for n in images]), EXACT)
+
+    def _latents(self, name: str) -> Row:
+        pixels = torch.from_numpy(self._get('vq_pix'))
+        return self._numbers(name, self.image_tokenizer().encoder(pixels), PIXELS)
+
+    def _codes(self, name: str) -> Row:
+        return self._integers(name, self.image_tokenizer().encode(torch.from_numpy(self._get('vq_pix'))))
+
+    def _reconstruction(self, name: str) -> Row:
+        return self._numbers(name, self.image_tokenizer().decode(torch.from_numpy(self._get('vq_codes'))), PIXELS)
+
+    def _quantized(self, name: str, kind: str) -> Row:
+        values = self._get('q_in').astype(np.float32 if kind == 'action' else np.float64)
+        return self._integers(name, bins.quantize(values, self.vocabulary.bins))
+
+    def _dequantized(self, name: str) -> Row:
+        count = self.vocabulary.bins
+        return self._numbers(name, bins.dequantize(np.arange(count), count), EXACT)
+
+
+def _fill(module: M, make: Callable, skip: str = 'nothing is called so') -> M:
+    tensors = {n: torch.from_numpy(make(n, t.shape)) for n, t in module.state_dict().items() if not n.startswith(skip)}
+    module.load_state_dict(tensors, strict=False)
+    return module.eval()
+
+
+def _module(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location('det_weights', path)
+    if spec is None or spec.loader is None:
+        raise ValueError(f'{path} is no Python module')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
