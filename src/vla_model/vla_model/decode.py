@@ -30,7 +30,7 @@ class Sampling:
 
 
 def action(
-    network: Network,
+    network: Callable[..., Tensor],
     vocabulary: Vocabulary,
     ids: Tensor,
     block: slice,
@@ -43,7 +43,7 @@ def action(
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
     keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `PrefixCache`.
+    `PrefixCache`. network: a `Network` or an `Engine`.
     """
     if given == block.stop - block.start:
         return ids[0, block] - vocabulary.bins_offset, torch.ones(given, device=ids.device)

@@ -8,13 +8,14 @@ import torch
 
 from . import bins, checkpoint, decode, nano
 from .config import ModelConfig
+from .engine import DTYPES, Act, Engine, make
+from .engine import check as check_engine
 from .image_tokenizer import ImageTokenizer, preprocess
 from .network import Network
 from .prompt import PromptBuilder
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
 
 
@@ -28,6 +29,7 @@ class Policy:
         self.config, self.text, self.model_id = config, text, model_id
         self.network, self.image_tokenizer = network.eval(), image_tokenizer.eval()
         self.device = next(network.parameters()).device
+        self.engine = Engine(self.network, self.image_tokenizer)
         self.state_ranges, self.action_ranges = robot.state_ranges, robot.action_ranges
         self.prompts = PromptBuilder(
             text,
@@ -63,7 +65,7 @@ class Policy:
             action_ids = self._bin_ids(self.action_ranges.normalize(steps - origin).astype(np.float32)).flatten()
         ids = template.fill(self._bin_ids(self._state(observation)), self._view_ids(observation), action_ids)
         indices, probability = decode.run(
-            decode.action(self.network, vocabulary, ids, template.block, given * robot.dim)
+            decode.action(self.engine, vocabulary, ids, template.block, given * robot.dim)
         )
 
         shape = (robot.horizon, robot.dim)
@@ -94,6 +96,12 @@ class Policy:
         )
         for _ in range(runs):
             self.act(observation)
+
+    def use(self, name: str, image_dtype: str = 'float32') -> None:
+        """Makes `act` run on the engine of this name, see `engine.make`. May export, check and measure."""
+        prompts = self.prompts
+        asked = Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
+        self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, DTYPES[image_dtype])
 
     def _check(self, observation: Observation) -> None:
         robot = self.config.robot
@@ -162,29 +170,44 @@ class Policy:
         """Ids (views, tokens) of the images, in prompt order."""
         side = self.config.image_tokenizer.resolution
         pixels = torch.stack([preprocess(observation.images[c], side) for c in self.config.robot.cameras])
-        return self.image_tokenizer.encode(pixels.to(self.device)) + self.config.vocabulary.image_offset
+        return self.engine.encode(pixels.to(self.device)) + self.config.vocabulary.image_offset
 
 
-def load(path_or_name: str | Path, device: str = 'cpu', dtype: str = 'auto', threads: int = 0, seed: int = 0) -> Policy:
+def load(
+    path_or_name: str | Path,
+    device: str = 'cpu',
+    dtype: str = 'auto',
+    threads: int = 0,
+    seed: int = 0,
+    engine: str = 'eager',
+    image_dtype: str = 'float32',
+) -> Policy:
     """A policy, from a checkpoint folder or by name.
 
     'random-nano' is the nano configuration with random weights from `seed`: real computation, meaningless actions
-    (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU. The
-    image tokenizer always works in float32. threads: CPU threads of torch in this process, 0 is all cores but one.
+    (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU.
+    image_dtype is that of the image encoder. threads: CPU threads of torch in this process, 0 is all cores but one.
+    engine: what runs the network, one of `engine.NAMES`; 'auto' is the fastest one here that is close to 'eager'.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
     if dtype != 'auto' and dtype not in DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(DTYPES)}, got {dtype!r}")
-    precision = DTYPES[dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32']
+    precision = dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
+    check_engine(engine, target.type, precision, image_dtype)
     if threads < 0:
         raise ValueError(f'threads must be 0 or more, got {threads}')
     # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     if str(path_or_name) == 'random-nano':
-        return _random_nano(seed, target, precision)
+        policy = _random_nano(seed, target, DTYPES[precision])
+    else:
+        policy = _from_folder(Path(path_or_name), target, DTYPES[precision])
+    policy.use(engine, image_dtype)
+    return policy
 
-    folder = Path(path_or_name)
+
+def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Policy:
     checkpoint.check_folder(folder)
     config = ModelConfig.load(folder / 'config.json')
     text = TextTokenizer.load(folder / 'tokenizer.json')
@@ -195,12 +218,12 @@ def load(path_or_name: str | Path, device: str = 'cpu', dtype: str = 'auto', thr
         )
     with torch.device('meta'):
         network, image_tokenizer = Network(config.network), ImageTokenizer(config.image_tokenizer)
-    tensors = checkpoint.read_tensors(folder, target)
+    tensors = checkpoint.read_tensors(folder, device)
     network_tensors, image_tensors = checkpoint.split(tensors)
     checkpoint.assign(network, network_tensors, folder)
     checkpoint.assign(image_tokenizer, image_tensors, folder)
     model_id = f'{config.name}-{checkpoint.content_hash(config, tensors)}'
-    return Policy(config, text, network.to(precision), image_tokenizer.float(), model_id)
+    return Policy(config, text, network.to(dtype), image_tokenizer.float(), model_id)
 
 
 def save(policy: Policy, folder: str | Path) -> None:

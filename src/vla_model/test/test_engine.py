@@ -1,0 +1,236 @@
+"""Engines compute what eager computes, and say plainly where they cannot."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vla_model import engine as engines
+from vla_model import export, policy
+from vla_model.config import NetworkConfig
+from vla_model.engine import Act, Engine
+from vla_model.network import Network
+from vla_model.types import Chunk, Observation
+
+openvino = pytest.importorskip('openvino')
+EXPORTS = ['openvino-float32', 'openvino-int8']
+if 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES'):
+    EXPORTS.append('openvino-bfloat16')
+
+
+@pytest.fixture(scope='module')
+def cache(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp('cache')
+    patch.setenv('XDG_CACHE_HOME', str(folder))
+    yield folder / 'vla_model'
+    patch.undo()
+
+
+@pytest.fixture(scope='module')
+def nano(cache):
+    return policy.load('random-nano', threads=1)
+
+
+@pytest.fixture
+def act(nano):
+    template = nano.prompts.action('put the banana in the red bowl')
+    return Act.of(template, nano.config.vocabulary, nano.prompts.max_tokens)
+
+
+@pytest.fixture
+def observation():
+    rng = np.random.default_rng(3)
+    return Observation(
+        t_ref=0,
+        images={name: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for name in ('front', 'wrist')},
+        positions=np.array([0.0, -0.78, 0.0, -2.35, 0.0, 1.57, 0.78]),
+        velocities=np.zeros(7),
+        gripper=0.04,
+        instruction='put the banana in the red bowl',
+    )
+
+
+def small(n_kv_heads=2):
+    """A network of another shape, and what to ask of it."""
+    torch.manual_seed(5)
+    network = Network(NetworkConfig(64, 2, 4, n_kv_heads, 96, 10000.0, 1e-5, 300)).eval()
+    generator = torch.Generator().manual_seed(1)
+    prompts = tuple(torch.randint(0, 300, (1, 40), generator=generator) for _ in range(12))
+    return network, Act(prompts, slice(30, 38), slice(200, 300), longest=64)
+
+
+@pytest.mark.parametrize('name', EXPORTS)
+def test_an_exported_graph_gives_the_logits_of_eager_at_any_length(nano, act, name):
+    made = engines.make(name, nano.network, nano.image_tokenizer, act, nano.model_id)
+    limit = export.LIMITS[name.removeprefix('openvino-')]
+    assert made.name == name and made.error <= limit
+    for instruction in ('go', 'put the banana in the red bowl and then go back to where you were'):
+        other = Act.of(nano.prompts.action(instruction), nano.config.vocabulary, nano.prompts.max_tokens, prompts=1)
+        with torch.inference_mode():
+            ours = made(other.prompts[0], other.block, other.vocabulary)
+            eager = nano.network(other.prompts[0], other.block, other.vocabulary)
+        assert ours.shape == eager.shape
+        assert (ours - eager).norm() / eager.norm() <= limit
+
+
+@pytest.mark.parametrize('name', EXPORTS)
+def test_act_on_an_engine(observation, cache, nano, name):
+    fast = policy.load('random-nano', threads=1, engine=name)
+    prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.05)
+    for given in (None, prefix):
+        ours, eager = fast.act(observation, given), nano.act(observation, given)
+        assert ours.frozen == eager.frozen
+        assert np.abs(ours.confidence - eager.confidence).max() < 0.02
+        if name == 'openvino-float32':
+            assert np.array_equal(ours.positions, eager.positions)
+    assert np.array_equal(ours.positions[:4], prefix.positions)
+
+
+def test_a_result_outlives_the_next_call(nano, act, cache):
+    made = engines.make('openvino-float32', nano.network, nano.image_tokenizer, act, nano.model_id)
+    first = made(act.prompts[0], act.block, act.vocabulary)
+    kept = first.clone()
+    made(act.prompts[1], act.block, act.vocabulary)
+    assert torch.equal(first, kept)
+
+
+def test_what_a_graph_was_not_made_for_is_left_to_eager(nano, act, cache):
+    made = engines.make('openvino-float32', nano.network, nano.image_tokenizer, act, nano.model_id)
+    ids, everything = act.prompts[0], slice(0, nano.config.vocabulary.size)
+    with torch.inference_mode():
+        for rows, vocabulary in ((slice(3, 7), act.vocabulary), (act.block, everything)):
+            assert torch.equal(made(ids, rows, vocabulary), nano.network(ids, rows, vocabulary))
+        valid = torch.ones_like(ids, dtype=torch.bool)
+        valid[:, :5] = False
+        padded = made(ids, act.block, act.vocabulary, valid=valid)
+        assert torch.equal(padded, nano.network(ids, act.block, act.vocabulary, valid=valid))
+
+
+def test_the_check_is_kept_beside_the_graph_and_read_again(cache):
+    network, act = small(n_kv_heads=1)
+    for _ in range(2):  # the second one reads what the first one wrote
+        made = engines.make('openvino-int8', network, _tokenizer(), act, 'small')
+        report = json.loads(next(made.folder.glob('check-int8-*.json')).read_text())
+        assert (made.folder / 'network-int8.bin').is_file()
+        assert made.error == report['relative_error'] and 0 < made.error < export.LIMITS['int8']
+        assert report['prompts'] == 4 and 0 <= report['equal_argmax'] <= 1
+        assert made.folder.parent == cache and not list(made.folder.glob('tmp*'))
+    (made.folder / 'network-int8.xml').write_text('<broken')
+    again = engines.make('openvino-int8', network, _tokenizer(), act, 'small')
+    with torch.inference_mode():
+        assert torch.equal(
+            again(act.prompts[0], act.block, act.vocabulary), made(act.prompts[0], act.block, act.vocabulary)
+        )
+
+
+def test_int8_rounds_every_linear_layer_of_the_blocks():
+    network, act = small()
+    model = export.to_openvino(network, act)
+    assert export.quantize(model, network, act) == 2 * 7
+    assert sum(op.get_type_name() == 'FakeQuantize' for op in model.get_ops()) == 2 * 2 * 7
+
+
+def test_a_graph_that_computes_something_else_is_refused(tmp_path):
+    network, act = small()
+
+    def wrong(ids, rows):
+        return network(ids, rows, act.vocabulary) + 1
+
+    with pytest.raises(ValueError, match=r"differs from eager by .* take engine 'eager'"):
+        export.check(wrong, 'float32', network, act, tmp_path / 'check.json')
+    assert json.loads((tmp_path / 'check.json').read_text())['relative_error'] > export.LIMITS['float32']
+
+
+def test_auto_takes_the_fastest_that_is_close(monkeypatch, cache):
+    network, act = small()
+    times = {'eager': 4.0, 'openvino-float32': 3.0, 'openvino-int8': 1.0}
+    measured = []
+    monkeypatch.setattr(engines, 'measure', lambda candidates, act: measured.append(sorted(candidates)) or times)
+    monkeypatch.setattr(engines, 'AUTO_ERROR', 1e-3)  # int8 is the fastest, and too far off
+    for _ in range(2):  # measured once, then remembered
+        assert engines.make('auto', network, _tokenizer(), act, 'auto').name == 'openvino-float32'
+    assert measured == [sorted(['eager', *EXPORTS])]
+    monkeypatch.setattr(engines, 'AUTO_ERROR', 1.0)
+    assert engines.make('auto', network, _tokenizer(), act, 'auto').name == 'openvino-int8'
+    (cache / 'engines.json').write_text('no JSON')
+    assert engines.make('auto', network, _tokenizer(), act, 'auto').name == 'openvino-int8'
+    assert len(measured) == 2
+
+
+def test_auto_is_eager_where_there_is_nothing_to_choose(monkeypatch):
+    network, act = small()
+    assert engines.make('auto', network.bfloat16(), _tokenizer(), act, 'half').name == 'eager'
+    monkeypatch.setattr(engines, 'AUTO_PARAMETERS', 100)
+    assert engines.make('auto', network.float(), _tokenizer(), act, 'large').name == 'eager'
+
+
+def test_measured_times_are_of_every_engine(nano, act):
+    times = engines.measure({'eager': Engine(nano.network, nano.image_tokenizer)}, act, rounds=1)
+    assert times.keys() == {'eager'} and times['eager'] > 0
+
+
+def test_a_cache_folder_that_cannot_be_written_costs_nothing_else(monkeypatch, tmp_path):
+    (tmp_path / 'file').write_text('')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    network, act = small()
+    made = engines.make('openvino-float32', network, _tokenizer(), act, 'small')
+    assert 0 < made.error < export.LIMITS['float32']
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        ({'engine': 'warp-drive'}, r"engine must be one of \['auto', 'eager', .*got 'warp-drive'"),
+        ({'engine': 'cuda-graph'}, "'cuda-graph' runs on cuda, not on cpu: there, take one of .*'eager'"),
+        ({'engine': 'openvino-int8', 'dtype': 'bfloat16'}, 'takes a network in float32, not bfloat16'),
+        ({'dtype': 'float16'}, 'on cpu takes a network in float32 or bfloat16, not float16'),
+        ({'engine': 'auto', 'dtype': 'float16'}, 'on cpu takes a network in float32 or bfloat16, not float16'),
+        ({'image_dtype': 'float16'}, 'image_dtype on cpu must be one of'),
+    ],
+)
+def test_unsupported_pairs_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        policy.load('random-nano', **arguments)
+
+
+def test_a_missing_package_is_named(monkeypatch):
+    monkeypatch.setattr(engines.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='pip install openvino'):
+        engines.check('openvino-int8', 'cpu', 'float32')
+    network, act = small()
+    assert engines.make('auto', network, _tokenizer(), act, 'none').name == 'eager'
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
+def test_cuda_graphs_without_a_gpu_are_an_error():
+    from vla_model.engine_cuda import CudaGraphs
+
+    with pytest.raises(ValueError, match="needs a GPU that torch can use: take 'eager'"):
+        CudaGraphs(small()[0], _tokenizer())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+def test_cuda_graphs_give_the_logits_of_eager(observation):
+    graphs = policy.load('random-nano', device='cuda', engine='cuda-graph')
+    eager = policy.load('random-nano', device='cuda')
+    assert graphs.engine.name == 'cuda-graph'
+    for instruction in ('go', 'put the banana in the bowl', 'go'):
+        o = replace(observation, instruction=instruction)
+        ours, theirs = graphs.act(o), eager.act(o)
+        assert np.abs(ours.confidence - theirs.confidence).max() < 0.02
+        again = graphs.act(o)
+        assert np.array_equal(ours.positions, again.positions)
+
+
+def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
+    half = policy.load('random-nano', threads=1, image_dtype='bfloat16')
+    codes, exact = half._view_ids(observation), nano._view_ids(observation)
+    assert half.engine.encoder is not half.image_tokenizer.encoder
+    assert 0.7 < (codes == exact).float().mean() < 1
+
+
+def _tokenizer():
+    return policy.load('random-nano', threads=1).image_tokenizer

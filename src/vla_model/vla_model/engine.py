@@ -1,0 +1,253 @@
+"""What runs the network: torch eager (the reference), CUDA graphs, or OpenVINO on a CPU; chosen by one name.
+
+An engine is called like the network. It is faster for what `act` asks for, and leaves every other request to eager.
+"""
+
+import copy
+import importlib.util
+import json
+import logging
+import os
+import platform
+import time
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from .image_tokenizer import ImageTokenizer
+from .network import Network, PrefixCache
+from .prompt import Template
+from .vocabulary import Vocabulary
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+# Engine -> device -> precisions of the network that it takes. OpenVINO converts from float32 to what its name says.
+SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
+    'eager': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
+    'cuda-graph': {'cuda': ('bfloat16', 'float16', 'float32')},
+    'openvino-float32': {'cpu': ('float32',)},
+    'openvino-bfloat16': {'cpu': ('float32',)},
+    'openvino-int8': {'cpu': ('float32',)},
+}
+NAMES = ('auto', *SUPPORTED)
+AUTO_ERROR = 0.03  # 'auto' takes no engine whose logits are further from eager's, in the norm
+AUTO_PARAMETERS = 1e9  # larger networks are not exported by 'auto': it would take a second copy and minutes
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Act:
+    """What `act` asks of the network, with prompts to calibrate and check on."""
+
+    prompts: tuple[Tensor, ...]  # ids (1, T), images and states random
+    block: slice
+    vocabulary: slice
+    longest: int  # tokens of the longest prompt that may come
+
+    @classmethod
+    def of(cls, template: Template, v: Vocabulary, longest: int, prompts: int = 12) -> 'Act':
+        """Prompts on the device of `template`, the same at every call."""
+        generator = torch.Generator().manual_seed(0)
+        made = []
+        for _ in range(prompts):
+            state, views = torch.Size([template.state.stop - template.state.start]), len(template.views)
+            tokens = template.views[0].stop - template.views[0].start
+            bins = torch.randint(v.bins_offset, v.size, state, generator=generator)
+            codes = torch.randint(v.image_offset, v.image_offset + v.codes, (views, tokens), generator=generator)
+            made.append(template.fill(bins.to(template.ids.device), codes.to(template.ids.device)))
+        return cls(tuple(made), template.block, slice(v.bins_offset, v.size), longest)
+
+
+class Engine:
+    """torch eager, on any device. The other engines inherit what they do not do faster."""
+
+    name = 'eager'
+
+    def __init__(self, network: Network, image_tokenizer: ImageTokenizer, image_dtype: torch.dtype = torch.float32):
+        """image_dtype: of the image encoder. Below float32 a few codes differ: `./vla bench model` counts them."""
+        self.network, self.image_tokenizer, self.image_dtype = network, image_tokenizer, image_dtype
+        encoder = image_tokenizer.encoder
+        if image_dtype != torch.float32:
+            encoder = copy.deepcopy(encoder).to(image_dtype)
+        self.encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.error = 0.0  # relative difference of its logits from eager's
+
+    def __call__(
+        self,
+        ids: Tensor,
+        rows: slice | Tensor,
+        vocabulary: slice,
+        valid: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Tensor:
+        """Logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
+        return self.network(ids, rows, vocabulary, valid, cache)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
+        pixels = pixels.to(self.image_dtype, memory_format=torch.channels_last)
+        return self.image_tokenizer.quantize(self.encoder(pixels))
+
+
+def check(name: str, device: str, dtype: str, image_dtype: str = 'float32') -> None:
+    """Raises ValueError if the engine does not run these precisions on `device` ('cpu' or 'cuda')."""
+    if name not in NAMES:
+        raise ValueError(f'engine must be one of {list(NAMES)}, got {name!r}')
+    if image_dtype not in SUPPORTED['eager'][device]:
+        raise ValueError(
+            f'image_dtype on {device} must be one of {list(SUPPORTED["eager"][device])}, got {image_dtype!r}'
+        )
+    if name == 'auto':
+        name = 'eager'  # takes all that any other takes
+    devices = SUPPORTED[name]
+    if device not in devices:
+        raise ValueError(f'engine {name!r} runs on {" or ".join(devices)}, not on {device}: {_others(device)}')
+    if dtype not in devices[device]:
+        raise ValueError(
+            f'engine {name!r} on {device} takes a network in {" or ".join(devices[device])}, not {dtype}: '
+            'change dtype or engine'
+        )
+    if name.startswith('openvino') and importlib.util.find_spec('openvino') is None:
+        raise ValueError(f"engine {name!r} needs the package openvino: pip install openvino, or take 'eager'")
+
+
+def make(
+    name: str,
+    network: Network,
+    image_tokenizer: ImageTokenizer,
+    act: Act,
+    model_id: str,
+    image_dtype: torch.dtype = torch.float32,
+) -> Engine:
+    """The engine called `name`; 'auto': CUDA graphs on a GPU, the fastest of those close to eager on a CPU.
+
+    model_id names the weights: what was exported for it is kept in the cache folder. Raises ValueError where the
+    engine cannot run here or computes something else than eager.
+    """
+    weight = next(network.parameters())
+    dtype = str(weight.dtype).removeprefix('torch.')
+    check(name, weight.device.type, dtype, str(image_dtype).removeprefix('torch.'))
+    if name == 'auto' and weight.device.type == 'cuda':
+        name = 'cuda-graph'
+    if name == 'auto':
+        return _fastest(network, image_tokenizer, act, model_id, image_dtype, dtype)
+    if name == 'cuda-graph':
+        from .engine_cuda import CudaGraphs
+
+        return CudaGraphs(network, image_tokenizer, image_dtype)
+    if name.startswith('openvino'):
+        from .engine_openvino import OpenVino
+
+        return OpenVino(name.removeprefix('openvino-'), network, image_tokenizer, act, model_id, image_dtype)
+    return Engine(network, image_tokenizer, image_dtype)
+
+
+def _fastest(
+    network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str, image_dtype: torch.dtype, dtype: str
+) -> Engine:
+    eager = Engine(network, image_tokenizer, image_dtype)
+    exports = [n for n in SUPPORTED if n.startswith('openvino')]
+    small = sum(p.numel() for p in network.parameters()) <= AUTO_PARAMETERS
+    if dtype != 'float32' or not small or importlib.util.find_spec('openvino') is None:
+        return eager
+
+    made: dict[str, Engine] = {'eager': eager}
+
+    def engine(name: str) -> Engine | None:
+        try:
+            if name not in made:
+                made[name] = make(name, network, image_tokenizer, act, model_id, image_dtype)
+            return made[name]
+        except ValueError as error:  # not on this processor, or too far from eager with these weights
+            _log.info('%s', error)
+            return None
+
+    file = cache_folder() / 'engines.json'
+    key = _machine_and_shape(network, act)
+    known = _read_json(file)
+    times = known.get(key)
+    if not isinstance(times, dict) or not times.keys() <= SUPPORTED.keys():
+        candidates = {n: e for n in ('eager', *exports) if (e := engine(n)) is not None}
+        times = measure(candidates, act)
+        write_json(file, known | {key: times})
+    for name in sorted(times, key=times.__getitem__):
+        chosen = engine(name)
+        if chosen is not None and chosen.error <= AUTO_ERROR:
+            _log.info('engine %s, of %s [ms]', name, times)
+            return chosen
+    return eager
+
+
+@torch.inference_mode()
+def measure(engines: dict[str, Engine], act: Act, rounds: int = 7) -> dict[str, float]:
+    """Median time [ms] of each engine's forward, taken in turns so that what else runs here hits all alike."""
+    samples: dict[str, list[float]] = {name: [] for name in engines}
+    for i in range(rounds + 2):
+        for name, engine in engines.items():
+            start = time.perf_counter()
+            engine(act.prompts[i % len(act.prompts)], act.block, act.vocabulary)
+            if i >= 2:  # the first ones allocate
+                samples[name].append((time.perf_counter() - start) * 1e3)
+    return {name: round(median(s), 3) for name, s in samples.items()}
+
+
+# ---- the cache folder
+
+
+def cache_folder() -> Path:
+    """Where exported graphs and measured times are kept; deleting it is harmless."""
+    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vla_model'
+
+
+def write_json(file: Path, content: dict) -> None:
+    """The file appears whole or not at all. A folder that cannot be written costs time at the next start, no more."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f'.{file.name}.{os.getpid()}')
+        temporary.write_text(json.dumps(content, indent=2) + '\n')
+        temporary.replace(file)
+    except OSError as error:
+        _log.warning('cannot write %s (%s): what was measured is not kept', file, error)
+
+
+def _read_json(file: Path) -> dict:
+    try:
+        content = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def versions() -> str:
+    """Of the libraries whose results and speed are kept."""
+    parts = []
+    for package in ('torch', 'openvino'):
+        try:
+            parts.append(f'{package} {version(package)}')
+        except PackageNotFoundError:
+            parts.append(f'no {package}')
+    return ', '.join(parts)
+
+
+def cpu_name() -> str:
+    """Model name of the processor."""
+    try:
+        for line in Path('/proc/cpuinfo').read_text().splitlines():
+            if line.startswith('model name'):
+                return line.split(':', 1)[1].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _machine_and_shape(network: Network, act: Act) -> str:
+    cores = f'{torch.get_num_threads()} threads on {len(os.sched_getaffinity(0))} cores'
+    shape = f'{act.prompts[0].shape[1]} tokens, {network.config}'
+    return f'{cpu_name()}, {cores}, {versions()}, {shape}'
+
+
+def _others(device: str) -> str:
+    return f'there, take one of {[n for n, devices in SUPPORTED.items() if device in devices]}'

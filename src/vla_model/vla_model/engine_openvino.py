@@ -1,0 +1,110 @@
+"""OpenVINO on a CPU: the forward of `act` as a compiled graph."""
+
+import contextlib
+import hashlib
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import export
+from .engine import Act, Engine, cache_folder, cpu_name, versions
+from .image_tokenizer import ImageTokenizer
+from .network import Network, PrefixCache
+
+FORMAT = 1  # of what is kept; grows when export.py makes other graphs
+
+
+class OpenVino(Engine):
+    """Takes prompts of any length. The graph and its check are kept in the cache folder, by the name of the weights."""
+
+    def __init__(
+        self,
+        precision: str,
+        network: Network,
+        image_tokenizer: ImageTokenizer,
+        act: Act,
+        model_id: str,
+        image_dtype: torch.dtype = torch.float32,
+    ):
+        """precision: float32, bfloat16, or int8 (then what is not int8 is bfloat16 where the processor has it)."""
+        import openvino as ov
+
+        super().__init__(network, image_tokenizer, image_dtype)
+        self.name = f'openvino-{precision}'
+        core = ov.Core()
+        abilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        if precision == 'bfloat16' and 'BF16' not in abilities:
+            raise ValueError(f"the processor does not compute in bfloat16: take 'openvino-float32', not {self.name!r}")
+        self._act, self._rows = act, act.block.stop - act.block.start
+        inner = {'float32': 'f32', 'bfloat16': 'bf16'}.get(precision, 'bf16' if 'BF16' in abilities else 'f32')
+        options = {
+            'INFERENCE_PRECISION_HINT': inner,
+            'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+            'PERFORMANCE_HINT': 'LATENCY',
+            'ENABLE_CPU_PINNING': False,  # others run here, too: a pinned thread would wait for them
+        }
+        self.folder = cache_folder() / _key(model_id, act)
+        self._request = core.compile_model(self._graph(core, precision), 'CPU', options).create_infer_request()
+        # The same graph may round differently on another processor.
+        report = self.folder / f'check-{precision}-{hashlib.sha256(cpu_name().encode()).hexdigest()[:8]}.json'
+        known = _known_error(report)
+        self.error = export.check(self._run, precision, network, act, report) if known is None else known
+
+    def __call__(
+        self,
+        ids: Tensor,
+        rows: slice | Tensor,
+        vocabulary: slice,
+        valid: Tensor | None = None,
+        cache: PrefixCache | None = None,
+    ) -> Tensor:
+        same = isinstance(rows, slice) and rows.stop - rows.start == self._rows and vocabulary == self._act.vocabulary
+        if not same or valid is not None or cache is not None or len(ids) != 1:
+            return super().__call__(ids, rows, vocabulary, valid, cache)
+        if ids.shape[1] > self._act.longest:
+            raise ValueError(f'the prompt has {ids.shape[1]} tokens, the graph takes up to {self._act.longest}')
+        return self._run(ids, export.rows_of(rows))  # type: ignore[arg-type]
+
+    def _run(self, ids: Tensor, rows: Tensor) -> Tensor:
+        self._request.infer({0: ids.numpy(), 1: rows.numpy()}, share_inputs=True, share_outputs=True)
+        return torch.tensor(self._request.get_output_tensor(0).data)  # a copy: the next call overwrites it
+
+    def _graph(self, core: Any, precision: str) -> Any:
+        """The model, from the cache folder or newly exported."""
+        import openvino as ov
+
+        file = self.folder / ('network-int8.xml' if precision == 'int8' else 'network.xml')
+        if file.is_file():
+            with contextlib.suppress(RuntimeError):  # damaged: made again
+                return core.read_model(file)
+        model = export.to_openvino(self.network, self._act)
+        if precision == 'int8':
+            export.quantize(model, self.network, self._act)
+        with contextlib.suppress(OSError):  # a folder that cannot be written costs an export at every start
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=self.folder) as made:
+                temporary = Path(made) / file.name
+                ov.save_model(model, temporary, compress_to_fp16=False)
+                # The graph is read only where the .xml is: the weights come first.
+                temporary.with_suffix('.bin').replace(file.with_suffix('.bin'))
+                temporary.replace(file)
+        return model
+
+
+def _key(model_id: str, act: Act) -> str:
+    what = f'{FORMAT} {versions()} {act.vocabulary} {act.block.stop - act.block.start} {act.longest}'
+    return f'{model_id}-{hashlib.sha256(what.encode()).hexdigest()[:8]}'
+
+
+def _known_error(report: Path) -> float | None:
+    """The relative error that an earlier check found within the limit."""
+    try:
+        content = json.loads(report.read_text())
+        error, limit = float(content['relative_error']), float(content['limit_of_relative_error'])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return error if error <= limit else None

@@ -1,0 +1,133 @@
+"""The network as an OpenVINO graph, in float32 or int8, checked against torch eager.
+
+Only the converter itself is used: openvino.convert_model reports usage to its vendor over the network.
+"""
+
+import contextlib
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .engine import Act, versions, write_json
+from .network import Network
+
+CALIBRATION = 8  # prompts whose activations set the ranges of int8; those after them are for the check
+# Relative difference from eager beyond which a graph is refused: it computes something else.
+LIMITS = {'float32': 1e-3, 'bfloat16': 0.05, 'int8': 0.2}
+
+
+class _Forward(nn.Module):
+    """The network for one block length and one slice of the vocabulary; where the block stands is an input."""
+
+    def __init__(self, network: Network, vocabulary: slice):
+        super().__init__()
+        self.network, self.vocabulary = network, vocabulary
+
+    def forward(self, ids: Tensor, rows: Tensor) -> Tensor:
+        return self.network(ids, rows, self.vocabulary)
+
+
+def rows_of(block: slice) -> Tensor:
+    """(n,) int64 positions of a block."""
+    return torch.arange(block.start, block.stop)
+
+
+@torch.inference_mode()
+def to_openvino(network: Network, act: Act) -> Any:
+    """openvino.Model: ids (1, any length up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary)."""
+    import openvino as ov
+    from openvino.frontend import FrontEndManager
+    from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+
+    inputs = (act.prompts[0], rows_of(act.block))
+    network._rope_for(act.longest, inputs[0].device)  # what is traced slices this table
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # the tracer says of every shape that it may vary
+        traced = torch.jit.trace(_Forward(network, act.vocabulary).eval(), inputs, check_trace=False)
+        traced = torch.jit.freeze(traced)
+    frontend = FrontEndManager().load_by_framework('pytorch')
+    decoder = TorchScriptPythonDecoder(traced, example_input=inputs)  # must outlive `convert`
+    source = frontend.load(decoder)
+    for place, shape in zip(source.get_inputs(), ([1, -1], [len(inputs[1])]), strict=True):
+        source.set_partial_shape(place, ov.PartialShape(shape))
+        source.set_element_type(place, ov.Type.i64)
+    return frontend.convert(source)
+
+
+@torch.inference_mode()
+def quantize(model: Any, network: Network, act: Act) -> int:
+    """Linear layers of the blocks in int8, in place: weights per output, activations per layer. Returns how many.
+
+    The graph says where to round; OpenVINO computes in int8 what it can between two such places. Ranges of the
+    activations are the largest magnitudes on the first CALIBRATION prompts. Attention, norms and head stay as they are.
+    """
+    from openvino import opset13 as op
+
+    largest: dict[str, float] = {}
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(inputs[0].abs().max()))
+
+        return hook
+
+    linears = {n: m for n, m in network.named_modules() if isinstance(m, nn.Linear) and '.blocks.' in n}
+    with contextlib.ExitStack() as hooks:
+        for name, linear in linears.items():
+            hooks.callback(linear.register_forward_pre_hook(watch(name)).remove)
+        for ids in act.prompts[:CALIBRATION]:
+            network(ids, act.block, act.vocabulary)
+
+    def rounded(source: Any, limit: np.ndarray, levels: int) -> Any:
+        low, high = op.constant(-limit), op.constant(limit)
+        return op.fake_quantize(source, low, high, low, high, levels).output(0)
+
+    done = 0
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name().split('/')[0].removeprefix('__module.network.')
+        if node.get_type_name() != 'MatMul' or name not in largest:
+            continue
+        weight = linears[name].weight.abs().amax(1, keepdim=True).clamp(min=1e-8).numpy()
+        activation = np.array(max(largest[name], 1e-8), np.float32)
+        for place, limit, levels in ((node.input(0), activation, 256), (node.input(1), weight, 255)):
+            place.replace_source_output(rounded(place.get_source_output(), limit, levels))
+        done += 1
+    if done != len(linears):
+        raise ValueError(f'int8: {done} of {len(linears)} linear layers were found in the graph: take another engine')
+    model.validate_nodes_and_infer_types()
+    return done
+
+
+@torch.inference_mode()
+def check(run: Any, precision: str, network: Network, act: Act, file: Path) -> float:
+    """Compares run(ids, rows) with eager on prompts that calibrated nothing and writes the numbers to `file`.
+
+    Returns the relative difference |a - b| / |b| of the logits. Raises ValueError beyond LIMITS[precision].
+    """
+    ours, eager = [], []
+    for ids in act.prompts[CALIBRATION:]:
+        ours.append(run(ids, rows_of(act.block))[0].float())
+        eager.append(network(ids, act.block, act.vocabulary)[0].float())
+    a, b = torch.cat(ours), torch.cat(eager)
+    error = float((a - b).norm() / b.norm())
+    content = {
+        'precision': precision,
+        'prompts': len(ours),
+        'relative_error': error,
+        'largest_difference': float((a - b).abs().max()),
+        'equal_argmax': float((a.argmax(-1) == b.argmax(-1)).float().mean()),
+        'largest_probability_difference': float((a.softmax(-1) - b.softmax(-1)).abs().max()),
+        'limit_of_relative_error': LIMITS[precision],
+        'versions': versions(),
+    }
+    write_json(file, content)
+    if not error <= LIMITS[precision]:
+        raise ValueError(
+            f'the graph in {precision} differs from eager by {error:.2g}, the limit is {LIMITS[precision]:g} '
+            f"({file}): take engine 'eager'"
+        )
+    return error
