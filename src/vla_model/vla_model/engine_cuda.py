@@ -76,7 +76,7 @@ class CudaGraphs(Engine):
                 function(source)
         torch.cuda.current_stream(source.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.device(source.device), torch.cuda.graph(graph, pool=self._pool):
             result = function(source)
         # The network may make a longer table of angles later; this graph still reads the one of now.
         return Captured(graph, source, result, self.network._rope)

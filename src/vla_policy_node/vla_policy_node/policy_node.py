@@ -32,7 +32,7 @@ CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
 class PolicyNode(SafeLifecycleNode):
     """Subscriptions only store; one worker thread runs the model; all else is the spin thread's.
 
-    load(model, device=, dtype=, threads=, seed=) -> Policy is a parameter for tests.
+    load(model, device=, dtype=, threads=, seed=, engine=, image_dtype=) -> Policy is a parameter for tests.
     """
 
     read_at_activate = ('drive',)
@@ -88,7 +88,15 @@ class PolicyNode(SafeLifecycleNode):
             from vla_model.policy import load  # torch is loaded here, not with the module
 
             self._load = load
-        policy = self._policy = self._load(p.model, device=p.device, dtype=p.dtype, threads=p.threads, seed=p.seed)
+        policy = self._policy = self._load(
+            p.model,
+            device=p.device,
+            dtype=p.dtype,
+            threads=p.threads,
+            seed=p.seed,
+            engine=p.engine,
+            image_dtype=p.image_dtype,
+        )
         robot, profile = policy.config.robot, p.profile
         if missing := [c for c in robot.cameras if c not in p.cameras]:
             raise ValueError(

@@ -27,6 +27,8 @@ class PolicyParameters:
     model: str
     device: str
     dtype: str
+    engine: str
+    image_dtype: str
     threads: int
     seed: int
 
@@ -65,7 +67,27 @@ class PolicyParameters:
             ),
             model=declare(node, 'model', 'random-nano', 'checkpoint folder, or random-nano'),
             device=declare(node, 'device', 'cpu', 'what the model runs on: cpu, cuda, cuda:1'),
-            dtype=declare(node, 'dtype', 'auto', 'number format', choices=('auto', 'float32', 'bfloat16', 'float16')),
+            dtype=declare(
+                node,
+                'dtype',
+                'auto',
+                'number format of the network',
+                choices=('auto', 'float32', 'bfloat16', 'float16'),
+            ),
+            engine=declare(
+                node,
+                'engine',
+                'auto',
+                'what runs the network: eager, cuda-graph, openvino-float32, openvino-bfloat16, openvino-int8; '
+                'auto: the fastest here whose results are close to those of eager',
+            ),
+            image_dtype=declare(
+                node,
+                'image_dtype',
+                'float32',
+                'number format of the image encoder',
+                choices=('float32', 'bfloat16', 'float16'),
+            ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),
         )
