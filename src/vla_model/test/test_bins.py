@@ -42,7 +42,7 @@ def test_ranges_round_trip_within_half_a_bin_of_robot_units(rows):
     assert (np.abs(back - values) <= width / 2047 / 2 + 1e-6).all()
 
 
-@pytest.mark.parametrize(('low', 'high'), [([0], [0]), ([1], [0]), ([0, 0], [1]), ([0], [np.inf])])
+@pytest.mark.parametrize(('low', 'high'), [([0], [0]), ([0, 0], [1]), ([0], [np.inf])])
 def test_ranges_refuse_what_has_no_inverse(low, high):
-    with pytest.raises(ValueError, match='low < high'):
+    with pytest.raises(ValueError, match='two different finite ends'):
         Ranges(low, high)

@@ -24,15 +24,17 @@ def dequantize(indices: np.ndarray, bins: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranges:
-    """Affine map of robot units to [-1, 1], per dimension. A mean/std statistic is low, high = mean -/+ 3 std."""
+    """Affine map of robot units to [-1, 1], per dimension. Where low is above high, it turns the direction round."""
 
     low: np.ndarray  # (n,) robot units that become -1
     high: np.ndarray  # (n,) robot units that become +1
 
     def __post_init__(self) -> None:
         low, high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
-        if low.ndim != 1 or low.shape != high.shape or not (np.isfinite(low) & np.isfinite(high) & (low < high)).all():
-            raise ValueError(f'a range needs finite low < high per dimension, got {low.tolist()} and {high.tolist()}')
+        if low.ndim != 1 or low.shape != high.shape or not (np.isfinite(low) & np.isfinite(high) & (low != high)).all():
+            raise ValueError(
+                f'a range needs two different finite ends per dimension, got {low.tolist()} and {high.tolist()}'
+            )
         object.__setattr__(self, 'low', low)
         object.__setattr__(self, 'high', high)
 

@@ -1,20 +1,39 @@
-"""A checkpoint is a folder: config.json, tokenizer.json, *.safetensors. Nothing in it is ever unpickled."""
+"""A checkpoint is a folder: config.json, tokenizer.json, *.safetensors. Nothing in it is ever unpickled.
+
+Tensors are read one by one into the memory where they stay, so beside the model a load needs one shard at most.
+"""
 
 import hashlib
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from . import statistics
 from .config import ModelConfig
+from .statistics import Statistics
 from .text_tokenizer import TextTokenizer
 
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
+INDEX = 'model.safetensors.index.json'
+IMAGE_FILE = 'image_tokenizer.safetensors'
 # What a name starts with says whose tensor it is; the rest of a name is the released one.
 IMAGE_PREFIXES = ('encoder.', 'decoder.', 'quantize.')
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Where a tensor lies, known from the head of its file."""
+
+    path: Path
+    shape: tuple[int, ...]
+    floating: bool
 
 
 def check_folder(folder: Path) -> None:
@@ -27,60 +46,101 @@ def check_folder(folder: Path) -> None:
         raise ValueError(f'{folder} {kind}: {remedy}')
     if not (folder / 'config.json').is_file():
         raise FileNotFoundError(f'{folder / "config.json"} is missing: {remedy}')
+    check_has_weights(folder, remedy)
+
+
+def check_has_weights(folder: Path, remedy: str) -> None:
+    """Raises FileNotFoundError if there is no *.safetensors in the folder."""
     if not any(folder.glob('*.safetensors')):
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES)
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES) if folder.is_dir() else []
         found = f'only {pickles[0]}, a pickle, which is not read: convert it to safetensors' if pickles else remedy
         raise FileNotFoundError(f'{folder} has no *.safetensors: {found}')
 
 
-def read_tensors(folder: Path, device: torch.device) -> dict[str, Tensor]:
-    """All tensors of all *.safetensors of a folder, as stored, on `device`. ValueError on a file that is damaged."""
-    tensors: dict[str, Tensor] = {}
-    for path in sorted(folder.glob('*.safetensors')):
+def list_tensors(folder: Path) -> dict[str, Stored]:
+    """The tensors of a folder by name, without reading them: of the files that its index names, else of all.
+
+    Raises FileNotFoundError or ValueError naming a file that is missing or damaged, or a tensor that is in two files
+    or not where the index says.
+    """
+    index = _read_index(folder / INDEX)
+    paths = {folder / name for name in index.values()} or set(folder.glob('*.safetensors'))
+    if (folder / IMAGE_FILE).is_file():
+        paths.add(folder / IMAGE_FILE)
+    found: dict[str, Stored] = {}
+    for path in sorted(paths):
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing, which {INDEX} names: copy it again')
         try:
-            with safe_open(path, framework='pt', device=str(device)) as file:
+            with safe_open(path, framework='pt') as file:
                 for name in file.keys():  # noqa: SIM118 (the file is no mapping)
-                    if name in tensors:
+                    if name in found:
                         raise ValueError(f'{path}: tensor {name} is in another file of the folder too: remove one')
-                    tensors[name] = file.get_tensor(name)
+                    part = file.get_slice(name)
+                    found[name] = Stored(path, tuple(part.get_shape()), part.get_dtype().startswith(('F', 'BF')))
         except SafetensorError as error:
-            raise ValueError(f'{path} is damaged or no safetensors file ({error}): copy it again') from None
-    return tensors
+            raise _damaged(path, error) from None
+    lost = sorted(n for n, file in index.items() if n not in found or found[n].path.name != file)
+    if lost:
+        raise ValueError(f'{folder}: {_some(lost)} not in the file that {INDEX} says: copy the checkpoint again')
+    return found
 
 
-def assign(module: nn.Module, tensors: Mapping[str, Tensor], folder: Path) -> None:
-    """Makes `tensors` the weights of `module`. ValueError naming tensors that miss, are too many, or do not fit."""
+def load_into(
+    module: nn.Module, stored: Mapping[str, Stored], device: torch.device, dtype: torch.dtype, folder: Path
+) -> dict[str, str]:
+    """Gives `module`, made on the meta device, its weights: on `device`, numbers in `dtype`. Returns their digests.
+
+    Raises ValueError naming tensors that are missing, too many, of another shape, not finite, or a damaged file.
+    """
     expected = module.state_dict()
-    missing, unexpected = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-    if missing or unexpected:
-        parts = [f'{len(n)} {word} ({", ".join(n[:3])}{", ..." if len(n) > 3 else ""})'
-                 for word, n in (('missing', missing), ('unexpected', unexpected)) if n]  # fmt: skip
-        raise ValueError(f'{folder}: tensors {" and ".join(parts)}: weights and config.json are of different models')
-    for name, tensor in tensors.items():
-        if tensor.shape != expected[name].shape or tensor.is_floating_point() != expected[name].is_floating_point():
-            raise ValueError(
-                f'{folder}: tensor {name} is {tuple(tensor.shape)} {tensor.dtype}, config.json says '
-                f'{tuple(expected[name].shape)}: weights and config.json are of different models'
-            )
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            raise ValueError(f'{folder}: tensor {name} is not finite: the checkpoint is damaged')
-    module.load_state_dict(tensors, assign=True)
+    _check_names(expected, stored, folder)
+    module.to(dtype).to_empty(device=device)
+    targets = module.state_dict()
+    digests: dict[str, str] = {}
+    for path in sorted({s.path for s in stored.values()}):
+        try:
+            with safe_open(path, framework='pt') as file:
+                for name in (n for n, s in stored.items() if s.path == path):
+                    tensor, target = file.get_tensor(name), targets[name]
+                    digests[name] = digest(tensor)
+                    target.copy_(tensor.to(device))  # there it is cast
+                    _check_finite(name, target, tensor.dtype, folder)
+                    del tensor
+        except SafetensorError as error:
+            raise _damaged(path, error) from None
+    return digests
 
 
-def split(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def split(stored: Mapping[str, Stored]) -> tuple[dict[str, Stored], dict[str, Stored]]:
     """(network's, image tokenizer's) tensors."""
-    image = {name: t for name, t in tensors.items() if name.startswith(IMAGE_PREFIXES)}
-    return {name: t for name, t in tensors.items() if name not in image}, image
+    image = {name: s for name, s in stored.items() if name.startswith(IMAGE_PREFIXES)}
+    return {name: s for name, s in stored.items() if name not in image}, image
 
 
-def content_hash(config: ModelConfig, tensors: Mapping[str, Tensor]) -> str:
-    """12 hex digits that change with the configuration and with any weight."""
-    digest = hashlib.sha256(config.to_json().encode())
-    for name in sorted(tensors):
-        t = tensors[name].detach().cpu().contiguous()
-        digest.update(f'{name} {t.dtype} {tuple(t.shape)}'.encode())
-        digest.update(t.flatten().view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:12]
+def digest(tensor: Tensor) -> str:
+    """Of a tensor as it is stored: type, shape and numbers."""
+    t = tensor.detach().cpu().contiguous()
+    found = hashlib.sha256(f'{t.dtype} {tuple(t.shape)}'.encode())
+    found.update(t.flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def content_hash(config: ModelConfig, digests: Mapping[str, str]) -> str:
+    """12 hex digits that change with the configuration, the statistics and any weight."""
+    lines = [config.to_json(), repr(config.statistics), *(f'{name} {digests[name]}' for name in sorted(digests))]
+    return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
+
+
+def read_config(folder: Path, content: dict[str, Any]) -> ModelConfig:
+    """Of a checkpoint that `write` made, from the content of its config.json. Errors name file, field and remedy."""
+    robot = content.get('robot')
+    needed = isinstance(robot, dict) and robot.get('normalization', 'limits') in statistics.METHODS
+    found = Statistics.load(folder / statistics.FILE) if needed else None
+    try:
+        return ModelConfig.of_json(content, found)
+    except ValueError as error:
+        raise ValueError(f'{folder / "config.json"}: {error}') from None
 
 
 def write(
@@ -89,15 +149,66 @@ def write(
     """Writes a checkpoint. Every file appears whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / '.writing'
-    for name, save in (
+    files = [
         ('config.json', lambda: temporary.write_text(config.to_json())),
         ('tokenizer.json', lambda: text.tokenizer.save(str(temporary))),
         ('model.safetensors', lambda: save_file(_plain(network), temporary)),
-        ('image_tokenizer.safetensors', lambda: save_file(_plain(image), temporary)),
-    ):
+        (IMAGE_FILE, lambda: save_file(_plain(image), temporary)),
+    ]
+    if config.statistics is not None:
+        files.append((statistics.FILE, lambda: config.statistics.save(temporary)))  # type: ignore[union-attr]
+    for name, save in files:
         save()
         temporary.replace(folder / name)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: t.detach().cpu().contiguous() for name, t in tensors.items()}
+
+
+def _read_index(path: Path) -> dict[str, str]:
+    """Tensor name -> file name; empty without an index."""
+    if not path.is_file():
+        return {}
+    try:
+        index = json.loads(path.read_text())['weight_map']
+        # A file elsewhere is none of this checkpoint's.
+        good = bool(index) and all(isinstance(f, str) and Path(f).name == f for f in index.values())
+    except (ValueError, KeyError, TypeError, AttributeError):
+        good = False
+    if not good:
+        raise ValueError(f"{path} must hold 'weight_map', from tensor names to file names: copy it again")
+    return index
+
+
+def _check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
+    missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    if missing or unexpected:
+        parts = [f'{len(n)} {word} ({_some(n)})' for word, n in (('missing', missing), ('unexpected', unexpected)) if n]
+        raise ValueError(f'{folder}: tensors {" and ".join(parts)}: weights and config.json are of different models')
+    for name, s in stored.items():
+        t = expected[name]
+        if tuple(t.shape) != s.shape or t.is_floating_point() != s.floating:
+            kind = 'floating point' if s.floating else 'integers'
+            raise ValueError(
+                f'{folder}: tensor {name} is {s.shape} of {kind}, config.json says {tuple(t.shape)} {t.dtype}: '
+                f'weights and config.json are of different models'
+            )
+
+
+def _check_finite(name: str, target: Tensor, stored: torch.dtype, folder: Path) -> None:
+    if not target.is_floating_point() or not target.numel():
+        return
+    low, high = torch.aminmax(target)  # without a copy; both are NaN where there is one
+    if not (torch.isfinite(low) and torch.isfinite(high)):
+        other = f', or take another dtype: {stored} does not fit into {target.dtype}' if stored != target.dtype else ''
+        raise ValueError(f'{folder}: tensor {name} is not finite: the checkpoint is damaged, copy it again{other}')
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f'{path} is damaged or no safetensors file ({error}): copy it again')
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ', '.join(names[:3]) + (', ...' if len(names) > 3 else '')

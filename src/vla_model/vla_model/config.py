@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .bins import Ranges
+from .statistics import FILE, METHODS, Statistics
 from .vocabulary import Vocabulary
 
 T = TypeVar('T')
@@ -73,46 +74,65 @@ class ImageTokenizerConfig:
         return (self.resolution >> (len(self.encoder_mult) - 1)) ** 2
 
 
+# What an action says. Of the joint or end-effector pose of the observation (delta), or absolute.
+ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_delta', 'ee_position')
+
+
 @dataclass(frozen=True)
 class RobotInterface:
     """What the model sees of the robot and how its numbers become set-points."""
 
     cameras: tuple[str, ...]  # in prompt order: head or third person view first, then wrist views
-    action_space: str  # joint_delta: joint set-points relative to the joint positions of the observation
+    action_space: str  # see ACTION_SPACES
     dof: int
     gripper: bool  # one more dimension in state and action, last: the opening [m]
     horizon: int  # steps per chunk
     dt: float  # [s] between steps
-    state_low: tuple[float, ...]  # (dof + gripper,) [rad] and [m]; become -1
-    state_high: tuple[float, ...]  # become +1
-    action_low: tuple[float, ...]  # (dof + gripper,) [rad] and [m]
+    normalization: str  # what becomes -1 and +1: 'limits' below, or one of statistics.METHODS; a gripper: its limits
+    state_low: tuple[float, ...]  # [rad], [m]; a state far outside is refused
+    state_high: tuple[float, ...]
+    action_low: tuple[float, ...]  # [rad], [m]; for a gripper that the model counts the other way, low is above high
     action_high: tuple[float, ...]
     max_prompt_tokens: int  # everything before the action block; bounds the length of an instruction
 
     def __post_init__(self) -> None:
-        if self.action_space != 'joint_delta':
-            raise ValueError(f"robot.action_space must be 'joint_delta', got {self.action_space!r}")
+        if self.action_space not in ACTION_SPACES:
+            raise ValueError(f'robot.action_space must be one of {list(ACTION_SPACES)}, got {self.action_space!r}')
+        if self.normalization not in ('limits', *METHODS):
+            raise ValueError(
+                f"robot.normalization must be 'limits' or one of {list(METHODS)}, got {self.normalization!r}"
+            )
         if not 1 <= len(self.cameras) <= 3 or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f'robot.cameras needs one to three distinct names, got {list(self.cameras)}')
         if self.dof < 1 or self.horizon < 1 or not 0 < self.dt < float('inf'):
             raise ValueError(f'robot.dof, horizon and dt must be above 0, got {self.dof}, {self.horizon}, {self.dt}')
-        for name in ('state', 'action'):
-            ranges = getattr(self, f'{name}_ranges')
-            if len(ranges.low) != self.dim:
-                raise ValueError(f'robot.{name}_low and _high need {self.dim} numbers, got {len(ranges.low)}')
+        for kind in ('state', 'action'):
+            limits = self.limits(kind)
+            joints = slice(None, -1) if self.gripper else slice(None)
+            if not (limits.low[joints] < limits.high[joints]).all():
+                raise ValueError(f'robot.{kind}_low must be below {kind}_high for every joint')
+            if self.joints and len(limits.low) != self.dof + self.gripper:
+                raise ValueError(
+                    f'robot.{kind}_low and _high need {self.dof + self.gripper} numbers, got {len(limits.low)}'
+                )
 
     @property
-    def dim(self) -> int:
-        """Numbers per state and per step of a chunk."""
-        return self.dof + self.gripper
+    def joints(self) -> bool:
+        """True where actions are joint set-points, which the robot can be sent."""
+        return self.action_space.startswith('joint')
 
     @property
-    def state_ranges(self) -> Ranges:
-        return Ranges(np.array(self.state_low), np.array(self.state_high))
+    def state_dim(self) -> int:
+        return len(self.state_low)
 
     @property
-    def action_ranges(self) -> Ranges:
-        return Ranges(np.array(self.action_low), np.array(self.action_high))
+    def action_dim(self) -> int:
+        """Numbers per step of a chunk."""
+        return len(self.action_low)
+
+    def limits(self, kind: str) -> Ranges:
+        """Of 'state' or 'action', robot units."""
+        return Ranges(np.array(getattr(self, f'{kind}_low')), np.array(getattr(self, f'{kind}_high')))
 
 
 @dataclass(frozen=True)
@@ -123,6 +143,7 @@ class ModelConfig:
     vocabulary: Vocabulary
     image_tokenizer: ImageTokenizerConfig
     robot: RobotInterface
+    statistics: Statistics | None = None  # a file of its own; None where normalization is 'limits'
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -132,6 +153,31 @@ class ModelConfig:
                 f'image_tokenizer.z_channels {self.image_tokenizer.z_channels} makes '
                 f'{2**self.image_tokenizer.z_channels} codes, the vocabulary has {self.vocabulary.codes}'
             )
+        if (self.statistics is None) != (self.robot.normalization == 'limits'):
+            raise ValueError(f'robot.normalization is {self.robot.normalization!r}: {FILE} must go with all but limits')
+        self.ranges('state')
+        self.ranges('action')
+
+    def ranges(self, kind: str) -> Ranges:
+        """What becomes -1 and +1 of 'state' or 'action', (dim,) in robot units.
+
+        Raises ValueError where the statistics cannot be those of this robot.
+        """
+        limits = self.robot.limits(kind)
+        if self.statistics is None:
+            return limits
+        low, high = self.statistics.span(kind, self.robot.normalization)
+        if len(low) != len(limits.low):
+            raise ValueError(f'{FILE}: {kind} has {len(low)} numbers, the robot has {len(limits.low)}')
+        # The gripper is what everybody counts differently: always by its limits, never by what the data happened to do.
+        if self.robot.gripper:
+            low[-1], high[-1] = limits.low[-1], limits.high[-1]
+        for i in np.flatnonzero(np.abs(limits.normalize((low + high) / 2)) > 2):
+            raise ValueError(
+                f'{FILE}: dimension {i + 1} of {kind} lies around {(low[i] + high[i]) / 2:g}, the limits of the robot '
+                f'are {limits.low[i]:g} to {limits.high[i]:g}: check its unit and the joint order'
+            )
+        return Ranges(low, high)
 
     def to_json(self) -> str:
         vocabulary = asdict(self.vocabulary)
@@ -140,29 +186,32 @@ class ModelConfig:
         return json.dumps(content | {'robot': asdict(self.robot)}, indent=2) + '\n'
 
     @classmethod
-    def load(cls, path: Path) -> 'ModelConfig':
-        """From a config.json. Raises ValueError naming the file and the field that is missing or wrong."""
-        try:
-            content = json.loads(path.read_text())
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
-            raise ValueError(f'{path} is not JSON ({error}): restore the checkpoint') from None
-        if not isinstance(content, dict):
-            raise ValueError(f'{path} must hold one JSON object, got a {type(content).__name__}')
-        try:
-            return cls(
-                name=_typed(content, 'name', str, 'name'),
-                trained=_typed(content, 'trained', bool, 'trained'),
-                network=_read(NetworkConfig, content, ''),
-                vocabulary=_read(Vocabulary, _typed(content, 'vocabulary', dict, 'vocabulary'), 'vocabulary.'),
-                image_tokenizer=_read(
-                    ImageTokenizerConfig,
-                    _typed(content, 'image_tokenizer', dict, 'image_tokenizer'),
-                    'image_tokenizer.',
-                ),
-                robot=_read(RobotInterface, _typed(content, 'robot', dict, 'robot'), 'robot.'),
-            )
-        except ValueError as error:
-            raise ValueError(f'{path}: {error}') from None
+    def of_json(cls, content: dict[str, Any], statistics: Statistics | None) -> 'ModelConfig':
+        """Raises ValueError naming the field."""
+        return cls(
+            name=_typed(content, 'name', str, 'name'),
+            trained=_typed(content, 'trained', bool, 'trained'),
+            network=read(NetworkConfig, content, ''),
+            vocabulary=read(Vocabulary, _typed(content, 'vocabulary', dict, 'vocabulary'), 'vocabulary.'),
+            image_tokenizer=read(
+                ImageTokenizerConfig, _typed(content, 'image_tokenizer', dict, 'image_tokenizer'), 'image_tokenizer.'
+            ),
+            robot=read(RobotInterface, _typed(content, 'robot', dict, 'robot'), 'robot.'),
+            statistics=statistics,
+        )
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing: restore the checkpoint')
+    try:
+        content = json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f'{path} is not JSON ({error}): restore the checkpoint') from None
+    if not isinstance(content, dict):
+        raise ValueError(f'{path} must hold one JSON object, got a {type(content).__name__}')
+    return content
 
 
 def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
@@ -181,5 +230,6 @@ def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
     return value
 
 
-def _read(cls: type[T], mapping: dict[str, Any], label: str) -> T:
+def read(cls: type[T], mapping: dict[str, Any], label: str) -> T:
+    """`cls` from a JSON object; `label` stands before the names of fields in errors. Raises ValueError naming one."""
     return cls(**{f.name: _typed(mapping, f.name, f.type, label + f.name) for f in fields(cls)})  # type: ignore[arg-type]

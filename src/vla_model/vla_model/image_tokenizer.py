@@ -13,13 +13,13 @@ from torch import Tensor, nn
 from .config import ImageTokenizerConfig
 
 
-def preprocess(image: np.ndarray, resolution: int) -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, resolution, resolution) float32, about [-1, 1].
+def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 'cpu') -> Tensor:
+    """(height, width, 3) uint8 RGB -> (3, resolution, resolution) float32, about [-1, 1], computed on `device`.
 
     Black bars make it square (an odd pixel goes to the bottom or right), bicubic resize with antialias. Not clamped:
     the filter overshoots a little, and the released tokenizer was trained so.
     """
-    x = torch.tensor(image).permute(2, 0, 1).float() / 255
+    x = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255
     height, width = x.shape[1:]
     if height != width:
         side = max(height, width)

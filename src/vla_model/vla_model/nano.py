@@ -37,6 +37,7 @@ def config(text: int) -> ModelConfig:
         gripper=True,
         horizon=16,
         dt=0.05,
+        normalization='limits',
         # Widest position limits of Panda and FR3, and the opening of their gripper.
         state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
         state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, 0.08),

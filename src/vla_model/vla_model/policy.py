@@ -5,22 +5,25 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from . import bins, checkpoint, decode, nano
-from .config import ModelConfig
+from . import bins, checkpoint, decode, nano, released
+from .config import ModelConfig, read_json
 from .engine import DTYPES, Act, Engine, make
 from .engine import check as check_engine
-from .image_tokenizer import ImageTokenizer, preprocess
+from .image_tokenizer import ImageTokenizer, preprocess, to_image
 from .network import Network
-from .prompt import PromptBuilder
+from .observation import check_image, check_state, prefix_steps, state_of
+from .prompt import PromptBuilder, Template
 from .text_tokenizer import NANO_FILE, TextTokenizer
-from .types import Chunk, Observation
-
-MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
+from .types import Chunk, Observation, Plan, PredictedImage
 
 
 class Policy:
-    """One model on one device. Not thread-safe: one worker owns it."""
+    """One model on one device. Not thread-safe: one worker owns it.
+
+    `act` is for every cycle. `start_plan` and `start_imagine` return jobs, whose steps fit between two calls of `act`.
+    """
 
     def __init__(
         self, config: ModelConfig, text: TextTokenizer, network: Network, image_tokenizer: ImageTokenizer, model_id: str
@@ -30,20 +33,21 @@ class Policy:
         self.network, self.image_tokenizer = network.eval(), image_tokenizer.eval()
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
-        self.state_ranges, self.action_ranges = robot.state_ranges, robot.action_ranges
+        self.act_steps = 1  # forwards per chunk: more are slower; what they gain depends on the training
+        self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
+        self._frames: dict[str, tuple[np.ndarray, Tensor]] = {}  # camera -> its newest image and the ids of it
         self.prompts = PromptBuilder(
             text,
             config.vocabulary,
             len(robot.cameras),
             config.image_tokenizer.tokens,
-            robot.dim,
-            robot.dim,
+            robot.state_dim,
+            robot.action_dim,
             robot.horizon,
             robot.max_prompt_tokens,
             self.device,
         )
 
-    @torch.inference_mode()
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
         """The chunk that follows `observation`.
 
@@ -52,49 +56,117 @@ class Policy:
         (The network sees them rounded to bins and clipped to the action range.)
         Raises ValueError naming what is wrong with the observation or the prefix.
         """
-        robot, vocabulary = self.config.robot, self.config.vocabulary
-        self._check(observation)
-        template = self.prompts.action(observation.instruction)
-        origin = np.zeros(robot.dim)  # what actions are relative to: the joints; the opening is absolute
-        origin[: robot.dof] = observation.positions
-
-        given, action_ids = 0, None
-        if prefix is not None and len(prefix.positions):
-            steps = self._steps(prefix)
-            given = len(steps)
-            action_ids = self._bin_ids(self.action_ranges.normalize(steps - origin).astype(np.float32)).flatten()
-        ids = template.fill(self._bin_ids(self._state(observation)), self._view_ids(observation), action_ids)
-        indices, probability = decode.run(
-            decode.action(self.engine, vocabulary, ids, template.block, given * robot.dim)
-        )
-
-        shape = (robot.horizon, robot.dim)
-        values = bins.dequantize(indices.cpu().numpy().reshape(shape), vocabulary.bins)
-        actions = self.action_ranges.denormalize(values) + origin
-        if given:
-            actions[:given] = steps
+        robot = self.config.robot
+        if not robot.joints:
+            raise ValueError(f'actions of this model are {robot.action_space}, no joint set-points: see Policy.actions')
+        state = state_of(robot, observation)
+        origin = np.zeros(robot.action_dim)  # what actions are relative to; the opening is absolute
+        if robot.action_space == 'joint_delta':
+            origin[: robot.dof] = observation.positions
+        steps = prefix_steps(robot, prefix) if prefix is not None and len(prefix.positions) else None
+        given = None if steps is None else steps - origin
+        values, probability = self.actions(observation.images, state, observation.instruction, given)
+        actions = values + origin
+        if steps is not None:
+            actions[: len(steps)] = steps
         return Chunk(
             positions=actions[:, : robot.dof],
             gripper=actions[:, robot.dof] if robot.gripper else np.zeros(0),
             dt=robot.dt,
-            frozen=given,
-            confidence=probability.cpu().numpy().reshape(shape).mean(1),
+            frozen=0 if steps is None else len(steps),
+            confidence=probability.mean(1),
         )
+
+    @torch.inference_mode()
+    def actions(
+        self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str, given: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """((horizon, action_dim) float64 in robot units, (horizon, action_dim) probability of each), as the model says.
+
+        state (state_dim,) and the first steps `given` (d, action_dim) are in robot units, too. Raises ValueError
+        naming what is wrong with images, state or instruction.
+        """
+        robot, vocabulary = self.config.robot, self.config.vocabulary
+        template = self.prompts.action(instruction)
+        first = None
+        if given is not None:
+            first = self._bin_ids(self.action_ranges.normalize(given).astype(np.float32)).flatten()
+        ids = template.fill(self._state_ids(state), self._view_ids(images), first)
+        indices, probability = decode.run(
+            decode.action(
+                self.engine, vocabulary, ids, template.block, 0 if first is None else len(first), self.act_steps
+            )
+        )
+        shape = (robot.horizon, robot.action_dim)
+        values = bins.dequantize(indices.cpu().numpy().reshape(shape), vocabulary.bins)
+        return self.action_ranges.denormalize(values), probability.cpu().numpy().reshape(shape)
+
+    def start_plan(
+        self, observation: Observation, length: int = 256, steps: int = 64, threshold: float | None = None,
+        cached: bool = False,
+    ) -> decode.Job[Plan]:  # fmt: skip
+        """A job that writes at most `length` tokens in at most `steps` forwards; see `decode.text`.
+
+        Raises ValueError naming what is wrong with the observation.
+        """
+        template = self.prompts.plan(observation.instruction, length)
+        return decode.Job(
+            self._plan(observation.t_ref, template, self._fill(template, observation), steps, threshold, cached)
+        )
+
+    def _plan(
+        self, t_ref: int, template: Template, ids: Tensor, steps: int, threshold: float | None, cached: bool
+    ) -> decode.Steps[Plan]:
+        v = self.config.vocabulary
+        tokens, probability = yield from decode.text(
+            self.network, v, ids, template.block, steps, threshold, cached=cached
+        )
+        words = [i for i in tokens.tolist() if i < v.text and i not in (v.eos, v.mask)]
+        return Plan(t_ref, self.text.decode(words), float(probability.mean()))
+
+    def start_imagine(
+        self, observation: Observation, steps: int = 18, guidance: float = 0.0, cached: bool = False
+    ) -> decode.Job[PredictedImage]:
+        """A job that predicts the first camera's image at the end of the chunk in `steps` forwards; see `decode.image`.
+
+        guidance: 0, or how much more the instruction counts than without. Raises ValueError naming what is wrong with
+        the observation.
+        """
+        template = self.prompts.image(observation.instruction)
+        ids = self._fill(template, observation)
+        unguided = None
+        if guidance:
+            other = self.prompts.image(None)
+            unguided = (self._fill(other, observation), other.block)
+        return decode.Job(self._imagine(observation.t_ref, template, ids, steps, guidance, unguided, cached))
+
+    def _imagine(
+        self, t_ref: int, template: Template, ids: Tensor, steps: int, guidance: float,
+        unguided: tuple[Tensor, slice] | None, cached: bool,
+    ) -> decode.Steps[PredictedImage]:  # fmt: skip
+        robot = self.config.robot
+        codes, probability = yield from decode.image(
+            self.network, self.config.vocabulary, ids, template.block, steps, None, guidance, unguided, cached
+        )
+        yield  # the image decoder costs about as much as a forward
+        image = to_image(self.image_tokenizer.decode(codes[None])[0])
+        return PredictedImage(t_ref, t_ref + round(robot.horizon * robot.dt * 1e9), image, float(probability.mean()))
 
     def warm_up(self, runs: int = 2) -> None:
         """Runs `act` on a grey scene, so that the first real observation finds everything allocated."""
         robot = self.config.robot
         side = self.config.image_tokenizer.resolution
-        middle = self.state_ranges.denormalize(np.zeros(robot.dim))
-        observation = Observation(
-            t_ref=0,
-            images={camera: np.full((side, side, 3), 128, np.uint8) for camera in robot.cameras},
-            positions=middle[: robot.dof],
-            velocities=np.zeros(robot.dof),
-            gripper=float(middle[-1]) if robot.gripper else 0.0,
-            instruction='warm up',
-        )
-        for _ in range(runs):
+        limits = robot.limits('state')
+        middle = (limits.low + limits.high) / 2
+        for run in range(runs):  # another grey each time, or the images would not be encoded again
+            observation = Observation(
+                t_ref=0,
+                images={camera: np.full((side, side, 3), 128 + run, np.uint8) for camera in robot.cameras},
+                positions=middle[: robot.dof],
+                velocities=np.zeros(robot.dof),
+                gripper=float(middle[-1]) if robot.gripper else 0.0,
+                instruction='warm up',
+            )
             self.act(observation)
 
     def use(self, name: str, image_dtype: str = 'float32') -> None:
@@ -102,75 +174,34 @@ class Policy:
         prompts = self.prompts
         asked = Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
         self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, DTYPES[image_dtype])
+        self._frames.clear()
 
-    def _check(self, observation: Observation) -> None:
-        robot = self.config.robot
-        for camera in robot.cameras:
-            image = observation.images.get(camera)
-            if image is None:
-                raise ValueError(
-                    f'camera {camera!r} is missing: the model needs {list(robot.cameras)}, '
-                    f'got {sorted(observation.images)}'
-                )
-            if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-                raise ValueError(
-                    f'image of camera {camera!r} must be (height, width, 3) uint8 RGB, got {image.shape} {image.dtype}'
-                )
-            if not (min(image.shape[:2]) >= MIN_SIDE and max(image.shape[:2]) <= MAX_SIDE):
-                raise ValueError(
-                    f'image of camera {camera!r} is {image.shape[1]} x {image.shape[0]} px: '
-                    f'sides must be {MIN_SIDE} to {MAX_SIDE} px'
-                )
-        if np.shape(observation.positions) != (robot.dof,):
-            raise ValueError(
-                f'the model needs {robot.dof} joint positions, got shape {np.shape(observation.positions)}'
-            )
+    @torch.inference_mode()
+    def _fill(self, template: Template, observation: Observation) -> Tensor:
+        """A prompt without state."""
+        return template.fill(None, self._view_ids(observation.images))
 
-    def _state(self, observation: Observation) -> np.ndarray:
-        """(dim,) float64 normalised state. ValueError if it is not finite or cannot be in the model's units."""
-        robot = self.config.robot
-        state = np.append(observation.positions, observation.gripper)[: robot.dim].astype(np.float64)
-        normalized = self.state_ranges.normalize(state)
-        for i, (value, n) in enumerate(zip(state, normalized, strict=True)):
-            name = f'position of joint {i + 1}' if i < robot.dof else 'gripper opening'
-            if not np.isfinite(value):
-                raise ValueError(f'the {name} is not finite: {value}')
-            if abs(n) > 2:  # beyond sensor noise and limits of another arm: wrong units or wrong joint order
-                raise ValueError(
-                    f'the {name} is {value:g}, far outside the range of the model '
-                    f'[{self.state_ranges.low[i]:g}, {self.state_ranges.high[i]:g}]: check its unit and the joint order'
-                )
-        return normalized
-
-    def _steps(self, prefix: Chunk) -> np.ndarray:
-        """(d, dim) set-points of a prefix, robot units."""
-        robot = self.config.robot
-        d = len(prefix.positions)
-        if prefix.positions.shape != (d, robot.dof) or d >= robot.horizon:
-            raise ValueError(
-                f'prefix positions must be (d, {robot.dof}) with d < {robot.horizon}, got {prefix.positions.shape}'
-            )
-        if abs(prefix.dt - robot.dt) > 1e-9:
-            raise ValueError(f'prefix.dt is {prefix.dt} s, the model works with {robot.dt} s: resample the prefix')
-        if robot.gripper and prefix.gripper.shape != (d,):
-            raise ValueError(f'prefix.gripper must have {d} openings, one per step, got shape {prefix.gripper.shape}')
-        columns = [prefix.positions, prefix.gripper[:, None]] if robot.gripper else [prefix.positions]
-        steps = np.concatenate(columns, 1).astype(np.float64)
-        if not np.isfinite(steps).all():
-            raise ValueError('the prefix has numbers that are not finite')
-        return steps
-
-    def _bin_ids(self, normalized: np.ndarray) -> torch.Tensor:
+    def _bin_ids(self, normalized: np.ndarray) -> Tensor:
         """Ids, same shape, of numbers in [-1, 1]."""
         vocabulary = self.config.vocabulary
         indices = bins.quantize(normalized, vocabulary.bins) + vocabulary.bins_offset
         return torch.from_numpy(indices).to(self.device)
 
-    def _view_ids(self, observation: Observation) -> torch.Tensor:
-        """Ids (views, tokens) of the images, in prompt order."""
-        side = self.config.image_tokenizer.resolution
-        pixels = torch.stack([preprocess(observation.images[c], side) for c in self.config.robot.cameras])
-        return self.engine.encode(pixels.to(self.device)) + self.config.vocabulary.image_offset
+    def _state_ids(self, state: np.ndarray) -> Tensor:
+        check_state(self.config.robot, state)
+        return self._bin_ids(self.state_ranges.normalize(state))
+
+    def _view_ids(self, images: dict[str, np.ndarray]) -> Tensor:
+        """Ids (views, tokens) of the images, in prompt order. An image that was there before is not encoded again."""
+        robot, offset = self.config.robot, self.config.vocabulary.image_offset
+        found = [check_image(camera, images, robot.cameras) for camera in robot.cameras]
+        for camera, image in zip(robot.cameras, found, strict=True):
+            known = self._frames.get(camera)
+            if known is None or not np.array_equal(known[0], image):
+                pixels = preprocess(image, self.config.image_tokenizer.resolution, self.device)
+                # One at a time, as the released models were deployed: on a GPU a batch gives a few other codes.
+                self._frames[camera] = (image.copy(), self.engine.encode(pixels[None])[0] + offset)
+        return torch.stack([self._frames[camera][1] for camera in robot.cameras])
 
 
 def load(
@@ -181,6 +212,8 @@ def load(
     seed: int = 0,
     engine: str = 'eager',
     image_dtype: str = 'float32',
+    act_steps: int = 1,
+    image_tokenizer: str | Path | None = None,
 ) -> Policy:
     """A policy, from a checkpoint folder or by name.
 
@@ -188,6 +221,7 @@ def load(
     (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU.
     image_dtype is that of the image encoder. threads: CPU threads of torch in this process, 0 is all cores but one.
     engine: what runs the network, one of `engine.NAMES`; 'auto' is the fastest one here that is close to 'eager'.
+    act_steps: forwards per chunk. image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
@@ -197,33 +231,41 @@ def load(
     check_engine(engine, target.type, precision, image_dtype)
     if threads < 0:
         raise ValueError(f'threads must be 0 or more, got {threads}')
+    if act_steps < 1:
+        raise ValueError(f'act_steps must be 1 or more, got {act_steps}')
     # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     if str(path_or_name) == 'random-nano':
         policy = _random_nano(seed, target, DTYPES[precision])
     else:
-        policy = _from_folder(Path(path_or_name), target, DTYPES[precision])
+        elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
+        policy = _from_folder(Path(path_or_name), elsewhere, target, DTYPES[precision])
     policy.use(engine, image_dtype)
+    policy.act_steps = act_steps
     return policy
 
 
-def _from_folder(folder: Path, device: torch.device, dtype: torch.dtype) -> Policy:
+def _from_folder(folder: Path, image_tokenizer: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
     checkpoint.check_folder(folder)
-    config = ModelConfig.load(folder / 'config.json')
+    content = read_json(folder / 'config.json')
     text = TextTokenizer.load(folder / 'tokenizer.json')
+    stored = checkpoint.list_tensors(folder)
+    if released.is_released(content):
+        image_config, image_stored = released.list_image_tokenizer(folder, image_tokenizer)
+        config = released.read_config(folder, content, text.size, image_config)
+    else:
+        stored, image_stored = checkpoint.split(stored)
+        config = checkpoint.read_config(folder, content)
     if text.size != config.vocabulary.text:
         raise ValueError(
             f'{folder / "tokenizer.json"} has {text.size} tokens, config.json says {config.vocabulary.text}: '
             f'they are of different models'
         )
     with torch.device('meta'):
-        network, image_tokenizer = Network(config.network), ImageTokenizer(config.image_tokenizer)
-    tensors = checkpoint.read_tensors(folder, device)
-    network_tensors, image_tensors = checkpoint.split(tensors)
-    checkpoint.assign(network, network_tensors, folder)
-    checkpoint.assign(image_tokenizer, image_tensors, folder)
-    model_id = f'{config.name}-{checkpoint.content_hash(config, tensors)}'
-    return Policy(config, text, network.to(dtype), image_tokenizer.float(), model_id)
+        network, image = Network(config.network), ImageTokenizer(config.image_tokenizer)
+    digests = checkpoint.load_into(network, stored, device, dtype, folder)
+    digests |= checkpoint.load_into(image, image_stored, device, torch.float32, folder)
+    return Policy(config, text, network, image, f'{config.name}-{checkpoint.content_hash(config, digests)}')
 
 
 def save(policy: Policy, folder: str | Path) -> None:
@@ -238,7 +280,9 @@ def _random_nano(seed: int, device: torch.device, dtype: torch.dtype) -> Policy:
     network, image_tokenizer = Network(config.network), ImageTokenizer(config.image_tokenizer)
     nano.init_weights(network, seed)
     nano.init_weights(image_tokenizer, seed)
-    model_id = f'{config.name}-{checkpoint.content_hash(config, network.state_dict() | image_tokenizer.state_dict())}'
+    tensors = network.state_dict() | image_tokenizer.state_dict()
+    digests = {name: checkpoint.digest(tensor) for name, tensor in tensors.items()}
+    model_id = f'{config.name}-{checkpoint.content_hash(config, digests)}'
     return Policy(config, text, network.to(device, dtype), image_tokenizer.to(device), model_id)
 
 

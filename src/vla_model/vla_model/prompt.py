@@ -124,8 +124,11 @@ class PromptBuilder:
         ids += [self.vocabulary.mask] * length
         return self._template(ids, where, views, NOTHING, block, 0, 0)
 
-    def _image(self, instruction: str, state: bool = False) -> Template:
-        """Prompt for the image of the head view at the end of the chunk. The released models leave `state` out."""
+    def _image(self, instruction: str | None, state: bool = False) -> Template:
+        """Prompt for the image of the head view at the end of the chunk. The released models leave `state` out.
+
+        instruction None: the same prompt without a task, for guidance.
+        """
         v = self.vocabulary
         ids, task, where, views = self._context(v.t2i, instruction, state)
         ids.append(v.eos)
@@ -135,13 +138,15 @@ class PromptBuilder:
         block = self._slot(ids, '', v.soi, self.view_tokens, v.eoi)
         return self._template(ids, where, views, NOTHING, block, left, 0)
 
-    def _context(self, mode: int, instruction: str, state: bool) -> tuple[list[int], int, slice, tuple[slice, ...]]:
+    def _context(
+        self, mode: int, instruction: str | None, state: bool
+    ) -> tuple[list[int], int, slice, tuple[slice, ...]]:
         """What all prompts begin with, the number of task tokens, and the slots in it."""
         v = self.vocabulary
-        if not instruction.strip():
+        if instruction is not None and not instruction.strip():
             raise ValueError('the instruction is empty: say what the robot shall do')
-        task = self.text.encode(instruction)
-        ids = [mode, *task] if task[0] == v.bos else [mode, v.bos, *task]
+        task = self.text.encode(instruction) if instruction is not None else []
+        ids = [mode, *task] if task[:1] == [v.bos] else [mode, v.bos, *task]
         where = self._slot(ids, prompt_texts.STATE, v.sostate, self.state_dim, v.eostate) if state else NOTHING
         phrases = prompt_texts.VIEWS[self.views]
         views = tuple(self._slot(ids, phrase, v.soi, self.view_tokens, v.eoi) for phrase in phrases)

@@ -35,3 +35,13 @@ class Plan:
     t_ref: int  # [ns] of the observation it answers
     text: str
     confidence: float  # mean probability of the tokens, 0..1
+
+
+@dataclass(frozen=True)
+class PredictedImage:
+    """What the model expects the first camera to see when the chunk is done."""
+
+    t_ref: int  # [ns] of the observation it answers
+    due: int  # [ns] time that it shows
+    image: np.ndarray  # (side, side, 3) uint8 RGB
+    confidence: float  # mean probability of the codes, 0..1

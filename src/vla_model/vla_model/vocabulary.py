@@ -95,6 +95,8 @@ class Vocabulary:
         for name in wanted:
             if not isinstance(config.get(name), int):
                 raise ValueError(f'field {name} must be a whole number, got {config.get(name)!r}: restore config.json')
+        if text != RELEASED_TEXT:
+            raise ValueError(f'the tokenizer has {text} tokens, the released ones have {RELEASED_TEXT}: restore it')
         size, bins, codes, mask, eos = (config[name] for name in wanted)
         marks = RELEASED_SPECIALS | {'mask': mask, 'eos': eos}
         return cls(size=size, text=text, image_offset=text, codes=codes, bins=bins, **marks)

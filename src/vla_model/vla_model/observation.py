@@ -1,0 +1,66 @@
+"""What must hold of an observation before a model sees it; whatever does not is named."""
+
+import numpy as np
+
+from .config import RobotInterface
+from .types import Chunk, Observation
+
+MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
+
+
+def check_image(camera: str, images: dict[str, np.ndarray], cameras: tuple[str, ...]) -> np.ndarray:
+    """The image of a camera: (height, width, 3) uint8 RGB. Raises ValueError naming the camera."""
+    image = images.get(camera)
+    if image is None:
+        raise ValueError(f'camera {camera!r} is missing: the model needs {list(cameras)}, got {sorted(images)}')
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise ValueError(
+            f'image of camera {camera!r} must be (height, width, 3) uint8 RGB, got {image.shape} {image.dtype}'
+        )
+    if not (min(image.shape[:2]) >= MIN_SIDE and max(image.shape[:2]) <= MAX_SIDE):
+        raise ValueError(
+            f'image of camera {camera!r} is {image.shape[1]} x {image.shape[0]} px: '
+            f'sides must be {MIN_SIDE} to {MAX_SIDE} px'
+        )
+    return image
+
+
+def state_of(robot: RobotInterface, observation: Observation) -> np.ndarray:
+    """(dof + gripper,) float64: joints [rad], opening [m]. Raises ValueError on a wrong number of joints."""
+    if np.shape(observation.positions) != (robot.dof,):
+        raise ValueError(f'the model needs {robot.dof} joint positions, got shape {np.shape(observation.positions)}')
+    return np.append(observation.positions, observation.gripper)[: robot.dof + robot.gripper].astype(np.float64)
+
+
+def check_state(robot: RobotInterface, state: np.ndarray) -> None:
+    """Raises ValueError if a number of state (state_dim,) is not finite or cannot be in the model's units."""
+    if state.shape != (robot.state_dim,):
+        raise ValueError(f'the model needs a state of {robot.state_dim} numbers, got shape {state.shape}')
+    limits = robot.limits('state')
+    for i, (value, n) in enumerate(zip(state, limits.normalize(state), strict=True)):
+        name = 'gripper opening' if robot.gripper and i == len(state) - 1 else f'position of joint {i + 1}'
+        if not np.isfinite(value):
+            raise ValueError(f'the {name} is not finite: {value}')
+        if abs(n) > 2:  # beyond sensor noise and limits of another arm: wrong units or wrong joint order
+            raise ValueError(
+                f'the {name} is {value:g}, far outside the range of the model '
+                f'[{limits.low[i]:g}, {limits.high[i]:g}]: check its unit and the joint order'
+            )
+
+
+def prefix_steps(robot: RobotInterface, prefix: Chunk) -> np.ndarray:
+    """(d, dof + gripper) set-points of a prefix, robot units. Raises ValueError on a prefix that does not fit."""
+    d = len(prefix.positions)
+    if prefix.positions.shape != (d, robot.dof) or d >= robot.horizon:
+        raise ValueError(
+            f'prefix positions must be (d, {robot.dof}) with d < {robot.horizon}, got {prefix.positions.shape}'
+        )
+    if abs(prefix.dt - robot.dt) > 1e-9:
+        raise ValueError(f'prefix.dt is {prefix.dt} s, the model works with {robot.dt} s: resample the prefix')
+    if robot.gripper and prefix.gripper.shape != (d,):
+        raise ValueError(f'prefix.gripper must have {d} openings, one per step, got shape {prefix.gripper.shape}')
+    columns = [prefix.positions, prefix.gripper[:, None]] if robot.gripper else [prefix.positions]
+    steps = np.concatenate(columns, 1).astype(np.float64)
+    if not np.isfinite(steps).all():
+        raise ValueError('the prefix has numbers that are not finite')
+    return steps
