@@ -1,5 +1,6 @@
 """What the arm does when a part dies in mid-motion, measured on the simulated robot with real processes."""
 
+import json
 import math
 import os
 import signal
@@ -82,6 +83,22 @@ FAULTS = (
 )
 
 
+def gentle_model(folder: Path, seed: int) -> Path:
+    """A checkpoint with random weights whose chunks last 0.8 s and are slow enough for the executor to take.
+
+    The steps of a random chunk have nothing to do with each other: few and far apart, they make an arm that moves about.
+    """
+    from vla_model.policy import load, save
+
+    save(load('random-nano', seed=seed), folder)
+    path = folder / 'config.json'
+    config = json.loads(path.read_text())
+    robot, reach = config['robot'], 0.12  # [rad]
+    robot |= {'horizon': 4, 'dt': 0.2, 'action_low': [-reach] * 7 + [0.0], 'action_high': [reach] * 7 + [0.08]}
+    path.write_text(json.dumps(config))
+    return folder
+
+
 def run_fault(fault: Fault, seed: int = 0, folder: Path | None = None) -> FaultResult:
     """Bring everything up in a domain of its own, let the arm move, strike, and watch.
 
@@ -89,10 +106,11 @@ def run_fault(fault: Fault, seed: int = 0, folder: Path | None = None) -> FaultR
     """
     with domain_coordinator.domain_id() as domain, tempfile.TemporaryDirectory() as temporary:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
-        with Supervisor(folder or Path(temporary)) as supervisor:
+        model = gentle_model(Path(temporary, 'model'), seed)
+        with Supervisor(folder or Path(temporary, 'logs')) as supervisor:
             for spec in (
                 *sim_nodes(ROBOT, task='stack_block', seed=seed, expert=fault.driver == 'expert'),
-                *policy_nodes(ROBOT, drive=fault.driver == 'policy', use_sim_time=True),
+                *policy_nodes(ROBOT, model=str(model), drive=fault.driver == 'policy', use_sim_time=True),
             ):
                 supervisor.start(spec)
             with Probe('faults') as probe:

@@ -105,12 +105,17 @@ def test_numbers_are_those_of_the_message():
 # ---- path and seam
 
 
+def at(curve, s):
+    """One sample of a path or seam."""
+    return [x[0] for x in curve.sample(np.array([s]))]
+
+
 @pytest.mark.parametrize('kind', ['cubic', 'linear'])
 def test_path_goes_through_its_steps(kind):
     steps = np.random.default_rng(1).normal(size=(6, DOF))
     path = ChunkPath(steps, 0.1, kind)
     for i, step in enumerate(steps):
-        np.testing.assert_allclose(path.sample((i + 1) * 0.1)[0], step, atol=1e-12)
+        np.testing.assert_allclose(at(path, (i + 1) * 0.1)[0], step, atol=1e-12)
         assert path.step_at((i + 1) * 0.1) == i
 
 
@@ -118,7 +123,7 @@ def test_path_velocity_and_acceleration_are_the_derivatives():
     path = ChunkPath(np.random.default_rng(2).normal(size=(6, DOF)), 0.1)
     h = 1e-6
     for s in np.linspace(0.013, 0.58, 40):
-        before, here, after = path.sample(s - h), path.sample(s), path.sample(s + h)
+        before, here, after = at(path, s - h), at(path, s), at(path, s + h)
         np.testing.assert_allclose((after[0] - before[0]) / (2 * h), here[1], atol=1e-4)
         if abs(s / 0.1 - round(s / 0.1)) > 0.01:  # the acceleration jumps at the knots
             np.testing.assert_allclose((after[1] - before[1]) / (2 * h), here[2], rtol=1e-3, atol=1e-3)
@@ -127,7 +132,7 @@ def test_path_velocity_and_acceleration_are_the_derivatives():
 def test_one_step_is_a_standing_target():
     path = ChunkPath(np.full((1, DOF), 0.3), 0.05)
     for s in (-1.0, 0.0, 0.02, 0.05, 3.0):
-        np.testing.assert_allclose(path.sample(s)[0], 0.3)
+        np.testing.assert_allclose(at(path, s)[0], 0.3)
 
 
 @given(st.lists(st.floats(-1, 1), min_size=9, max_size=9))
@@ -135,11 +140,11 @@ def test_seam_starts_at_the_offset_ends_at_zero_and_respects_its_limits(values):
     e, v, a = np.array(values).reshape(3, DOF)
     velocity, acceleration = np.full(DOF, 0.5), np.full(DOF, 2.5)
     seam = Seam(1.0, (e, v, a * 0), velocity, acceleration, 0.15)
-    for got, want in zip(seam.sample(1.0), (e, v, a * 0), strict=True):
+    for got, want in zip(at(seam, 1.0), (e, v, a * 0), strict=True):
         np.testing.assert_allclose(got, want, atol=1e-9)
-    for got in seam.sample(1.0 + seam.duration):
+    for got in at(seam, 1.0 + seam.duration):
         np.testing.assert_allclose(got, 0, atol=1e-6)
-    samples = [seam.sample(s) for s in np.linspace(1.0, 1.0 + seam.duration, 50)]
+    samples = [at(seam, s) for s in np.linspace(1.0, 1.0 + seam.duration, 50)]
     assert max(np.abs(s[1]).max() for s in samples) <= 0.5 + np.abs(v).max() + 1e-9
     assert max(np.abs(s[2]).max() for s in samples) <= 2 * 2.5 + 1e-9  # one budget for the offset, one for its speed
 
@@ -166,6 +171,7 @@ def test_seam_starts_at_the_offset_ends_at_zero_and_respects_its_limits(values):
         ({'dt': 0.0}, Verdict.WRONG_SIZE),
         ({'dt': float('nan')}, Verdict.WRONG_SIZE),
         ({'positions': np.full((8, DOF), 2.01)}, Verdict.OUT_OF_LIMITS),
+        ({'positions': np.outer([0.0, 0.3, 0.0, 0.3] * 2, np.ones(DOF))}, Verdict.OUT_OF_LIMITS),
         ({'shadow': True}, Verdict.SHADOW),
     ],
 )
@@ -205,7 +211,7 @@ def test_joints_are_matched_by_name():
             st.integers(-1, 2),  # epoch offset
             st.integers(-1, 3),  # sequence offset
             st.sampled_from([0, 1, 2, 8]),  # horizon
-            st.sampled_from([0.0, 0.5, 1.9, 2.5, float('nan'), 1e308]),  # scale
+            st.sampled_from([0.0, 0.02, 0.05, 0.1, 0.5, 2.5, float('nan'), 1e308]),  # scale [rad]
             st.integers(1, 30),  # control steps until the next one
         ),
         max_size=12,
@@ -220,16 +226,17 @@ def test_any_stream_of_chunks_moves_the_arm_within_position_and_velocity_limits(
             t_ref=rig.now + age * MS,
             epoch=max(0, rig.core.epoch + epoch),
             sequence=max(0, rig.core.sequence + sequence),
-            positions=np.clip(rng.normal(size=(horizon, DOF)), -1, 1) * scale,
+            positions=(rng.uniform(-1, 1, (horizon, DOF)) + rng.uniform(-10, 10, DOF)) * scale,
         )
         rig.run(ticks * 0.01)
     rig.run(3.0, until=lambda: rig.core.at_rest)
     assert rig.core.state is State.HOLDING
     positions = rig.positions()
-    if len(positions) > 1:
+    if len(positions) > 2:
         assert np.isfinite(positions).all()
         assert np.abs(positions).max() <= 2.0
-        assert rig.speeds() <= 0.8 * 2.0 * 1.001
+        assert rig.speeds() <= 0.8 * 2.0 * 1.01
+        assert rig.accelerations() <= 15.0  # half the limit along a path, more where odd chunks meet a stop
 
 
 # ---- motion
@@ -244,7 +251,7 @@ def test_start_from_far_is_a_bounded_ramp():
     rig.run(4.5)
     assert np.abs(rig.points[-1].positions).max() < 1e-6
     assert rig.speeds() <= 0.25 * 2.0 * 1.01
-    assert rig.accelerations() <= 0.5 * 10.0 * 1.05
+    assert rig.accelerations() <= 0.6 * 10.0 * 1.05
 
 
 def test_switching_chunks_makes_no_jump():
@@ -255,7 +262,7 @@ def test_switching_chunks_makes_no_jump():
     rig.ingest(positions=ramp(here + 0.08, -0.2, 16))  # 80 mrad away, and the other way
     rig.run(0.6)
     assert np.abs(np.diff(rig.positions(), axis=0)).max() <= 0.6 * 0.01 * 1.6
-    assert rig.accelerations() <= 2 * 0.5 * 10 + 0.5
+    assert rig.accelerations() <= 0.6 * 10 * 1.05
 
 
 def test_velocity_guard_slows_along_the_path_and_does_not_bend_it():
@@ -282,7 +289,7 @@ def test_chunks_stop_brakes_on_the_path_and_holds():
     assert rig.now < 1.0 * 1e9
     assert np.abs(rig.points[-1].positions).max() <= 0.4 + 1e-9  # not beyond the last step
     assert (rig.points[-1].velocities == 0).all()
-    assert rig.accelerations() <= 0.4 * 10 * 1.6
+    assert rig.accelerations() <= 0.6 * 10 * 1.05
     still = rig.positions()[-1]
     rig.run(1.0)
     np.testing.assert_array_equal(rig.positions()[-1], still)
@@ -343,7 +350,7 @@ def test_deactivate_brakes_then_sends_nothing():
     rig.run(1.0, until=lambda: rig.core.state is State.INACTIVE)
     assert rig.core.state is State.INACTIVE
     assert rig.core.step(rig.now + 10 * MS) is None
-    assert rig.accelerations() <= 0.4 * 10 * 1.6
+    assert rig.accelerations() <= 10.0
     assert rig.ingest(positions=ramp(0, 1)) is Verdict.NOT_ACCEPTING
     rig.core.observe(np.zeros(DOF), rig.now)
     rig.core.activate(rig.now)
@@ -398,7 +405,7 @@ def test_a_stalled_control_loop_joins_the_path_again_without_a_jump():
     rig.run(1.0)
     steps = np.abs(np.diff(rig.positions(), axis=0)).max(axis=1)
     assert steps.max() <= 0.0105  # two periods at the commanded 0.5 rad/s, a little above it while catching up
-    np.testing.assert_allclose(rig.points[-1].positions, 0.5 * rig.now * 1e-9, atol=1e-3)
+    np.testing.assert_allclose(rig.points[-1].positions, 0.5 * rig.now * 1e-9, atol=0.02)
 
 
 def test_gripper_follows_steps_and_stays_in_range():

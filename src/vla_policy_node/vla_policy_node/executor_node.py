@@ -50,8 +50,16 @@ class ExecutorNode(SafeLifecycleNode):
             velocity_fraction=declare(
                 self, 'velocity_fraction', 0.8, 'largest speed, as a fraction of the limits', low=0.01, high=1.0
             ),
+            acceleration_fraction=declare(
+                self,
+                'acceleration_fraction',
+                0.5,
+                'largest on a path, as a fraction of the limits',
+                low=0.05,
+                high=1.0,
+            ),
             brake_fraction=declare(
-                self, 'brake_fraction', 0.4, 'peak deceleration, as a fraction of the limits', low=0.05, high=1.0
+                self, 'brake_fraction', 0.4, 'what a stop may add, as a fraction of the limits', low=0.05, high=1.0
             ),
             seam_time=declare(
                 self,

@@ -7,6 +7,8 @@ import numpy as np
 
 from vla_policy_node.core.profile import RobotProfile
 
+TOO_FAST = 2.0  # steps that ask for more than this multiple of a velocity limit are no motion to slow down
+
 
 class Verdict(IntEnum):
     """Why a chunk was refused. The numbers are those of vla_msgs/ExecutorStatus (a test compares them)."""
@@ -58,7 +60,7 @@ def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
     """The chunk's set-points as (horizon, dof) in the profile's joint order.
 
     Raises Refusal when names, sizes, values or limits are not as they must be. Nothing is clamped: a chunk that
-    leaves the hard limits was not made for this arm.
+    leaves the hard position limits, or asks for a multiple of the hard velocity limits, was not made for this arm.
     """
     names = chunk.joint_names
     if sorted(names) != sorted(profile.joint_names):
@@ -90,5 +92,13 @@ def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
             Verdict.OUT_OF_LIMITS,
             f'chunk step {step} puts {profile.joint_names[joint]} at {positions[step, joint]:.4f} rad, outside '
             f'[{profile.position_lower[joint]:.4f}, {profile.position_upper[joint]:.4f}]',
+        )
+    speeds = np.abs(np.diff(positions, axis=0)) / chunk.dt
+    if len(speeds) and (speeds > TOO_FAST * profile.velocity).any():
+        step, joint = np.unravel_index(int((speeds / profile.velocity).argmax()), speeds.shape)
+        raise Refusal(
+            Verdict.OUT_OF_LIMITS,
+            f'chunk asks {speeds[step, joint]:.1f} rad/s of {profile.joint_names[joint]} at step {step + 1}, more than '
+            f'{TOO_FAST:g} times its limit of {profile.velocity[joint]:.2f}: the policy gives nonsense, or dt is wrong',
         )
     return positions

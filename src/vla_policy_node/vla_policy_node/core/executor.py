@@ -1,8 +1,8 @@
 """Turns chunks into a steady stream of set-points, and brings the arm to rest when chunks stop coming.
 
 The set-point always moves along one path: the newest chunk's, plus what is left of the old motion (see path.py).
-Only the speed along the path is changed: `rate` is how fast path time runs against the clock, 1 normally, less
-where a joint would exceed its velocity limit, and falling smoothly to 0 while braking.
+Only the speed along the path is changed: `rate` is how fast path time runs against the clock, 1 normally, less where
+a joint would exceed its velocity or acceleration limit (see retime.py), and falling to 0 while braking.
 """
 
 import math
@@ -12,8 +12,9 @@ from enum import IntEnum
 import numpy as np
 
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_policy_node.core.path import ChunkPath, Seam
+from vla_policy_node.core.path import ChunkPath, JoinedPath, Seam
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.retime import Timing, retime
 
 
 class State(IntEnum):
@@ -40,6 +41,8 @@ class Hold(IntEnum):
     TRACKING_ERROR = 9
 
 
+_GRID = 600  # points of a timing at most
+
 # A weaker reason to stop never replaces a stronger one: what the weaker allows, the stronger forbids.
 _STRENGTH = {Hold.DEACTIVATED: 3, Hold.OPERATOR_STOP: 2, Hold.JOINT_STATE_STALE: 1}
 
@@ -51,10 +54,11 @@ class ExecutorConfig:
     period: float = 0.01  # [s] nominal time between control steps
     interpolation: str = 'cubic'
     velocity_fraction: float = 0.8  # the set-point never moves faster than this
-    brake_fraction: float = 0.4  # of the acceleration limit: peak while braking
+    acceleration_fraction: float = 0.5  # nor accelerates more than this on a path; a stop on request adds a brake
+    brake_fraction: float = 0.4  # of the acceleration limit: peak of what braking adds
     seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
     seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
-    seam_acceleration_fraction: float = 0.5  # same for acceleration
+    seam_acceleration_fraction: float = 0.3  # same for acceleration
     max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
     joint_state_max_age: float = 0.2  # [s]
     tracking_limit: float = 0.25  # [rad] further from its set-point than this, a joint is blocked or was moved
@@ -89,20 +93,23 @@ class ChunkExecutor:
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
         self._velocity = self.config.velocity_fraction * profile.velocity
+        self._acceleration = self.config.acceleration_fraction * profile.acceleration
         self._deceleration = self.config.brake_fraction * profile.acceleration
         self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
         self._velocities = np.zeros(profile.dof)
         self._accelerations = np.zeros(profile.dof)
         self._gripper: float | None = None
-        self._path: ChunkPath | None = None
+        self._path: JoinedPath | None = None
         self._path_gripper = np.zeros(0)
-        self._seam: Seam | None = None
+        self._timing: Timing | None = None
+        self._since_join = 0.0  # [s] of clock time on the present timing
+        self._stalled = 0.0  # [s] by which late control steps have put the timing behind
         self._t_ref = 0
         self._s = 0.0  # [s] path time since t_ref
         self._now: int | None = None
         self._brake_rate = 0.0  # rate when braking began
         self._brake_time = 0.0  # [s] how long the brake takes
-        self._brake_elapsed = 0.0
+        self._brake_elapsed: float | None = None  # [s] None: the timing itself slows down
         self._measured: np.ndarray | None = None
         self._measured_at = 0
 
@@ -180,8 +187,10 @@ class ChunkExecutor:
         self._watch_joint_state(now)
         self._watch_tracking()
         if self.state in (State.EXECUTING, State.BRAKING):
-            # A late step must not become a jump: path time advances by at most two periods, the rest is lag.
-            self._advance(min(elapsed, 2 * self.config.period), now)
+            # A late step must not become a jump: the motion advances by at most two periods, the rest is lag.
+            dt = min(elapsed, 2 * self.config.period)
+            self._stalled += elapsed - dt
+            self._advance(dt, now)
         return SetPoint(self._positions.copy(), self._velocities.copy(), self._gripper)
 
     # ---- what the status tells
@@ -202,7 +211,9 @@ class ChunkExecutor:
 
     def horizon_left(self) -> float:
         """Path time until the chunk runs out [s]; 0 when there is none."""
-        return max(0.0, self._path.end - self._s) if self._path is not None and self.state is State.EXECUTING else 0.0
+        if self._path is None or self.state is not State.EXECUTING:
+            return 0.0
+        return max(0.0, self._path.path.end - self._s)
 
     def chunk_age(self, now: int) -> float:
         """now - t_ref of the chunk that is executed [s]; 0 when holding."""
@@ -254,80 +265,109 @@ class ChunkExecutor:
             )
         if s < -self.config.future_tolerance:
             raise Refusal(Verdict.FROM_FUTURE, f'chunk is stamped {-s:.3f} s ahead of now: clocks disagree')
+        self.seam_position, self.seam_velocity = self._join(
+            ChunkPath(positions, chunk.dt, self.config.interpolation), s
+        )
         self.source, self.sequence, self.message = chunk.source, chunk.sequence, ''
-        self._path = ChunkPath(positions, chunk.dt, self.config.interpolation)
         self._path_gripper = np.asarray(chunk.gripper, float)
         self._t_ref = chunk.t_ref
-        self.seam_position, self.seam_velocity = self._join(s)
         self.state, self.hold = State.EXECUTING, Hold.NONE
 
-    def _join(self, s: float) -> tuple[float, float]:
-        """Put the set-point's present motion onto the path at path time s. Returns the jump avoided."""
-        assert self._path is not None and self._positions is not None
-        q, v, a = self._path.sample(s)
-        offset = (self._positions - q, self._velocities - v, self._accelerations - a)
-        velocity = self.config.seam_velocity_fraction * self.profile.velocity
-        acceleration = self.config.seam_acceleration_fraction * self.profile.acceleration
-        self._seam = Seam(s, offset, velocity, acceleration, self.config.seam_time)
-        self._s, self.rate = s, 1.0
-        return float(np.abs(offset[0]).max()), float(np.abs(offset[1]).max())
+    def _join(self, path: ChunkPath, s: float) -> tuple[float, float]:
+        """Go on along this path from path time s, without a jump. Returns the jump that is avoided.
 
-    def _sample(self, s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        assert self._path is not None and self._seam is not None
-        q, v, a = self._path.sample(s)
-        e, ev, ea = self._seam.sample(s)
-        return q + e, v + ev, a + ea
+        A motion that cannot follow at full speed joins at a lower rate. Raises Refusal if none fits the limits.
+        """
+        assert self._positions is not None
+        q, v, a = (x[0] for x in path.sample(np.array([s])))
+        offset, share = self._positions - q, self.config.seam_acceleration_fraction
+        moving = bool((np.abs(self._velocities) > 1e-4).any())
+        for rate in (1.0, 0.7, 0.5, 0.35, 0.25, 0.15) if moving else (0.0,):
+            if moving:
+                first, second = self._velocities / rate - v, self._accelerations / rate**2 - a
+            else:
+                first, second = np.zeros_like(v), np.zeros_like(a)
+            seam = Seam(
+                s,
+                (offset, first, second),
+                self.config.seam_velocity_fraction * self.profile.velocity,
+                share * self.profile.acceleration,
+                self.config.seam_time,
+            )
+            joined = JoinedPath(path, seam)
+            grid = self._grid(joined, s)
+            _, along, bend = joined.sample(grid)
+            corners = path.corner_rates(grid, self._acceleration * self.config.period)
+            timing = retime(grid, along, bend, rate, self._velocity, self._acceleration, corners)
+            if timing is not None:
+                self._path, self._timing, self._s, self.rate = joined, timing, s, rate
+                self._since_join = self._stalled = 0.0
+                self._brake_elapsed = None
+                return float(np.abs(offset).max()), float(np.abs(self._velocities - v).max())
+        raise Refusal(
+            Verdict.OUT_OF_LIMITS,
+            'the arm cannot go over to the chunk within its acceleration limits: it moves too sharply, or is too far',
+        )
+
+    def _grid(self, joined: JoinedPath, s: float) -> np.ndarray:
+        """Points for the timing: about 4 ms apart at the speed that the path asks for, or that the limits allow."""
+        end = joined.path.end
+        _, along, _ = joined.sample(np.linspace(s, end, 50))
+        slowest = max(1.0, float((np.abs(along) / self._velocity).max(axis=1).mean()))
+        return np.linspace(s, end, min(max(3, math.ceil((end - s) * slowest / 0.004) + 1), _GRID))
 
     def _advance(self, dt: float, now: int) -> None:
         """Move the set-point by dt seconds of clock time."""
-        assert self._path is not None and self._positions is not None
-        if self.state is State.EXECUTING:
-            lag = (now - self._t_ref) * 1e-9 - self._s - dt
-            if lag > 2.5 * self.config.period and self.rate >= 1.0:
-                self._join(self._s + lag)  # after a stall: join the path where it is now
-                lag = 0.0
-            stop_time = 1.5 * float((np.abs(self._velocities) / self._deceleration).max())
-            if self._s + dt + self.rate * stop_time / 2 >= self._path.end:
-                self._brake(
-                    Hold.CHUNKS_STOPPED,
-                    'the last chunk ran out: is the source alive, is inference faster than the chunk is long?',
-                )
-            elif lag > self.config.max_lag:
-                self._brake(
-                    Hold.CHUNKS_STOPPED,
-                    f'the chunk asks for more speed than the limits allow: the arm is {lag:.2f} s behind it',
-                )
-        if self.state is State.BRAKING:
+        assert self._path is not None and self._timing is not None and self._positions is not None
+        if self._brake_elapsed is None:
+            self._watch_schedule(now, dt)
+        if self._brake_elapsed is not None:
             self._brake_elapsed += dt
             u = self._brake_elapsed / self._brake_time if self._brake_time > 0 else 1.0
             if u >= 1.0:
                 self._come_to_rest()
                 return
-            rate = self._brake_rate * (1 - u * u * (3 - 2 * u))  # smooth from _brake_rate to 0
+            slowing = self._brake_rate * (1 - u * u * (3 - 2 * u))  # smooth from _brake_rate to 0
+            ahead = float(np.interp(self._s, self._timing.s, self._timing.rates))  # what the path allows here
+            rate, push = min(slowing, ahead), 0.0
+            self._s = min(self._s + rate * dt, float(self._timing.s[-1]))
         else:
-            rate = min(1.0, self.rate + dt / 0.2)  # speed comes back over 0.2 s after the guard held it down
-        if dt <= 0:
-            return
-        # Velocity guard: run path time slower where a joint would be too fast; never bend the path.
-        for _ in range(20):
-            q, v, a = self._sample(self._s + rate * dt)
-            excess = float((np.abs(q - self._positions) / (self._velocity * dt)).max())
-            if excess <= 1.0:
-                break
-            rate /= 1.001 * excess
-        else:  # a path so sharp that no step is short enough: stand still for this one
-            rate = 0.0
-            q, v, a = self._positions, np.zeros_like(v), np.zeros_like(a)
-        self._s += rate * dt
+            self._since_join += dt
+            before = self.rate
+            self._s, rate = self._timing.at(self._since_join)
+            push = (rate - before) / dt if dt > 0 else 0.0
         self.rate = rate
+        q, v, a = (x[0] for x in self._path.sample(np.array([self._s])))
         held = self._inside_limits(q)
-        self._velocities = np.where(held == q, rate * v, 0.0)
-        self._accelerations = np.where(held == q, rate * rate * a, 0.0)
+        free = held == q
+        self._velocities = np.where(free, rate * v, 0.0)
+        self._accelerations = np.where(free, rate * rate * a + push * v, 0.0)
         self._positions = held
-        index = self._path.step_at(self._s)
+        index = self._path.path.step_at(self._s)
         if index >= 0 and self._path_gripper.size:
             opening = float(self._path_gripper[index])
             self._gripper = min(max(opening, 0.0), self.profile.gripper_max_opening)
+        if self._brake_elapsed is None and self._since_join >= self._timing.times[-1]:
+            self._come_to_rest()
+
+    def _watch_schedule(self, now: int, dt: float) -> None:
+        """Stalls, lag and the end of the chunk, before the step of dt seconds to now."""
+        assert self._path is not None and self._timing is not None
+        due = (now - self._t_ref) * 1e-9 - dt
+        if self._stalled > 2.5 * self.config.period and due < self._path.path.end:
+            self._stalled = 0.0
+            try:
+                self._join(self._path.path, due)  # after a stall: go over to where the path is now
+            except Refusal:
+                pass  # cannot catch up within the limits: stay late
+        if due - self._s > self.config.max_lag and self.state is State.EXECUTING:
+            self._brake(
+                Hold.CHUNKS_STOPPED,
+                f'the chunk asks for more speed than the limits allow: the arm is {due - self._s:.2f} s behind it',
+            )
+        elif self._since_join >= self._timing.braking_from and self.state is State.EXECUTING:
+            self.state, self.hold = State.BRAKING, Hold.CHUNKS_STOPPED
+            self.message = 'the last chunk ran out: is the source alive, is inference faster than the chunk is long?'
 
     def _inside_limits(self, q: np.ndarray) -> np.ndarray:
         """q within the hard position limits; an arm that already is outside is never pulled back in a jump."""
@@ -369,7 +409,7 @@ class ChunkExecutor:
         if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
             self._new_epoch()
         self.hold, self.message = hold, message
-        if self.state is State.EXECUTING:
+        if self.state is State.EXECUTING or (self.state is State.BRAKING and self._brake_elapsed is None):
             self.state = State.BRAKING
             self._brake_rate = self.rate
             self._brake_elapsed = 0.0
@@ -389,7 +429,7 @@ class ChunkExecutor:
     def _rest(self) -> None:
         self._velocities = np.zeros(self.profile.dof)
         self._accelerations = np.zeros(self.profile.dof)
-        self._path, self._seam, self.rate = None, None, 0.0
+        self._path, self._timing, self._brake_elapsed, self.rate = None, None, None, 0.0
 
     def _new_epoch(self) -> None:
         self.epoch += 1
