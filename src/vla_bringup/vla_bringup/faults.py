@@ -86,7 +86,7 @@ FAULTS = (
 def gentle_model(folder: Path, seed: int) -> Path:
     """A checkpoint with random weights whose chunks last 0.8 s and are slow enough for the executor to take.
 
-    The steps of a random chunk have nothing to do with each other: few and far apart, they make an arm that moves about.
+    The steps of a random chunk have nothing to do with each other; few and far apart, they make the arm move about.
     """
     from vla_model.policy import load, save
 
