@@ -98,6 +98,28 @@ def bench_faults(
     _end(lambda: bench_faults(runs, out))
 
 
+@bench.command('model')
+def bench_model(
+    size: Annotated[str, typer.Option(help='nano, nano-7dim, mid, or 8b.')] = 'nano',
+    device: Annotated[str, typer.Option(help='cpu, cuda.')] = 'cpu',
+    dtype: Annotated[str, typer.Option(help='auto, float32, bfloat16, float16.')] = 'auto',
+    engine: Annotated[str, typer.Option(help='Comma-separated; torch eager runs always.')] = 'auto',
+    layers: Annotated[int, typer.Option(min=0, help='Of the network; 0: all. The rest is extrapolated.')] = 0,
+    seconds: Annotated[float, typer.Option(min=0.0, help='Wall time, about.')] = 20.0,
+    threads: Annotated[int, typer.Option(min=0, help='0: all cores but one.')] = 0,
+) -> None:
+    """Latency of act, of images and of the decoders, against a baseline that pads and masks as the reference does."""
+    from vla_model import bench
+
+    engines = tuple(name.strip() for name in engine.split(',') if name.strip())
+
+    def run() -> bool:
+        typer.echo(bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads)))
+        return True
+
+    _end(run)
+
+
 @bench.command('sim')
 def bench_sim(seconds: Annotated[float, typer.Option(min=1.0, help='Wall time, about.')] = 20.0) -> None:
     """Time of a physics step and of a pair of camera images; real-time factor with and without cameras."""
