@@ -88,3 +88,83 @@ def test_refuses_exactly_what_does_not_fit(words):
         assert f'has {count} tokens' in str(error) and count > room
     else:
         assert template.block.start - 1 <= 100
+
+
+texts = st.text(min_size=1, max_size=30).filter(lambda t: t.strip() and t.isprintable())
+
+
+@given(
+    texts,
+    st.integers(1, 3),
+    st.integers(1, 16),
+    st.integers(1, 16),
+    st.integers(1, 8),
+    st.integers(0, 20),
+    st.booleans(),
+)
+def test_every_prompt_keeps_what_is_put_into_it(text, views, state_dim, action_dim, horizon, previous, with_state):
+    b = builder(views=views, state_dim=state_dim, action_dim=action_dim, horizon=horizon, max_prompt_tokens=400)
+    images = torch.arange(4 * views).reshape(views, 4) + V.image_offset
+    state = torch.arange(state_dim) + V.bins_offset
+    before = torch.arange(previous) + V.bins_offset + 20 if previous else None
+    for template, given_state, given_before in (
+        (b.action(text, previous), state, before),
+        (b.plan(text, 9, with_state), state if with_state else None, None),
+        (b.image(text, with_state), state if with_state else None, None),
+    ):
+        ids = template.fill(given_state, images, None, given_before)
+        assert ids[0, 1] == V.bos
+        assert [ids[0, slot].tolist() for slot in template.views] == images.tolist()
+        assert ids[0, template.state].tolist() == ([] if given_state is None else state.tolist())
+        assert ids[0, template.previous].tolist() == ([] if given_before is None else before.tolist())
+        block = template.block
+        assert (ids[0, block] == V.mask).all() and int((ids == V.mask).sum()) == block.stop - block.start
+        padded, valid = template.padded(ids)
+        assert torch.equal(padded[valid], ids[0]) and (padded[~valid] == V.pad).all()
+        assert not valid[0, : template.left].any() and valid[0, template.left : template.left + ids.shape[1]].all()
+
+
+def test_padded_forms_have_the_length_of_training():
+    seven, other = builder(action_dim=7, horizon=8, max_prompt_tokens=910), builder(horizon=8, action_dim=16)
+    state, views = torch.zeros(8, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.int64)
+    ids, valid = seven.action('go').padded(seven.action('go').fill(state, views))
+    assert ids.shape == valid.shape == (1, 1024) and ids[0, 910] == V.soa and ids[0, 967] == V.eoa
+    assert not valid[0, 968:].any()
+    ids, _ = other.action('go').padded(other.action('go').fill(state, views))
+    assert ids.shape == (1, 200 + 2 + 128) and ids[0, 200] == V.soa and ids[0, -1] == V.eoa
+    ids, _ = other.image('go').padded(other.image('go').fill(None, views))
+    assert ids.shape == (1, 200 + 2 + 128) and ids[0, -1] == V.eoi and ids[0, -6] == V.soi
+
+
+def test_the_mark_of_dimensions():
+    assert V.dim7 in builder(action_dim=7).action('go').ids and V.dim14 not in builder(action_dim=7).action('go').ids
+    assert V.dim14 in builder(action_dim=16).image('go').ids
+
+
+def test_a_prompt_without_a_task_lacks_nothing_but_the_task():
+    b = builder()
+    task = len(TEXT.encode('press the red button'))
+    with_task, without = b.image('press the red button').ids.tolist(), b.image(None).ids.tolist()
+    assert without == with_task[:2] + with_task[2 + task :]
+
+
+def test_what_has_no_slot_is_refused():
+    b = builder()
+    state, views = torch.zeros(8, dtype=torch.int64), torch.zeros(2, 4, dtype=torch.int64)
+    with pytest.raises(ValueError, match='has 8 slots for state, got 0'):
+        b.action('go').fill(None, views)
+    with pytest.raises(ValueError, match='has 0 slots for state, got 8'):
+        b.image('go').fill(state, views)
+    with pytest.raises(ValueError, match='has 5 slots for previous actions, got 0'):
+        b.action('go', 5).fill(state, views)
+    with pytest.raises(ValueError, match='has 24 slots, got 25'):
+        b.action('go').fill(state, views, torch.zeros(25, dtype=torch.int64))
+
+
+@pytest.mark.parametrize('make', [lambda b, t: b.plan(t, 8), lambda b, t: b.image(t)])
+def test_plans_and_images_refuse_what_does_not_fit(make):
+    b = builder(max_prompt_tokens=60)
+    with pytest.raises(ValueError, match=r'instruction has .* tokens, there is room for'):
+        make(b, 'red ' * 200)
+    with pytest.raises(ValueError, match='instruction is empty'):
+        make(b, ' ')

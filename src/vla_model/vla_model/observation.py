@@ -38,7 +38,9 @@ def check_state(robot: RobotInterface, state: np.ndarray) -> None:
         raise ValueError(f'the model needs a state of {robot.state_dim} numbers, got shape {state.shape}')
     limits = robot.limits('state')
     for i, (value, n) in enumerate(zip(state, limits.normalize(state), strict=True)):
-        name = 'gripper opening' if robot.gripper and i == len(state) - 1 else f'position of joint {i + 1}'
+        name = f'position of joint {i + 1}' if robot.joints else f'number {i + 1} of the state'
+        if robot.gripper and i == len(state) - 1:
+            name = 'gripper opening'
         if not np.isfinite(value):
             raise ValueError(f'the {name} is not finite: {value}')
         if abs(n) > 2:  # beyond sensor noise and limits of another arm: wrong units or wrong joint order

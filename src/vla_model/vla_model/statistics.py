@@ -68,7 +68,9 @@ class Statistics:
         else:
             middle, half = (first + second) / 2, (second - first) / 2
         if (half < 0).any():
-            raise ValueError(f'{FILE}: {FEATURES[kind]} has a negative spread in dimension {int(np.argmin(half))}')
+            raise ValueError(
+                f'{FILE}: {FEATURES[kind]} has a negative spread in dimension {np.flatnonzero(half < 0)[0] + 1}'
+            )
         half = np.maximum(half, 3 * LEAST_STD)
         return middle - half, middle + half
 
