@@ -166,3 +166,104 @@ def test_bfloat16_works(observation):
 def test_the_types_cost_no_torch():
     code = 'import sys, vla_model, vla_model.types, vla_model.config; sys.exit("torch" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 0
+
+
+class Encodes:
+    """Counts what the image tokenizer is asked to encode."""
+
+    def __init__(self, policy, monkeypatch):
+        self.count, encode = 0, policy.engine.encode
+
+        def counting(pixels):
+            self.count += len(pixels)
+            return encode(pixels)
+
+        monkeypatch.setattr(policy.engine, 'encode', counting)
+
+
+def test_a_frame_that_repeats_is_not_encoded_again(nano, observation, monkeypatch):
+    encodes = Encodes(nano, monkeypatch)
+    first = nano.act(observation)
+    assert encodes.count == 2
+    copies = {name: image.copy() for name, image in observation.images.items()}
+    assert np.array_equal(nano.act(replace(observation, images=copies)).positions, first.positions)
+    nano.start_plan(observation, length=8)
+    assert encodes.count == 2
+    observation.images['wrist'][3, 4, 0] ^= 255  # in place: the policy must not believe its own copy
+    nano.act(observation)
+    assert encodes.count == 3
+
+
+def test_a_plan_is_a_job_between_acts(nano, observation):
+    job = nano.start_plan(observation, length=12, steps=4)
+    forwards = 0
+    while not job.step():
+        forwards += 1
+        nano.act(observation)
+    assert forwards <= 3
+    assert job.result.t_ref == observation.t_ref and isinstance(job.result.text, str)
+    assert 0 < job.result.confidence <= 1
+    assert job.result == nano.start_plan(observation, length=12, steps=4).run()
+    exact = nano.start_plan(observation, length=12, steps=4, threshold=1.0, cached=True).run()
+    assert 0 < exact.confidence <= 1
+
+
+def test_plan_text_holds_no_marks(nano, observation, monkeypatch):
+    v = nano.config.vocabulary
+    words = nano.text.encode('go to the bowl')
+    ids = torch.tensor([*words, v.bins_offset, v.mask, v.eos])
+
+    def text(*_, **__):
+        yield from ()
+        return ids, torch.full((len(ids),), 0.5)
+
+    monkeypatch.setattr(decode, 'text', text)
+    plan = nano.start_plan(observation).run()
+    assert (plan.text, plan.confidence) == ('go to the bowl', 0.5)
+
+
+@pytest.mark.parametrize('options', [{}, {'guidance': 1.5}, {'cached': True}])
+def test_an_image_is_a_job(nano, observation, options):
+    job = nano.start_imagine(replace(observation, t_ref=10**9), steps=3, **options)
+    steps = 1
+    while not job.step():
+        steps += 1
+    assert steps == 4  # three forwards, and the image decoder
+    side = nano.config.image_tokenizer.resolution
+    assert job.result.image.shape == (side, side, 3) and job.result.image.dtype == np.uint8
+    assert job.result.due == 10**9 + 800_000_000 and 0 < job.result.confidence <= 1
+
+
+@pytest.mark.parametrize('start', ['start_plan', 'start_imagine'])
+def test_jobs_name_what_is_wrong_with_an_observation(nano, observation, start):
+    with pytest.raises(ValueError, match='instruction is empty'):
+        getattr(nano, start)(replace(observation, instruction=''))
+    with pytest.raises(ValueError, match="camera 'wrist' is missing"):
+        getattr(nano, start)(replace(observation, images={'front': observation.images['front']}))
+
+
+def test_several_forwards_per_chunk(observation):
+    slow = policy.load('random-nano', threads=1, act_steps=4)
+    prefix = Chunk(np.tile(observation.positions, (5, 1)), np.full(5, 0.03), dt=0.05)
+    chunk = slow.act(observation, prefix)
+    assert chunk.frozen == 5 and chunk.positions[:5].tobytes() == prefix.positions.tobytes()
+    assert not np.array_equal(slow.act(observation).positions, policy.load('random-nano').act(observation).positions)
+    with pytest.raises(ValueError, match='act_steps must be 1 or more'):
+        policy.load('random-nano', act_steps=0)
+
+
+def test_absolute_joint_actions(nano, observation):
+    robot = replace(
+        nano.config.robot,
+        action_space='joint_position',
+        action_low=nano.config.robot.state_low,
+        action_high=nano.config.robot.state_high,
+    )
+    config = replace(nano.config, robot=robot)
+    absolute = policy.Policy(config, nano.text, nano.network, nano.image_tokenizer, 'x')
+    chunk = absolute.act(observation)
+    low, high = np.array(robot.state_low[:7]), np.array(robot.state_high[:7])
+    assert ((chunk.positions >= low - 1e-9) & (chunk.positions <= high + 1e-9)).all()
+    delta = nano.act(observation).positions - observation.positions
+    share = (chunk.positions - low) / (high - low)
+    assert np.allclose(share, (delta + 0.8) / 1.6), 'the same bins, over another range'
