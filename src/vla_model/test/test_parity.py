@@ -16,6 +16,7 @@ KEYS = FOLDER.parent / 'facts' / 'magvit_v2_keys.txt'
 
 @pytest.mark.skipif(not FOLDER.is_dir(), reason=f'no parity data at {FOLDER}')
 def test_every_tensor_of_the_reference():
+    torch.set_num_threads(1)
     rows = parity.check_folder(FOLDER)
     assert [row.name for row in rows] == sorted(n for f in FOLDER.glob('*.safetensors') for n in load_file(f))
     assert [str(row) for row in rows if not row.passed] == []

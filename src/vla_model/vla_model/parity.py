@@ -63,11 +63,12 @@ def report(rows: list[Row]) -> bool:
 
 
 @dataclass(frozen=True)
-class Prompt:
-    """A prompt of the folder, taken apart, and the same prompt built here."""
+class Given:
+    """A prompt of the folder."""
 
-    template: Template
-    ids: Tensor  # (1, length) built here, without padding
+    ids: Tensor  # (1, length), without its padding
+    block: slice  # its masks
+    padded: int  # its length with padding
 
 
 def check_folder(path: str | Path) -> list[Row]:
@@ -105,7 +106,7 @@ class Case:
         self.text = TextTokenizer.load(folder / 'tokenizer' / 'tokenizer.json')
         self.vocabulary = Vocabulary.of_released(self.config, self.text.size)
         self.weights = _module(folder / 'det_weights.py')
-        self.network, self.prompt = cache(self._network), cache(self._prompt)
+        self.network, self.given, self.built = cache(self._network), cache(self._given), cache(self._built)
         self.image_tokenizer = cache(self._image_tokenizer)
         self.checks: list[tuple[str, Callable[..., Row]]] = [
             (r'q_in|img\d+_uint8_hwc', self._input),
@@ -159,29 +160,39 @@ class Case:
 
     # Prompts: taken apart, built again, compared
 
-    def _prompt(self, name: str) -> Prompt:
+    def _given(self, name: str) -> Given:
         """`name`: t2i, mmu_gen, or the layout of an action prompt."""
-        v = self.vocabulary
-        if name == 'mmu_gen':
-            whole = stripped = torch.from_numpy(self._get('mmu_gen_prefix'))[0]
-        else:
-            whole = torch.from_numpy(self._get(f'{name}_ids'))[0]
-            stripped = whole[torch.from_numpy(self._get(f'{name}_mask'))[0] == 1]
-        ids = stripped.tolist()
+        mask = self.vocabulary.mask
+        if name == 'mmu_gen':  # its masks are not in the file
+            prefix = torch.from_numpy(self._get('mmu_gen_prefix'))
+            length = self._text_length()
+            ids = torch.cat((prefix, prefix.new_full((1, length), mask)), 1)
+            return Given(ids, slice(prefix.shape[1], ids.shape[1]), ids.shape[1])
+        whole = torch.from_numpy(self._get(f'{name}_ids'))
+        ids = whole[torch.from_numpy(self._get(f'{name}_mask')) == 1][None]
+        masks = (ids[0] == mask).nonzero()[:, 0].tolist()
+        if not masks or masks != list(range(masks[0], masks[-1] + 1)):
+            raise ValueError(f'{name}_ids must have one block of masks')
+        return Given(ids, slice(masks[0], masks[-1] + 1), whole.shape[1])
+
+    def _built(self, name: str) -> tuple[Template, Tensor]:
+        """A template of what the prompt of the folder holds, and its ids (1, length) when filled with that."""
+        v, given = self.vocabulary, self.given(name)
+        ids = given.ids[0].tolist()
         codes = range(v.image_offset, v.image_offset + v.codes)
         views = [ids[i + 1 : ids.index(v.eoi, i)] for i, x in enumerate(ids) if x == v.soi and ids[i + 1] in codes]
         state = ids[ids.index(v.sostate) + 1 : ids.index(v.eostate)] if v.sostate in ids else None
-        masks = ids.count(v.mask)
         starts = [i for i, x in enumerate(ids) if x == v.soa]  # of previous actions, then of the block
         previous = ids[starts[0] + 1 : ids.index(v.eoa)] if len(starts) == 2 else None
-        if not views or len(views) > 3 or len({len(view) for view in views}) != 1:
+        if not 1 <= len(views) <= 3 or len({len(view) for view in views}) != 1:
             raise ValueError(f'the prompt must have one to three images of one size, has {[len(w) for w in views]}')
-        dim, total, tokens = self._layout(name, ids, len(whole), masks, len(views))
-        pads = HORIZON * dim if dim == 7 else 0
+        text_or_image = name in ('mmu_gen', 't2i')  # from these the number of dimensions cannot be read, its mark can
+        dim = (7 if v.dim7 in ids else 16) if text_or_image else (given.block.stop - given.block.start) // HORIZON
+        before_block = given.padded - 2 - HORIZON * dim * (2 if dim == 7 else 1)
+        limit = given.padded if name == 'mmu_gen' else before_block
         builder = PromptBuilder(
-            self.text, v, len(views), tokens, len(state or ()), dim, HORIZON, total - 2 - HORIZON * dim - pads,
-            torch.device('cpu'),
-        )  # fmt: skip
+            self.text, v, len(views), len(views[0]), len(state or ()), dim, HORIZON, limit, torch.device('cpu')
+        )
         task = self._task(ids, state is not None)
         if name == 'mmu_gen':
             template = builder.plan(task, self._text_length(), state is not None)
@@ -189,20 +200,8 @@ class Case:
             template = builder.image(task, state is not None)
         else:
             template = builder.action(task, len(previous or ()))
-        given = [None if x is None else torch.tensor(x) for x in (state, previous)]
-        return Prompt(template, template.fill(given[0], torch.tensor(views), None, given[1]))
-
-    def _layout(self, name: str, ids: list[int], total: int, masks: int, views: int) -> tuple[int, int, int]:
-        """(action dimensions, padded length, tokens per image) of a prompt."""
-        v = self.vocabulary
-        tokens = ids.index(v.eoi) - ids.index(v.soi) - 1
-        if name == 'mmu_gen':  # neither its actions nor its padding can be seen
-            return (7 if v.dim7 in ids else 16), len(ids) + 4096, tokens
-        if name == 't2i':
-            return (7 if v.dim7 in ids else 16), total, tokens
-        if masks % HORIZON:
-            raise ValueError(f'the prompt has {masks} masks, no multiple of {HORIZON} steps')
-        return masks // HORIZON, total, tokens
+        slots = [None if x is None else torch.tensor(x) for x in (state, previous)]
+        return template, template.fill(slots[0], torch.tensor(views), None, slots[1])
 
     def _task(self, ids: list[int], state: bool) -> str:
         """The text between BOS and the first fixed phrase."""
@@ -218,20 +217,20 @@ class Case:
         return lengths[0] if lengths else 48
 
     def _ids(self, name: str, prompt: str) -> Row:
-        p = self.prompt(prompt)
+        template, ids = self.built(prompt)
         if prompt == 'mmu_gen':
-            return self._integers(name, p.ids[:, : p.template.block.start])
-        return self._integers(name, p.template.padded(p.ids)[0], f'{p.ids.shape[1]} ids are not padding')
+            return self._integers(name, ids[:, : template.block.start])
+        return self._integers(name, template.padded(ids)[0], f'{ids.shape[1]} ids are not padding')
 
     def _mask(self, name: str, prompt: str) -> Row:
-        p = self.prompt(prompt)
-        return self._integers(name, p.template.padded(p.ids)[1].to(torch.int64))
+        template, ids = self.built(prompt)
+        return self._integers(name, template.padded(ids)[1].to(torch.int64))
 
     def _prompt_id(self, name: str, prompt: str) -> Row:
-        template = self.prompt(prompt).template
+        template, _ = self.built(prompt)
         return self._integers(name, np.array([template.left + template.block.start - 1]))
 
-    # Network and decoders: on prompts without padding
+    # Network and decoders: on the folder's prompts, without their padding
 
     def _network(self, heads: str) -> Network:
         config = NetworkConfig(**{f.name: self.config[f.name] for f in fields(NetworkConfig)})
@@ -239,19 +238,17 @@ class Case:
         return _fill(network, self.weights.lm_tensor)
 
     def _action_logits(self, name: str, heads: str, prompt: str) -> Row:
-        v, p = self.vocabulary, self.prompt(prompt)
-        ours = self.network(heads)(p.ids, p.template.block, slice(v.bins_offset, v.size))
+        v, given = self.vocabulary, self.given(prompt)
+        ours = self.network(heads)(given.ids, given.block, slice(v.bins_offset, v.size))
         return self._numbers(name, ours, LOGITS)
 
     def _action_tokens(self, name: str, steps: str, temperature: str) -> Row:
-        p = self.prompt('libero')
+        given = self.given('libero')
         sampling = decode.Sampling(float(temperature), torch.Generator().manual_seed(123))
-        tokens, _ = decode.run(
-            decode.action(
-                self.network('mha'), self.vocabulary, p.ids, p.template.block, steps=int(steps), sampling=sampling
-            )
+        decoder = decode.action(
+            self.network('mha'), self.vocabulary, given.ids, given.block, steps=int(steps), sampling=sampling
         )
-        return self._integers(name, tokens[None])
+        return self._integers(name, decode.run(decoder)[0][None])
 
     def _actions(self, name: str) -> Row:
         tokens = self._get('action_tokens_steps1_temp0.0')
@@ -259,33 +256,30 @@ class Case:
         return self._numbers(name, ours, EXACT)
 
     def _image_logits(self, name: str, count: str) -> Row:
-        v, p = self.vocabulary, self.prompt('t2i')
-        start = p.template.block.start
-        codes = slice(v.image_offset, v.image_offset + v.codes)
-        return self._numbers(name, self.network('mha')(p.ids, slice(start, start + int(count)), codes), LOGITS)
+        v = self.vocabulary
+        return self._first_logits(name, 't2i', int(count), slice(v.image_offset, v.image_offset + v.codes))
 
     def _image_codes(self, name: str, steps: str, temperature: str) -> Row:
-        p = self.prompt('t2i')
+        given = self.given('t2i')
         sampling = decode.Sampling(float(temperature), torch.Generator().manual_seed(7))
-        codes, _ = decode.run(
-            decode.image(self.network('mha'), self.vocabulary, p.ids, p.template.block, int(steps), sampling)
-        )
-        return self._integers(name, codes[None])
+        decoder = decode.image(self.network('mha'), self.vocabulary, given.ids, given.block, int(steps), sampling)
+        return self._integers(name, decode.run(decoder)[0][None])
 
     def _text_logits(self, name: str, count: str) -> Row:
-        v, p = self.vocabulary, self.prompt('mmu_gen')
-        start = p.template.block.start
-        ours = self.network('mha')(p.ids, slice(start, start + int(count)), slice(0, v.size))
-        return self._numbers(name, ours, LOGITS)
+        return self._first_logits(name, 'mmu_gen', int(count), slice(0, self.vocabulary.size))
+
+    def _first_logits(self, name: str, prompt: str, count: int, vocabulary: slice) -> Row:
+        given = self.given(prompt)
+        rows = slice(given.block.start, given.block.start + count)
+        return self._numbers(name, self.network('mha')(given.ids, rows, vocabulary), LOGITS)
 
     def _text(self, name: str, length: str, steps: str) -> Row:
-        prefix = torch.from_numpy(self._get('mmu_gen_prefix'))
-        block = slice(prefix.shape[1], prefix.shape[1] + int(length))
-        ids = torch.cat((prefix, prefix.new_full((1, int(length)), self.vocabulary.mask)), 1)
-        tokens, _ = decode.run(
-            decode.text(self.network('mha'), self.vocabulary, ids, block, steps=int(steps), stop=False)
-        )
-        return self._integers(name, tokens[None])
+        given = self.given('mmu_gen')
+        block = slice(given.block.start, given.block.start + int(length))
+        ids = given.ids[:, : block.start]
+        ids = torch.cat((ids, ids.new_full((1, int(length)), self.vocabulary.mask)), 1)
+        decoder = decode.text(self.network('mha'), self.vocabulary, ids, block, steps=int(steps), stop=False)
+        return self._integers(name, decode.run(decoder)[0][None])
 
     # Image tokenizer, bins
 
