@@ -56,6 +56,7 @@ class CudaGraphs(Engine):
     def encode(self, pixels: Tensor) -> Tensor:
         return self._run(('codes', *pixels.shape), super().encode, pixels)
 
+    @torch.inference_mode()
     def _run(self, key: tuple, function: Callable[[Tensor], Tensor], value: Tensor) -> Tensor:
         captured = self._graphs.get(key)
         if captured is None:
@@ -66,7 +67,6 @@ class CudaGraphs(Engine):
         self._graphs.move_to_end(key)
         return captured.run(value)
 
-    @torch.inference_mode()
     def _capture(self, function: Callable[[Tensor], Tensor], value: Tensor) -> Captured:
         source = value.clone()
         stream = torch.cuda.Stream(source.device)
@@ -76,7 +76,9 @@ class CudaGraphs(Engine):
                 function(source)
         torch.cuda.current_stream(source.device).wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.device(source.device), torch.cuda.graph(graph, pool=self._pool):
+        # Only what this thread does is captured: other threads may use the GPU meanwhile.
+        capture = torch.cuda.graph(graph, pool=self._pool, capture_error_mode='thread_local')
+        with torch.cuda.device(source.device), capture:
             result = function(source)
         # The network may make a longer table of angles later; this graph still reads the one of now.
         return Captured(graph, source, result, self.network._rope)
