@@ -281,9 +281,19 @@ def test_what_is_wrong_fails_and_is_named(folder, tmp_path):
     assert failed >= {'libero_mask', 'mha_libero_action_logits'}
     assert rows['q_action_out'].value == 499 / 500
     assert rows['surprise'].note == 'cannot be checked: unknown tensor name'
-    assert rows['vq_z'].note == 'cannot be checked: tensor vq_pix is missing'
+    assert rows['vq_z'].note == 'cannot be checked: tensor img0_uint8_hwc is missing'
     assert 'shape (1, 3, 136704)' in rows['mmu_logits_first4'].note
     assert 'FAIL  surprise' in str(rows['surprise'])
+
+
+def test_a_mask_that_is_not_there_is_not_needed(folder, tmp_path):
+    def change(t):
+        del t['libero_mask']
+        t['surprise'] = np.zeros(1, np.float32)
+
+    rows = broken(folder, tmp_path, change)
+    failed = {name for name, row in rows.items() if not row.passed}
+    assert failed == {'surprise', 'actions_dequant'}, 'the tokens that the actions come from are not in the copy'
 
 
 def test_a_wrong_prompt_fails(folder, tmp_path):

@@ -169,7 +169,11 @@ class Case:
             ids = torch.cat((prefix, prefix.new_full((1, length), mask)), 1)
             return Given(ids, slice(prefix.shape[1], ids.shape[1]), ids.shape[1])
         whole = torch.from_numpy(self._get(f'{name}_ids'))
-        ids = whole[torch.from_numpy(self._get(f'{name}_mask')) == 1][None]
+        if f'{name}_mask' in self.tensors:
+            valid = torch.from_numpy(self._get(f'{name}_mask')) == 1
+        else:
+            valid = whole != self.vocabulary.pad
+        ids = whole[valid][None]
         masks = (ids[0] == mask).nonzero()[:, 0].tolist()
         if not masks or masks != list(range(masks[0], masks[-1] + 1)):
             raise ValueError(f'{name}_ids must have one block of masks')
@@ -291,21 +295,30 @@ class Case:
         return Row(name, None, None, True, 'input')
 
     def _pixels(self, name: str) -> Row:
-        count = len(self.tensors['vq_pix'])
-        images = [f'img{i}_uint8_hwc' for i in range(count)]
-        if not any(n in self.tensors for n in images):
+        if not any(re.fullmatch(r'img\d+_uint8_hwc', n) for n in self.tensors):
             return Row(name, None, None, True, 'input: the folder has no images')
-        return self._numbers(name, torch.stack([preprocess(self._get(n), 256) for n in images]), EXACT)
+        return self._numbers(name, self._preprocessed(len(self._get(name))), EXACT)
+
+    def _preprocessed(self, count: int) -> Tensor:
+        return torch.stack([preprocess(self._get(f'img{i}_uint8_hwc'), 256) for i in range(count)])
+
+    def _encoder_input(self, count: int) -> Tensor:
+        """The reference's own pixels where they are there, so that each step is checked for itself."""
+        return torch.from_numpy(self._get('vq_pix')) if 'vq_pix' in self.tensors else self._preprocessed(count)
 
     def _latents(self, name: str) -> Row:
-        pixels = torch.from_numpy(self._get('vq_pix'))
+        pixels = self._encoder_input(len(self._get(name)))
         return self._numbers(name, self.image_tokenizer().encoder(pixels), PIXELS)
 
     def _codes(self, name: str) -> Row:
-        return self._integers(name, self.image_tokenizer().encode(torch.from_numpy(self._get('vq_pix'))))
+        return self._integers(name, self.image_tokenizer().encode(self._encoder_input(len(self._get(name)))))
 
     def _reconstruction(self, name: str) -> Row:
-        return self._numbers(name, self.image_tokenizer().decode(torch.from_numpy(self._get('vq_codes'))), PIXELS)
+        if 'vq_codes' in self.tensors:
+            codes = torch.from_numpy(self._get('vq_codes'))
+        else:
+            codes = self.image_tokenizer().encode(self._encoder_input(len(self._get(name))))
+        return self._numbers(name, self.image_tokenizer().decode(codes), PIXELS)
 
     def _quantized(self, name: str, kind: str) -> Row:
         values = self._get('q_in').astype(np.float32 if kind == 'action' else np.float64)
