@@ -5,7 +5,6 @@ import os
 import pathlib
 import signal
 import subprocess
-import time
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 ROBOT = ROOT / 'src' / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
@@ -19,11 +18,10 @@ os.environ.pop('ROS_LOCALHOST_ONLY', None)
 
 import domain_coordinator  # noqa: E402
 import pytest  # noqa: E402
-import rclpy  # noqa: E402
 from ament_index_python.packages import get_package_prefix  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
-from lifecycle_msgs.srv import ChangeState, GetState  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
+
+from vla_bringup.probe import Probe, TransitionFailed  # noqa: E402
 
 
 def pytest_sessionstart(session):
@@ -49,58 +47,42 @@ class Graph:
     CLEANUP = Transition.TRANSITION_CLEANUP
 
     def __init__(self, domain, logs):
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context, domain_id=domain, signal_handler_options=rclpy.SignalHandlerOptions.NO)
-        self.node = rclpy.create_node(f'test_{os.getpid()}', context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.node)
+        self.probe = Probe('test', domain_id=domain)
+        self.probe.check = self.check
+        self.node = self.probe.node
         self.processes = []
         self.logs = logs
 
-    def wait(self, condition, timeout=30.0, what='', every=None):
-        """Spin until condition() is true and return it; every() is called each 50 ms (to publish again, say)."""
-        end, last = time.monotonic() + timeout, 0.0
-        while True:
-            result = condition()
-            if result:
-                return result
-            now = time.monotonic()
-            if now > end:
-                raise AssertionError(f'not within {timeout:.0f} s: {what or condition}{self.outputs()}')
-            for p in self.processes:
-                if p.poll() not in (None, 0):
-                    raise AssertionError(f'a process ended with {p.returncode}{self.outputs()}')
-            if every and now - last > 0.05:
-                last = now
-                every()
-            self.executor.spin_once(timeout_sec=0.02)
+    def check(self):
+        for p in self.processes:
+            if p.poll() not in (None, 0):
+                raise AssertionError(f'a process ended with {p.returncode}{self.outputs()}')
+
+    def wait(self, condition, timeout=30.0, what=''):
+        """Spin until condition() is true and return it."""
+        try:
+            return self.probe.wait(condition, timeout, what or str(condition))
+        except TimeoutError as error:
+            raise AssertionError(f'{error}{self.outputs()}') from None
 
     def call(self, kind, name, request=None, timeout=30.0):
         """Call a service and return its answer."""
-        client = self.node.create_client(kind, name)
-        try:
-            self.wait(client.service_is_ready, timeout, f'service {name}')
-            future = client.call_async(request or kind.Request())
-            self.wait(future.done, timeout, f'answer of {name}')
-            return future.result()
-        finally:
-            self.node.destroy_client(client)
+        return self.probe.call(kind, name, request or kind.Request(), timeout)
 
     def transition(self, node, number):
-        return self.call(
-            ChangeState, f'{node}/change_state', ChangeState.Request(transition=Transition(id=number))
-        ).success
+        try:
+            self.probe.transition(node, number)
+        except TransitionFailed:
+            return False
+        return True
 
     def state(self, node):
-        return self.call(GetState, f'{node}/get_state').current_state.label
+        return self.probe.lifecycle_state(node, 30.0)
 
     def bring_up(self, *nodes):
         """Configure and activate lifecycle nodes; activation is tried until what it needs is there."""
         for node in nodes:
-            assert self.transition(node, self.CONFIGURE), f'{node} does not configure{self.outputs()}'
-            self.wait(
-                lambda n=node: self.state(n) == 'active' or self.transition(n, self.ACTIVATE), what=f'{node} active'
-            )
+            self.probe.bring_up(node)
 
     def latest(self, kind, topic, qos=10):
         """A list that holds every message of a topic from now on."""
@@ -164,9 +146,7 @@ class Graph:
             except AssertionError as error:
                 errors.append(str(error))
             p.log.close()
-        self.executor.shutdown(timeout_sec=2)
-        self.node.destroy_node()
-        rclpy.shutdown(context=self.context)
+        self.probe.__exit__()
         assert not errors, errors
 
 

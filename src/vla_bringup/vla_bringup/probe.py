@@ -12,6 +12,7 @@ from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
+LOST = 5.0  # [s] after which a request for a transition is checked on
 RETRY = 0.5  # [s] between two attempts to activate a node
 MATCH = 0.1  # [s] a server may learn of us later than we of it; what it answers before is lost
 ASK_AGAIN = 1.0  # [s] without an answer to a question about a state
@@ -110,7 +111,18 @@ class Probe:
     def transition(self, name: str, transition: int, timeout: float = 60.0) -> None:
         """Take a lifecycle node through one Transition.TRANSITION_*. Raises TransitionFailed when it refuses."""
         request = ChangeState.Request(transition=Transition(id=transition))
-        if not self.call(ChangeState, f'{name}/change_state', request, timeout).success:
+        end = time.monotonic() + timeout
+        before = self._state(name, timeout).id
+        while True:
+            try:
+                done = self.call(ChangeState, f'{name}/change_state', request, LOST).success
+                break
+            except TimeoutError:  # lost in discovery, or the node is busy with it and answers when it is done
+                if self._state(name, max(end - time.monotonic(), ASK_AGAIN)).id != before:
+                    return
+                if time.monotonic() > end:
+                    raise
+        if not done:
             verb = _VERBS.get(transition, f'make transition {transition}')
             raise TransitionFailed(
                 name, f'{name} could not {verb} and is {self.lifecycle_state(name)}; its log says why'
