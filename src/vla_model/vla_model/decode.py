@@ -208,6 +208,8 @@ class Job(Generic[T]):
             next(self._steps)
         except StopIteration as end:
             self.result, self.done = end.value, True
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()  # a step is over when the GPU is free again
         self.longest = max(self.longest, time.perf_counter() - start)
         return self.done
 
