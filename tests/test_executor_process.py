@@ -11,6 +11,7 @@ from std_srvs.srv import Trigger
 
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.ros.chunk_msg import to_ns
 
 from .conftest import ROBOT
 
@@ -183,6 +184,8 @@ def test_a_signal_in_motion_brakes_before_the_process_ends(graph):
     graph.wait(lambda: p.poll() is not None, what='the executor ends')
     assert p.returncode == 0
     robot.graph.wait(lambda: list(robot.targets[-1].velocity) == [0.0] * 7, what='the last set-point stands still')
-    steps = np.abs(np.diff([m.position for m in robot.targets[-60:]], axis=0)).max(axis=1)
-    assert (np.diff(steps) < 1e-3).all()  # it slowed down, it did not stop dead
-    assert steps[-1] < 1e-3
+    last = robot.targets[-60:]
+    speeds = np.array([np.abs(m.velocity).max() for m in last])
+    times = np.array([to_ns(m.header.stamp) for m in last]) * 1e-9
+    assert speeds.max() > 0.2
+    assert (np.diff(speeds) / np.diff(times)).min() > -7.5  # it slowed down within the limits, it did not stop dead
