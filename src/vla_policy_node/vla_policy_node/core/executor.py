@@ -54,7 +54,7 @@ class ExecutorConfig:
     period: float = 0.01  # [s] nominal time between control steps
     interpolation: str = 'cubic'
     velocity_fraction: float = 0.8  # the set-point never moves faster than this
-    acceleration_fraction: float = 0.5  # nor accelerates more than this on a path; a stop on request adds a brake
+    acceleration_fraction: float = 0.6  # nor accelerates more than this on a path; a stop on request adds a brake
     brake_fraction: float = 0.4  # of the acceleration limit: peak of what braking adds
     seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
     seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
