@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from vla_sim.controller import TORQUE_RATE, JointImpedance
+from vla_sim.controller import TORQUE_RATE, Gains, JointImpedance
 from vla_sim.robot import TORQUE_LIMIT
 
 DT = 0.001
@@ -65,3 +65,9 @@ def test_the_caller_may_reuse_its_array():
     law.set_target(positions)
     positions[:] = 9.0
     assert (law.target[0] == 0.1).all()
+
+
+@pytest.mark.parametrize('bad', [np.ones(6), np.full(7, np.nan), -np.ones(7)])
+def test_gains_that_are_none_are_named(bad):
+    with pytest.raises(ValueError, match=r'gains\.stiffness'):
+        Gains(stiffness=bad)

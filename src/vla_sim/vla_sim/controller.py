@@ -1,5 +1,7 @@
 """The joint impedance law of the simulated arm and the input contract of crisp_controllers."""
 
+from dataclasses import dataclass, field
+
 import numpy as np
 
 # crisp_controllers' joint impedance for the Franka. franka_ros2's own gains (600, 600, 600, 600, 250, 150, 50 and
@@ -7,6 +9,20 @@ import numpy as np
 STIFFNESS = np.array([750.0, 750.0, 750.0, 750.0, 250.0, 150.0, 50.0])  # [Nm/rad]
 DAMPING = np.array([75.0, 75.0, 75.0, 75.0, 25.0, 15.0, 5.0])  # [Nm s/rad]
 TORQUE_RATE = 1000.0  # [Nm/s], Franka documentation
+
+
+@dataclass(frozen=True)
+class Gains:
+    """Of the joint impedance, (dof,) each, [Nm/rad] and [Nm s/rad]. Raises ValueError for anything but gains."""
+
+    stiffness: np.ndarray = field(default_factory=STIFFNESS.copy)
+    damping: np.ndarray = field(default_factory=DAMPING.copy)
+
+    def __post_init__(self) -> None:
+        for name in ('stiffness', 'damping'):
+            values = getattr(self, name)
+            if values.shape != STIFFNESS.shape or not np.isfinite(values).all() or (values < 0).any():
+                raise ValueError(f'gains.{name} needs 7 finite numbers, none below 0, got {values.tolist()}')
 
 
 class JointImpedance:
@@ -21,12 +37,12 @@ class JointImpedance:
         self,
         torque_limit: np.ndarray,
         dt: float,
-        stiffness: np.ndarray = STIFFNESS,
-        damping: np.ndarray = DAMPING,
+        gains: Gains | None = None,
         torque_rate: float = TORQUE_RATE,
     ) -> None:
-        """torque_limit, stiffness, damping: (dof,) [Nm], [Nm/rad], [Nm s/rad]; dt [s]; torque_rate [Nm/s]."""
-        self._limit, self._stiffness, self._damping = torque_limit, stiffness, damping
+        """torque_limit: (dof,) [Nm]; dt [s]; torque_rate [Nm/s]."""
+        gains = gains or Gains()
+        self._limit, self._stiffness, self._damping = torque_limit, gains.stiffness, gains.damping
         self._step = torque_rate * dt
         self.reset(np.zeros(len(torque_limit)))
 

@@ -5,6 +5,7 @@ executor thread of ROS (commands, reset, parameters). The node is the source of 
 simulation time.
 """
 
+import functools
 import os
 import queue
 import threading
@@ -27,6 +28,7 @@ from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.run import run
 from vla_sim import messages
+from vla_sim.controller import DAMPING, STIFFNESS, Gains
 from vla_sim.pacer import Pacer
 from vla_sim.tasks import TASKS, check_task
 
@@ -80,11 +82,11 @@ class SimNode(Node):
 
         if self._profile.joint_names != ARM_JOINTS or self._profile.gripper_joint_names != FINGER_JOINTS:
             raise ValueError(f'the simulator is a Panda with joints {", ".join(ARM_JOINTS)}: use its robot profile')
-        self._make_world = World
+        self._make_world = functools.partial(World, gains=self._gains)
         self._base, self._joints = BASE, (*ARM_JOINTS, *FINGER_JOINTS)
         self._read_cameras(CAMERAS)
         self._advertise(urdf_text())
-        self._world = World(self._task, image_size=self._image_size)
+        self._world = self._make_world(self._task, image_size=self._image_size)
         self._world.reset(self._seed)
         self._episodes, self._engaged, self._success = 0, True, False
         self._resets: queue.SimpleQueue[_Reset] = queue.SimpleQueue()
@@ -117,6 +119,10 @@ class SimNode(Node):
         platform = os.environ.get('MUJOCO_GL', 'egl')
         choices = ('egl', 'osmesa', 'glfw')
         self._gl_backend = fixed('gl_backend', platform, 'OpenGL platform that MuJoCo renders with', choices=choices)
+        self._gains = Gains(
+            np.array(fixed('gains.stiffness', STIFFNESS.tolist(), 'joint impedance [Nm/rad] (robot profile)')),
+            np.array(fixed('gains.damping', DAMPING.tolist(), 'joint impedance [Nm s/rad] (robot profile)')),
+        )
         self._topics = {
             key: fixed(f'topics.{key}', default, about + ' (robot profile)')
             for key, default, about in (

@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 
 from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
-from vla_sim.controller import JointImpedance
+from vla_sim.controller import Gains, JointImpedance
 from vla_sim.props import CAP_TRAVEL, resting_height
 from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
 from vla_sim.scene import CAMERAS, TIMESTEP, build_model
@@ -24,10 +24,19 @@ class World:
     All poses are in the robot's base frame, z up, table top at z = 0.
     """
 
-    def __init__(self, task: str, *, image_size: int = 256, shadows: bool = False, time_ns: int = 0) -> None:
+    def __init__(
+        self,
+        task: str,
+        *,
+        image_size: int = 256,
+        shadows: bool = False,
+        time_ns: int = 0,
+        gains: Gains | None = None,
+    ) -> None:
         """Build the scene of a task and start episode 0. time_ns: simulation time to go on from [ns].
 
-        image_size and shadows are for the cameras that will look at it. Raises ValueError for an unknown task.
+        image_size and shadows are for the cameras that will look at it; gains None: those of crisp_controllers. Raises
+        ValueError for an unknown task.
         """
         self.model = build_model(task)
         self.image_size, self.shadows = image_size, shadows
@@ -45,7 +54,7 @@ class World:
         self._tool = self.model.body(TOOL).id
         links = [i for i in range(self.model.nbody) if self.model.body_rootid[i] == self.model.body(BASE).id]
         self._base, self._last_link = links[0], links[-1]
-        self._controller = JointImpedance(TORQUE_LIMIT, TIMESTEP)
+        self._controller = JointImpedance(TORQUE_LIMIT, TIMESTEP, gains)
         self.reset(0)
 
     # ---- the episode
