@@ -73,6 +73,24 @@ class Cameras:
 
     def render(self, snapshot: Snapshot, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
         """Images (size, size, 3) uint8 RGB of the named cameras (default: all), each an array of its own."""
+        self._take(snapshot)
+        images = {}
+        for name in self.names if names is None else names:
+            self._renderer.update_scene(self._data, name, self._option)
+            images[name] = self._renderer.render()
+        return images
+
+    def depth(self, snapshot: Snapshot, name: str) -> np.ndarray:
+        """(size, size) float32 [m] along the optical axis of the named camera."""
+        self._take(snapshot)
+        self._renderer.update_scene(self._data, name, self._option)
+        self._renderer.enable_depth_rendering()
+        try:
+            return self._renderer.render()
+        finally:
+            self._renderer.disable_depth_rendering()
+
+    def _take(self, snapshot: Snapshot) -> None:
         if snapshot.appearance is not self._appearance:
             snapshot.appearance.apply(self._model)
             self._appearance = snapshot.appearance
@@ -81,11 +99,6 @@ class Cameras:
         mujoco.mj_kinematics(self._model, data)
         mujoco.mj_comPos(self._model, data)
         mujoco.mj_camlight(self._model, data)
-        images = {}
-        for name in self.names if names is None else names:
-            self._renderer.update_scene(data, name, self._option)
-            images[name] = self._renderer.render()
-        return images
 
     def close(self) -> None:
         """Free the OpenGL context."""

@@ -1,0 +1,1 @@
+"""Demonstrations to a trained model: collect, convert, annotate, tokenize, train, evaluate, export."""

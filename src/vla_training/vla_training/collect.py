@@ -1,0 +1,264 @@
+"""Expert episodes from the simulator as a data set: no ROS in the loop, the controller and executor of the robot.
+
+The arm is pushed off the expert's path now and then by a smooth error of its set-points. What is recorded as action is
+the set-point without it, so the data shows the way back (DART, Laskey et al. 2017).
+"""
+
+import multiprocessing
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.progress import Progress
+
+from vla_policy_node.core.chunk import StampedChunk
+from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.core.profile import RobotProfile
+from vla_sim.cameras import Cameras
+from vla_sim.expert import Expert, ExpertStep
+from vla_sim.kinematics import IKError
+from vla_sim.scene import CAMERAS
+from vla_sim.world import World
+from vla_training.features import FPS, columns_of, ee_pixel, image
+from vla_training.lerobot import DatasetWriter, Feature, encode_video
+
+TICK = 10  # [ms] of one control step
+PLAN = 20  # control steps between two chunks of the expert
+FRAME = round(1000 / FPS / TICK)  # control steps between two frames
+AFTER = 50  # control steps recorded after the task is done: the arm at rest
+LONGEST = 4000  # control steps; then the episode has failed
+DEPTH_SIDE = 64  # [px]
+HELD_OUT = 2_000_000  # seeds from here on are for evaluation
+
+
+@dataclass(frozen=True)
+class Push:
+    """How the set-points are disturbed. Lengths of time [s], angles [rad]."""
+
+    size: float = 0.035  # standard deviation per joint
+    start_size: float = 0.06  # same, of the push that an episode may begin with
+    start_share: float = 0.4  # of the episodes that begin with one
+    rest: tuple[float, float] = (0.4, 2.0)  # between two pushes
+    hold: tuple[float, float] = (0.3, 0.9)
+    lag: float = 0.12  # the error follows the push like two low-pass filters in a row
+
+
+class Disturbance:
+    """The error of the set-points over time. `advance` is called once per control step."""
+
+    def __init__(self, push: Push, rng: np.random.Generator, dof: int) -> None:
+        self.push, self.rng, self.dof = push, rng, dof
+        self.error, self._half = np.zeros(dof), np.zeros(dof)  # [rad]
+        self._target = np.zeros(dof)
+        self._left = 0  # control steps until the target changes
+        if rng.random() < push.start_share:
+            self._aim(push.start_size)
+
+    def advance(self, height: float) -> np.ndarray:
+        """(dof,) [rad] error of the next set-point. height [m] of the tool: near the table the arm is pushed less."""
+        if self._left == 0:
+            if self._target.any():
+                self._target = np.zeros(self.dof)
+                self._left = self._steps(self.push.rest)
+            else:
+                self._aim(self.push.size * float(np.clip(height / 0.15, 0.15, 1.0)))
+        self._left -= 1
+        share = TICK * 1e-3 / self.push.lag
+        self._half = self._half + share * (self._target - self._half)
+        self.error = self.error + share * (self._half - self.error)
+        return self.error
+
+    def _aim(self, size: float) -> None:
+        self._target = self.rng.normal(0.0, size, self.dof)
+        self._left = self._steps(self.push.hold)
+
+    def _steps(self, span: tuple[float, float]) -> int:
+        return max(1, round(self.rng.uniform(*span) * 1000 / TICK))
+
+
+@dataclass
+class Recording:
+    """One episode, a row per frame."""
+
+    task: str  # of the simulator
+    seed: int
+    instruction: str
+    success: bool = False
+    images: dict[str, list[np.ndarray]] = field(default_factory=lambda: {name: [] for name in CAMERAS})
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def columns(self) -> dict[str, Any]:
+        """Per column an array (frames, ...), or a list of strings."""
+        return columns_of(self.rows)
+
+
+def record_episode(
+    world: World, cameras: Cameras, expert: Expert, seed: int, push: Push | None = None, time_limit: int = LONGEST
+) -> Recording:
+    """The expert does the world's task once. push None: undisturbed. time_limit: control steps."""
+    world.reset(seed)
+    expert.begin(world.task, world.instruction)
+    drive = ChunkExecutor(expert.profile)
+    drive.observe(world.joint_positions, world.time_ns)
+    drive.activate(world.time_ns)
+    recording = Recording(world.task, seed, world.instruction)
+    disturbance = Disturbance(push, np.random.default_rng([seed, 1]), expert.profile.dof) if push else None
+    plan: ExpertStep | None = None
+    ends, tick = time_limit, 0
+    while tick <= ends:
+        now = world.time_ns
+        drive.observe(world.joint_positions, now)
+        if tick % PLAN == 0 and ends == time_limit:
+            try:
+                plan = expert.plan(now, world.joint_positions, world.gripper_opening, world.objects())
+            except IKError:
+                break
+            if plan.done:
+                ends = min(tick + AFTER, time_limit)
+            drive.ingest(_stamped(plan, now, drive.epoch, tick + 1, expert), now)
+        set_point = drive.step(now)
+        assert set_point is not None and plan is not None
+        error = disturbance.advance(float(world.tool_pose()[0][2])) if disturbance else np.zeros(expert.profile.dof)
+        opening = world.gripper_opening if set_point.gripper is None else set_point.gripper
+        if tick % FRAME == 0:
+            _record(recording, world, cameras, plan, np.append(set_point.positions, opening), error)
+        world.set_target(set_point.positions + error, set_point.velocities)
+        world.set_gripper(opening)
+        world.step(TICK)
+        tick += 1
+    recording.success = world.success()
+    _finish(recording)
+    return recording
+
+
+def _stamped(plan: ExpertStep, now: int, epoch: int, sequence: int, expert: Expert) -> StampedChunk:
+    return StampedChunk(
+        t_ref=now,
+        epoch=epoch,
+        sequence=sequence,
+        source='expert',
+        joint_names=expert.profile.joint_names,
+        dt=plan.chunk.dt,
+        horizon=len(plan.chunk.positions),
+        positions=plan.chunk.positions,
+        gripper=plan.chunk.gripper,
+    )
+
+
+def _record(
+    recording: Recording, world: World, cameras: Cameras, plan: ExpertStep, set_point: np.ndarray, error: np.ndarray
+) -> None:
+    snapshot = world.snapshot()
+    for name, picture in cameras.render(snapshot).items():
+        recording.images[name].append(picture)
+    depth = cameras.depth(snapshot, CAMERAS[0])
+    step = depth.shape[0] // DEPTH_SIDE
+    millimetres = np.clip(np.rint(depth[step // 2 :: step, step // 2 :: step] * 1000), 0, 65535)
+    row = {
+        'observation.state': np.append(world.joint_positions, world.gripper_opening).astype(np.float32),
+        'observation.velocity': world.joint_velocities.astype(np.float32),
+        'action': set_point.astype(np.float32),  # becomes that of the next frame when the episode is over
+        'action.executed': (set_point + np.append(error, 0.0)).astype(np.float32),
+        'observation.depth.front': millimetres.astype(np.uint16),
+        'annotation.subtask': plan.subtask,
+        'annotation.completed': '; '.join(plan.completed),
+        'annotation.remaining': '; '.join(plan.remaining),
+        'next.success': world.success(),
+        'next.done': False,
+    }
+    row |= {ee_pixel(name): _pixel(world, name) for name in CAMERAS}
+    recording.rows.append(row)
+
+
+def _pixel(world: World, camera: str) -> np.ndarray:
+    """(2,) [px] where the tool centre point is in the image, x right, y down; it may lie outside."""
+    position, quat = world.camera_pose(camera)
+    w, x, y, z = quat
+    rotation = np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
+    point = rotation.T @ (world.tool_pose()[0] - position)
+    info = world.camera_info(camera)
+    return (info.matrix @ point / max(point[2], 1e-3))[:2].astype(np.float32)
+
+
+def _finish(recording: Recording) -> None:
+    """An action is the set-point due one frame later; what follows the last frame is what it holds."""
+    rows = recording.rows
+    for name in ('action', 'action.executed'):
+        values = [row[name] for row in rows]
+        for row, value in zip(rows, [*values[1:], *values[-1:]], strict=True):
+            row[name] = value
+    if rows:
+        rows[-1]['next.done'] = True
+        rows[-1]['next.success'] = recording.success
+
+
+# ---- many episodes
+
+_worker: tuple[RobotProfile, Push | None, dict[str, tuple[World, Cameras]], Expert] | None = None
+
+
+def _start_worker(profile: RobotProfile, push: Push | None) -> None:
+    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
+    _worker = profile, push, {}, Expert(profile)
+
+
+def _run(job: tuple[str, int]) -> tuple[Recording, dict[str, bytes]]:
+    """The episode of (task, seed), its images already as video."""
+    assert _worker is not None
+    _, push, worlds, expert = _worker
+    task, seed = job
+    if task not in worlds:
+        world = World(task)
+        worlds[task] = world, world.cameras()
+    recording = record_episode(*worlds[task], expert, seed, push)
+    videos = {image(name): encode_video(np.stack(frames), FPS) for name, frames in recording.images.items() if frames}
+    recording.images = {}
+    return recording, videos
+
+
+def collect(
+    out: Path,
+    profile: RobotProfile,
+    tasks: tuple[str, ...],
+    seeds: range,
+    *,
+    processes: int = 1,
+    push: Push | None = None,
+    features: dict[str, Feature],
+) -> dict[str, tuple[int, int]]:
+    """Writes a data set with one episode per task and seed. Returns (episodes, successes) by task.
+
+    An unfinished data set in `out` is gone on with. Failed episodes are left out: they show what not to do. Raises
+    ValueError for seeds that are held out for evaluation.
+    """
+    if len(seeds) and max(seeds) >= HELD_OUT:
+        raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
+    writer = DatasetWriter.resume(out) if out.exists() else DatasetWriter(out, FPS, 'franka_panda', features)
+    known = {(e.extra['sim_task'], e.extra['seed']) for e in writer.episodes}
+    done = {task: [0, 0] for task in tasks}
+    jobs = [(task, seed) for seed in seeds for task in tasks if (task, seed) not in known]
+    with Progress(transient=True) as bar:
+        line = bar.add_task('episodes', total=len(jobs))
+        for recording, videos in _all(profile, push, jobs, processes):
+            done[recording.task][0] += 1
+            if recording.success:
+                done[recording.task][1] += 1
+                extra = {'sim_task': recording.task, 'seed': recording.seed}
+                writer.add_episode(recording.columns(), videos, recording.instruction, extra)
+            bar.advance(line)
+    writer.close()
+    return {task: (n, good) for task, (n, good) in done.items()}
+
+
+def _all(
+    profile: RobotProfile, push: Push | None, jobs: Iterable[tuple[str, int]], processes: int
+) -> Iterator[tuple[Recording, dict[str, bytes]]]:
+    # Spawned, not forked: the caller may hold locks, threads and a GL context.
+    with multiprocessing.get_context('spawn').Pool(processes, _start_worker, (profile, push)) as pool:
+        yield from pool.imap(_run, jobs)
