@@ -10,19 +10,19 @@ from .vocabulary import Vocabulary
 def config(text: int) -> ModelConfig:
     """`text`: length of the text tokenizer."""
     image_tokenizer = ImageTokenizerConfig(
-        resolution=256,
+        resolution=128,
         channels=16,
         groups=8,
-        z_channels=12,
-        encoder_mult=(1, 2, 2, 4, 4, 8),  # 256 px to 8 x 8 codes
-        encoder_blocks=(0, 1, 1, 1, 1, 1),  # a block at full resolution would cost as much as all the others
-        decoder_mult=(1, 2, 2, 4, 4, 8),
-        decoder_blocks=(0, 1, 1, 1, 1, 1),
+        z_channels=13,
+        encoder_mult=(1, 2, 4, 4, 8),  # 128 px to 8 x 8 codes
+        encoder_blocks=(0, 1, 1, 1, 1),  # a block at full resolution would cost as much as all the others
+        decoder_mult=(1, 2, 4, 4, 8),
+        decoder_blocks=(0, 1, 1, 1, 1),
     )
     vocabulary = Vocabulary.small(text, codes=2**image_tokenizer.z_channels, bins=2048)
     network = NetworkConfig(
         d_model=256,
-        n_layers=8,
+        n_layers=6,
         n_heads=4,
         n_kv_heads=4,
         mlp_hidden_size=768,
@@ -35,8 +35,8 @@ def config(text: int) -> ModelConfig:
         action_space='joint_delta',
         dof=7,
         gripper=True,
-        horizon=16,
-        dt=0.05,
+        horizon=8,
+        dt=0.1,
         normalization='limits',
         # Widest position limits of Panda and FR3, and the opening of their gripper.
         state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
@@ -44,7 +44,7 @@ def config(text: int) -> ModelConfig:
         # 1 rad/s for the 0.8 s of a chunk: 0.8 mrad between bins.
         action_low=(-0.8,) * 7 + (0.0,),
         action_high=(0.8,) * 7 + (0.08,),
-        max_prompt_tokens=384,
+        max_prompt_tokens=256,
     )
     return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)
 

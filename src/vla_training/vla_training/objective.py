@@ -1,0 +1,218 @@
+"""What the network learns from one batch of contexts: chunks, plans and future images, by masked-token prediction.
+
+Every context makes up to three prompts, each with its own block behind the same instruction and images (the shared
+context of MM-ACT). A share of the block is masked; the loss is the cross-entropy of what was masked.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vla_model.config import ModelConfig
+from vla_model.network import Network
+from vla_model.prompt import PromptBuilder, Template
+from vla_training.shards import Tokens
+
+MODES = ('action', 'text', 'image')
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How blocks are masked and contexts disturbed. Shares and probabilities in 0..1."""
+
+    one_step: float = 0.5  # of the action blocks: all masked, as one-step decoding finds them
+    prefix: float = 0.3  # of the action blocks: they begin with 1 to horizon / 2 steps that are given (in-painting)
+    label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that labels are smoothed with; 0: none
+    state_noise: float = 2.0  # [bins] standard deviation
+    code_drop: float = 0.02  # of the context's image codes: masked
+    code_flip: float = 0.01  # of the context's image codes: one bit is wrong
+    plan_tokens: int = 128  # length of a plan's block; what the plan leaves is filled with EOS
+
+
+class Prompts:
+    """The prompts of one mode for every text of the data, with their ends aligned: (texts, length) ids."""
+
+    def __init__(self, templates: list[Template], pad: int, device: torch.device) -> None:
+        longest = max(len(t.ids) for t in templates)
+        self.lengths = torch.tensor([len(t.ids) for t in templates], device=device)
+        self.ids = torch.full((len(templates), longest), pad, device=device)
+        for row, t in zip(self.ids, templates, strict=True):
+            row[longest - len(t.ids) :] = t.ids
+        shift = longest - self.lengths
+        one = templates[0]
+        behind = len(one.ids) - one.block.stop
+        # Ends are aligned, so the block is at the same place in all of them.
+        self.block = slice(longest - behind - (one.block.stop - one.block.start), longest - behind)
+        self.state = shift + torch.tensor([t.state.start for t in templates], device=device)
+        self.state_dim = one.state.stop - one.state.start
+        self.views = shift[:, None] + torch.tensor([[v.start for v in t.views] for t in templates], device=device)
+
+    def fill(self, text: Tensor, views: Tensor, state: Tensor, block: Tensor) -> tuple[Tensor, Tensor | None, slice]:
+        """(ids (B, L), valid (B, L) or None where nothing is padded, block): text (B,) rows, the rest ids."""
+        ids = self.ids[text]
+        starts = self.views[text]
+        for i in range(views.shape[1]):
+            place = starts[:, i, None] + torch.arange(views.shape[2], device=ids.device)
+            ids.scatter_(1, place, views[:, i])
+        if self.state_dim:
+            place = self.state[text][:, None] + torch.arange(self.state_dim, device=ids.device)
+            ids.scatter_(1, place, state)
+        ids[:, self.block] = block
+        lengths = self.lengths[text]
+        longest, shortest = (int(x) for x in torch.aminmax(lengths)[::-1])
+        cut = ids.shape[1] - longest
+        ids = ids[:, cut:]
+        valid = None
+        if shortest < longest:
+            valid = torch.arange(longest, device=ids.device) >= longest - lengths[:, None]
+        return ids, valid, slice(self.block.start - cut, self.block.stop - cut)
+
+
+class Objective:
+    """Losses of batches of rows of `tokens`, all of which lies on `device`."""
+
+    def __init__(self, tokens: Tokens, masking: Masking, device: torch.device) -> None:
+        config = tokens.config
+        self.config, self.masking, self.device = config, masking, device
+        self.codes = tokens.codes.to(device)
+        self.state, self.action = tokens.state.to(device), tokens.action.to(device)
+        self.future = tokens.future.to(device)
+        builder = prompt_builder(config, tokens, device)
+        used = tokens.instruction.unique()
+        row_of = torch.zeros(len(tokens.texts), dtype=torch.int64)
+        row_of[used] = torch.arange(len(used))
+        self.instruction = row_of[tokens.instruction].to(device)
+        instructions = [tokens.text.decode(tokens.texts[i]) for i in used.tolist()]
+        pad, length = config.vocabulary.pad, masking.plan_tokens
+        self.prompts = {
+            'action': Prompts([builder.action(i) for i in instructions], pad, device),
+            'text': Prompts([builder.plan(i, length) for i in instructions], pad, device),
+            'image': Prompts([builder.image(i) for i in instructions], pad, device),
+        }
+        self.plan = tokens.plan.to(device)
+        self.plans = self._plans(tokens, length)
+
+    def _plans(self, tokens: Tokens, length: int) -> Tensor:
+        """(texts, plan_tokens) ids, filled up with EOS. Raises ValueError for a plan that does not fit."""
+        out = torch.full((len(tokens.texts), length), self.config.vocabulary.eos)
+        for i in tokens.plan.unique().tolist():
+            if i < 0:
+                continue
+            ids = tokens.texts[i]
+            if len(ids) >= length:
+                raise ValueError(f'a plan has {len(ids)} tokens, plan_tokens is {length}: raise it')
+            out[i, : len(ids)] = torch.tensor(ids)
+        return out.to(self.device)
+
+    def loss(self, network: Network, mode: str, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(mean loss, share of masked tokens whose most probable id is right) of a mode of MODES over rows (B,)."""
+        v, m = self.config.vocabulary, self.masking
+        views = self._views(self.codes[rows], generator)
+        state = self._state(self.state[rows], generator)
+        if mode == 'action':
+            target = self.action[rows].flatten(1).long() + v.bins_offset
+            masked = self._mask_action(len(rows), generator)
+            part = slice(v.bins_offset, v.size)
+        elif mode == 'image':
+            target = self.codes[self.future[rows], 0].long() + v.image_offset
+            masked = self._mask_cosine(target.shape, generator)
+            part = slice(v.image_offset, v.image_offset + v.codes)
+        else:
+            rows = rows[self.plan[rows] >= 0]
+            views, state = views[: len(rows)], state[: len(rows)]
+            if not len(rows):
+                zero = torch.zeros((), device=self.device)
+                return zero, zero
+            views = self._views(self.codes[rows], generator)
+            target = self.plans[self.plan[rows]]
+            share = self._uniform((len(rows), 1), generator) * (1 - 1e-3) + 1e-3  # LLaDA
+            masked = self._uniform(target.shape, generator) < share
+            part = slice(0, v.size)
+        block = torch.where(masked, v.mask, target)
+        ids, valid, where = self.prompts[mode].fill(self.instruction[rows], views, state, block)
+        logits = network(ids, where, part, valid).float()
+        label = target - part.start
+        if mode == 'action' and m.label_sigma:
+            each = smoothed_cross_entropy(logits, label, m.label_sigma)
+        else:
+            each = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction='none').view_as(label)
+        if mode == 'text':  # weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood
+            loss = (each * masked / share).sum(1).div(target.shape[1]).mean()
+        else:
+            loss = (each * masked).sum() / masked.sum()
+        right = ((logits.argmax(-1) == label) & masked).sum() / masked.sum().clamp(min=1)
+        return loss, right
+
+    def _uniform(self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
+        return torch.rand(shape, generator=generator, device=self.device)
+
+    def _views(self, codes: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, views, tokens) ids of the context's images, disturbed."""
+        v, m = self.config.vocabulary, self.masking
+        codes = codes.long()
+        if m.code_flip:
+            bits = self.config.image_tokenizer.z_channels
+            flipped = codes ^ (1 << torch.randint(bits, codes.shape, generator=generator, device=self.device))
+            codes = torch.where(self._uniform(codes.shape, generator) < m.code_flip, flipped, codes)
+        ids = codes + v.image_offset
+        if m.code_drop:
+            ids = torch.where(self._uniform(codes.shape, generator) < m.code_drop, v.mask, ids)
+        return ids
+
+    def _state(self, state: Tensor, generator: torch.Generator) -> Tensor:
+        """(B, state_dim) ids, disturbed."""
+        v = self.config.vocabulary
+        state = state.long()
+        if self.masking.state_noise:
+            noise = torch.randn(state.shape, generator=generator, device=self.device) * self.masking.state_noise
+            state = (state + noise.round().long()).clamp(0, v.bins - 1)
+        return state + v.bins_offset
+
+    def _mask_cosine(self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
+        """(B, n) bool: round(n cos(pi t / 2)) of them, t uniform, at least one (MaskGIT; MM-ACT 7.1)."""
+        size, n = shape
+        count = (n * torch.cos(math.pi / 2 * self._uniform((size, 1), generator))).round().clamp(min=1)
+        rank = self._uniform((size, n), generator).argsort(1).argsort(1)
+        return rank < count
+
+    def _mask_action(self, size: int, generator: torch.Generator) -> Tensor:
+        robot, m = self.config.robot, self.masking
+        shape = (size, robot.horizon * robot.action_dim)
+        masked = self._mask_cosine(shape, generator) | (self._uniform((size, 1), generator) < m.one_step)
+        given = torch.randint(1, max(2, robot.horizon // 2 + 1), (size, 1), generator=generator, device=self.device)
+        given = torch.where(self._uniform((size, 1), generator) < m.prefix, given, 0)
+        step = torch.arange(shape[1], device=self.device) // robot.action_dim
+        masked = masked & (step >= given)
+        masked[:, -1] |= ~masked.any(1)  # something must be learned from every block
+        return masked
+
+
+def smoothed_cross_entropy(logits: Tensor, label: Tensor, sigma: float) -> Tensor:
+    """Cross-entropy (B, n) of logits (B, n, bins) with a Gaussian of `sigma` bins around each label (B, n)."""
+    reach = math.ceil(3 * sigma)
+    offset = torch.arange(-reach, reach + 1, device=logits.device)
+    place = label[..., None] + offset
+    inside = (place >= 0) & (place < logits.shape[-1])
+    weight = torch.exp(-0.5 * (offset / sigma) ** 2) * inside
+    weight = weight / weight.sum(-1, keepdim=True)
+    near = logits.gather(-1, place.clamp(0, logits.shape[-1] - 1))
+    return logits.logsumexp(-1) - (near * weight).sum(-1)
+
+
+def prompt_builder(config: ModelConfig, tokens: Tokens, device: torch.device) -> PromptBuilder:
+    """The builder that the policy uses for this configuration."""
+    robot = config.robot
+    return PromptBuilder(
+        tokens.text,
+        config.vocabulary,
+        len(robot.cameras),
+        config.image_tokenizer.tokens,
+        robot.state_dim,
+        robot.action_dim,
+        robot.horizon,
+        robot.max_prompt_tokens,
+        device,
+    )

@@ -1,0 +1,132 @@
+"""All that decides a training run, in one YAML file."""
+
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+
+from vla_training.objective import MODES, Masking
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps with the same weights of the losses. Weight 0: that prompt is not made at all."""
+
+    steps: int
+    action: float
+    text: float
+    image: float
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
+            raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the modes that are trained."""
+        return {mode: getattr(self, mode) for mode in MODES if getattr(self, mode) > 0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Shape of a network that is trained from nothing; see NetworkConfig."""
+
+    d_model: int = 256
+    n_layers: int = 6
+    n_heads: int = 4
+    mlp_hidden_size: int = 768
+
+
+@dataclass(frozen=True)
+class Recipe:
+    stages: tuple[Stage, ...]
+    name: str = 'nano'
+    seed: int = 0
+    network: Network = Network()
+    structured_tables: bool = True  # see structure.py
+    masking: Masking = Masking()
+    batch: int = 64  # contexts per step
+    text_batch: int = 8  # the first so many of them make a plan prompt, too
+    image_batch: int = 8  # and so many an image prompt
+    micro_batch: int = 0  # sequences per forward; 0: all at once
+    lr: float = 1e-3
+    min_lr: float = 0.05  # share of lr at the end of the cosine
+    warmup: int = 200  # steps
+    weight_decay: float = 0.02
+    beta2: float = 0.98
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    amp: bool = True  # bf16 autocast
+    compile: bool = False
+    validation: float = 0.03  # share of the episodes that are only looked at
+    log_every: int = 50
+    save_every: int = 1000
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError('a recipe needs at least one stage')
+        for name in ('batch', 'log_every', 'save_every'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be 1 or more, got {getattr(self, name)}')
+        if max(self.text_batch, self.image_batch) > self.batch:
+            raise ValueError(f'text_batch and image_batch are parts of batch, which is {self.batch}')
+        if not 0 <= self.validation < 1 or not 0 <= self.ema < 1:
+            raise ValueError('validation and ema must be 0 or more and below 1')
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage(self, step: int) -> Stage:
+        """The stage that a step is in."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+    def size(self, mode: str) -> int:
+        """Contexts of a step that make a prompt of this mode."""
+        return {'action': self.batch, 'text': self.text_batch, 'image': self.image_batch}[mode]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def load(cls, path: Path) -> 'Recipe':
+        """Raises FileNotFoundError or ValueError naming the file and the field."""
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing: give a recipe, such as those in vla_training/recipes')
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    @classmethod
+    def from_dict(cls, content: Any) -> 'Recipe':
+        return _read(cls, content, '')
+
+
+def _read(kind: type[T], content: Any, label: str) -> T:
+    if not isinstance(content, dict):
+        raise ValueError(f'{label or "the recipe"} must be a mapping, got {content!r}')
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(content) - known):
+        raise ValueError(f'unknown field {label}{unknown[0]}; known are: {", ".join(sorted(known))}')
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(hints[name], value, f'{label}{name}') for name, value in content.items()})
+
+
+def _convert(kind: Any, value: Any, label: str) -> Any:
+    if is_dataclass(kind):
+        return _read(kind, value, f'{label}.')  # type: ignore[type-var, arg-type]
+    if getattr(kind, '__origin__', None) is tuple:
+        return tuple(_convert(get_args(kind)[0], v, f'{label}[{i}]') for i, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or kind is int and isinstance(value, bool):
+        raise ValueError(f'{label} must be {kind.__name__}, got {value!r}')
+    return value

@@ -1,0 +1,128 @@
+"""Tokenized data: what training reads. About half a kilobyte a frame, in safetensors files of at most 15 MB.
+
+A folder of shards is whole: beside them lie the config.json, the tokenizers and the statistics they were made with.
+Episodes are never split over shards. Tensors of a shard, N frames:
+
+    codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
+    state        (N, state_dim) uint16       bins
+    action       (N, horizon, action_dim) uint16  bins of the chunk that follows the frame
+    future       (N,) int32                  row of the frame at the end of the chunk
+    episode      (N,) int32                  number of the episode in the data set
+    instruction  (N,) int32                  row of `texts`
+    plan         (N,) int32                  row of `texts`; -1 where there is none
+    text_ids     (K,) uint16                 all texts, one after the other
+    text_ends    (M,) int32                  where each ends
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla_model import checkpoint, statistics
+from vla_model.checkpoint import IMAGE_FILE
+from vla_model.config import ModelConfig, read_json
+from vla_model.text_tokenizer import TextTokenizer
+
+MAX_BYTES = 15_000_000
+PER_FRAME = ('codes', 'state', 'action', 'future', 'episode', 'instruction', 'plan')
+DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'text_ids': torch.uint16}
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """All shards of a folder as one. Ids that index rows or texts are int64 and count over all of it."""
+
+    config: ModelConfig
+    text: TextTokenizer
+    folder: Path
+    codes: Tensor  # (N, views, tokens) int16 or int32, as below
+    state: Tensor
+    action: Tensor
+    future: Tensor  # (N,) int64
+    episode: Tensor
+    instruction: Tensor
+    plan: Tensor
+    texts: list[list[int]]  # ids
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f'shard-{index:05d}.safetensors'
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Writes one shard, whole or not at all. Returns its size [bytes]. Raises ValueError if it is too large."""
+    converted = {name: t.to(DTYPES.get(name, torch.int32)).contiguous() for name, t in tensors.items()}
+    size = sum(t.numel() * t.element_size() for t in converted.values())
+    if size > MAX_BYTES:
+        raise ValueError(f'{path.name} would have {size} bytes, at most {MAX_BYTES}: give it fewer episodes')
+    temporary = path.with_suffix('.writing')
+    save_file(converted, temporary)
+    temporary.replace(path)
+    return size
+
+
+def read(folder: Path) -> Tokens:
+    """Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+    content = read_json(folder / 'config.json')
+    config = checkpoint.read_config(folder, content)
+    text = TextTokenizer.load(folder / 'tokenizer.json')
+    paths = sorted(folder.glob('shard-*.safetensors'))
+    if not paths:
+        raise FileNotFoundError(f'{folder} has no shard-*.safetensors: make them with ./vla train tokenize')
+    parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
+    texts: list[list[int]] = []
+    rows = 0
+    for path in paths:
+        shard = _read_shard(path, config)
+        starts = [0, *shard['text_ends'].tolist()]
+        ids = shard['text_ids'].to(torch.int64).tolist()
+        own = [ids[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        plan = shard['plan'].long()
+        shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
+        shard['instruction'] = shard['instruction'].long() + len(texts)
+        shard['future'] = shard['future'].long() + rows
+        for name in PER_FRAME:
+            parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
+        texts += own
+        rows += len(shard['codes'])
+    return Tokens(config, text, folder, **{name: torch.cat(p) for name, p in parts.items()}, texts=texts)
+
+
+def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    try:
+        shard = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f'{path} is damaged ({error}): tokenize the data set again') from None
+    robot = config.robot
+    expected = {
+        'codes': (len(robot.cameras), config.image_tokenizer.tokens),
+        'state': (robot.state_dim,),
+        'action': (robot.horizon, robot.action_dim),
+    }
+    for name in (*PER_FRAME, 'text_ids', 'text_ends'):
+        if name not in shard:
+            raise ValueError(f'{path} lacks {name}: tokenize the data set again')
+        if name in PER_FRAME and tuple(shard[name].shape[1:]) != expected.get(name, ()):
+            raise ValueError(
+                f'{path}: {name} is {tuple(shard[name].shape)}, config.json says (frames, '
+                f'{", ".join(map(str, expected.get(name, ())))}): the shard is of another configuration'
+            )
+    n = len(shard['codes'])
+    if any(len(shard[name]) != n for name in PER_FRAME) or n and not 0 <= int(shard['future'].max()) < n:
+        raise ValueError(f'{path}: its tensors have different numbers of frames: tokenize the data set again')
+    return shard
+
+
+def copy_model_files(source: Path, target: Path) -> None:
+    """What a checkpoint needs beside the network's weights."""
+    for name in ('config.json', 'tokenizer.json', IMAGE_FILE, statistics.FILE):
+        if (source / name).is_file():
+            (target / name).write_bytes((source / name).read_bytes())
