@@ -1,0 +1,205 @@
+"""Reads a LeRobotDataset v3.0, by this writer or by stock lerobot."""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vla_training.lerobot import layout, video
+from vla_training.lerobot.layout import Feature
+
+AGAIN = 'copy or make the dataset again'
+
+
+@dataclass(frozen=True)
+class EpisodeInfo:
+    """One row of meta/episodes."""
+
+    index: int
+    length: int  # [frame]
+    task: str  # the instruction; the first one where an episode has several
+    extra: dict[str, Any]  # further columns: seed, success ...
+    row: dict[str, Any] = field(repr=False)  # where its frames lie, as in the file
+
+
+@dataclass(frozen=True)
+class Episode:
+    """The frames of one episode. columns: (T,), (T, *shape), or a list of T strings, by name; no pixels."""
+
+    info: EpisodeInfo
+    columns: dict[str, np.ndarray | list[str]]
+    dataset: 'Dataset' = field(repr=False)
+
+    @property
+    def task(self) -> str:
+        return self.info.task
+
+    def __len__(self) -> int:
+        return self.info.length
+
+    def frames(self, key: str) -> Iterator[np.ndarray]:
+        """The T frames of one camera as (H, W, 3) uint8 RGB, decoded one by one."""
+        return self.dataset.frames(self.info, key)
+
+
+class Dataset:
+    """A dataset in a folder; len() is its number of frames. Raises ValueError naming the file and the remedy."""
+
+    def __init__(self, folder: str | Path, *, info: dict | None = None) -> None:
+        """info: the content of info.json as it was before a writer went on with the dataset; for that writer only."""
+        self.folder = Path(folder)
+        if info is None:
+            if not (self.folder / layout.INFO).is_file():
+                if (self.folder / layout.WRITING).exists():
+                    raise ValueError(
+                        f'{folder} is unfinished: its writer still runs, or was ended early. '
+                        'Run the same command again to go on'
+                    )
+                raise ValueError(f'{folder} is no LeRobot dataset: it has no {layout.INFO}')
+            info = _read_json(self.folder / layout.INFO)
+        self.info = info
+        version = str(self.info.get('codebase_version'))
+        if not version.startswith('v3.'):
+            raise ValueError(
+                f'{folder} is a LeRobot dataset of version {version}, not v3: convert it with '
+                'python -m lerobot.datasets.v30.convert_dataset_v21_to_v30'
+            )
+        try:
+            self.fps = float(self.info['fps'])
+            self.features = {
+                name: Feature(f['dtype'], tuple(f['shape']) or (1,), f.get('names'))
+                for name, f in self.info['features'].items()
+            }
+            self._data_path: str = self.info['data_path']
+            self._video_path: str = self.info.get('video_path') or ''
+        except (KeyError, TypeError) as error:
+            raise ValueError(f'{self.folder / layout.INFO} lacks {error}: {AGAIN}') from error
+        self.tasks = self._read_tasks()  # by task_index
+        self.episodes = [self._episode_info(row) for row in self._read_episodes()]
+        self._starts: dict[str, int] = {}  # data file -> index of its first frame
+        for e in self.episodes:
+            first = e.row['dataset_from_index']
+            path = self._path(self._data_path, e.row, 'data')
+            self._starts[path] = min(first, self._starts.get(path, first))
+
+    def __len__(self) -> int:
+        return sum(episode.length for episode in self.episodes)
+
+    @cached_property
+    def stats(self) -> dict[str, dict[str, list]]:
+        """Column -> min, max, mean, std, count, q01 ... q99."""
+        return _read_json(self.folder / layout.STATS)
+
+    @property
+    def video_keys(self) -> list[str]:
+        return [name for name, feature in self.features.items() if feature.is_pixels]
+
+    def episode(self, index: int) -> Episode:
+        """Raises IndexError for an episode that does not exist, ValueError where the files lack something."""
+        if not 0 <= index < len(self.episodes):
+            raise IndexError(f'{self.folder} has {len(self.episodes)} episodes, asked for {index}')
+        info = self.episodes[index]
+        wanted = {name: feature for name, feature in self.features.items() if not feature.is_pixels}
+        table = self._read_rows(info, list(wanted))
+        columns = {}
+        for name, feature in wanted.items():
+            try:
+                columns[name] = layout.from_arrow(table[name], feature)
+            except (ValueError, pa.ArrowException) as error:
+                path = self._path(self._data_path, info.row, 'data')
+                raise ValueError(f'{path}: column {name} of episode {index}: {error}; {AGAIN}') from error
+        if not (np.asarray(columns['episode_index']) == index).all():
+            raise ValueError(
+                f'{self._path(self._data_path, info.row, "data")} lacks frames of episode {index}: {AGAIN}'
+            )
+        return Episode(info, columns, self)
+
+    def frames(self, info: EpisodeInfo, key: str) -> Iterator[np.ndarray]:
+        """See Episode.frames. Raises ValueError for a camera that the dataset does not have."""
+        feature = self.features.get(key)
+        if feature is None or not feature.is_pixels:
+            raise ValueError(f'{self.folder} has no video {key}, it has {self.video_keys}')
+        if feature.dtype == 'image':
+            for cell in self._read_rows(info, [key])[key]:
+                yield next(video.decode(io.BytesIO(cell.as_py()['bytes']), 0.0, 1, 1.0))
+            return
+        path = self.folder / self._path(self._video_path, info.row, f'videos/{key}', video_key=key)
+        yield from video.decode(path, info.row[f'videos/{key}/from_timestamp'], info.length, self.fps)
+
+    def _read_rows(self, info: EpisodeInfo, columns: list[str]) -> pa.Table:
+        name = self._path(self._data_path, info.row, 'data')
+        first = info.row['dataset_from_index'] - self._starts[name]
+        try:
+            with pq.ParquetFile(self.folder / name) as file:
+                groups, skipped, begin = [], 0, 0
+                for g in range(file.num_row_groups):
+                    rows = file.metadata.row_group(g).num_rows
+                    if begin + rows <= first:
+                        skipped += rows
+                    elif begin < first + info.length:
+                        groups.append(g)
+                    begin += rows
+                table = file.read_row_groups(groups, columns=columns).slice(first - skipped, info.length)
+        except (OSError, pa.ArrowException) as error:
+            raise ValueError(f'{self.folder / name} cannot be read ({error}): {AGAIN}') from error
+        missing = set(columns) - set(table.column_names)
+        if missing or len(table) != info.length:
+            what = f'the columns {sorted(missing)}' if missing else f'frames of episode {info.index}'
+            raise ValueError(f'{self.folder / name} lacks {what}: {AGAIN}')
+        return table
+
+    def _path(self, pattern: str, row: dict, prefix: str, **names: str) -> str:
+        return pattern.format(chunk_index=row[f'{prefix}/chunk_index'], file_index=row[f'{prefix}/file_index'], **names)
+
+    def _read_tasks(self) -> list[str]:
+        table = _read_table(self.folder / layout.TASKS)
+        # The instruction is the index of a data frame, whose name differs between versions.
+        names = [n for n in table.column_names if pa.types.is_string(t := table[n].type) or pa.types.is_large_string(t)]
+        if len(names) != 1 or 'task_index' not in table.column_names:
+            raise ValueError(f'{self.folder / layout.TASKS} has the columns {table.column_names}: {AGAIN}')
+        by_index = dict(zip(table['task_index'].to_pylist(), table[names[0]].to_pylist(), strict=True))
+        return [by_index[i] for i in sorted(by_index)]
+
+    def _read_episodes(self) -> list[dict]:
+        """Rows of meta/episodes without statistics, by episode."""
+        rows = []
+        for path in sorted((self.folder / 'meta/episodes').glob('*/*.parquet')):
+            table = _read_table(path)
+            rows += table.select([n for n in table.column_names if not n.startswith('stats/')]).to_pylist()
+        rows.sort(key=lambda row: row['episode_index'])
+        total = self.info.get('total_episodes', len(rows))
+        rows = rows[:total]  # more only where a writer was ended while it finished
+        if [row['episode_index'] for row in rows] != list(range(total)):
+            raise ValueError(f'{self.folder}/meta/episodes does not have the {total} episodes of info.json: {AGAIN}')
+        return rows
+
+    def _episode_info(self, row: dict) -> EpisodeInfo:
+        extra = {
+            name: value
+            for name, value in row.items()
+            if name not in layout.EPISODE_COLUMNS and not name.startswith(layout.EPISODE_PREFIXES)
+        }
+        tasks = row['tasks']
+        task = tasks if isinstance(tasks, str) else tasks[0]
+        return EpisodeInfo(row['episode_index'], row['length'], task, extra, row)
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f'{path} cannot be read ({error}): {AGAIN}') from error
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.ParquetFile(path).read()
+    except (OSError, pa.ArrowException) as error:
+        raise ValueError(f'{path} cannot be read ({error}): {AGAIN}') from error

@@ -1,0 +1,103 @@
+"""Video of a dataset: encoded once per episode, put behind one another without encoding anew, decoded by time."""
+
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import av.error
+import numpy as np
+
+# A key frame every two frames: any frame is decoded from at most one other.
+_OPTIONS = {'g': '2', 'bf': '0', 'crf': '20', 'preset': 'veryfast'}
+
+
+def encode_video(frames: np.ndarray, fps: int) -> bytes:
+    """An mp4 (h264, yuv420p) of frames (T, H, W, 3) uint8 RGB, H and W even. Works in any process; uses one thread.
+
+    Raises ValueError when the frames are something else.
+    """
+    frames = np.asarray(frames)
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
+        raise ValueError(f'frames must be (T, H, W, 3) uint8 RGB, got {frames.shape} {frames.dtype}')
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        raise ValueError(f'h264 needs even sizes, the frames are {width} x {height}: crop or resize them')
+    buffer = io.BytesIO()
+    with av.open(buffer, 'w', format='mp4') as container:
+        stream: Any = container.add_stream('libx264', rate=fps, options=_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        stream.thread_count = 1
+        stream.codec_context.time_base = Fraction(1, fps)
+        for i, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgb24')
+            frame.pts, frame.time_base = i, Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return buffer.getvalue()
+
+
+def probe(video: bytes) -> tuple[int, int, int, bytes]:
+    """(number of frames, height, width, codec header) of a video made by encode_video. Raises ValueError if it is none.
+
+    Only videos with the same codec header can stand in one file.
+    """
+    try:
+        with av.open(io.BytesIO(video), 'r') as container:
+            stream = container.streams.video[0]
+            count = sum(packet.dts is not None for packet in container.demux(stream))
+            return count, stream.height, stream.width, bytes(stream.codec_context.extradata or b'')
+    except (av.error.FFmpegError, IndexError) as error:
+        raise ValueError(f'this is no video ({error})') from error
+
+
+def concatenate(videos: list[Path], target: Path, fps: int) -> None:
+    """One mp4 of all these, frame by frame at 1 / fps, without encoding anew."""
+    step, count = Fraction(1, fps), 0
+    with av.open(str(target), 'w', format='mp4', options={'movflags': 'faststart'}) as output:
+        out: Any = None
+        for path in videos:
+            with av.open(str(path), 'r') as container:
+                stream = container.streams.video[0]
+                if out is None:
+                    out = output.add_stream_from_template(stream)
+                    out.time_base = step
+                for packet in container.demux(stream):
+                    if packet.dts is None:
+                        continue  # the end of a file
+                    packet.time_base, packet.pts, packet.dts, packet.duration = step, count, count, 1
+                    packet.stream = out
+                    output.mux(packet)
+                    count += 1
+
+
+def decode(source: Path | io.BytesIO, start: float, count: int, fps: float) -> Iterator[np.ndarray]:
+    """The count frames from time start [s] on, as (H, W, 3) uint8 RGB. Raises ValueError naming the file."""
+    k = 0
+    try:
+        with av.open(source if isinstance(source, io.BytesIO) else str(source), 'r') as container:
+            stream: Any = container.streams.video[0]
+            if start > 0:
+                container.seek(int((start - 0.5 / fps) / stream.time_base), stream=stream)
+            for frame in container.decode(stream):
+                at = round((float(frame.pts * stream.time_base) - start) * fps)
+                if at > k:
+                    break
+                if at == k:
+                    yield frame.to_ndarray(format='rgb24')
+                    k += 1
+                    if k == count:
+                        return
+    except (av.error.FFmpegError, IndexError, OSError) as error:
+        raise ValueError(f'{source} cannot be decoded ({error}): copy or make the dataset again') from error
+    raise ValueError(f'{source} lacks the frame at {start + k / fps:.3f} s: copy or make the dataset again')
+
+
+def key_frames(video: bytes) -> np.ndarray:
+    """The key frames (every second frame), (N, H, W, 3) uint8 RGB: enough for statistics at half the work."""
+    with av.open(io.BytesIO(video), 'r') as container:
+        stream = container.streams.video[0]
+        stream.codec_context.skip_frame = 'NONKEY'
+        return np.stack([frame.to_ndarray(format='rgb24') for frame in container.decode(stream)])
