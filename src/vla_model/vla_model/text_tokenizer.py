@@ -71,41 +71,33 @@ def task_texts() -> list[str]:
         'potato',
         'strawberry',
     ]
-    texts = [f'press the {c} button' for c in colours]
-    texts += [f'stack the {a} block on the {b} block' for a, b in product(colours, colours)]
-    texts += [f'put the {t} in the {c} bowl' for t, c in product(things, colours)]
-    verbs = [
-        'reach',
-        'grasp',
-        'lift',
-        'carry',
-        'lower',
-        'place',
-        'release',
-        'press',
-        'push',
-        'pull',
-        'open',
-        'close',
-        'move',
-        'turn',
-        'retreat',
-        'from',
-    ]
-    texts += [f'{v} the {t}' for v, t in product(verbs, ['gripper', 'arm', 'block', 'bowl', 'button', *things])]
+    plans = []
+    for c in colours:
+        moves = [f'move above the {c} button', f'press the {c} button', f'move away from the {c} button']
+        for verb in ('press', 'push', 'push down', 'hit'):
+            plans.append((f'{verb} the {c} button', moves))
+    for a, b in product(colours, colours):
+        moves = _moves(f'{a} block', f'{b} block', f'set the {a} block onto the {b} block')
+        for words in ('stack the {} block on the {} block', 'put the {} block on top of the {} block',
+                      'place the {} block on the {} block', 'set the {} block onto the {} block'):  # fmt: skip
+            plans.append((words.format(a, b), moves))
+    for t, c in product(things, colours):
+        moves = _moves(t, f'{c} bowl', f'lower the {t} into the {c} bowl')
+        for words in ('put the {} in the {} bowl', 'place the {} in the {} bowl',
+                      'drop the {} into the {} bowl', 'move the {} to the {} bowl'):  # fmt: skip
+            plans.append((words.format(t, c), moves))
+    texts = [prompt_texts.plan(task, moves, moves[:i], moves[i]) for task, moves in plans for i in range(len(moves))]
+    texts += [task for task, _ in plans]
     texts += [
-        'pick up the block',
-        'move above the bowl',
+        'pick up, lift, turn, pull, open, close, release, retreat, from, left, right, front, behind, plate, table',
         'go to the home position',
-        'left right front behind plate table',
-    ]
-    texts += [
-        prompt_texts.plan(
-            t, ['reach the block', 'grasp the block', 'lift the block'], ['reach the block'], 'grasp the block'
-        )
-        for t in texts
     ]
     return texts + list(prompt_texts.PHRASES) * 50
+
+
+def _moves(thing: str, place: str, put: str) -> list[str]:
+    return [f'reach for the {thing}', f'grasp the {thing}', f'carry the {thing} to the {place}', put,
+            f'let go of the {thing}', 'move back']  # fmt: skip
 
 
 if __name__ == '__main__':

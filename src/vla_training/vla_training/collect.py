@@ -21,15 +21,32 @@ from vla_sim.expert import Expert, ExpertStep
 from vla_sim.kinematics import IKError
 from vla_sim.scene import CAMERAS
 from vla_sim.world import World
-from vla_training.features import FPS, columns_of, ee_pixel, image
-from vla_training.lerobot import DatasetWriter, Feature, encode_video
+from vla_training.features import (
+    ACTION,
+    COMPLETED,
+    DEPTH_SIDE,
+    DONE,
+    EXECUTED,
+    FPS,
+    REMAINING,
+    STATE,
+    SUBTASK,
+    SUCCESS,
+    VELOCITY,
+    columns_of,
+    depth,
+    ee_pixel,
+    image,
+    join,
+    simulator_features,
+)
+from vla_training.lerobot import DatasetWriter, encode_video
 
 TICK = 10  # [ms] of one control step
 PLAN = 20  # control steps between two chunks of the expert
 FRAME = round(1000 / FPS / TICK)  # control steps between two frames
 AFTER = 50  # control steps recorded after the task is done: the arm at rest
 LONGEST = 4000  # control steps; then the episode has failed
-DEPTH_SIDE = 64  # [px]
 HELD_OUT = 2_000_000  # seeds from here on are for evaluation
 
 
@@ -153,20 +170,20 @@ def _record(
     snapshot = world.snapshot()
     for name, picture in cameras.render(snapshot).items():
         recording.images[name].append(picture)
-    depth = cameras.depth(snapshot, CAMERAS[0])
-    step = depth.shape[0] // DEPTH_SIDE
-    millimetres = np.clip(np.rint(depth[step // 2 :: step, step // 2 :: step] * 1000), 0, 65535)
+    metres = cameras.depth(snapshot, CAMERAS[0])
+    step = metres.shape[0] // DEPTH_SIDE
+    millimetres = np.clip(np.rint(metres[step // 2 :: step, step // 2 :: step] * 1000), 0, 65535)
     row = {
-        'observation.state': np.append(world.joint_positions, world.gripper_opening).astype(np.float32),
-        'observation.velocity': world.joint_velocities.astype(np.float32),
-        'action': set_point.astype(np.float32),  # becomes that of the next frame when the episode is over
-        'action.executed': (set_point + np.append(error, 0.0)).astype(np.float32),
-        'observation.depth.front': millimetres.astype(np.uint16),
-        'annotation.subtask': plan.subtask,
-        'annotation.completed': '; '.join(plan.completed),
-        'annotation.remaining': '; '.join(plan.remaining),
-        'next.success': world.success(),
-        'next.done': False,
+        STATE: np.append(world.joint_positions, world.gripper_opening).astype(np.float32),
+        VELOCITY: world.joint_velocities.astype(np.float32),
+        ACTION: set_point.astype(np.float32),  # becomes that of the next frame when the episode is over
+        EXECUTED: (set_point + np.append(error, 0.0)).astype(np.float32),
+        depth(CAMERAS[0]): millimetres.astype(np.uint16),
+        SUBTASK: plan.subtask,
+        COMPLETED: join(plan.completed),
+        REMAINING: join(plan.remaining),
+        SUCCESS: world.success(),
+        DONE: False,
     }
     row |= {ee_pixel(name): _pixel(world, name) for name in CAMERAS}
     recording.rows.append(row)
@@ -189,13 +206,13 @@ def _pixel(world: World, camera: str) -> np.ndarray:
 def _finish(recording: Recording) -> None:
     """An action is the set-point due one frame later; what follows the last frame is what it holds."""
     rows = recording.rows
-    for name in ('action', 'action.executed'):
+    for name in (ACTION, EXECUTED):
         values = [row[name] for row in rows]
         for row, value in zip(rows, [*values[1:], *values[-1:]], strict=True):
             row[name] = value
     if rows:
-        rows[-1]['next.done'] = True
-        rows[-1]['next.success'] = recording.success
+        rows[-1][DONE] = True
+        rows[-1][SUCCESS] = recording.success
 
 
 # ---- many episodes
@@ -230,7 +247,6 @@ def collect(
     *,
     processes: int = 1,
     push: Push | None = None,
-    features: dict[str, Feature],
 ) -> dict[str, tuple[int, int]]:
     """Writes a data set with one episode per task and seed. Returns (episodes, successes) by task.
 
@@ -239,7 +255,8 @@ def collect(
     """
     if len(seeds) and max(seeds) >= HELD_OUT:
         raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
-    writer = DatasetWriter.resume(out) if out.exists() else DatasetWriter(out, FPS, 'franka_panda', features)
+    features = simulator_features(profile.joint_names, CAMERAS)
+    writer = DatasetWriter.resume(out) if out.exists() else DatasetWriter(out, FPS, profile.name, features)
     known = {(e.extra['sim_task'], e.extra['seed']) for e in writer.episodes}
     done = {task: [0, 0] for task in tasks}
     jobs = [(task, seed) for seed in seeds for task in tasks if (task, seed) not in known]
@@ -249,7 +266,7 @@ def collect(
             done[recording.task][0] += 1
             if recording.success:
                 done[recording.task][1] += 1
-                extra = {'sim_task': recording.task, 'seed': recording.seed}
+                extra: dict[str, int | float | bool | str] = {'sim_task': recording.task, 'seed': recording.seed}
                 writer.add_episode(recording.columns(), videos, recording.instruction, extra)
             bar.advance(line)
     writer.close()

@@ -29,7 +29,7 @@ class Masking:
     state_noise: float = 2.0  # [bins] standard deviation
     code_drop: float = 0.02  # of the context's image codes: masked
     code_flip: float = 0.01  # of the context's image codes: one bit is wrong
-    plan_tokens: int = 128  # length of a plan's block; what the plan leaves is filled with EOS
+    plan_tokens: int = 112  # length of a plan's block; what the plan leaves is filled with EOS
 
 
 class Prompts:

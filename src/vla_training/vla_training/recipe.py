@@ -1,6 +1,6 @@
 """All that decides a training run, in one YAML file."""
 
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -45,9 +45,9 @@ class Recipe:
     stages: tuple[Stage, ...]
     name: str = 'nano'
     seed: int = 0
-    network: Network = Network()
+    network: Network = field(default_factory=Network)
     structured_tables: bool = True  # see structure.py
-    masking: Masking = Masking()
+    masking: Masking = field(default_factory=Masking)
     batch: int = 64  # contexts per step
     text_batch: int = 8  # the first so many of them make a plan prompt, too
     image_batch: int = 8  # and so many an image prompt
@@ -127,6 +127,6 @@ def _convert(kind: Any, value: Any, label: str) -> Any:
         return tuple(_convert(get_args(kind)[0], v, f'{label}[{i}]') for i, v in enumerate(value))
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind) or kind is int and isinstance(value, bool):
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         raise ValueError(f'{label} must be {kind.__name__}, got {value!r}')
     return value

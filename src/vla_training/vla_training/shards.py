@@ -16,6 +16,7 @@ Episodes are never split over shards. Tensors of a shard, N frames:
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -84,7 +85,7 @@ def read(folder: Path) -> Tokens:
         shard = _read_shard(path, config)
         starts = [0, *shard['text_ends'].tolist()]
         ids = shard['text_ids'].to(torch.int64).tolist()
-        own = [ids[a:b] for a, b in zip(starts, starts[1:], strict=False)]
+        own = [ids[a:b] for a, b in pairwise(starts)]
         plan = shard['plan'].long()
         shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
         shard['instruction'] = shard['instruction'].long() + len(texts)
@@ -116,7 +117,7 @@ def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
                 f'{", ".join(map(str, expected.get(name, ())))}): the shard is of another configuration'
             )
     n = len(shard['codes'])
-    if any(len(shard[name]) != n for name in PER_FRAME) or n and not 0 <= int(shard['future'].max()) < n:
+    if any(len(shard[name]) != n for name in PER_FRAME) or (n and not 0 <= int(shard['future'].max()) < n):
         raise ValueError(f'{path}: its tensors have different numbers of frames: tokenize the data set again')
     return shard
 

@@ -51,7 +51,7 @@ def attach(network: Network, v: Vocabulary, seed: int) -> None:
     t = network.model['transformer']
     has = features(v).any(1)
     for module in (t.wte, t.ff_out):  # type: ignore[union-attr]
-        weight: Tensor = module.weight  # type: ignore[assignment]
+        weight: Tensor = module.weight  # type: ignore[assignment, union-attr]
         scale = float(weight.detach()[has].std())
         with torch.no_grad():
             weight[has] *= OWN

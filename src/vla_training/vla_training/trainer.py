@@ -174,7 +174,7 @@ class Trainer:
         """(batch,) rows of this step: every epoch is a permutation, drawn from seed and epoch."""
         train, batch = self.split.train, self.recipe.batch
         first = self.step * batch
-        picked = []
+        picked: list[int] = []
         while len(picked) < batch:
             epoch, place = divmod(first + len(picked), len(train))
             seed = (self.recipe.seed << 20) + epoch

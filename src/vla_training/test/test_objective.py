@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+import torch
+
+from vla_model.network import Network
+from vla_training.objective import Masking, Objective, prompt_builder, smoothed_cross_entropy
+
+CPU = torch.device('cpu')
+CLEAN = Masking(state_noise=0, code_drop=0, code_flip=0, plan_tokens=32)
+
+
+@pytest.fixture(scope='module')
+def objective(tokens):
+    return Objective(tokens, CLEAN, CPU)
+
+
+@pytest.fixture
+def network(config):
+    torch.manual_seed(0)
+    return Network(config.network)
+
+
+@pytest.mark.parametrize('mode', ['action', 'text', 'image'])
+def test_prompts_of_training_are_those_of_the_policy(tokens, objective, mode):
+    v = tokens.config.vocabulary
+    rows = torch.tensor([0, 13, 30, 60])
+    length = {'action': 32, 'text': 32, 'image': 4}[mode]
+    block = torch.randint(0, 60, (len(rows), length))
+    ids, valid, where = objective.prompts[mode].fill(
+        objective.instruction[rows], tokens.codes[rows].long() + v.image_offset,
+        tokens.state[rows].long() + v.bins_offset, block,
+    )  # fmt: skip
+    builder = prompt_builder(tokens.config, tokens, CPU)
+    for i, row in enumerate(rows.tolist()):
+        instruction = tokens.text.decode(tokens.texts[tokens.instruction[row]])
+        template = {'action': builder.action, 'text': lambda t: builder.plan(t, 32), 'image': builder.image}[mode](
+            instruction
+        )
+        state = tokens.state[row].long() + v.bins_offset if mode == 'action' else None
+        expected = template.fill(state, tokens.codes[row].long() + v.image_offset, block[i])[0]
+        assert torch.equal(ids[i][valid[i]], expected)
+        assert torch.equal(ids[i, where], block[i])
+
+
+def test_padding_changes_no_logits(tokens, objective, network):
+    rows = torch.tensor([0, 13])
+    v = tokens.config.vocabulary
+    views, state = tokens.codes[rows].long() + v.image_offset, tokens.state[rows].long() + v.bins_offset
+    block = torch.full((2, 32), v.mask)
+    prompts = objective.prompts['action']
+    ids, valid, where = prompts.fill(objective.instruction[rows], views, state, block)
+    assert valid is not None and not valid.all()
+    together = network(ids, where, slice(v.bins_offset, v.size), valid)
+    for i in range(2):
+        one, none, place = prompts.fill(
+            objective.instruction[rows[i : i + 1]], views[i, None], state[i, None], block[:1]
+        )
+        assert none is None
+        assert torch.allclose(network(one, place, slice(v.bins_offset, v.size))[0], together[i], atol=1e-5)
+
+
+def test_masks_of_chunks(tokens):
+    share = {'prefix': 0.0, 'one_step': 0.0}
+    for change, check in (
+        ({'one_step': 1.0}, lambda m: m.all()),
+        ({'prefix': 1.0, 'one_step': 1.0}, lambda m: (m.sum(1) >= 16).all() and (m.sum(1) <= 24).all()),
+        ({}, lambda m: m.any(1).all() and not m.all(1).all()),
+    ):
+        objective = Objective(tokens, Masking(**(share | change), plan_tokens=32), CPU)
+        masked = objective._mask_action(200, torch.Generator().manual_seed(0))
+        assert check(masked)
+        if change.get('prefix'):  # whole steps, from the first on
+            steps = masked.unflatten(1, (4, 8))
+            assert (steps.all(2) == steps.any(2)).all() and (steps[:, 1:, 0] >= steps[:, :-1, 0]).all()
+
+
+def test_cosine_masks_cover_half_the_tokens_or_more(objective):
+    masked = objective._mask_cosine((2000, 16), torch.Generator().manual_seed(0))
+    assert abs(masked.float().mean() - 2 / np.pi) < 0.02  # mean of cos(pi t / 2)
+    assert masked.any(1).all()
+
+
+def test_smoothed_cross_entropy_is_that_of_a_gaussian_label():
+    logits, label = torch.randn(2, 3, 20), torch.tensor([[0, 5, 19], [10, 1, 18]])
+    offset = torch.arange(20)[None, None] - label[..., None]
+    target = torch.exp(-0.5 * (offset / 1.5) ** 2) * (offset.abs() <= 5)
+    target = target / target.sum(-1, keepdim=True)
+    expected = -(target * logits.log_softmax(-1)).sum(-1)
+    assert torch.allclose(smoothed_cross_entropy(logits, label, 1.5), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('mode', ['action', 'text', 'image'])
+def test_every_mode_teaches_the_network(objective, network, mode):
+    rows = torch.arange(0, 16)
+    loss, right = objective.loss(network, mode, rows, torch.Generator().manual_seed(0))
+    loss.backward()
+    assert torch.isfinite(loss) and 0 <= right <= 1
+    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
+
+
+def test_frames_without_a_plan_are_left_out(objective, network):
+    loss, _ = objective.loss(network, 'text', torch.tensor([0, 3]), torch.Generator().manual_seed(0))
+    assert loss == 0
+
+
+def test_a_plan_that_does_not_fit_is_refused(tokens):
+    with pytest.raises(ValueError, match='plan_tokens is 4'):
+        Objective(tokens, Masking(plan_tokens=4), CPU)

@@ -1,0 +1,70 @@
+"""./vla train ...: from demonstrations to a checkpoint."""
+
+import math
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from vla_policy_node.core.profile import RobotProfile
+
+app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
+Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
+Device = Annotated[str, typer.Option(help='cpu, cuda.')]
+
+
+@app.command()
+def collect(
+    profile: Annotated[Path, typer.Argument(help='Robot profile.', hidden=True)],
+    out: Out = Path('out/train/dataset'),
+    tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
+    episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 300,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 10_000,
+    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
+    push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
+) -> None:
+    """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
+    from vla_sim.tasks import TASKS, check_task
+    from vla_training.collect import Push
+    from vla_training.collect import collect as run
+
+    chosen = tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS
+    for task in chosen:
+        check_task(task)
+    workers = processes or len(os.sched_getaffinity(0))
+    seeds = range(seed, seed + episodes)
+    found = run(out, RobotProfile.load(profile), chosen, seeds, processes=workers, push=Push() if push else None)
+    for task, (n, good) in found.items():
+        Console().print(f'{task}: {n} episodes, {good} of them good and kept')
+
+
+@app.command()
+def tokenize(
+    dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
+    image_tokenizer: Annotated[Path, typer.Option(help='Folder of the trained one.')] = Path('out/train/images'),
+    out: Out = Path('out/train/tokens'),
+    copies: Annotated[int, typer.Option(min=0, help='Further copies of each frame, in other light.')] = 0,
+    device: Device = 'cpu',
+) -> None:
+    """Images to codes, states and chunks to bins, texts to ids: what training reads."""
+    from vla_training.tokenize import tokenize as run
+
+    Console().print(run(dataset, image_tokenizer, out, copies=copies, device=device))
+
+
+@app.command()
+def fit(
+    recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
+    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    out: Out = Path('out/train/run'),
+    device: Device = 'cpu',
+    minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
+) -> None:
+    """Train the model; go on where it stopped."""
+    from vla_training.recipe import Recipe
+    from vla_training.trainer import train
+
+    checkpoint = train(Recipe.load(recipe), tokens, out, device=device, minutes=minutes or math.inf)
+    Console().print(f'checkpoint: {checkpoint}')

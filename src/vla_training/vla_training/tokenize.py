@@ -1,0 +1,169 @@
+"""A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
+
+A chunk holds the set-points due 1 .. horizon frames after its frame. Where the demonstration was disturbed, what was
+sent differs from what was wanted; a chunk then leads from the one to the other within a few steps.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from safetensors.torch import load_file
+from torch import Tensor
+
+from vla_model import bins, checkpoint, nano
+from vla_model.config import ModelConfig
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.statistics import Statistics
+from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_training import shards
+from vla_training.annotate import plan_texts
+from vla_training.features import ACTION, EXECUTED, STATE, image
+from vla_training.lerobot import Dataset, Episode
+
+RECOVER = 0.5  # share of a disturbance that is left one step later
+BATCH = 64  # images per forward of the encoder
+
+
+def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool) -> np.ndarray:
+    """(T, horizon, action_dim) float64 targets in robot units; joints relative to the frame's state if `relative`.
+
+    After the end of the episode the last set-point is held.
+    """
+    wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
+    step = np.minimum(np.arange(len(wanted))[:, None] + np.arange(horizon), len(wanted) - 1)
+    chunks = wanted[step]
+    if EXECUTED in episode.columns:
+        error = np.asarray(episode.columns[EXECUTED], np.float64)[:, :dof] - wanted[:, :dof]
+        now = np.concatenate([np.zeros((1, dof)), error[:-1]])  # an action is due one frame later
+        left = RECOVER ** np.arange(1, horizon + 1)
+        chunks[:, :, :dof] += now[:, None] * left[:, None]
+    if relative:
+        chunks[:, :, :dof] -= state[:, None, :dof]
+    return chunks
+
+
+def configure(dataset: Dataset, base: ModelConfig) -> ModelConfig:
+    """`base` with the statistics of the data set: its smallest and largest states and actions become -1 and +1."""
+    robot = base.robot
+    states, actions = [], []
+    for i in range(len(dataset.episodes)):
+        episode = dataset.episode(i)
+        states.append(np.asarray(episode.columns[STATE]))
+        actions.append(chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta'))
+    flat = np.concatenate(actions).reshape(-1, robot.action_dim)
+    statistics = Statistics.of(np.concatenate(states), flat)
+    return replace(base, robot=replace(robot, normalization='min_max'), statistics=statistics)
+
+
+def tokenize(
+    dataset: Path, image_tokenizer: Path, out: Path, *, copies: int = 0, device: str = 'cpu', seed: int = 0
+) -> str:
+    """Writes the shards and what belongs to them into `out`; returns a line about them.
+
+    image_tokenizer: folder with image_tokenizer.safetensors of the nano configuration. copies: further versions of
+    each frame with other brightness, contrast and colour. Shards that are there already are kept, so a run that was
+    cut goes on. Raises FileNotFoundError or ValueError naming the file.
+    """
+    data = Dataset(dataset)
+    text = TextTokenizer.load(NANO_FILE)
+    config = configure(data, nano.config(text.size))
+    if abs(config.robot.dt * data.fps - 1) > 1e-6:
+        raise ValueError(f'{dataset} has {data.fps} frames/s, the model steps of {config.robot.dt} s: collect others')
+    encoder = ImageTokenizer(config.image_tokenizer).to(device).eval()
+    encoder.load_state_dict(load_file(image_tokenizer / checkpoint.IMAGE_FILE))
+    out.mkdir(parents=True, exist_ok=True)
+    _write_model_files(out, config, text, image_tokenizer)
+    # As many episodes per shard as fit, counted before any is encoded: the same shards in every run.
+    room = shards.MAX_BYTES // (1 + copies) - 300_000
+    total, done = len(data.episodes), 0
+    with Progress(transient=True) as bar:
+        line = bar.add_task('frames', total=len(data))
+        for index, part in enumerate(_parts(data, config, room)):
+            path = shards.shard_path(out, index)
+            if not path.exists():
+                rng = np.random.default_rng([seed, index])
+                shards.write_shard(path, _shard(data, part, config, text, encoder, copies, rng))
+            done += sum(data.episodes[i].length for i in part)
+            bar.update(line, completed=done)
+    size = sum(p.stat().st_size for p in out.glob('shard-*'))
+    return f'{done} frames of {total} episodes, {size / 1e6:.1f} MB, {size / max(done, 1):.0f} bytes a frame'
+
+
+def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]:
+    """Numbers of the episodes of each shard."""
+    robot = config.robot
+    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.horizon * robot.action_dim
+    per_frame = 2 * values + 4 * 4
+    part: list[int] = []
+    used = 0
+    for i, info in enumerate(data.episodes):
+        size = info.length * per_frame + 10_000  # and texts
+        if part and used + size > room:
+            yield part
+            part, used = [], 0
+        part.append(i)
+        used += size
+    if part:
+        yield part
+
+
+def _shard(
+    data: Dataset, part: list[int], config: ModelConfig, text: TextTokenizer, encoder: ImageTokenizer, copies: int,
+    rng: np.random.Generator,
+) -> dict[str, Tensor]:  # fmt: skip
+    robot = config.robot
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
+    texts: dict[str, int] = {}
+    count = 0
+    for number in part:
+        episode = data.episode(number)
+        length = len(episode)
+        state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
+        chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta')
+        action = config.ranges('action').normalize(chunks).astype(np.float32)
+        plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)]
+        for copy in range(1 + copies):
+            codes = [_encode(episode, camera, encoder, rng if copy else None) for camera in robot.cameras]
+            rows['codes'].append(np.stack(codes, 1))
+            rows['state'].append(bins.quantize(state, config.vocabulary.bins))
+            rows['action'].append(bins.quantize(action, config.vocabulary.bins))
+            rows['future'].append(count + np.minimum(np.arange(length) + robot.horizon, length - 1))
+            rows['episode'].append(np.full(length, number))
+            rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
+            rows['plan'].append(np.asarray(plans))
+            count += length
+    ids = [text.encode(t) for t in texts]
+    flat = np.concatenate([np.asarray(i, np.int64) for i in ids])
+    tensors = {name: torch.from_numpy(np.concatenate(values)) for name, values in rows.items()}
+    return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
+
+
+@torch.inference_mode()
+def _encode(episode: Episode, camera: str, encoder: ImageTokenizer, rng: np.random.Generator | None) -> np.ndarray:
+    """(T, tokens) int64 codes of a camera's frames; with rng, in another light that holds for the episode."""
+    device = next(encoder.parameters()).device
+    side = encoder.config.resolution
+    gain = rng.uniform(0.8, 1.25) * rng.uniform(0.95, 1.05, 3) if rng is not None else None
+    offset = rng.uniform(-12, 12) if rng is not None else 0.0
+    codes, batch = [], []
+    frames = list(episode.frames(image(camera)))
+    for i, frame in enumerate(frames):
+        if gain is not None:
+            frame = np.clip(frame * gain + offset, 0, 255).astype(np.uint8)
+        batch.append(preprocess(frame, side, device))
+        if len(batch) == BATCH or i == len(frames) - 1:
+            codes.append(encoder.encode(torch.stack(batch)).cpu().numpy())
+            batch = []
+    return np.concatenate(codes)
+
+
+def _write_model_files(out: Path, config: ModelConfig, text: TextTokenizer, image_tokenizer: Path) -> None:
+    (out / 'config.json').write_text(config.to_json())
+    text.tokenizer.save(str(out / 'tokenizer.json'))
+    assert config.statistics is not None
+    config.statistics.save(out / 'statistics.json')
+    (out / checkpoint.IMAGE_FILE).write_bytes((image_tokenizer / checkpoint.IMAGE_FILE).read_bytes())
