@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vla_model import nano
@@ -23,8 +23,9 @@ from vla_model.config import NetworkConfig
 from vla_model.network import Network
 from vla_training import shards, structure
 from vla_training.objective import MODES, Objective
+from vla_training.pieces import read_pieces, write_pieces
 from vla_training.recipe import Recipe
-from vla_training.shards import MAX_BYTES, Tokens
+from vla_training.shards import Tokens
 
 COLUMNS = ('step', 'seconds', 'lr', 'grad_norm', 'samples_per_s', *(f'{p}{m}{q}' for p in ('', 'val_') for m in MODES
            for q in ('_loss', '_right')))  # fmt: skip
@@ -287,39 +288,6 @@ def newest_checkpoint(out: Path) -> Path | None:
     """The folder of the newest whole checkpoint of a run."""
     found = sorted(p for p in out.glob('step-*') if (p / 'training.json').is_file())
     return found[-1] if found else None
-
-
-def write_pieces(folder: Path, state: dict[str, Tensor]) -> None:
-    """Safetensors files of at most 15 MB; a larger tensor is cut along its first dimension."""
-    pieces: list[dict[str, Tensor]] = [{}]
-    room = MAX_BYTES
-    for name, value in state.items():
-        value = value.detach().cpu().contiguous()
-        row = value.element_size() * max(1, math.prod(value.shape[1:]))
-        parts = value.split(max(1, MAX_BYTES // row)) if value.ndim else (value,)
-        for i, part in enumerate(parts):
-            size = part.numel() * part.element_size()
-            if size > room:
-                pieces.append({})
-                room = MAX_BYTES
-            pieces[-1][f'{name}#{i}'] = part.clone()
-            room -= size
-    for i, piece in enumerate(pieces):
-        save_file(piece, folder / f'state-{i:05d}.safetensors')
-
-
-def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """What write_pieces wrote."""
-    parts: dict[str, dict[int, Tensor]] = {}
-    for path in sorted(folder.glob('state-*.safetensors')):
-        try:
-            content = load_file(path)
-        except Exception as error:  # safetensors raises its own kind
-            raise ValueError(f'{path} is damaged ({error}): copy it again') from None
-        for key, value in content.items():
-            name, _, i = key.rpartition('#')
-            parts.setdefault(name, {})[int(i)] = value
-    return {name: torch.cat([p[i] for i in sorted(p)]) if p[0].ndim else p[0] for name, p in parts.items()}
 
 
 def _describe(row: dict[str, float]) -> str:

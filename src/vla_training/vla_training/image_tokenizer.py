@@ -1,0 +1,389 @@
+"""Trains the image tokenizer of small models: LFQ codes of camera frames, and pictures from them.
+
+What a step sees follows from the seed and the number of the step alone, so a run that was cut goes on as if it had not
+been. In the folder of a run: image_tokenizer.safetensors and config.json, which are the result; report.json, log.csv,
+loss.png, pictures.png; and state/, from which it goes on, in files of at most 15 MB.
+"""
+
+import csv
+import json
+import math
+import shutil
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vla_model import checkpoint
+from vla_model.config import ImageTokenizerConfig, read, read_json
+from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.nano import init_weights
+from vla_training.frames import FrameSet
+from vla_training.image_losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
+from vla_training.image_metrics import CodeUsage, psnr, ssim
+from vla_training.pieces import read_pieces, write_pieces
+
+COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entropy', 'psnr')
+_MAY_CHANGE = ('log_every', 'save_every', 'amp')
+
+
+@dataclass(frozen=True)
+class Settings:
+    """All that decides a run beside the frames and the shape of the tokenizer."""
+
+    steps: int = 20_000
+    batch: int = 32
+    lr: float = 1e-3
+    min_lr: float = 0.02  # share of lr at the end of the cosine
+    warmup: int = 200  # steps
+    weight_decay: float = 0.01
+    beta2: float = 0.99
+    grad_clip: float = 1.0
+    ema: float = 0.999
+    shift: int = 8  # [px] that pictures are moved at most, their edges repeated
+    gain: float = 0.1  # colours are multiplied by at most 1 +- so much, each channel by its own
+    seed: int = 0
+    amp: bool = True  # bf16 autocast
+    log_every: int = 50
+    save_every: int = 1000
+    losses: ImageLosses = field(default_factory=ImageLosses)
+
+    def __post_init__(self) -> None:
+        for name in ('steps', 'batch', 'log_every', 'save_every'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be 1 or more, got {getattr(self, name)}')
+        if not 0 < self.lr < math.inf or not 0 <= self.ema < 1 or not 0 <= self.gain < 1 or self.shift < 0:
+            raise ValueError(f'lr must be above 0, ema and gain 0 or more and below 1, shift not below 0: {self}')
+
+
+@dataclass(frozen=True)
+class Report:
+    """Of held-out frames, with the averaged weights in float32."""
+
+    frames: int
+    psnr: float  # [dB]
+    foreground_psnr: float  # [dB] of the pixels that count most: objects and what is about them
+    ssim: float
+    codes: CodeUsage
+    certain: float  # share of bits whose |z| is above 0.1: the others may flip with the precision
+    steps: int
+    seconds: float  # of training
+
+
+def train_image_tokenizer(
+    frames: Path,
+    out: Path,
+    *,
+    config: ImageTokenizerConfig,
+    steps: int = 20_000,
+    batch: int = 32,
+    lr: float = 1e-3,
+    seed: int = 0,
+    device: str = 'cpu',
+    resume: bool = True,
+    minutes: float = math.inf,
+    settings: Settings | None = None,
+) -> Report:
+    """Trains on the frames of a folder, see frames.py, and writes the tokenizer and what was measured to `out`.
+
+    resume: go on from `out/state` where there is one. minutes: stop and save after that. settings: all others, of which
+    steps, batch, lr and seed are replaced. Raises ValueError where frames, config and what was trained do not fit.
+    """
+    chosen = Settings(**{**vars(settings or Settings()), 'steps': steps, 'batch': batch, 'lr': lr, 'seed': seed})
+    trainer = ImageTokenizerTrainer(FrameSet.load(frames), out, config, chosen, device, resume)
+    trainer.run(time.monotonic() + 60 * minutes)
+    return trainer.finish()
+
+
+def load_image_tokenizer(folder: Path, device: str | torch.device = 'cpu') -> ImageTokenizer:
+    """What a run left in its folder. Raises FileNotFoundError or ValueError naming the file and the remedy."""
+    content = read_json(folder / 'config.json')
+    try:
+        config = read(ImageTokenizerConfig, content, '')
+    except ValueError as error:
+        raise ValueError(f'{folder / "config.json"}: {error}') from None
+    with torch.device('meta'):
+        tokenizer = ImageTokenizer(config)
+    path = folder / checkpoint.IMAGE_FILE
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing: train the image tokenizer first')
+    _, stored = checkpoint.split(checkpoint.list_tensors(folder))
+    checkpoint.load_into(tokenizer, stored, torch.device(device), torch.float32, folder)
+    return tokenizer.eval()
+
+
+class ImageTokenizerTrainer:
+    """One run in one folder."""
+
+    def __init__(
+        self,
+        frames: FrameSet,
+        out: Path,
+        config: ImageTokenizerConfig,
+        settings: Settings,
+        device: str = 'cpu',
+        resume: bool = True,
+    ) -> None:
+        if frames.resolution != config.resolution:
+            raise ValueError(
+                f'frames are {frames.resolution} px, the tokenizer takes {config.resolution}: collect frames for it'
+            )
+        self.config, self.settings, self.out = config, settings, out
+        self.device = torch.device(device)
+        self.train_rows, self.held_rows = frames.split()
+        self.foreground = Foreground(frames, self.train_rows, settings.losses, self.device)
+        self.images, self.camera = frames.images.to(self.device), frames.camera.to(self.device)
+        self.weight = None if frames.weight is None else frames.weight.to(self.device)
+        model = ImageTokenizer(config)
+        init_weights(model, settings.seed)
+        self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.parameters = dict(self.model.named_parameters())
+        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
+        self.optimizer = torch.optim.AdamW(
+            self.parameters.values(),
+            lr=settings.lr,
+            betas=(0.9, settings.beta2),
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        self.step, self.seconds = 0, 0.0
+        out.mkdir(parents=True, exist_ok=True)
+        state, old = out / 'state', out / '.state-old'
+        if old.exists() and not state.exists():  # it was cut off between the two renames of `save`
+            old.rename(state)
+        if resume and state.exists():
+            self._restore(state)
+        else:
+            (out / 'log.csv').unlink(missing_ok=True)
+
+    def lr(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to min_lr."""
+        s = self.settings
+        if step < s.warmup:
+            return s.lr * (step + 1) / s.warmup
+        done = (step - s.warmup) / max(1, s.steps - s.warmup)
+        return s.lr * (s.min_lr + (1 - s.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    # ---- steps
+
+    def run(self, until: float = math.inf) -> int:
+        """Trains to the last step, or until time.monotonic() passes `until`. Saves, and returns the step."""
+        s = self.settings
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, refresh_per_second=1) as bar:
+            line = bar.add_task('image tokenizer', total=s.steps, completed=self.step)
+            sums: dict[str, Tensor] = {}
+            began, since = time.monotonic(), self.step
+            while self.step < s.steps and time.monotonic() < until:
+                for name, value in self.train_step().items():
+                    sums[name] = sums.get(name, 0) + value
+                self.step += 1
+                bar.update(line, completed=self.step)
+                if self.step % s.log_every == 0 or self.step == s.steps:
+                    row = {name: float(value) / (self.step - since) for name, value in sums.items()}
+                    if not math.isfinite(row['loss']):
+                        raise ValueError(
+                            f'the loss before step {self.step} is not finite: lower lr, or train without amp'
+                        )
+                    took = time.monotonic() - began
+                    self.seconds += took
+                    row |= {'step': self.step, 'seconds': self.seconds, 'lr': self.lr(self.step - 1)}
+                    row['images_per_s'] = (self.step - since) * s.batch / took
+                    self._log(row)
+                    bar.update(line, description=f'PSNR {row["psnr"]:.1f} dB, {row["images_per_s"]:.0f} images/s')
+                    sums, began, since = {}, time.monotonic(), self.step
+                if self.step % s.save_every == 0:
+                    self.save()
+        self.save()
+        return self.step
+
+    def train_step(self) -> dict[str, Tensor]:
+        """One step of the optimizer. Returns losses and PSNR [dB], detached."""
+        s = self.settings
+        for group in self.optimizer.param_groups:
+            group['lr'] = self.lr(self.step)
+        real, weight = self._batch()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp):
+            z = self.model.encoder(real)
+            made = self.model.decoder(signs(z))
+        commitment, entropy = code_losses(z, s.losses)
+        loss = reconstruction_loss(made, real, weight, s.losses)
+        (loss + s.losses.commitment * commitment + s.losses.entropy * entropy).backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        decay = min(s.ema, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
+            quality = psnr((made.float().clamp(-1, 1) + 1) / 2, (real + 1) / 2).mean()
+        found = {'loss': loss, 'commitment': commitment, 'entropy': entropy, 'psnr': quality}
+        return {name: value.detach() for name, value in found.items()}
+
+    def _batch(self) -> tuple[Tensor, Tensor]:
+        """(images (B, 3, R, R) in [-1, 1], weights (B, 1, R, R)) of this step, moved and tinted."""
+        s = self.settings
+        generator = torch.Generator().manual_seed((s.seed << 32) + self.step)
+        rows = self.train_rows[torch.randint(len(self.train_rows), (s.batch,), generator=generator)]
+        shifts = torch.randint(0, 2 * s.shift + 1, (s.batch, 2), generator=generator).tolist()
+        gain = 1 + s.gain * (2 * torch.rand(s.batch, 3, 1, 1, generator=generator) - 1)
+        images, weight = self._pictures(rows.to(self.device))
+        both = F.pad(torch.cat([images.float() / 255, weight], 1), (s.shift,) * 4, mode='replicate')
+        side = self.config.resolution
+        both = torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in zip(both, shifts, strict=True)])
+        pixels = (both[:, :3] * gain.to(self.device)).clamp(max=1) * 2 - 1
+        return pixels.contiguous(memory_format=torch.channels_last), both[:, 3:]
+
+    def _pictures(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """(images (B, 3, R, R) uint8, weights (B, 1, R, R)) of rows (B,)."""
+        images = self.images[rows]
+        given = None if self.weight is None else self.weight[rows]
+        return images, self.foreground.weight(images, self.camera[rows], given)
+
+    def _log(self, row: dict[str, float]) -> None:
+        path = self.out / 'log.csv'
+        new = not path.exists()
+        with path.open('a', newline='') as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f'{v:.6g}' for k, v in row.items()})
+
+    # ---- what a run leaves
+
+    def averaged(self) -> ImageTokenizer:
+        """The tokenizer with the averaged weights."""
+        model = ImageTokenizer(self.config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        model.load_state_dict(self.model.state_dict() | self.average)
+        return model.eval()
+
+    def finish(self) -> Report:
+        """Writes the tokenizer and all that shows how good it is."""
+        model = self.averaged()
+        plain = {n: t.detach().cpu().contiguous() for n, t in model.state_dict().items()}
+        temporary = self.out / '.writing'
+        save_file(plain, temporary)
+        temporary.replace(self.out / checkpoint.IMAGE_FILE)
+        (self.out / 'config.json').write_text(json.dumps(asdict(self.config), indent=2) + '\n')
+        report = self.evaluate(model)
+        (self.out / 'report.json').write_text(json.dumps(asdict(report), indent=2) + '\n')
+        self._sheet(model)
+        self._plot()
+        return report
+
+    @torch.inference_mode()
+    def evaluate(self, model: ImageTokenizer, batch: int = 64) -> Report:
+        """Over all held-out frames."""
+        sums: dict[str, list[Tensor]] = {'psnr': [], 'ssim': [], 'error': [], 'count': [], 'certain': []}
+        codes = []
+        for rows in self.held_rows.to(self.device).split(batch):
+            images, weight = self._pictures(rows)
+            real = images.float() / 255
+            z = model.encoder((real * 2 - 1).contiguous(memory_format=torch.channels_last))
+            codes.append(model.quantize(z).cpu())
+            made = (model.decode(codes[-1].to(self.device)).clamp(-1, 1) + 1) / 2
+            counts = (weight > 1 + self.settings.losses.rare / 4).float()
+            sums['psnr'].append(psnr(made, real))
+            sums['ssim'].append(ssim(made, real))
+            sums['error'].append(((made - real).square().mean(1, keepdim=True) * counts).sum()[None])
+            sums['count'].append(counts.sum()[None])
+            sums['certain'].append((z.abs() > 0.1).float().mean((1, 2, 3)))
+        found = {name: torch.cat(values) for name, values in sums.items()}
+        error = float(found['error'].sum() / found['count'].sum().clamp(min=1))
+        return Report(
+            frames=len(self.held_rows),
+            psnr=float(found['psnr'].mean()),
+            foreground_psnr=-10 * math.log10(max(error, 1e-10)),
+            ssim=float(found['ssim'].mean()),
+            codes=CodeUsage.of(torch.cat(codes), self.config.z_channels),
+            certain=float(found['certain'].mean()),
+            steps=self.step,
+            seconds=self.seconds,
+        )
+
+    @torch.inference_mode()
+    def _sheet(self, model: ImageTokenizer, pictures: int = 24, across: int = 6) -> None:
+        """pictures.png: held-out frames, below each what its codes give."""
+        rows = self.held_rows[torch.linspace(0, len(self.held_rows) - 1, pictures).round().long().unique()]
+        real = self.images[rows.to(self.device)].float() / 127.5 - 1
+        made = model.decode(model.encode(real)).clamp(-1, 1)
+        pairs = ((torch.cat([real, made], 2) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        pairs = pairs[: len(pairs) // across * across] if len(pairs) >= across else pairs
+        lines = [np.concatenate(list(pairs[i : i + across]), 1) for i in range(0, len(pairs), across)]
+        Image.fromarray(np.concatenate(lines)).save(self.out / 'pictures.png')
+
+    def _plot(self) -> None:
+        """loss.png, from log.csv."""
+        from matplotlib.figure import Figure
+
+        if not (self.out / 'log.csv').exists():
+            return
+        with (self.out / 'log.csv').open() as file:
+            log = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
+        figure = Figure(figsize=(9, 6), layout='constrained')
+        for axes, names in zip(
+            figure.subplots(2, 1, sharex=True), (('loss', 'commitment', 'entropy'), ('psnr',)), strict=True
+        ):
+            for name in names:
+                axes.plot([row['step'] for row in log], [row[name] for row in log], label=name)
+            axes.legend()
+            axes.grid(alpha=0.3)
+        axes.set_ylabel('PSNR [dB]')
+        axes.set_xlabel('step')
+        figure.savefig(self.out / 'loss.png')
+
+    def save(self) -> None:
+        """Writes `state`; a write that is cut off leaves the one before."""
+        folder, new, old = (self.out / name for name in ('state', '.state-new', '.state-old'))
+        shutil.rmtree(new, ignore_errors=True)
+        new.mkdir()
+        state = {f'weight.{n}': p.detach() for n, p in self.parameters.items()}
+        state |= {f'average.{n}': value for n, value in self.average.items()}
+        for name, p in self.parameters.items():
+            state |= {f'optimizer.{key}.{name}': value for key, value in self.optimizer.state[p].items()}
+        write_pieces(new, state)
+        (new / 'training.json').write_text(json.dumps(self._record(), indent=2) + '\n')
+        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            folder.rename(old)
+        new.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _record(self) -> dict[str, Any]:
+        return {
+            'step': self.step,
+            'seconds': self.seconds,
+            'frames': len(self.images),
+            'settings': asdict(self.settings),
+            'config': json.loads(json.dumps(asdict(self.config))),
+        }
+
+    def _restore(self, folder: Path) -> None:
+        then, now = read_json(folder / 'training.json'), self._record()
+        before, after = (r['settings'] | {'config': r['config'], 'frames': r['frames']} for r in (then, now))
+        if changed := [k for k in after if k not in _MAY_CHANGE and before.get(k) != after[k]]:
+            raise ValueError(
+                f'{folder} was trained with other {", ".join(changed)}: give another folder, the same settings, '
+                'or resume=False'
+            )
+        state = read_pieces(folder)
+        for name, p in self.parameters.items():
+            keys = {k: f'{k}.{name}' for k in ('weight', 'average')}
+            keys |= {k: f'optimizer.{k}.{name}' for k in ('step', 'exp_avg', 'exp_avg_sq')}
+            if missing := [key for key in keys.values() if key not in state]:
+                raise ValueError(f'{folder} lacks {missing[0]}: a file of it is missing, copy it again')
+            with torch.no_grad():
+                p.copy_(state[keys['weight']])
+            self.average[name].copy_(state[keys['average']])
+            # On a CPU, too, the optimizer keeps its moments as it keeps the weights: channels last.
+            self.optimizer.state[p] = {'step': state[keys['step']].to(self.device)} | {
+                k: torch.empty_like(p).copy_(state[keys[k]]) for k in ('exp_avg', 'exp_avg_sq')
+            }
+        self.step, self.seconds = then['step'], then['seconds']
