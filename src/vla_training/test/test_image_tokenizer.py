@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from vla_model.config import ImageTokenizerConfig
-from vla_training import frames as frame_files
 from vla_training.frames import FrameSet, FrameWriter
 from vla_training.image_losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_metrics import CodeUsage, psnr, ssim
@@ -106,10 +105,11 @@ def test_bad_folders_are_named(tmp_path, folder):
             FrameSet.load(tmp_path)
 
 
-def test_frames_of_a_dataset(tmp_path):
+def test_frames_spread_over_a_dataset(tmp_path):
     pytest.importorskip('pyarrow')
     from vla_training.features import image
     from vla_training.lerobot import DatasetWriter, Feature, encode_video
+    from vla_training.sample_frames import sample_frames
 
     features = {image('front'): Feature('video', (64, 64, 3), ('height', 'width', 'channels'))}
     features['observation.state'] = Feature('float32', (1,), ('x',))
@@ -119,10 +119,10 @@ def test_frames_of_a_dataset(tmp_path):
         video = {image('front'): encode_video(np.stack(episode), 10)}
         writer.add_episode({'observation.state': np.zeros((6, 1), np.float32)}, video, 'go')
     writer.close()
-    assert frame_files.frames_of(tmp_path / 'data', tmp_path / 'frames', SIDE, ('front',), every=3) == 4
+    assert sample_frames(tmp_path / 'data', tmp_path / 'frames', SIDE, ('front',), 4) == 4
     found = FrameSet.load(tmp_path / 'frames')
     assert found.episode.tolist() == [0, 0, 1, 1]
-    for got, (episode, i) in zip(found.images, ((0, 0), (0, 3), (1, 2), (1, 5)), strict=True):
+    for got, (episode, i) in zip(found.images, ((0, 0), (0, 3), (1, 0), (1, 3)), strict=True):
         expected = np.asarray(Image.fromarray(pictures[episode][i]).resize((SIDE, SIDE), Image.BICUBIC))
         assert psnr(got[None] / 255, torch.from_numpy(expected.copy()).permute(2, 0, 1)[None] / 255) > 20
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from rich.progress import Progress
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -149,23 +148,6 @@ class FrameSet:
             parts[0].cameras,
             torch.cat(weights) if weights else None,
         )
-
-
-def frames_of(dataset: Path, out: Path, resolution: int, cameras: tuple[str, ...], every: int = 5) -> int:
-    """Writes every so many-th frame of a LeRobotDataset to `out`; returns how many. Errors name file and remedy."""
-    from vla_training.features import image
-    from vla_training.lerobot import Dataset
-
-    data = Dataset(dataset)
-    with FrameWriter(out, resolution, cameras) as writer, Progress(transient=True) as bar:
-        for number in bar.track(range(len(data.episodes)), description='episodes'):
-            episode = data.episode(number)
-            for camera in cameras:
-                # Another start in each episode: all of them begin with the arm at home.
-                for i, frame in enumerate(episode.frames(image(camera))):
-                    if (i + number) % every == 0:
-                        writer.add(frame, camera, number)
-    return writer.frames
 
 
 def _read(path: Path) -> FrameSet:
