@@ -8,7 +8,7 @@ from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import JUDGE, Expert
 from vla_sim.kinematics import IKError
-from vla_sim.rollout import run_episode, success_rate, wilson
+from vla_sim.rollout import ExpertDriver, run_episode, success_rate, wilson
 from vla_sim.skills import Measured, wrap
 from vla_sim.tasks import TASKS
 from vla_sim.world import World
@@ -29,7 +29,7 @@ def worlds():
 
 
 def run(world, expert, seed, watch=None):
-    return run_episode(world, expert, ChunkExecutor(PROFILE), seed, watch=watch)
+    return run_episode(world, ExpertDriver(expert), ChunkExecutor(PROFILE), seed, watch=watch)
 
 
 def begin(world, expert, seed=0):

@@ -5,7 +5,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_sim.tasks import COLOURS, FOOTPRINT, GAP, TASKS, X_RANGE, Y_RANGE, parse_instruction, sample_episode
+from vla_sim.tasks import (
+    COLOURS,
+    FOOTPRINT,
+    GAP,
+    HOME_TOOL,
+    NEAR,
+    TASKS,
+    X_RANGE,
+    Y_RANGE,
+    contrast,
+    parse_instruction,
+    sample_episode,
+)
 
 tasks, seeds = st.sampled_from(TASKS), st.integers(0, 2**62)
 
@@ -68,3 +80,39 @@ def test_unknown_task_and_negative_seed_are_refused():
         sample_episode('sweep', 0)
     with pytest.raises(ValueError, match='0 or above, got -1'):
         sample_episode('press_button', -1)
+
+
+@given(tasks, seeds, st.data())
+def test_any_instruction_of_the_task_finds_its_things_in_the_scene(task, seed, data):
+    asked = sample_episode(task, data.draw(seeds)).instruction
+    plain, episode = sample_episode(task, seed), sample_episode(task, seed, asked)
+    names = {p.name for p in episode.placements}
+    assert episode.instruction == asked and len(names) == len(plain.placements)
+    assert {episode.goal.object, episode.goal.target} - {''} <= names
+    assert [p.slot for p in episode.placements if p.rgb] == [p.slot for p in plain.placements if p.rgb]
+    assert all(COLOURS[p.name.split('_')[0]] == p.rgb for p in episode.placements if p.rgb is not None)
+    if {episode.goal.object, episode.goal.target} - {''} <= {p.name for p in plain.placements}:
+        assert episode.placements == plain.placements
+
+
+@pytest.mark.parametrize('task', TASKS)
+def test_a_contrast_is_the_same_scene_with_another_thing_as_near(task):
+    found = [e for e in (sample_episode(task, seed) for seed in range(600)) if contrast(e)]
+    assert len(found) > 5
+    for episode in found:
+        other = sample_episode(task, episode.seed, contrast(episode))
+        assert other.placements == episode.placements and other.goal != episode.goal
+        assert np.array_equal(other.joint_offset, episode.joint_offset)
+        at = {p.name: (p.x, p.y) for p in episode.placements}
+        changed = [
+            (a, b) for a, b in zip(*((e.goal.object, e.goal.target) for e in (episode, other)), strict=True) if a != b
+        ]
+        ((right, wrong),) = changed
+        assert abs(np.hypot(*np.subtract(at[right], HOME_TOOL)) - np.hypot(*np.subtract(at[wrong], HOME_TOOL))) <= NEAR
+
+
+def test_an_instruction_of_another_task_or_onto_itself_is_refused():
+    with pytest.raises(ValueError, match='one of task press_button, not of stack_block'):
+        sample_episode('stack_block', 0, 'press the red button')
+    with pytest.raises(ValueError, match='nothing can be put onto itself'):
+        parse_instruction('stack the red block on the red block')

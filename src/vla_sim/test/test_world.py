@@ -3,7 +3,7 @@ import pytest
 
 from vla_sim.kinematics import Kinematics, tool_down
 from vla_sim.robot import ARM_JOINTS, GRIP_FORCE, HOME, MAX_OPENING, TOOL, robot_only_model
-from vla_sim.tasks import TASKS
+from vla_sim.tasks import HOME_TOOL, TASKS
 from vla_sim.world import World
 
 
@@ -160,3 +160,7 @@ def test_link_poses_chain_up_to_the_tool(worlds, kinematics):
         link, (offset, (w, *xyz)) = chain[link]
         point = offset + point + 2 * np.cross(xyz, np.cross(xyz, point) + w * point)
     assert point == pytest.approx(position, abs=1e-9)
+
+
+def test_the_home_of_the_tool_is_where_the_tasks_say(kinematics):
+    assert kinematics.forward(HOME)[0][:2] == pytest.approx(HOME_TOOL, abs=1e-3)

@@ -1,22 +1,115 @@
-"""Episodes without ROS: expert, executor and simulator in one loop of simulation time; success rates over seeds."""
+"""Episodes without ROS: a driver, the executor and the simulator in one loop of simulation time; success rates.
+
+A driver is what makes chunks: the scripted expert, which knows where everything is, or a policy, which sees what a
+policy sees on the robot and is as late.
+"""
 
 import math
 import multiprocessing
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from vla_model.types import Chunk, Observation
 from vla_policy_node.core.chunk import StampedChunk, Verdict
-from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.core.executor import ChunkExecutor, State
 from vla_policy_node.core.profile import RobotProfile
+from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
 from vla_sim.world import World
 
 TICK = 10  # [ms] of one control step
-PLAN = 20  # control steps between two chunks
+PLAN = 20  # control steps between two chunks of the expert
+FRAME = 10  # control steps between two camera images: 10 Hz, as the simulated robot's cameras
 AFTER = 50  # control steps after the last chunk, to come to rest
+HELD = 100  # control steps that success must hold on before a policy's episode is over
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a driver says at one reference time."""
+
+    chunk: Chunk | None  # None: nothing to say
+    subtask: str = ''
+    message: str = ''  # what went wrong, as a sentence; empty: nothing
+    done: bool = False  # nothing more will come
+
+
+class Driver(Protocol):
+    """Makes chunks. `look` is called every `period`; its chunk arrives `latency` later."""
+
+    period: int  # control steps
+    latency: int  # control steps, at most `period`
+    says_done: bool  # False: its episode is over once success has held
+
+    def begin(self, world: World) -> None:
+        """The world's episode begins."""
+
+    def look(self, world: World) -> Answer:
+        """The chunk for what is there now."""
+
+
+class ExpertDriver:
+    """The scripted expert, without delay."""
+
+    period, latency, says_done = PLAN, 0, True
+
+    def __init__(self, expert: Expert) -> None:
+        self.expert = expert
+
+    def begin(self, world: World) -> None:
+        self.expert.begin(world.task, world.instruction)
+
+    def look(self, world: World) -> Answer:
+        try:
+            step = self.expert.plan(world.time_ns, world.joint_positions, world.gripper_opening, world.objects())
+        except IKError as error:
+            return Answer(None, message=str(error), done=True)
+        return Answer(step.chunk, step.subtask, step.message, step.done)
+
+
+class Acting(Protocol):
+    """The part of vla_model.policy.Policy that drives."""
+
+    def act(self, observation: Observation) -> Chunk: ...
+
+
+class PolicyDriver:
+    """A policy with eyes: camera images, joints and the instruction are all that reaches it."""
+
+    says_done = False
+
+    def __init__(self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08) -> None:
+        """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
+        observation stands for to the chunk's arrival at the executor. Raises ValueError where they do not fit.
+        """
+        self.policy, self.cameras = policy, cameras
+        self.period, self.latency = round(period * 1000 / TICK), round(latency * 1000 / TICK)
+        if self.period < FRAME or self.period % FRAME:
+            raise ValueError(f'period must be a multiple of {FRAME * TICK} ms (the cameras), got {period} s')
+        if not 0 <= self.latency <= self.period:
+            raise ValueError(f'latency must be 0 to the period of {period} s, got {latency} s')
+        self.seen: Observation | None = None  # the newest observation
+
+    def begin(self, world: World) -> None:
+        self.seen = None
+
+    def look(self, world: World) -> Answer:
+        self.seen = Observation(
+            t_ref=world.time_ns,
+            images=self.cameras.render(world.snapshot()),
+            positions=world.joint_positions,
+            velocities=world.joint_velocities,
+            gripper=world.gripper_opening,
+            instruction=world.instruction,
+        )
+        try:
+            return Answer(self.policy.act(self.seen))
+        except ValueError as error:  # an arm far out of the model's range, say
+            return Answer(None, message=str(error))
 
 
 @dataclass(frozen=True)
@@ -27,72 +120,71 @@ class EpisodeResult:
     seed: int
     instruction: str
     success: bool  # the simulator's own test, at the end
-    duration: float  # [s] of simulation until the expert was done, or the time limit
+    duration: float  # [s] of simulation until the driver was done, success had held, or the time limit
     chunks: int
+    refused: int  # chunks that the executor did not take
     peak_speed: float  # largest share of a joint's velocity limit that was measured
     messages: tuple[str, ...]  # why the expert started over or gave up, and refused chunks, in order
+    missed: str  # first stage of the task that was not reached, see referee.py; empty: success
+    wrong: str  # what was done to another object than the one asked for; empty: nothing
+    seams: tuple[float, ...]  # [rad] largest joint jump at each hand-over of a moving arm, which the executor smooths
 
 
 def run_episode(
     world: World,
-    expert: Expert,
+    driver: Driver,
     drive: ChunkExecutor,
     seed: int,
+    instruction: str = '',
     time_limit: float = 30.0,
     watch: Callable[[World, str], None] | None = None,
 ) -> EpisodeResult:
-    """One episode of the world's task. time_limit: [s] of simulation.
+    """One episode of the world's task. instruction: see World.reset; time_limit: [s] of simulation.
 
     watch: called each control step with the world and the sub-task; for films, records, and tests that interfere.
     """
-    world.reset(seed)
-    expert.begin(world.task, world.instruction)
+    world.reset(seed, instruction)
+    driver.begin(world)
     drive.observe(world.joint_positions, world.time_ns)
     drive.activate(world.time_ns)
     began, chunks, peak, subtask = world.time_ns, 0, 0.0, ''
     messages: list[str] = []
+    seams: list[float] = []
+    coming: list[tuple[int, StampedChunk]] = []  # control step at which it arrives
+    held = refused = tick = 0
     ends = math.inf
-    tick = 0
     while tick < min(ends, time_limit * 1000 / TICK):
         now = world.time_ns
         drive.observe(world.joint_positions, now)
-        if tick % PLAN == 0 and math.isinf(ends):
-            try:
-                plan = expert.plan(now, world.joint_positions, world.gripper_opening, world.objects())
-            except IKError as error:
-                messages.append(str(error))
-                break
-            subtask = plan.subtask
-            if plan.message and plan.message not in messages[-1:]:
-                messages.append(plan.message)
-            if plan.done:
-                ends = tick + AFTER
-            chunks += 1
-            verdict = drive.ingest(
-                StampedChunk(
-                    t_ref=now,
-                    epoch=drive.epoch,
-                    sequence=chunks,
-                    source='expert',
-                    joint_names=expert.profile.joint_names,
-                    dt=plan.chunk.dt,
-                    horizon=len(plan.chunk.positions),
-                    positions=plan.chunk.positions,
-                    gripper=plan.chunk.gripper,
-                ),
-                now,
-            )
-            if verdict is not Verdict.ACCEPTED:
-                messages.append(f'the executor refused a chunk: {drive.message}')  # it goes on with the one it has
+        if tick % driver.period == 0 and math.isinf(ends):
+            answer = driver.look(world)
+            subtask = answer.subtask
+            _add(messages, answer.message)
+            if answer.done:
+                ends = tick + (AFTER if answer.chunk is not None else 0)
+            if answer.chunk is not None:
+                chunks += 1
+                chunk = _stamped(answer.chunk, now, drive.epoch, chunks, drive.profile)
+                coming.append((tick + driver.latency, chunk))
+        while coming and coming[0][0] <= tick:
+            moving = drive.state is State.EXECUTING
+            if drive.ingest(coming.pop(0)[1], now) is not Verdict.ACCEPTED:  # it goes on with the one it has
+                refused += 1
+                _add(messages, f'the executor refused a chunk: {drive.message}')
+            elif moving:
+                seams.append(drive.seam_position)
         if set_point := drive.step(now):
             world.set_target(set_point.positions, set_point.velocities)
             if set_point.gripper is not None:
                 world.set_gripper(set_point.gripper)
         world.step(TICK)
-        peak = max(peak, float((np.abs(world.joint_velocities) / expert.profile.velocity).max()))
+        peak = max(peak, float((np.abs(world.joint_velocities) / drive.profile.velocity).max()))
         if watch is not None:
             watch(world, subtask)
+        held = held + 1 if world.success() else 0
         tick += 1
+        if held >= HELD and not driver.says_done:
+            break
     return EpisodeResult(
         task=world.task,
         seed=seed,
@@ -100,9 +192,33 @@ def run_episode(
         success=world.success(),
         duration=(world.time_ns - began) * 1e-9,
         chunks=chunks,
+        refused=refused,
         peak_speed=peak,
         messages=tuple(messages),
+        missed=world.missed(),
+        wrong=world.wrong_object(),
+        seams=tuple(seams),
     )
+
+
+def _stamped(chunk: Chunk, t_ref: int, epoch: int, sequence: int, profile: RobotProfile) -> StampedChunk:
+    """With its address, as the nodes send it: the epoch is that of the observation."""
+    return StampedChunk(
+        t_ref=t_ref,
+        epoch=epoch,
+        sequence=sequence,
+        source='driver',
+        joint_names=profile.joint_names,
+        dt=chunk.dt,
+        horizon=len(chunk.positions),
+        positions=chunk.positions,
+        gripper=chunk.gripper,
+    )
+
+
+def _add(messages: list[str], message: str) -> None:
+    if message and message not in messages[-1:]:
+        messages.append(message)
 
 
 @dataclass(frozen=True)
@@ -172,4 +288,4 @@ def _start_worker(profile: RobotProfile, task: str, time_limit: float) -> None:
 def _run_seed(seed: int) -> EpisodeResult:
     assert _worker is not None
     world, expert, time_limit = _worker
-    return run_episode(world, expert, ChunkExecutor(expert.profile), seed, time_limit)
+    return run_episode(world, ExpertDriver(expert), ChunkExecutor(expert.profile), seed, time_limit=time_limit)

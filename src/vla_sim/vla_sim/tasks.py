@@ -43,6 +43,8 @@ _PHRASINGS = {
 
 # Where props may stand on the table [m], in the base frame: within reach with the tool pointing down.
 X_RANGE, Y_RANGE = (0.38, 0.64), (-0.27, 0.27)
+HOME_TOOL = (0.307, 0.0)  # [m] the tool above the table in the arm's home position
+NEAR = 0.03  # [m] distances that differ by less count as equal
 GAP = 0.035  # [m] at least, between the footprints of two props: room for a finger
 BLOCK_EDGE, BOWL_HEIGHT = 0.040, 0.045  # [m]
 # Radius of the circle that holds the prop as seen from above [m], by kind.
@@ -108,15 +110,26 @@ def check_task(task: str) -> None:
         raise ValueError(f'unknown task {task!r}, the tasks are: {", ".join(TASKS)}')
 
 
-def sample_episode(task: str, seed: int) -> Episode:
-    """The episode of this task and seed, always the same. Raises ValueError for an unknown task or a negative seed."""
+def sample_episode(task: str, seed: int, instruction: str = '') -> Episode:
+    """The episode of this task and seed, always the same.
+
+    instruction: what is asked for instead of what the seed would ask for; the scene stays that of the seed, but for a
+    prop or two that change places with those that are asked for and were not there. Raises ValueError for an unknown
+    task, a negative seed, or an instruction that is none of the task's.
+    """
     check_task(task)
     if seed < 0:
         raise ValueError(f'the seed must be 0 or above, got {seed}')
     rng = np.random.default_rng(seed)
     props, goal = _SAMPLERS[task](rng)
     phrasing = _PHRASINGS[task][rng.integers(len(_PHRASINGS[task]))]
-    instruction = phrasing.format(object=_word(goal.object), target=_word(goal.target))
+    if instruction:
+        goal = parse_instruction(instruction)
+        if goal.task != task:
+            raise ValueError(f'the instruction {instruction!r} is one of task {goal.task}, not of {task}')
+        props = _with_needed(props, goal)
+    else:
+        instruction = phrasing.format(object=_word(goal.object), target=_word(goal.target))
     spots = _sample_layout(rng, [kind for _, _, kind, _ in props])
     placements = tuple(
         Placement(name, slot, *spot, rgb) for (name, slot, _, rgb), spot in zip(props, spots, strict=True)
@@ -148,8 +161,45 @@ def parse_instruction(text: str) -> Goal:
                 kinds = {'press_button': ('button', ''), 'stack_block': ('block', 'block'), 'fill_bowl': ('', 'bowl')}
                 kind, target_kind = kinds[task]
                 name = f'{found["object"]}_{kind}' if kind else found['object']
-                return Goal(task, name, f'{found["target"]}_{target_kind}' if target_kind else '')
+                target = f'{found["target"]}_{target_kind}' if target_kind else ''
+                if name == target:
+                    raise ValueError(f'{text!r}: nothing can be put onto itself')
+                return Goal(task, name, target)
     raise ValueError(f'no task says {text!r}; for example: {"; ".join(_example(task) for task in TASKS)}')
+
+
+def contrast(episode: Episode, near: float = NEAR) -> str:
+    """An instruction that asks for another thing of the same scene, which is as near as the right one; '' without.
+
+    The other object is as far from the tool's home and from the target, to within `near` [m]; or, the object being the
+    same, the other target is as far from the tool's home and from the object. The sentence is built like the episode's.
+    """
+    goal, at = episode.goal, {p.name: np.array([p.x, p.y]) for p in episode.placements}
+
+    def alike(one: str, other: str, partner: str) -> bool:
+        ends = [np.array(HOME_TOOL), *([at[partner]] if partner else [])]
+        return all(abs(np.linalg.norm(at[one] - end) - np.linalg.norm(at[other] - end)) <= near for end in ends)
+
+    for name in at:
+        if name in (goal.object, goal.target):
+            continue
+        if _sort(name) == _sort(goal.object) and alike(goal.object, name, goal.target):
+            return _rephrased(episode.instruction, Goal(goal.task, name, goal.target))
+        if goal.target and _sort(name) == _sort(goal.target) and alike(goal.target, name, goal.object):
+            return _rephrased(episode.instruction, Goal(goal.task, goal.object, name))
+    return ''
+
+
+def _rephrased(instruction: str, goal: Goal) -> str:
+    """A sentence like `instruction` that asks for this goal."""
+    words = {'object': _word(goal.object), 'target': _word(goal.target)}
+    i = next(i for i, pattern in enumerate(_PATTERNS[goal.task]) if pattern.fullmatch(instruction))
+    return _PHRASINGS[goal.task][i].format(**words)
+
+
+def _sort(body: str) -> str:
+    """What can take the place of what: button, block, bowl, produce."""
+    return 'produce' if body in PRODUCE else body.split('_')[1]
 
 
 def _word(body: str) -> str:
@@ -190,6 +240,18 @@ def _fill_bowl(rng: np.random.Generator) -> tuple[list[_Prop], Goal]:
     bowls = _coloured(rng, 'bowl', 2)
     items: list[_Prop] = [(name, name, name, None) for name in rng.permutation(list(PRODUCE))[:4].tolist()]
     return bowls + items, Goal('fill_bowl', items[0][0], bowls[0][0])
+
+
+def _with_needed(props: list[_Prop], goal: Goal) -> list[_Prop]:
+    """The same props, but the last ones that nobody asks for are replaced by those that the goal needs."""
+    props = list(props)
+    needed = [name for name in (goal.object, goal.target) if name]
+    for name in needed:
+        if name not in [prop[0] for prop in props]:
+            i = max(i for i, prop in enumerate(props) if _sort(prop[0]) == _sort(name) and prop[0] not in needed)
+            rgb = None if name in PRODUCE else COLOURS[_word(name)]
+            props[i] = (name, *((name, name) if name in PRODUCE else props[i][1:3]), rgb)
+    return props
 
 
 _SAMPLERS = {'press_button': _press_button, 'stack_block': _stack_block, 'fill_bowl': _fill_bowl}

@@ -6,6 +6,7 @@ import numpy as np
 from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
 from vla_sim.controller import Gains, JointImpedance
 from vla_sim.props import CAP_TRAVEL, resting_height
+from vla_sim.referee import Referee
 from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
 from vla_sim.scene import CAMERAS, TIMESTEP, build_model
 from vla_sim.success import SceneState, SuccessTest
@@ -58,12 +59,13 @@ class World:
         self.reset(0)
 
     # ---- the episode
-    def reset(self, seed: int) -> None:
+    def reset(self, seed: int, instruction: str = '') -> None:
         """Start the episode of this seed: arm at home, gripper open, nothing moves; time goes on.
 
-        Raises ValueError for a negative seed.
+        instruction: asked for instead of what the seed would ask for, see tasks.sample_episode. Raises ValueError for
+        a negative seed, or an instruction that is none of the task's.
         """
-        self.episode: Episode = sample_episode(self.task, seed)
+        self.episode: Episode = sample_episode(self.task, seed, instruction)
         data = self._data
         mujoco.mj_resetData(self.model, data)
         self._place_props()
@@ -74,6 +76,7 @@ class World:
         self._controller.reset(data.qpos[self._q])
         mujoco.mj_forward(self.model, data)
         self._success = SuccessTest(self.episode.goal)
+        self._referee = Referee(self.episode.goal, self._scene_state())
 
     @property
     def seed(self) -> int:
@@ -86,6 +89,14 @@ class World:
     def success(self) -> bool:
         """Whether the goal is reached now (a button: has been reached)."""
         return self._success.reached
+
+    def wrong_object(self) -> str:
+        """What was done to another object than the one asked for, as a sentence; empty: nothing. See Referee."""
+        return self._referee.wrong
+
+    def missed(self) -> str:
+        """The first stage of the task that was not reached; empty: success."""
+        return '' if self.success() else self._referee.missed
 
     # ---- time
     @property
@@ -104,7 +115,9 @@ class World:
             mujoco.mj_step(self.model, data)
             self._steps += 1
             if self._steps % _CHECK_EVERY == 0:
-                self._success.update(self._scene_state(), _CHECK_EVERY * TIMESTEP)
+                state = self._scene_state()
+                self._success.update(state, _CHECK_EVERY * TIMESTEP)
+                self._referee.update(state, _CHECK_EVERY * TIMESTEP)
         # mj_step leaves poses of before its last integration; everybody who reads now should see those of after.
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)
