@@ -41,6 +41,43 @@ def collect(
 
 
 @app.command()
+def frames(
+    dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
+    out: Annotated[Path, typer.Option(help='New folder.')] = Path('out/train/frames'),
+    count: Annotated[int, typer.Option(min=100, help='About so many, spread over the data set.')] = 12_000,
+) -> None:
+    """Camera frames out of a data set, for the image tokenizer: about 5 kB each."""
+    from vla_model import nano
+    from vla_training.sample_frames import sample_frames
+
+    config = nano.config(1)
+    n = sample_frames(dataset, out, config.image_tokenizer.resolution, config.robot.cameras, count)
+    Console().print(f'{n} frames in {out}')
+
+
+@app.command()
+def images(
+    frames: Annotated[Path, typer.Option(help='Folder that ./vla train frames wrote.')] = Path('out/train/frames'),
+    out: Out = Path('out/train/images'),
+    steps: Annotated[int, typer.Option(min=1)] = 20_000,
+    batch: Annotated[int, typer.Option(min=1)] = 32,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    device: Device = 'cpu',
+    minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
+) -> None:
+    """Train the image tokenizer; go on where it stopped."""
+    from vla_model import nano
+    from vla_training.image_tokenizer import train_image_tokenizer
+
+    config = nano.config(1).image_tokenizer
+    Console().print(
+        train_image_tokenizer(
+            frames, out, config=config, steps=steps, batch=batch, seed=seed, device=device, minutes=minutes or math.inf
+        )
+    )
+
+
+@app.command()
 def tokenize(
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     image_tokenizer: Annotated[Path, typer.Option(help='Folder of the trained one.')] = Path('out/train/images'),

@@ -11,17 +11,18 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import Progress
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vla_model import bins, checkpoint, nano
-from vla_model.config import ModelConfig
+from vla_model.config import ImageTokenizerConfig, ModelConfig
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.statistics import Statistics
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.vocabulary import Vocabulary
 from vla_training import shards
 from vla_training.annotate import plan_texts
 from vla_training.features import ACTION, EXECUTED, STATE, image
+from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
 RECOVER = 0.5  # share of a disturbance that is left one step later
@@ -59,22 +60,28 @@ def configure(dataset: Dataset, base: ModelConfig) -> ModelConfig:
     return replace(base, robot=replace(robot, normalization='min_max'), statistics=statistics)
 
 
+def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig:
+    """The same model with another image tokenizer, whose codes its vocabulary then has."""
+    vocabulary = Vocabulary.small(base.vocabulary.text, 2**images.z_channels, base.vocabulary.bins)
+    network = replace(base.network, vocab_size=vocabulary.size)
+    return replace(base, image_tokenizer=images, vocabulary=vocabulary, network=network)
+
+
 def tokenize(
     dataset: Path, image_tokenizer: Path, out: Path, *, copies: int = 0, device: str = 'cpu', seed: int = 0
 ) -> str:
     """Writes the shards and what belongs to them into `out`; returns a line about them.
 
-    image_tokenizer: folder with image_tokenizer.safetensors of the nano configuration. copies: further versions of
+    image_tokenizer: folder of a trained one. copies: further versions of
     each frame with other brightness, contrast and colour. Shards that are there already are kept, so a run that was
     cut goes on. Raises FileNotFoundError or ValueError naming the file.
     """
     data = Dataset(dataset)
     text = TextTokenizer.load(NANO_FILE)
-    config = configure(data, nano.config(text.size))
+    encoder = load_image_tokenizer(image_tokenizer, device)
+    config = configure(data, _with_images(nano.config(text.size), encoder.config))
     if abs(config.robot.dt * data.fps - 1) > 1e-6:
         raise ValueError(f'{dataset} has {data.fps} frames/s, the model steps of {config.robot.dt} s: collect others')
-    encoder = ImageTokenizer(config.image_tokenizer).to(device).eval()
-    encoder.load_state_dict(load_file(image_tokenizer / checkpoint.IMAGE_FILE))
     out.mkdir(parents=True, exist_ok=True)
     _write_model_files(out, config, text, image_tokenizer)
     # As many episodes per shard as fit, counted before any is encoded: the same shards in every run.
