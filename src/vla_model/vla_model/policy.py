@@ -154,20 +154,22 @@ class Policy:
 
     def warm_up(self, runs: int = 2) -> None:
         """Runs `act` on a grey scene, so that the first real observation finds everything allocated."""
-        robot = self.config.robot
-        side = self.config.image_tokenizer.resolution
+        for run in range(runs):  # another grey each time, or the images would not be encoded again
+            self.act(self.example(128 + run))
+
+    def example(self, grey: int = 128) -> Observation:
+        """A grey scene, the arm in the middle of its ranges: what to try the model with."""
+        robot, side = self.config.robot, self.config.image_tokenizer.resolution
         limits = robot.limits('state')
         middle = (limits.low + limits.high) / 2
-        for run in range(runs):  # another grey each time, or the images would not be encoded again
-            observation = Observation(
-                t_ref=0,
-                images={camera: np.full((side, side, 3), 128 + run, np.uint8) for camera in robot.cameras},
-                positions=middle[: robot.dof],
-                velocities=np.zeros(robot.dof),
-                gripper=float(middle[-1]) if robot.gripper else 0.0,
-                instruction='warm up',
-            )
-            self.act(observation)
+        return Observation(
+            t_ref=0,
+            images={camera: np.full((side, side, 3), grey, np.uint8) for camera in robot.cameras},
+            positions=middle[: robot.dof],
+            velocities=np.zeros(robot.dof),
+            gripper=float(middle[-1]) if robot.gripper else 0.0,
+            instruction='warm up',
+        )
 
     def use(self, name: str, image_dtype: str = 'float32') -> None:
         """Makes `act` run on the engine of this name, see `engine.make`. May export, check and measure."""

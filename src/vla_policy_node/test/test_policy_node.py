@@ -24,7 +24,7 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from vla_model.types import Chunk
+from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_msgs.msg import PolicyStatus as S
@@ -39,6 +39,21 @@ CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEA
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
 
 
+class FakeJob:
+    """Done after `steps` steps, with what `result` returns."""
+
+    def __init__(self, policy, steps, result):
+        self.policy, self.left, self._result, self.result = policy, steps, result, None
+
+    def step(self):
+        self.policy.did.append('step')
+        assert self.policy.pen.wait(20)
+        self.left -= 1
+        if self.left <= 0:
+            self.result = self._result()
+        return self.left <= 0
+
+
 class FakePolicy:
     """Answers at once with the joints it saw; `spoil` changes the chunk or raises; `gate` closed: it thinks on."""
 
@@ -47,17 +62,36 @@ class FakePolicy:
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
+        self.planned, self.imagined = [], []  # (t_ref, steps) of each decode that was begun
+        self.did = []  # 'act', 'step'
+        self.pen = threading.Event()  # closed: a step goes on
+        self.pen.set()
+        self.words = lambda observation: f'I {observation.instruction}'
         self.gate = threading.Event()
         self.gate.set()
 
     def warm_up(self):
         pass
 
+    def example(self, grey):
+        return Observation(0, {}, np.zeros(7), np.zeros(7), 0.0, 'warm up')
+
+    def start_plan(self, observation, length, steps, threshold, cached):
+        self.planned.append((observation.t_ref, steps))
+        return FakeJob(self, steps, lambda: Plan(observation.t_ref, self.words(observation), 1.0))
+
+    def start_imagine(self, observation, steps, *, cached):
+        self.imagined.append((observation.t_ref, steps))
+        image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+        due = observation.t_ref + 800_000_000
+        return FakeJob(self, steps, lambda: PredictedImage(observation.t_ref, due, image, 1.0))
+
     def close(self):
         self.closed = True
 
     def act(self, observation, prefix=None):
         self.seen.append(observation)
+        self.did.append('act')
         assert self.gate.wait(20)
         chunk = Chunk(np.tile(observation.positions, (4, 1)), np.full(4, observation.gripper), 0.05)
         return self.spoil(chunk) if self.spoil else chunk
@@ -83,7 +117,7 @@ class World:
         self.change = node.create_client(ChangeState, 'policy/change_state')
         self.get = node.create_client(GetState, 'policy/get_state')
         self.execute = ActionClient(node, ExecuteInstruction, 'policy/execute_instruction')
-        self.feedback = []
+        self.feedback, self.plans, self.predicted = [], [], []
         node.create_timer(0.03, self.publish)
 
     def publish(self):
@@ -99,7 +133,7 @@ class World:
         for camera in self.cameras:
             width, height = self.size
             image = Image(width=width, height=height, encoding=self.encoding, step=3 * width)
-            image.header.stamp = stamp
+            image.header.stamp, image.header.frame_id = stamp, f'{camera}_optical'
             image.data = array.array('B', bytes(3 * width * height))
             self.images[camera].publish(image)
 
@@ -137,6 +171,17 @@ class World:
         first = len(self.chunks)
         self.wait(lambda: len(self.chunks) >= first + count, 'chunks')
         return self.chunks[first:]
+
+    def look(self):
+        """Subscribe to what the model says and sees of what comes."""
+        plans = self.node.create_subscription(String, 'policy/plan_text', self.plans.append, qos.LATCHED)
+        images = self.node.create_subscription(Image, 'policy/predicted_image', self.predicted.append, qos.SENSOR)
+        return plans, images
+
+    def diagnosis(self, kind):
+        """The newest of this kind, or None."""
+        statuses = self.diagnostics[-1].status if self.diagnostics else []
+        return next((s for s in statuses if s.name == f'/policy: {kind}'), None)
 
     def say(self, instruction):
         self.instruction.publish(String(data=instruction))
@@ -385,6 +430,8 @@ def test_random_weights_may_not_drive_outside_the_simulator(start):
         ({'rate': -1.0}, None, 'rate'),
         ({'camera_max_age': 'soon'}, None, 'camera_max_age'),
         ({'robot.home': [0.0]}, None, 'robot.home'),
+        ({'plan_rate': 11.0}, None, 'plan_rate'),
+        ({'plan_tokens': 8, 'plan_steps': 9}, None, 'plan_steps is 9'),
         ({}, wrong_model, 'chest'),
     ],
 )
@@ -466,9 +513,9 @@ def test_a_model_that_fails_is_told_and_tried_again(start):
     def fail(chunk):
         raise RuntimeError('out of memory')
 
-    policy.spoil = fail
     world, _ = start(policy)
     activate(world)
+    policy.spoil = fail
     world.say('go')
     world.code(S.INFERENCE_FAILED, S.STATE_WAITING, says='out of memory')
     policy.spoil = lambda chunk: Chunk(chunk.positions * np.nan, chunk.gripper, chunk.dt)
@@ -492,9 +539,9 @@ def test_a_model_that_fails_is_told_and_tried_again(start):
 )
 def test_a_chunk_of_wrong_shape_is_never_published(start, chunk):
     policy = FakePolicy()
-    policy.spoil = lambda _: chunk
     world, _ = start(policy)
     activate(world)
+    policy.spoil = lambda _: chunk
     world.say('go')
     world.code(S.INFERENCE_FAILED, S.STATE_WAITING)
     assert not world.chunks
@@ -676,19 +723,115 @@ def test_diagnostics(start):
 
 
 def dict_of(diagnostics):
-    return {v.key: v.value for v in diagnostics.status[0].values}
+    return values_of(diagnostics.status[0])
+
+
+def test_plans_and_predicted_images_come_out_while_somebody_listens(start):
+    policy = FakePolicy()
+    world, _ = start(policy, rate=10.0, plan_rate=2.0, imagine_rate=2.0)
+    activate(world)
+    world.say('go')
+    world.wait(lambda: len(world.chunks) > 20, 'time for a plan')
+    assert {steps for _, steps in policy.planned + policy.imagined} == {3}  # those of the warm-up
+    subscriptions = world.look()
+    assert world.wait(lambda: world.plans, 'plan text')[0].data == 'I go'
+    image = world.wait(lambda: world.predicted, 'predicted image')[0]
+    assert (image.width, image.height, image.encoding, image.header.frame_id) == (4, 4, 'rgb8', 'front_optical')
+    assert bytes(image.data) == bytes(range(48))
+    seen = {observation.t_ref for observation in policy.seen}
+    assert to_ns(image.header.stamp) - 800_000_000 in seen
+    world.wait(lambda: len(world.plans) >= 3, 'more plans')
+    stamps = [t_ref for t_ref, steps in policy.planned if t_ref > 0]
+    assert min(np.diff(stamps)) >= 0.3e9
+    world.wait(lambda: (d := world.diagnosis('plan')) and int(values_of(d)['done']) >= 2, 'diagnostics of plan')
+    found = world.diagnosis('plan')
+    assert (found.level, found.message) == (DiagnosticStatus.OK, 'OK')
+    assert float(values_of(found)['latency p50/p95 [ms]'].split('/')[0]) > 0
+    for subscription in subscriptions:
+        world.node.destroy_subscription(subscription)
+    world.wait(lambda: 'nobody' in world.diagnosis('imagine').message, 'nobody listens')
+    begun = len(policy.planned)
+    world.new_chunks(10)
+    assert len(policy.planned) <= begun + 1
+
+
+def test_an_action_that_is_due_comes_before_the_next_step(start):
+    policy = FakePolicy()
+    world, _ = start(policy, rate=10.0, plan_rate=5.0, imagine_rate=0.0)
+    activate(world)
+    world.look()
+    world.say('go')
+    world.wait(lambda: world.plans, 'plan text')
+    policy.pen.clear()
+    world.wait(lambda: policy.did[-1] == 'step', 'a step under way')
+    mark, due = len(policy.did), policy.seen[-1].t_ref + 150_000_000
+    world.wait(lambda: world.node.get_clock().now().nanoseconds > due, 'an action is due')
+    policy.pen.set()
+    world.wait(lambda: len(policy.did) > mark, 'what comes next')
+    assert policy.did[mark] == 'act'
+    assert policy.imagined == []
+
+
+def test_a_new_instruction_takes_back_the_plan_of_the_old_one(start):
+    policy = FakePolicy()
+    world, _ = start(policy, rate=10.0, plan_rate=5.0)
+    activate(world)
+    world.look()
+    world.say('go')
+    world.wait(lambda: world.plans and world.plans[-1].data == 'I go', 'plan')
+    world.say('come back')
+    world.wait(lambda: world.plans[-1].data == 'I come back', 'plan of the new instruction')
+    texts = [plan.data for plan in world.plans]
+    assert texts[texts.index('') :].count('I go') == 0
+    assert world.transition(DEACTIVATE)
+    world.wait(lambda: world.plans[-1].data == '', 'no plan without instruction')
+
+
+def test_a_plan_that_fails_stops_no_action(start):
+    policy = FakePolicy()
+
+    def fail(observation):
+        raise RuntimeError('no words')
+
+    world, _ = start(policy, rate=10.0, plan_rate=5.0, imagine_rate=5.0)
+    world.look()
+    assert world.transition(CONFIGURE)
+    policy.words = fail
+    assert world.transition(ACTIVATE)
+    world.say('go')
+    world.wait(lambda: (d := world.diagnosis('plan')) and 'no words' in d.message, 'the reason')
+    assert world.diagnosis('plan').level == DiagnosticStatus.WARN
+    world.wait(lambda: len(world.predicted) > 1, 'predicted images')
+    world.new_chunks(5)
+    world.code(S.OK, S.STATE_RUNNING)
+    assert not world.plans
+    policy.words = lambda observation: 'better'
+    world.wait(lambda: world.plans, 'a plan')
+    world.wait(lambda: world.diagnosis('plan').level == DiagnosticStatus.OK, 'all well')
+
+
+def values_of(status):
+    return {v.key: v.value for v in status.values}
 
 
 def test_the_real_random_model_in_shadow(start):
     from vla_model.policy import load
 
-    world, _ = start(load=load, threads=1)
+    world, _ = start(load=load, threads=1, rate=2.0, plan_steps=8, imagine_steps=4)
     world.size = (64, 48)
     world.positions = [*world.profile.home, 0.02, 0.02]
     activate(world)
+    world.look()
     world.say('press the red button')
     chunk = world.new_chunks()[0]
     assert chunk.shadow
     assert chunk.model_id.startswith('random-nano')
     assert len(chunk.positions) == chunk.horizon * 7
     assert np.isfinite(chunk.positions).all()
+    assert world.wait(lambda: world.plans, 'plan text')[0].data
+    image = world.wait(lambda: world.predicted, 'predicted image')[0]
+    assert image.width == image.height
+    assert len(set(image.data)) > 10
+    horizon = round(chunk.horizon * chunk.dt * 1e9)
+    answered = {to_ns(c.header.stamp) for c in world.chunks}
+    assert to_ns(image.header.stamp) - horizon in answered

@@ -37,6 +37,7 @@ class Observer:
     def __init__(self, node: Node, parameters: PolicyParameters, on_image: Callable[[], None]) -> None:
         p, profile = parameters, parameters.profile
         self._node, self._on_image = node, on_image
+        self.frames: dict[str, str] = {}  # camera -> frame_id of its newest image
         self._faults: dict[str, Fault] = {}  # stream name -> what is wrong with its newest message
         self._heard: set[str] = set()  # streams that had a good message
         self._logged: dict[str, float] = {}  # stream -> when a fault of it was logged last (monotonic, s)
@@ -80,6 +81,7 @@ class Observer:
 
     def _on_camera(self, stream: str, read: Callable[[Any], Any], msg: Image) -> None:
         if self._store(stream, read, msg, S.CAMERA_BAD):
+            self.frames[stream] = msg.header.frame_id
             self._on_image()
 
     def _on_joints(self, wanted: list, msg: JointState) -> None:

@@ -14,6 +14,7 @@ from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from vla_policy_node.core.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.core.streams import Aligned
+from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import PolicyParameters, declare_drive
@@ -40,12 +41,13 @@ class PolicyNode(SafeLifecycleNode):
     def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
         super().__init__(name, **kwargs)
         self._load = load
-        self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next five
+        self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next six
         self._assignment: Assignment | None = None
         self._sequence = 0  # never starts again: within an epoch it must grow
         self._epoch = 0
         self._failure = ''  # of the newest inference
         self._report: PolicyReport | None = None
+        self._foresight: Foresight | None = None
 
         self._active = self._drive = self._leaving = False
         self._policy: Policy | None = None
@@ -108,9 +110,12 @@ class PolicyNode(SafeLifecycleNode):
                 f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
             )
         policy.warm_up()
-
+        foresight = Foresight(
+            self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
+        )
         with self._lock:
-            self._report, self._failure = PolicyReport(self, policy.model_id), ''
+            self._report, self._failure, self._foresight = PolicyReport(self, policy.model_id), '', foresight
+        foresight.schedule.warm_up(policy.example, policy.act)
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._inference = Inference(
             policy,
@@ -119,6 +124,7 @@ class PolicyNode(SafeLifecycleNode):
             assignment=self._in_force,
             deliver=self._deliver,
             failed=self._inference_failed,
+            schedule=foresight.schedule,
             rate=p.rate,
         )
         self._observer = Observer(self, p, self._inference.wake)
@@ -169,8 +175,10 @@ class PolicyNode(SafeLifecycleNode):
             self._observer.close()
         if self._report is not None:
             self._report.destroy()
+        if self._foresight is not None:
+            self._foresight.close()
         with self._lock:
-            self._inference = self._policy = self._observer = self._report = None
+            self._inference = self._policy = self._observer = self._report = self._foresight = None
             self._epoch = 0
         for destroy, thing in self._made:
             destroy(thing)
@@ -246,7 +254,7 @@ class PolicyNode(SafeLifecycleNode):
         """Put an instruction in force. The arm goes on with its chunk until the first one of the new instruction."""
         assignment = Assignment(instruction.strip())
         with self._lock:
-            self._assignment, self._failure = assignment, ''
+            self._assign(assignment)
         self._refused = ''
         self._goals.end(Result.OUTCOME_SUPERSEDED, f'superseded by "{assignment.instruction}"')
         assert self._inference is not None
@@ -258,9 +266,15 @@ class PolicyNode(SafeLifecycleNode):
     def _halt(self) -> None:
         """No more chunks of what is in force; a stop chunk when this node drives the arm."""
         with self._lock:
-            self._assignment, self._failure = None, ''
+            self._assign(None)
             if self._active and self._drive:
                 self._publish_chunk(None, self._now(), self._epoch)
+
+    def _assign(self, assignment: Assignment | None) -> None:
+        """Under the lock."""
+        self._assignment, self._failure = assignment, ''
+        if self._foresight is not None:
+            self._foresight.forget()
 
     # ---- inference
 
@@ -286,6 +300,9 @@ class PolicyNode(SafeLifecycleNode):
     def _usable(self) -> Aligned | None:
         found = self._observe(self._now())
         return found if isinstance(found, Aligned) else None
+
+    def _frame(self, camera: str) -> str:
+        return self._observer.frames.get(camera, '') if self._observer is not None else ''
 
     def _publish_chunk(
         self, chunk: Chunk | None, t_ref: int, epoch: int, instruction: str = '', inference_time: float = 0.0
@@ -394,7 +411,8 @@ class PolicyNode(SafeLifecycleNode):
         if self._ticks % STATUS_EVERY == 0:
             self._publish_status()
             if self._report is not None and self._observer is not None:
-                self._report.diagnose((state, code, message), self._observer.streams.ages(now), self._drive)
+                ages, more = self._observer.streams.ages(now), self._foresight.diagnose() if self._foresight else []
+                self._report.diagnose((state, code, message), ages, self._drive, more)
 
     def _feedback(self) -> Any:
         _, code, message = self._assess(self._now())

@@ -12,7 +12,7 @@ from vla_policy_node.ros.parameters import declare, declare_profile
 
 @dataclass(frozen=True)
 class PolicyParameters:
-    """What is read when the node is configured. Ages in s, sizes in pixel (0: any), rate in Hz."""
+    """What is read when the node is configured. Ages in s, sizes in pixel (0: any), rates in Hz."""
 
     profile: RobotProfile
     cameras: dict[str, str]  # name -> image topic
@@ -31,6 +31,13 @@ class PolicyParameters:
     image_dtype: str
     threads: int
     seed: int
+    plan_rate: float
+    plan_tokens: int
+    plan_steps: int
+    plan_threshold: float
+    imagine_rate: float
+    imagine_steps: int
+    decode_cached: bool
 
     @classmethod
     def of(cls, node: Node) -> 'PolicyParameters':
@@ -44,7 +51,7 @@ class PolicyParameters:
                 f'got {list(names)} and {list(topics)}'
             )
         declare_drive(node)
-        return cls(
+        parameters = cls(
             profile=profile,
             cameras=dict(zip(names, topics, strict=True)),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
@@ -90,7 +97,44 @@ class PolicyParameters:
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),
+            plan_rate=declare(
+                node, 'plan_rate', 0.5, 'most plan texts per second of observation time [Hz]; 0: none', low=0, high=10
+            ),
+            plan_tokens=declare(node, 'plan_tokens', 96, 'longest plan text [tokens]', low=1, high=1024),
+            plan_steps=declare(
+                node, 'plan_steps', 32, 'most forwards per plan text; not more than plan_tokens', low=1, high=1024
+            ),
+            plan_threshold=declare(
+                node,
+                'plan_threshold',
+                0.9,
+                'each forward keeps all tokens that are at least so probable, beside its share',
+                low=0.0,
+                high=1.0,
+            ),
+            imagine_rate=declare(
+                node,
+                'imagine_rate',
+                0.5,
+                'most predicted images per second of observation time [Hz]; 0: none',
+                low=0,
+                high=10,
+            ),
+            imagine_steps=declare(node, 'imagine_steps', 18, 'forwards per predicted image', low=1, high=256),
+            decode_cached=declare(
+                node,
+                'decode_cached',
+                True,
+                'plan and imagine compute the prompt once per observation, later forwards only what is decoded: '
+                'much faster, not quite the same',
+            ),
         )
+        if parameters.plan_steps > parameters.plan_tokens:
+            raise ValueError(
+                f'plan_steps is {parameters.plan_steps}, more than plan_tokens, which is {parameters.plan_tokens}: '
+                'a forward writes at least one token'
+            )
+        return parameters
 
 
 def declare_drive(node: Node) -> bool:

@@ -35,7 +35,7 @@ class PolicyReport:
     def __init__(self, node: Node, model_id: str) -> None:
         self._node, self._model_id = node, model_id
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
-        self._inference, self._latency, self._rate = Window(200), Window(200), Rate()
+        self._inference, self._latency, self._waited, self._rate = Window(200), Window(200), Window(200), Rate()
         self._chunks = self._skipped = self._sequence = self._t_ref = 0
         self._skew = math.nan
         self.latency = math.nan  # t_ref -> published, newest chunk [s]
@@ -48,6 +48,7 @@ class PolicyReport:
         self.latency = latency
         self._inference.add(answer.inference_time)
         self._latency.add(latency)
+        self._waited.add(answer.waited)
         self._rate.mark(time.monotonic())
 
     def fill(self, msg: PolicyStatus, ages: dict[str, float]) -> None:
@@ -59,15 +60,16 @@ class PolicyReport:
         msg.inference_p50, msg.inference_p95, msg.inference_p99 = p.p50, p.p95, p.p99
         msg.streams, msg.stream_ages = list(ages), list(ages.values())
 
-    def diagnose(self, assessment: tuple[int, int, str], ages: dict[str, float], drive: bool) -> None:
-        """Publish the diagnostics; assessment: state, code and message of PolicyStatus."""
+    def diagnose(
+        self, assessment: tuple[int, int, str], ages: dict[str, float], drive: bool, more: list[DiagnosticStatus]
+    ) -> None:
+        """Publish the diagnostics; assessment: state, code and message of PolicyStatus. more: what else there is."""
         state, code, message = assessment
         level = DiagnosticStatus.OK
         if code in (S.INFERENCE_FAILED, S.CAMERA_BAD, S.JOINTS_BAD):
             level = DiagnosticStatus.ERROR
         elif state == S.STATE_WAITING or code in (S.BAD_INSTRUCTION, S.CLOCK_NOT_RUNNING):
             level = DiagnosticStatus.WARN
-        inference, latency = self._inference.percentiles(), self._latency.percentiles()
         values: dict[str, Any] = {
             'code': CODE_NAMES[code],
             'model': self._model_id,
@@ -75,8 +77,9 @@ class PolicyReport:
             'rate [Hz]': f'{self._rate.value(time.monotonic()):.2f}',
             'chunks': self._chunks,
             'skipped': self._skipped,
-            'inference p50/p95/p99 [ms]': _ms(inference),
-            'latency p50/p95/p99 [ms]': _ms(latency),
+            'inference p50/p95/p99 [ms]': _ms(self._inference),
+            'latency p50/p95/p99 [ms]': _ms(self._latency),
+            'wait for the model p50/p95/p99 [ms]': _ms(self._waited),
             **{f'age of {name} [s]': f'{age:.3f}' if age != -1 else 'nothing received' for name, age in ages.items()},
         }
         status = DiagnosticStatus(
@@ -86,7 +89,7 @@ class PolicyReport:
             hardware_id=self._model_id,
             values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
         )
-        array = DiagnosticArray(status=[status])
+        array = DiagnosticArray(status=[status, *more])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
@@ -94,5 +97,11 @@ class PolicyReport:
         self._node.destroy_publisher(self._publisher)
 
 
-def _ms(p: Any) -> str:
-    return ' / '.join('-' if math.isnan(v) else f'{v * 1e3:.1f}' for v in (p.p50, p.p95, p.p99))
+def milliseconds(*seconds: float) -> str:
+    """'12.3 / 45.6'; - where there is no value yet."""
+    return ' / '.join('-' if math.isnan(v) else f'{v * 1e3:.1f}' for v in seconds)
+
+
+def _ms(window: Window) -> str:
+    p = window.percentiles()
+    return milliseconds(p.p50, p.p95, p.p99)

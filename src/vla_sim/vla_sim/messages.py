@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import TransformStamped
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, JointState
 
 if TYPE_CHECKING:
     from vla_sim import cameras
@@ -23,17 +23,6 @@ def joint_state(
     msg = JointState(name=list(names))
     msg.header.stamp = stamp
     msg.position, msg.velocity, msg.effort = (array.array('d', v) for v in (positions, velocities, efforts))
-    return msg
-
-
-def image(stamp: Time, frame: str, pixels: np.ndarray) -> Image:
-    """pixels: (height, width, 3) uint8 RGB."""
-    height, width, _ = pixels.shape
-    msg = Image(height=height, width=width, encoding='rgb8', step=3 * width)
-    msg.header.stamp, msg.header.frame_id = stamp, frame
-    data = array.array('B')
-    data.frombytes(pixels.tobytes())
-    msg.data = data
     return msg
 
 

@@ -25,6 +25,7 @@ from vla_msgs.msg import Episode
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
+from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.run import run
 from vla_sim import messages
@@ -352,7 +353,7 @@ class SimNode(Node):
         stamp = to_time(snapshot.time_ns)
         for name, pixels in images.items():
             frame = self._camera_frames[name]
-            self._images[name].publish(messages.image(stamp, frame, pixels))
+            self._images[name].publish(image_msg(stamp, frame, pixels))
             self._infos[name].publish(messages.camera_info(stamp, frame, self._world.camera_info(name)))
 
     def destroy_node(self) -> None:

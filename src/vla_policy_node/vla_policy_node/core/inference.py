@@ -1,4 +1,7 @@
-"""The thread that owns the model: waits for a new observation, runs the policy, hands the chunk over."""
+"""The thread that owns the model: waits for a new observation, runs the policy, hands the chunk over.
+
+Between two actions it does steps of what the schedule holds.
+"""
 
 import threading
 import time
@@ -9,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_model.types import Chunk, Observation
+from vla_policy_node.core.schedule import Job, Schedule
 from vla_policy_node.core.stats import Window
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
 
@@ -21,7 +25,15 @@ class Policy(Protocol):
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
 
+    def start_plan(
+        self, observation: Observation, length: int, steps: int, threshold: float | None, cached: bool
+    ) -> Job: ...
+
+    def start_imagine(self, observation: Observation, steps: int, *, cached: bool) -> Job: ...
+
     def warm_up(self) -> None: ...
+
+    def example(self, grey: int) -> Observation: ...
 
 
 @dataclass(eq=False)
@@ -42,7 +54,8 @@ class Answer:
     aligned: Aligned
     epoch: int  # of the executor, as heard when the observation was taken
     chunk: Chunk
-    inference_time: float  # [s] observation complete -> chunk ready
+    inference_time: float  # [s] act begun -> chunk ready
+    waited: float  # [s] of wall time, observation complete -> act begun
     skipped: int  # sets passed over since the answer before
 
 
@@ -83,6 +96,7 @@ class Inference:
         was thought out while the arm began to brake is refused.
     deliver: takes each answer; it must drop answers to an assignment that is no longer in force.
     failed: told of every exception of the model, which is tried again after `retry` seconds.
+    schedule: what to do in the gaps; its owners are what `assignment` returns.
     rate [Hz]: most inferences per second of observation time.
     """
 
@@ -95,13 +109,17 @@ class Inference:
         assignment: Callable[[], tuple[Assignment | None, int]],
         deliver: Callable[[Answer], None],
         failed: Callable[[Assignment, Exception], None],
+        schedule: Schedule,
         rate: float,
         retry: float = 1.0,
     ) -> None:
-        self._policy, self._dof = policy, dof
+        self._policy, self._dof, self._schedule = policy, dof, schedule
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
         # A tenth less, so that frames that jitter around the period are not passed over by turns.
         self._interval, self._retry = int(0.9 / rate * NS), retry
+        self._before: Assignment | None = None
+        self._last = 0  # t_ref of the set used last
+        self._seen: int | None = None  # index of the newest set looked at
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
         self._thread.start()
@@ -118,31 +136,39 @@ class Inference:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        before: Assignment | None = None
-        last = 0  # t_ref of the set used last
-        seen: int | None = None  # index of the newest set looked at
         while not self._closing.is_set():
             self._wake.wait(0.1)
             self._wake.clear()
-            assignment, epoch = self._assignment()
-            aligned = self._observe() if assignment is not None else None
-            if assignment is None or aligned is None:
-                seen = None
-                continue
-            # Sets that came while the model was thinking; those let go for the rate were looked at.
-            skipped = max(aligned.index - seen - 1, 0) if seen is not None and assignment is before else 0
-            seen = aligned.index
-            if assignment is before and (aligned.t_ref == last or 0 < aligned.t_ref - last < self._interval):
-                continue
-            before, last = assignment, aligned.t_ref
-            try:
-                self._deliver(self._answer(assignment, epoch, aligned, skipped))
-            except Exception as error:
-                self._failed(assignment, error)
-                self._closing.wait(self._retry)
+            self._look()
+            while not self._wake.is_set() and self._schedule.step(self._assignment()):
+                pass
 
-    def _answer(self, assignment: Assignment, epoch: int, aligned: Aligned, skipped: int) -> Answer:
-        start = time.perf_counter()
-        chunk = self._policy.act(to_observation(aligned, assignment.instruction))
-        check_chunk(chunk, self._dof)
-        return Answer(assignment, aligned, epoch, chunk, time.perf_counter() - start, skipped)
+    def _look(self) -> None:
+        """Act, if there is a set to act on."""
+        owner = assignment, epoch = self._assignment()
+        if assignment is None:
+            self._schedule.drop()
+        aligned = self._observe() if assignment is not None else None
+        if assignment is None or aligned is None:
+            self._seen = None
+            return
+        # Sets that came while the model was thinking; those let go for the rate were looked at.
+        seen = self._seen if assignment is self._before else None
+        skipped = max(aligned.index - seen - 1, 0) if seen is not None else 0
+        self._seen = aligned.index
+        since = aligned.t_ref - self._last
+        if assignment is self._before and (since == 0 or 0 < since < self._interval):
+            return
+        self._before, self._last = assignment, aligned.t_ref
+        waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
+        try:
+            observation = to_observation(aligned, assignment.instruction)
+            chunk = self._policy.act(observation)
+            check_chunk(chunk, self._dof)
+            taken = time.perf_counter() - start
+            self._deliver(Answer(assignment, aligned, epoch, chunk, taken, waited, skipped))
+        except Exception as error:
+            self._failed(assignment, error)
+            self._closing.wait(self._retry)
+        else:
+            self._schedule.acted(owner, observation, aligned.arrived, taken)

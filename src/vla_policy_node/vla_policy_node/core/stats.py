@@ -51,3 +51,23 @@ class Rate:
         if len(recent) < 2:
             return 0.0
         return (len(recent) - 1) / max(now - recent[0], 1e-9)
+
+
+class Longest:
+    """The longest of the durations of the last `span` seconds. One thread adds, any reads."""
+
+    def __init__(self, span: float) -> None:
+        self._span = span
+        self._falling: deque[tuple[float, float]] = deque()  # (when, duration): none that a later one exceeds
+
+    def add(self, now: float, duration: float) -> None:
+        """Both in s; now must come from a clock that never goes back."""
+        while self._falling and self._falling[-1][1] <= duration:
+            self._falling.pop()
+        while self._falling and now - self._falling[0][0] > self._span:
+            self._falling.popleft()
+        self._falling.append((now, duration))
+
+    def value(self, now: float) -> float:
+        """[s] at time now [s]; 0 where there was none."""
+        return next((duration for when, duration in list(self._falling) if now - when <= self._span), 0.0)

@@ -8,6 +8,7 @@ are read in their closest pairs.
 """
 
 import threading
+import time
 from bisect import bisect_right
 from dataclasses import dataclass, field
 from enum import Enum
@@ -53,6 +54,7 @@ class Aligned:
     values: dict[str, Any]
     stamps: dict[str, int]  # [ns] of each value, none newer than t_ref
     index: int  # counts images of the slowest leading stream; a gap means sets passed over
+    arrived: float  # [s] of time.monotonic(): when the last of its images was here
 
     @property
     def skew(self) -> float:
@@ -68,6 +70,7 @@ class _Ring:
     count: int = 0  # values received, ever
     stamps: list[int] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)  # [s] of time.monotonic()
 
     @property
     def newest(self) -> int:
@@ -75,16 +78,13 @@ class _Ring:
 
     def put(self, stamp: int, value: Any) -> None:
         self.count += 1
-        if not self.stamps or stamp > self.newest:
-            self.stamps.append(stamp)
-            self.values.append(value)
+        i = bisect_right(self.stamps, stamp)
+        if i > 0 and self.stamps[i - 1] == stamp:
+            self.values[i - 1] = value  # sent twice: the later one counts
         else:
-            i = bisect_right(self.stamps, stamp)
-            if i > 0 and self.stamps[i - 1] == stamp:
-                self.values[i - 1] = value  # sent twice: the later one counts
-            else:
-                self.stamps.insert(i, stamp)
-                self.values.insert(i, value)
+            self.stamps.insert(i, stamp)
+            self.values.insert(i, value)
+            self.arrivals.insert(i, time.monotonic())
 
     def as_of(self, time: int) -> int:
         """Index of the newest value not newer than time; -1: none."""
@@ -92,11 +92,12 @@ class _Ring:
 
     def drop_before(self, index: int) -> None:
         if index > 0:
-            del self.stamps[:index], self.values[:index]
+            del self.stamps[:index], self.values[:index], self.arrivals[:index]
 
     def clear(self) -> None:
         self.stamps.clear()
         self.values.clear()
+        self.arrivals.clear()
 
 
 class Streams:
@@ -163,7 +164,8 @@ class Streams:
             for name, ring in self._rings.items():
                 ring.drop_before(ring.as_of(t_ref))  # the best t_ref only grows: older ones will not be read again
                 values[name], stamps[name] = ring.values[0], ring.stamps[0]
-            return Aligned(t_ref, values, stamps, min(r.count for r in self._leading))
+            index, arrived = min(r.count for r in self._leading), max(r.arrivals[0] for r in self._leading)
+            return Aligned(t_ref, values, stamps, index, arrived)
 
     def _best(self, now: int) -> int | None:
         """Reference time of the best complete set; None: none is complete."""

@@ -23,8 +23,13 @@ def decode_joints(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[np.
 
 def decode_gripper(msg: Any, gripper_joint_names: Sequence[str], topic: str) -> float:
     """Opening of the gripper [m]: the sum of its finger joints. Errors as decode_joints."""
-    index = _indices(msg, gripper_joint_names, topic)
-    return float(_take(msg.position, msg, index, gripper_joint_names, topic, 'position').sum())
+    return float(decode_positions(msg, gripper_joint_names, topic).sum())
+
+
+def decode_positions(msg: Any, joint_names: Sequence[str], topic: str) -> np.ndarray:
+    """Positions (dof,) [rad] alone: of set-points, which need no velocities. Errors as decode_joints."""
+    index = _indices(msg, joint_names, topic)
+    return _take(msg.position, msg, index, joint_names, topic, 'position')
 
 
 def _indices(msg: Any, wanted: Sequence[str], topic: str) -> list[int]:
