@@ -1,0 +1,85 @@
+import numpy as np
+import pytest
+
+from vla_policy_node.core.profile import RobotProfile
+from vla_sim.expert import Expert
+from vla_sim.world import World
+from vla_training.collect import HELD_OUT, Disturbance, Push, collect, record_episode
+from vla_training.features import ACTION, COMPLETED, DONE, EXECUTED, REMAINING, STATE, SUBTASK, SUCCESS, split
+from vla_training.lerobot import Dataset
+
+
+@pytest.fixture(scope='module')
+def profile(request):
+    root = request.config.rootpath
+    return RobotProfile.load(root / 'src' / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
+
+
+@pytest.fixture(scope='module')
+def stage(profile):
+    world = World('press_button', image_size=64)
+    cameras = world.cameras()
+    yield world, cameras, Expert(profile)
+    cameras.close()
+
+
+def test_an_undisturbed_episode(stage):
+    world, cameras, expert = stage
+    recording = record_episode(world, cameras, expert, seed=3)
+    columns = recording.columns()
+    n = len(recording.rows)
+    assert recording.success and n > 40
+    assert all(len(frames) == n and frames[0].shape == (64, 64, 3) for frames in recording.images.values())
+    # Nothing was put in, and the arm gets to where it is sent.
+    assert np.array_equal(columns[ACTION], columns[EXECUTED])
+    lag = np.abs(columns[STATE][1:, :7] - columns[ACTION][:-1, :7])
+    assert lag.max() < 0.15 and lag[-1].max() < 0.01
+    assert columns[DONE].sum() == 1 and columns[DONE][-1] and columns[SUCCESS][-1] and not columns[SUCCESS][0]
+    # Sub-tasks are passed through in order, and each frame knows them all.
+    everything = [[*split(c), s, *split(r)] for c, s, r in zip(columns[COMPLETED], columns[SUBTASK], columns[REMAINING])
+                  if s]  # fmt: skip
+    assert all(sequence == everything[0] for sequence in everything) and len(everything[0]) == 3
+
+
+def test_pushes_are_in_what_was_sent_and_not_in_what_was_wanted(stage):
+    world, cameras, expert = stage
+    recording = record_episode(world, cameras, expert, seed=3, push=Push(start_share=1.0), time_limit=150)
+    columns = recording.columns()
+    error = columns[EXECUTED] - columns[ACTION]
+    assert np.abs(error[:, :7]).max() > 0.02 and not error[:, 7].any()
+    away = columns[STATE][1:, :7] - columns[ACTION][:-1, :7]
+    assert np.corrcoef(away[3:].ravel(), error[3:-1, :7].ravel())[0, 1] > 0.5  # the arm was where it was pushed to
+    assert not recording.success
+
+
+def test_the_same_seed_is_the_same_episode(stage):
+    world, cameras, expert = stage
+    a, b = (record_episode(world, cameras, expert, 5, Push(), time_limit=60).columns() for _ in range(2))
+    assert all(np.array_equal(a[name], b[name]) for name in (STATE, ACTION, EXECUTED))
+
+
+def test_a_push_is_smooth_and_small_near_the_table():
+    def errors(height):
+        d = Disturbance(Push(), np.random.default_rng(0), 7)
+        return np.stack([d.advance(height) for _ in range(2000)])
+
+    high, low = errors(0.4), errors(0.0)
+    assert np.abs(np.diff(high, axis=0)).max() < 0.02  # [rad] per 10 ms
+    assert low.std() < 0.5 * high.std()
+
+
+def test_held_out_seeds_are_refused(profile, tmp_path):
+    with pytest.raises(ValueError, match='held out for evaluation'):
+        collect(tmp_path / 'out', profile, ('press_button',), range(HELD_OUT - 1, HELD_OUT + 1))
+    assert not (tmp_path / 'out').exists()
+
+
+def test_a_data_set_is_gone_on_with(profile, tmp_path):
+    out = tmp_path / 'data'
+    found = collect(out, profile, ('press_button',), range(2), push=None)
+    assert found == {'press_button': (2, 2)}
+    assert collect(out, profile, ('press_button',), range(3), push=None) == {'press_button': (1, 1)}
+    data = Dataset(out)
+    assert [e.extra['seed'] for e in data.episodes] == [0, 1, 2]
+    assert data.episode(2).task in {'press the red button'} | {e.task for e in data.episodes}
+    assert sum(1 for _ in data.episode(1).frames('observation.images.wrist')) == data.episodes[1].length

@@ -1,0 +1,119 @@
+import json
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from vla_model import bins, nano
+from vla_model.checkpoint import IMAGE_FILE
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_training import shards
+from vla_training.features import ACTION, COMPLETED, EXECUTED, FPS, REMAINING, STATE, SUBTASK, image, simulator_features
+from vla_training.lerobot import Dataset, DatasetWriter, encode_video
+from vla_training.tokenize import chunks_of, tokenize
+
+JOINTS = tuple(f'joint{i}' for i in range(1, 8))
+LENGTHS = (14, 11)
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """Two episodes: joints that move evenly, one set-point that was disturbed."""
+    folder = tmp_path_factory.mktemp('data') / 'set'
+    features = simulator_features(JOINTS, ('front', 'wrist'))
+    writer = DatasetWriter(folder, FPS, 'panda', features)
+    rng = np.random.default_rng(0)
+    for length in LENGTHS:
+        columns = {}
+        for name, feature in features.items():
+            if feature.dtype == 'string':
+                columns[name] = ['press the button'] * length
+            elif feature.dtype != 'video':
+                shape = () if feature.shape == (1,) else feature.shape
+                columns[name] = np.zeros((length, *shape), feature.dtype)
+        columns[COMPLETED], columns[REMAINING] = [''] * length, ['move away'] * length
+        columns[SUBTASK][-1] = ''
+        columns[STATE] = (np.arange(length)[:, None] * 0.01 * np.arange(1, 9)).astype(np.float32)
+        columns[STATE][:, 3] = -1 + columns[STATE][:, 3] / 10
+        columns[STATE][:, 5] += 1
+        columns[STATE][:, 7] = 0.04
+        columns[ACTION] = columns[STATE] + np.float32(0.01) * np.array([*range(1, 8), 0], np.float32)
+        columns[EXECUTED] = columns[ACTION].copy()
+        columns[EXECUTED][4, 0] += 0.1
+        videos = {
+            image(camera): encode_video(rng.integers(0, 256, (length, 256, 256, 3), dtype=np.uint8), FPS)
+            for camera in ('front', 'wrist')
+        }
+        writer.add_episode(columns, videos, 'press the red button')
+    writer.close()
+    return folder
+
+
+@pytest.fixture(scope='module')
+def images(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp('images')
+    model = ImageTokenizer(config.image_tokenizer)
+    nano.init_weights(model, 0)
+    save_file(model.state_dict(), folder / IMAGE_FILE)
+    (folder / 'config.json').write_text(json.dumps(asdict(config.image_tokenizer)))
+    return folder, model
+
+
+def test_chunks_are_the_set_points_to_come(dataset):
+    episode = Dataset(dataset).episode(0)
+    chunks = chunks_of(episode, 7, horizon=8, relative=False)
+    wanted = episode.columns[ACTION]
+    assert chunks.shape == (14, 8, 8)
+    assert np.allclose(chunks[2, :, 1], wanted[2:10, 1])
+    assert np.allclose(chunks[12, :, 1], [wanted[12, 1], *[wanted[13, 1]] * 7])  # the last one is held
+    relative = chunks_of(episode, 7, horizon=8, relative=True)
+    assert np.allclose(relative[:, :, :7] + episode.columns[STATE][:, None, :7], chunks[:, :, :7])
+    assert np.array_equal(relative[:, :, 7], chunks[:, :, 7])  # an opening is absolute
+
+
+def test_a_chunk_leads_back_from_where_the_arm_was_pushed(dataset):
+    episode = Dataset(dataset).episode(0)
+    chunks = chunks_of(episode, 7, horizon=8, relative=False)
+    more = chunks[5, :, 0] - episode.columns[ACTION][5:13, 0]
+    assert np.allclose(more, 0.1 * 0.5 ** np.arange(1, 9), atol=1e-6)
+    assert np.allclose(chunks[4, :, 0], episode.columns[ACTION][4:12, 0])
+
+
+def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
+    folder, model = images
+    print(tokenize(dataset, folder, tmp_path))
+    tokens = shards.read(tmp_path)
+    data = Dataset(dataset)
+    assert len(tokens) == sum(LENGTHS) and tokens.episode.tolist() == [0] * 14 + [1] * 11
+    frame = next(iter(data.episode(1).frames(image('wrist'))))
+    codes = model.eval().encode(preprocess(frame, model.config.resolution)[None])[0]
+    assert torch.equal(tokens.codes[14, 1].long(), codes)
+    assert tokens.future.tolist() == [min(i + 8, 13) for i in range(14)] + [min(i + 8, 10) + 14 for i in range(11)]
+    state = bins.dequantize(tokens.state.numpy(), tokens.config.vocabulary.bins)
+    back = tokens.config.ranges('state').denormalize(state)
+    assert np.allclose(back[:14], data.episode(0).columns[STATE], atol=2e-3)
+    action = bins.dequantize(tokens.action.numpy(), tokens.config.vocabulary.bins)
+    back = tokens.config.ranges('action').denormalize(action)
+    assert np.allclose(back[14:], chunks_of(data.episode(1), 7, 8, relative=True), atol=1e-3)
+    assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
+    assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
+
+
+def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):
+    tokenize(dataset, images[0], tmp_path, copies=1)
+    tokens = shards.read(tmp_path)
+    assert len(tokens) == 2 * sum(LENGTHS)
+    one, other = slice(0, 14), slice(14, 28)
+    assert torch.equal(tokens.action[one], tokens.action[other]) and torch.equal(tokens.state[one], tokens.state[other])
+    assert not torch.equal(tokens.codes[one], tokens.codes[other])
+    assert tokens.future[other].tolist() == [14 + min(i + 8, 13) for i in range(14)]
+
+
+def test_shards_that_are_there_are_kept(dataset, images, tmp_path):
+    tokenize(dataset, images[0], tmp_path)
+    path = shards.shard_path(tmp_path, 0)
+    before = path.stat().st_mtime_ns
+    tokenize(dataset, images[0], tmp_path)
+    assert path.stat().st_mtime_ns == before
