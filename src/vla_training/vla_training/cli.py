@@ -8,16 +8,23 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vla_policy_node.core.profile import RobotProfile
-
 app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
 Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
 Device = Annotated[str, typer.Option(help='cpu, cuda.')]
 
 
+def _simulated_robot() -> Path:
+    """The profile of the simulator's robot, among the files that the suite installs."""
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory('vla_bringup'), 'config', 'robots', 'sim_panda.yaml')
+
+
 @app.command()
 def collect(
-    profile: Annotated[Path, typer.Argument(help='Robot profile.', hidden=True)],
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+    ],
     out: Out = Path('out/train/dataset'),
     tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
     episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 300,
@@ -26,6 +33,7 @@ def collect(
     push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
+    from vla_policy_node.core.profile import RobotProfile
     from vla_sim.tasks import TASKS, check_task
     from vla_training.collect import Push
     from vla_training.collect import collect as run
@@ -35,7 +43,7 @@ def collect(
         check_task(task)
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    found = run(out, RobotProfile.load(profile), chosen, seeds, processes=workers, push=Push() if push else None)
+    found = run(out, RobotProfile.load(robot), chosen, seeds, processes=workers, push=Push() if push else None)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
 
