@@ -104,6 +104,18 @@ def test_what_was_published_is_read_back(probe, tmp_path):
     assert read.positions.tolist() == [0.1, 0.2, 0.3, 0.4]
 
 
+def test_every_chunk_has_a_checksum(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag')
+    task = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)
+    task.publish(String(data='press the red button'))
+    probe.wait(lambda: '/arm/sim/task' in {c.topic for c in node._recorded.values()}, 20, 'it is recorded')
+    probe.wait(lambda: node._count > 0, 20, 'it is written')
+    close(probe, node)
+    content = (tmp_path / 'bag' / 'bag.mcap').read_bytes()
+    frame = content.index(b'\x04\x00\x00\x00zstd') + 16
+    assert content[frame : frame + 4] == b'\x28\xb5\x2f\xfd' and content[frame + 4] & 4  # RFC 8878, 3.1.1.1.1
+
+
 def test_bag_time_is_simulation_time_and_nothing_before_the_clock_is_lost(probe, tmp_path):
     node = recorder(probe, tmp_path / 'bag', use_sim_time=True)
     early = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)

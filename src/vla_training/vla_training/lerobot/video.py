@@ -14,6 +14,35 @@ import numpy as np
 _OPTIONS = {'g': '2', 'bf': '0', 'crf': '20', 'preset': 'veryfast'}
 
 
+class VideoEncoder:
+    """Makes an mp4 (h264, yuv420p) frame by frame; uses one thread. Raises ValueError for sizes that are not even."""
+
+    def __init__(self, height: int, width: int, fps: int) -> None:
+        if height % 2 or width % 2:
+            raise ValueError(f'h264 needs even sizes, the frames are {width} x {height}: crop or resize them')
+        self.height, self.width, self._step, self._count = height, width, Fraction(1, fps), 0
+        self._buffer = io.BytesIO()
+        self._container = av.open(self._buffer, 'w', format='mp4')
+        stream: Any = self._container.add_stream('libx264', rate=fps, options=_OPTIONS)
+        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
+        stream.thread_count = 1
+        stream.codec_context.time_base = self._step
+        self._stream = stream
+
+    def add(self, pixels: np.ndarray) -> None:
+        """(H, W, 3) uint8 RGB."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgb24')
+        frame.pts, frame.time_base = self._count, self._step
+        self._container.mux(self._stream.encode(frame))
+        self._count += 1
+
+    def finish(self) -> bytes:
+        """The file. The encoder is done with."""
+        self._container.mux(self._stream.encode(None))
+        self._container.close()
+        return self._buffer.getvalue()
+
+
 def encode_video(frames: np.ndarray, fps: int) -> bytes:
     """An mp4 (h264, yuv420p) of frames (T, H, W, 3) uint8 RGB, H and W even. Works in any process; uses one thread.
 
@@ -22,21 +51,10 @@ def encode_video(frames: np.ndarray, fps: int) -> bytes:
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
         raise ValueError(f'frames must be (T, H, W, 3) uint8 RGB, got {frames.shape} {frames.dtype}')
-    height, width = frames.shape[1:3]
-    if height % 2 or width % 2:
-        raise ValueError(f'h264 needs even sizes, the frames are {width} x {height}: crop or resize them')
-    buffer = io.BytesIO()
-    with av.open(buffer, 'w', format='mp4') as container:
-        stream: Any = container.add_stream('libx264', rate=fps, options=_OPTIONS)
-        stream.width, stream.height, stream.pix_fmt = width, height, 'yuv420p'
-        stream.thread_count = 1
-        stream.codec_context.time_base = Fraction(1, fps)
-        for i, pixels in enumerate(frames):
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgb24')
-            frame.pts, frame.time_base = i, Fraction(1, fps)
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode(None))
-    return buffer.getvalue()
+    encoder = VideoEncoder(frames.shape[1], frames.shape[2], fps)
+    for pixels in frames:
+        encoder.add(pixels)
+    return encoder.finish()
 
 
 def probe(video: bytes) -> tuple[int, int, int, bytes]:

@@ -1,0 +1,105 @@
+"""Reads what is whole of a rosbag2, MCAP or sqlite3, message by message in the order of the file.
+
+Made for bags that may be damaged: the recorder was killed, the disk was full, bits flipped. Each chunk of an MCAP is
+checked (checksum, where its writer made one; size; structure) and given up alone; behind damage in between, reading
+goes on at the next chunk that can be told for one. Each row of an sqlite3 file is read by itself. `Damage` says what
+was lost. For a bag that is whole, `messages` gives every message of it.
+"""
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from backports import zstd
+
+from vla_training.bag.mcap import read_mcap
+from vla_training.bag.parts import Damage, Types
+from vla_training.bag.sqlite import read_sqlite
+
+__all__ = ['Damage', 'Message', 'bag_files', 'messages']
+ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
+EXAMPLES = 3  # of undecodable messages that are told per topic
+
+
+class Message(NamedTuple):
+    """One message."""
+
+    topic: str  # as in the bag, with namespace
+    kind: str  # pkg/msg/Type
+    time: int  # [ns] bag time: the recorder's clock when it came
+    data: Any  # fields as in the .msg file; arrays are numpy
+
+
+def bag_files(path: Path) -> list[Path]:
+    """The storage files of a bag, oldest first: a folder, or one such file. Raises ValueError when there is none."""
+    if not path.exists():
+        raise ValueError(f'there is no bag {path}')
+    files = [p for p in ([path] if path.is_file() else path.iterdir()) if _kind(p)]
+    if not files:
+        raise ValueError(f'{path} is no rosbag2: it has no .mcap and no .db3 file')
+    order = {name: i for i, name in enumerate(_listed(path))}
+    return sorted(files, key=lambda p: (order.get(p.name, len(order)), _number(p), p.name))
+
+
+def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callable[[int], None]) -> Iterator[Message]:
+    """Messages of these topics (absolute names). progress is called with the bytes read so far.
+
+    Raises ValueError when the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
+    """
+    wanted, types, before = set(topics), Types(), 0
+    for file in bag_files(path):
+        read = read_mcap if _kind(file) == 'mcap' else read_sqlite
+        with tempfile.TemporaryDirectory() as folder:
+            plain = file
+            if file.suffix == '.zstd':
+                plain = _unpacked(file, Path(folder), damage)
+            for raw in read(plain, file.name, types, damage, functools.partial(_further, progress, before)):
+                if raw.topic not in wanted:
+                    continue
+                try:
+                    data = zstd.decompress(raw.data) if raw.data[:4] == ZSTD_MAGIC else raw.data
+                    yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind))
+                except Exception as error:  # damaged bytes make the decoder fail in any way
+                    damage.undecodable[raw.topic] += 1
+                    if damage.undecodable[raw.topic] <= EXAMPLES:
+                        damage.examples.append(f'{raw.topic} at {raw.time}: {type(error).__name__}: {error}')
+        before += file.stat().st_size
+        progress(before)
+
+
+def _kind(path: Path) -> str:
+    name = path.name.removesuffix('.zstd')
+    return 'mcap' if name.endswith('.mcap') else 'sqlite3' if name.endswith('.db3') else ''
+
+
+def _number(path: Path) -> int:
+    digits = path.name.split('.')[0].rpartition('_')[2]
+    return int(digits) if digits.isdigit() else 0
+
+
+def _listed(path: Path) -> list[str]:
+    """Names in metadata.yaml, where there is a good one: in the order of recording."""
+    try:
+        found = yaml.safe_load((path / 'metadata.yaml').read_text())
+        return [Path(str(name)).name for name in found['rosbag2_bagfile_information']['relative_file_paths']]
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def _unpacked(file: Path, folder: Path, damage: Damage) -> Path:
+    """The file without its compression, as far as that goes."""
+    plain = folder / file.stem
+    with file.open('rb') as source, plain.open('wb') as target:
+        try:
+            shutil.copyfileobj(zstd.ZstdFile(source), target)
+        except (zstd.ZstdError, EOFError, OSError) as error:
+            damage.problems.append(f'{file.name} is cut or damaged ({error}): only its beginning can be read')
+    return plain
+
+
+def _further(progress: Callable[[int], None], before: int, read: int) -> None:
+    progress(before + read)

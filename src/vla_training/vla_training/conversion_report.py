@@ -1,0 +1,124 @@
+"""What became of each bag: of its streams, of its frames, and what was damaged."""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from vla_policy_node.core.streams import NS
+from vla_training.bag import Damage
+
+GAP = 1.5  # times the usual interval
+
+
+@dataclass
+class StreamReport:
+    """Stamps of the good messages of one stream."""
+
+    topic: str
+    stamps: array = field(default_factory=lambda: array('q'))  # [ns], as they came
+
+    def add(self, stamp: int) -> None:
+        self.stamps.append(stamp)
+
+    def summary(self) -> dict[str, Any]:
+        """Rate [Hz] from the usual interval; gaps longer than GAP intervals, the longest [s]; messages lost in them;
+        messages stamped before the one before them."""
+        steps = np.diff(np.asarray(self.stamps, np.int64)) / NS
+        forward = np.diff(np.unique(np.asarray(self.stamps, np.int64))) / NS
+        usual = float(np.median(forward)) if len(forward) else 0.0
+        gaps = forward[np.greater(forward, GAP * usual)] if usual else np.zeros(0)
+        return {
+            'topic': self.topic,
+            'messages': len(self.stamps),
+            'rate': round(1 / usual, 3) if usual else 0.0,
+            'gaps': len(gaps),
+            'longest_gap': round(float(forward.max()), 4) if len(forward) else 0.0,
+            'lost_in_gaps': int((np.rint(gaps / usual) - 1).sum()) if usual else 0,
+            'out_of_order': int((steps < 0).sum()),
+        }
+
+
+@dataclass
+class BagReport:
+    """One bag."""
+
+    bag: str
+    streams: dict[str, StreamReport] = field(default_factory=dict)
+    unusable: Counter[str] = field(default_factory=Counter)  # images at which no set was complete, and why
+    dropped: Counter[str] = field(default_factory=Counter)  # frames, and why
+    gaps: list[float] = field(default_factory=list)  # [s] each ended an episode
+    bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages that say what cannot be
+    examples: dict[str, str] = field(default_factory=dict)  # topic -> what was wrong with the first of them
+    damage: Damage = field(default_factory=Damage)
+    worst_skew: float = 0.0  # [s] between two values of a frame that was kept
+    kept: int = 0  # [frame]
+    episodes: int = 0
+    failed: str = ''  # why the bag could not be converted at all
+
+    def stream(self, name: str, topic: str) -> StreamReport:
+        return self.streams.setdefault(name, StreamReport(topic))
+
+    def bad(self, topic: str, why: str) -> None:
+        self.bad_messages[topic] += 1
+        self.examples.setdefault(topic, why)
+
+    @property
+    def corrupt(self) -> int:
+        return sum(self.bad_messages.values()) + sum(self.damage.undecodable.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            'bag': self.bag,
+            'episodes': self.episodes,
+            'frames_kept': self.kept,
+            'frames_dropped': dict(self.dropped),
+            'images_without_a_complete_set': dict(self.unusable),
+            'gaps_that_ended_an_episode': {'count': len(self.gaps), 'longest': round(max(self.gaps, default=0.0), 3)},
+            'worst_skew': round(self.worst_skew, 4),
+            'streams': {name: stream.summary() for name, stream in self.streams.items()},
+            'messages_with_wrong_content': dict(self.bad_messages),
+            'messages_undecodable': dict(self.damage.undecodable),
+            'examples': [*(f'{t}: {why}' for t, why in self.examples.items()), *self.damage.examples],
+            'damage': self.damage.problems,
+            'parts_without_checksum': self.damage.unchecked,
+            'failed': self.failed,
+        }
+
+
+def notes(report: dict[str, Any]) -> list[str]:
+    """What a person should know about one bag, from its as_dict, a line each."""
+    lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
+    lines += report['damage'] + report['examples']
+    lines += [f'{count} frames dropped: {why}' for why, count in report['frames_dropped'].items()]
+    lines += [f'{count} images without a set: {why}' for why, count in report['images_without_a_complete_set'].items()]
+    if report['gaps_that_ended_an_episode']['count']:
+        gaps = report['gaps_that_ended_an_episode']
+        lines.append(f'{gaps["count"]} gaps without frames ended an episode, the longest {gaps["longest"]} s')
+    if report['damage'] and report['parts_without_checksum']:
+        lines.append('parts of the bag have no checksum: wrong pixels in them would not be noticed')
+    return lines
+
+
+def stream_table(reports: list[dict[str, Any]]) -> Table:
+    """A row per stream of each bag."""
+    table = Table('bag', 'stream', 'messages', 'Hz', 'gaps', 'longest [s]', 'lost', 'out of order')
+    for report in reports:
+        for name, s in report['streams'].items():
+            numbers = s['messages'], s['rate'], s['gaps'], s['longest_gap'], s['lost_in_gaps'], s['out_of_order']
+            table.add_row(report['bag'], name, *(f'{n:g}' for n in numbers))
+        table.add_section()
+    return table
+
+
+def bag_table(reports: list[dict[str, Any]]) -> Table:
+    """A row per bag."""
+    table = Table('bag', 'episodes', 'frames', 'dropped', 'corrupt messages', 'worst skew [s]')
+    for r in reports:
+        corrupt = sum(r['messages_with_wrong_content'].values()) + sum(r['messages_undecodable'].values())
+        numbers = r['episodes'], r['frames_kept'], sum(r['frames_dropped'].values()), corrupt, r['worst_skew']
+        table.add_row(r['bag'], *(f'{n:g}' for n in numbers))
+    return table
