@@ -1,0 +1,103 @@
+"""What a policy says about recorded frames, with policies that know the answer."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from vla_model import nano
+from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.types import Chunk, Plan, PredictedImage
+from vla_training.annotate import plan_texts
+from vla_training.evaluate_offline import NOT_TRAINED, recorded_frames
+from vla_training.features import ACTION, DONE, STATE, SUBTASK, VELOCITY, image, robot_features
+from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video
+
+JOINTS, SIZE, LENGTH = [f'j{i}' for i in range(1, 8)], 64, 20
+
+
+@pytest.fixture(scope='module')
+def dataset(tmp_path_factory):
+    """Two episodes, one of which was trained on; the grey of the images grows with time."""
+    folder = tmp_path_factory.mktemp('data') / 'set'
+    features = robot_features(JOINTS, {'front': (SIZE, SIZE), 'wrist': (SIZE, SIZE)}) | {SUBTASK: Feature('string')}
+    writer = DatasetWriter(folder, 10, 'panda', features)
+    for seed in (5, NOT_TRAINED + 5):
+        state = np.tile(np.linspace(0.0, 0.5, LENGTH)[:, None], 8).astype(np.float32)
+        grey = np.linspace(40, 200, LENGTH).astype(np.uint8)
+        video = encode_video(np.tile(grey[:, None, None, None], (1, SIZE, SIZE, 3)), 10)
+        columns = {
+            STATE: state,
+            ACTION: state + np.float32(seed % 2) * np.float32(0.1),
+            VELOCITY: np.zeros((LENGTH, 7), np.float32),
+            DONE: np.arange(LENGTH) == LENGTH - 1,
+            SUBTASK: ['move above the red button'] * 10 + ['press the red button'] * 10,
+        }
+        writer.add_episode(
+            columns, {image(c): video for c in ('front', 'wrist')}, 'press the red button', {'seed': seed}
+        )
+    writer.close()
+    return folder
+
+
+class Knows:
+    """Gives the recorded answers, which it looks up by time."""
+
+    def __init__(self, folder, config, shift=0.0):
+        data = Dataset(folder)
+        self.config, self.shift, self.device = config, shift, torch.device('cpu')
+        self.episode = data.episode(1)
+        self.pictures = list(self.episode.frames(image('front')))
+        self.image_tokenizer = ImageTokenizer(config.image_tokenizer)
+        nano.init_weights(self.image_tokenizer, 0)
+
+    def _at(self, observation):
+        return round(observation.t_ref * 1e-8)
+
+    def act(self, observation):
+        t, h = self._at(observation), self.config.robot.horizon
+        actions = np.asarray(self.episode.columns[ACTION], np.float64)[t : t + h]
+        assert observation.positions == pytest.approx(self.episode.columns[STATE][t, :7])
+        assert set(observation.images) == {'front', 'wrist'}
+        return Chunk(actions[:, :7] + self.shift, actions[:, 7], self.config.robot.dt)
+
+    def start_plan(self, observation, **_):
+        text = plan_texts(self.episode)[self._at(observation)]
+        return SimpleNamespace(run=lambda: Plan(observation.t_ref, text + ' ', 1.0))
+
+    def start_imagine(self, observation, **_):
+        picture = self.pictures[self._at(observation) + self.config.robot.horizon]
+        return SimpleNamespace(run=lambda: PredictedImage(0, 0, picture[::2, ::2], 1.0))
+
+
+def test_one_that_knows_makes_no_errors(dataset, config):
+    found = recorded_frames(Knows(dataset, config), dataset, frames=8, decoded=4)
+    assert found['frames'] == 8 and found['frames with plan and image'] == 4
+    for name in ('action error [rad]', 'action error of the last step [rad]', 'gripper error [m]'):
+        assert found[name] == pytest.approx(0.0, abs=1e-6)
+    assert found['plan text exact'] == found['current sub-task right'] == 1.0
+    assert found['imagined PSNR [dB]'] > 40 > found['present image PSNR [dB]']
+    assert found['imagined SSIM'] > 0.99
+
+
+def test_errors_are_those_of_the_policy(dataset, config):
+    policy = Knows(dataset, config, shift=0.05)
+    policy.start_plan = lambda observation, **_: SimpleNamespace(
+        run=lambda: Plan(0, 'So now I should continue to rest.', 1)
+    )
+    found = recorded_frames(policy, dataset, frames=4, decoded=4)
+    assert found['action error [rad]'] == pytest.approx(0.05)
+    assert found['plan text exact'] == found['current sub-task right'] == 0.0
+
+
+def test_what_was_trained_on_does_not_count(dataset, config, tmp_path):
+    with pytest.raises(ValueError, match='is no LeRobot dataset'):
+        recorded_frames(Knows(dataset, config), tmp_path)
+    long = replace(config, robot=replace(config.robot, horizon=LENGTH))
+    with pytest.raises(ValueError, match=f'--seed {NOT_TRAINED}'):
+        recorded_frames(Knows(dataset, long), dataset)
+    slow = replace(config, robot=replace(config.robot, dt=0.2))
+    with pytest.raises(ValueError, match=r'the model steps of 0\.2 s'):
+        recorded_frames(Knows(dataset, slow), dataset)
