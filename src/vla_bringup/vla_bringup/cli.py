@@ -104,6 +104,9 @@ def bench_model(
     device: Annotated[str, typer.Option(help='cpu, cuda.')] = 'cpu',
     dtype: Annotated[str, typer.Option(help='auto, float32, bfloat16, float16.')] = 'auto',
     engine: Annotated[str, typer.Option(help='Comma-separated; torch eager runs always.')] = 'auto',
+    image_engine: Annotated[
+        str, typer.Option(help='Of the image encoder, comma-separated.')
+    ] = 'eager,compile,openvino',
     layers: Annotated[int, typer.Option(min=0, help='Of the network; 0: all. The rest is extrapolated.')] = 0,
     seconds: Annotated[float, typer.Option(min=0.0, help='Wall time, about.')] = 20.0,
     threads: Annotated[int, typer.Option(min=0, help='0: all cores but one.')] = 0,
@@ -111,10 +114,10 @@ def bench_model(
     """Latency of act, of images and of the decoders, against a baseline that pads and masks as the reference does."""
     from vla_model import bench
 
-    engines = tuple(name.strip() for name in engine.split(',') if name.strip())
+    engines, images = (tuple(n.strip() for n in names.split(',') if n.strip()) for names in (engine, image_engine))
 
     def run() -> bool:
-        typer.echo(bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads)))
+        typer.echo(bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads, images)))
         return True
 
     _end(run)

@@ -15,12 +15,17 @@ from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 
 def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    result = bench.bench_model('tiny', engines=('eager',), layers=1, seconds=0.0, threads=1)
+    result = bench.bench_model(
+        'tiny', engines=('eager',), layers=1, seconds=0.0, threads=1, image_engines=('eager', 'openvino')
+    )
     assert result['forward'].keys() == result['act'].keys() == {'baseline float32', 'eager float32'}
     assert result['layers'] == [1, 2] and result['extrapolated']['speedup'] > 0
     for row in (*result['forward'].values(), *result['act'].values(), *result['images'].values()):
         assert 0 < row['p50'] <= row['p95'] <= row['p99'] and row['runs'] >= 3
-    assert result['image_agreement']['float32, channels last']['codes'] == 1
+    assert result['image_agreement']['eager float32']['codes'] == 1
+    assert {'eager float32', 'eager bfloat16', 'openvino float32'} <= result['images'].keys() | result[
+        'image_left_out'
+    ].keys()
     assert result['decoders'].keys() == {'plan', 'imagine', 'plan, prefix cache', 'imagine, prefix cache'}
     text = bench.report(result)
     assert '1 of 2 layers' in text and 'extrapolated' in text and 'random weights' in text
@@ -29,7 +34,9 @@ def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
 def test_an_engine_in_another_precision_gets_a_baseline_of_its_own(monkeypatch, tmp_path):
     pytest.importorskip('openvino')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    result = bench.bench_model('tiny', engines=('openvino-float32', 'openvino-int8'), seconds=0.0, threads=1)
+    result = bench.bench_model(
+        'tiny', engines=('openvino-float32', 'openvino-int8'), seconds=0.0, threads=1, image_engines=()
+    )
     assert {'baseline float32', 'baseline bfloat16', 'openvino-float32', 'openvino-int8'} <= result['forward'].keys()
     assert result['forward']['openvino-int8']['error'] > result['forward']['openvino-float32']['error'] > 0
     assert 'extrapolated' not in result
@@ -41,6 +48,7 @@ def test_an_engine_in_another_precision_gets_a_baseline_of_its_own(monkeypatch, 
         ({'size': 'huge'}, 'size must be one of'),
         ({'layers': 3}, 'layers must be 0 to 2 for tiny, got 3'),
         ({'dtype': 'int3'}, 'dtype must be'),
+        ({'image_engines': ('warp',)}, "image_engine must be of .*got 'warp'"),
         ({'engines': ('cuda-graph',)}, 'runs on cuda, not on cpu'),
     ],
 )

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from . import decode
+from . import decode, image_engine
 from .bench_parts import (
     Size,
     baseline_act,
@@ -29,7 +29,8 @@ from .bench_parts import (
     size_of,
     timed,
 )
-from .engine import DTYPES, Act, Engine, check, cpu_name, make, versions
+from .engine import Act, Engine, check, cpu_name, make, versions
+from .image_engine import DTYPES, ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network
 from .prompt import PromptBuilder, Template
@@ -39,6 +40,7 @@ from .vocabulary import Vocabulary
 M = TypeVar('M', bound=nn.Module)
 Row = dict[str, float]
 INSTRUCTION = 'pick up the black bowl and place it on the plate'
+BASE_IMAGES = 'eager float32, usual layout'  # torch's own; the paths have channels last
 PLAN_TOKENS, PLAN_STEPS, IMAGINE_STEPS = 64, 16, 18
 
 
@@ -50,10 +52,12 @@ def bench_model(
     layers: int = 0,
     seconds: float = 20.0,
     threads: int = 0,
+    image_engines: tuple[str, ...] = image_engine.NAMES,
 ) -> dict[str, Any]:
     """Measures for about `seconds`, at least three rounds. layers: of the network, 0 for all.
 
-    Weights are random. Raises ValueError for what this machine cannot do. Times in the result are in milliseconds.
+    Weights are random. image_engines: what else encodes images, of which those are left out that cannot run here.
+    Raises ValueError for what this machine cannot do. Times in the result are in milliseconds.
     """
     shape, target = size_of(size), torch.device(device)
     if target.type == 'cuda' and not torch.cuda.is_available():
@@ -65,10 +69,12 @@ def bench_model(
     precision = dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
     for name in engines:
         check(name, target.type, precision)
+    if unknown := sorted(set(image_engines) - set(image_engine.NAMES)):
+        raise ValueError(f'image_engine must be of {list(image_engine.NAMES)}, got {unknown[0]!r}')
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     config = replace(shape.network, n_layers=layers or shape.network.n_layers)
     network = _random(Network, config, target, DTYPES[precision])
-    images = _random(ImageTokenizer, shape.image_tokenizer, target, torch.float32)
+    tokenizer = _random(ImageTokenizer, shape.image_tokenizer, target, torch.float32)
 
     builder = PromptBuilder(
         TextTokenizer.load(NANO_FILE), shape.vocabulary, 2, shape.image_tokenizer.tokens, *shape.dims, shape.horizon,
@@ -77,15 +83,17 @@ def bench_model(
     template, v = builder.action(INSTRUCTION), shape.vocabulary
     request = Act.of(template, v, builder.max_tokens)
     networks = {precision: network}
-    made = [make(name, network, images, request, f'bench-{size}-{config.n_layers}') for name in engines]
+    made = [make(name, network, tokenizer, request, f'bench-{size}-{config.n_layers}') for name in engines]
     exports = {engine.name: engine for engine in made if engine.name != 'eager'}
     if any(_precision(name, precision) != precision for name in exports):  # they, too, need a baseline
         networks['bfloat16'] = copy.deepcopy(network).bfloat16()
-    built: dict[str, Engine] = {f'eager {p}': Engine(n, copy.deepcopy(images)) for p, n in networks.items()} | exports
+    built: dict[str, Engine] = {
+        f'eager {p}': Engine(n, copy.deepcopy(tokenizer)) for p, n in networks.items()
+    } | exports
 
     side, bins_ids = shape.image_tokenizer.resolution, slice(v.bins_offset, v.size)
-    pictures = [_picture(side, i).to(target) for i in range(8)]
-    plain = copy.deepcopy(images).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    pictures = [image_engine.picture(side, i).to(target) for i in range(8)]
+    plain = copy.deepcopy(tokenizer).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     state = torch.full((shape.dims[0],), v.bins_offset, device=target)
     tokens, rows = len(template.ids), template.block.stop - template.block.start
     padded = builder.max_tokens
@@ -114,7 +122,7 @@ def bench_model(
     with torch.inference_mode():
         forward_rows = _rounds(forwards, seconds * 0.5, target)
         act_rows = _rounds(acts, seconds * 0.25, target)
-        image_rows, agreement = _image_rows(network, plain, pictures, target, seconds * 0.15)
+        image_rows, agreement, left_out = _image_rows(image_engines, plain, pictures, target, seconds * 0.15)
         decoders = _decoder_rows(network, v, builder, codes[0], target)
     precisions = {name: _precision(name, precision) for name in forwards}
     peaks = {p: matmul_peak(target, DTYPES[p]) for p in networks}
@@ -137,6 +145,7 @@ def bench_model(
         'act': act_rows,
         'images': image_rows,
         'image_agreement': agreement,
+        'image_left_out': left_out,
         'image_gflop': encoder_flops(shape.image_tokenizer) / 1e9,
         'decoders': decoders,
         'peak_gflops': {name: peak / 1e9 for name, peak in peaks.items()},
@@ -191,23 +200,31 @@ def _rounds(
 
 
 def _image_rows(
-    network: Network, plain: ImageTokenizer, pictures: list[Tensor], device: torch.device, seconds: float
-) -> tuple[dict[str, Row], dict[str, Row]]:
-    """Time of encoding one image, and how many codes and bits are those of float32, per precision."""
-    halves = ('bfloat16',) if device.type == 'cpu' else ('bfloat16', 'float16')
-    engines = {f'{d}, channels last': Engine(network, copy.deepcopy(plain), DTYPES[d]) for d in ('float32', *halves)}
-    contenders: dict[str, Callable[[int], Any]] = {'float32': lambda i: plain.encode(pictures[i % 8][None])}
-    for name, engine in engines.items():
-        contenders[name] = lambda i, e=engine: e.encode(pictures[i % 8][None])  # type: ignore[misc]
+    names: tuple[str, ...], plain: ImageTokenizer, pictures: list[Tensor], device: torch.device, seconds: float
+) -> tuple[dict[str, Row], dict[str, Row], dict[str, str]]:
+    """Time of encoding one image, how many codes and bits are those of float32, and why a path is left out, by path."""
+    paths: dict[str, ImageEncoder] = {}
+    left_out = {}
+    for name in names:
+        for dtype in image_engine.SUPPORTED[name].get(device.type, ()):
+            try:
+                paths[f'{name} {dtype}'] = image_engine.make(name, copy.deepcopy(plain), dtype)
+            except ValueError as error:
+                left_out[f'{name} {dtype}'] = str(error)
+    contenders: dict[str, Callable[[int], Any]] = {BASE_IMAGES: lambda i: plain.encode(pictures[i % 8][None])}
+    for name, encode in paths.items():
+        contenders[name] = lambda i, e=encode: e(pictures[i % 8][None])  # type: ignore[misc]
     rows = _rounds(contenders, seconds, device)
     agreement = {}
     powers = plain.quantize.power_vals
     exact = torch.cat([plain.encode(p[None]) for p in pictures])
-    for name, engine in engines.items():
-        codes = torch.cat([engine.encode(p[None]) for p in pictures])
+    for name, encode in paths.items():
+        codes = torch.cat([encode(p[None]) for p in pictures])
         bits = ((codes[..., None] ^ exact[..., None]) & powers) == 0
         agreement[name] = {'codes': float((codes == exact).float().mean()), 'bits': float(bits.float().mean())}
-    return rows, agreement
+    for row in rows.values():
+        row['speedup'] = rows[BASE_IMAGES]['p50'] / row['p50']
+    return rows, agreement, left_out
 
 
 def _decoder_rows(
@@ -254,14 +271,6 @@ def _random(kind: Callable[[Any], M], config: Any, device: torch.device, dtype: 
         with torch.device(device):
             module.quantize = ImageTokenizer(config).quantize
     return module.eval()
-
-
-def _picture(side: int, seed: int) -> Tensor:
-    """(3, side, side) in [-1, 1]: random blobs with a little noise, the same for a seed."""
-    generator = torch.Generator().manual_seed(seed)
-    coarse = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
-    smooth = nn.functional.interpolate(coarse, (side, side), mode='bicubic')[0]
-    return (smooth + 0.05 * torch.randn(3, side, side, generator=generator)).clamp(-1, 1)
 
 
 def _precision(contender: str, network: str) -> str:
@@ -318,11 +327,15 @@ def report(result: dict[str, Any]) -> str:
     lines += ['', f'{"act, 2 images to bins [ms]":28} {"p50":>8} {"p95":>8} {"p99":>8}   {"baseline/it":>12}']
     lines += [f'  {name:26} {_times(row)}   {row["speedup"]:11.2f}x' for name, row in result['act'].items()]
     header = f'image to codes, {result["image_gflop"]:.1f} GFLOP [ms]'
-    lines += ['', f'{header:36} {"p50":>8} {"p95":>8} {"p99":>8}   {"equal codes":>12} {"equal bits":>11}']
+    lines += [
+        '',
+        f'{header:36} {"p50":>8} {"p95":>8} {"p99":>8}   {"base/it":>8} {"equal codes":>12} {"equal bits":>11}',
+    ]
     for name, row in result['images'].items():
         same = result['image_agreement'].get(name)
-        tail = '' if same is None else f'   {same["codes"]:12.2%} {same["bits"]:11.2%}'
-        lines.append(f'  {name:34} {_times(row)}{tail}')
+        tail = '' if same is None else f' {same["codes"]:12.2%} {same["bits"]:11.2%}'
+        lines.append(f'  {name:34} {_times(row)}   {row["speedup"]:7.2f}x{tail}')
+    lines += [f'  {name} left out: {reason}' for name, reason in result['image_left_out'].items()]
     lines += ['', f'{"decoders, torch eager [ms]":28} {"first":>8} {"later":>8} {"all":>8}   steps']
     lines += [
         f'  {name:26} {row["first"]:8.1f} {row["later"]:8.1f} {row["total"]:8.0f}   {row["steps"]:5}'

@@ -3,7 +3,6 @@
 An engine is called like the network. It is faster for what `act` asks for, and leaves every other request to eager.
 """
 
-import copy
 import importlib.util
 import json
 import logging
@@ -18,12 +17,13 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from . import image_engine as images
+from .image_engine import ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
 from .prompt import Template
 from .vocabulary import Vocabulary
 
-DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Engine -> device -> precisions of the network that it takes. OpenVINO converts from float32 to what its name says.
 SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'eager': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
@@ -66,13 +66,9 @@ class Engine:
 
     name = 'eager'
 
-    def __init__(self, network: Network, image_tokenizer: ImageTokenizer, image_dtype: torch.dtype = torch.float32):
-        """image_dtype: of the image encoder. Below float32 a few codes differ: `./vla bench model` counts them."""
-        self.network, self.image_tokenizer, self.image_dtype = network, image_tokenizer, image_dtype
-        encoder = image_tokenizer.encoder
-        if image_dtype != torch.float32:
-            encoder = copy.deepcopy(encoder).to(image_dtype)
-        self.encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, network: Network, image_tokenizer: ImageTokenizer):
+        self.network, self.image_tokenizer = network, image_tokenizer
+        self.encoder = ImageEncoder(image_tokenizer)  # `make` may put a faster one here
         self.error = 0.0  # relative difference of its logits from eager's
 
     def __call__(
@@ -88,18 +84,14 @@ class Engine:
 
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
-        pixels = pixels.to(self.image_dtype, memory_format=torch.channels_last)
-        return self.image_tokenizer.quantize(self.encoder(pixels))
+        return self.encoder(pixels)
 
 
-def check(name: str, device: str, dtype: str, image_dtype: str = 'float32') -> None:
-    """Raises ValueError if the engine does not run these precisions on `device` ('cpu' or 'cuda')."""
+def check(name: str, device: str, dtype: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
+    """Raises ValueError if the engines do not run these precisions on `device` ('cpu' or 'cuda')."""
     if name not in NAMES:
         raise ValueError(f'engine must be one of {list(NAMES)}, got {name!r}')
-    if image_dtype not in SUPPORTED['eager'][device]:
-        raise ValueError(
-            f'image_dtype on {device} must be one of {list(SUPPORTED["eager"][device])}, got {image_dtype!r}'
-        )
+    images.check(image_engine, device, image_dtype)
     if name == 'auto':
         name = 'eager'  # takes all that any other takes
     devices = SUPPORTED[name]
@@ -120,35 +112,42 @@ def make(
     image_tokenizer: ImageTokenizer,
     act: Act,
     model_id: str,
-    image_dtype: torch.dtype = torch.float32,
+    image_dtype: str = 'float32',
+    image_engine: str = 'eager',
 ) -> Engine:
     """The engine called `name`; 'auto': CUDA graphs on a GPU, the fastest of those close to eager on a CPU.
 
-    model_id names the weights: what was exported for it is kept in the cache folder. Raises ValueError where the
-    engine cannot run here or computes something else than eager.
+    model_id names the weights: what was exported for it is kept in the cache folder. image_dtype and image_engine are
+    for the image encoder, see image_engine.py. Raises ValueError where an engine cannot run here or computes something
+    else than eager.
     """
     weight = next(network.parameters())
     dtype = str(weight.dtype).removeprefix('torch.')
-    check(name, weight.device.type, dtype, str(image_dtype).removeprefix('torch.'))
+    check(name, weight.device.type, dtype, image_dtype, image_engine)
     if name == 'auto' and weight.device.type == 'cuda':
         name = 'cuda-graph'
     if name == 'auto':
-        return _fastest(network, image_tokenizer, act, model_id, image_dtype, dtype)
+        engine = _fastest(network, image_tokenizer, act, model_id, dtype)
+    else:
+        engine = _make(name, network, image_tokenizer, act, model_id)
+    engine.encoder = images.make(image_engine, image_tokenizer, image_dtype)
+    return engine
+
+
+def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str) -> Engine:
     if name == 'cuda-graph':
         from .engine_cuda import CudaGraphs
 
-        return CudaGraphs(network, image_tokenizer, image_dtype)
+        return CudaGraphs(network, image_tokenizer)
     if name.startswith('openvino'):
         from .engine_openvino import OpenVino
 
-        return OpenVino(name.removeprefix('openvino-'), network, image_tokenizer, act, model_id, image_dtype)
-    return Engine(network, image_tokenizer, image_dtype)
+        return OpenVino(name.removeprefix('openvino-'), network, image_tokenizer, act, model_id)
+    return Engine(network, image_tokenizer)
 
 
-def _fastest(
-    network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str, image_dtype: torch.dtype, dtype: str
-) -> Engine:
-    eager = Engine(network, image_tokenizer, image_dtype)
+def _fastest(network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str, dtype: str) -> Engine:
+    eager = Engine(network, image_tokenizer)
     exports = [n for n in SUPPORTED if n.startswith('openvino')]
     small = sum(p.numel() for p in network.parameters()) <= AUTO_PARAMETERS
     if dtype != 'float32' or not small or importlib.util.find_spec('openvino') is None:
@@ -159,7 +158,7 @@ def _fastest(
     def engine(name: str) -> Engine | None:
         try:
             if name not in made:
-                made[name] = make(name, network, image_tokenizer, act, model_id, image_dtype)
+                made[name] = _make(name, network, image_tokenizer, act, model_id)
             return made[name]
         except ValueError as error:  # not on this processor, or too far from eager with these weights
             _log.info('%s', error)

@@ -33,10 +33,10 @@ class CudaGraphs(Engine):
 
     name = 'cuda-graph'
 
-    def __init__(self, network: Network, image_tokenizer: ImageTokenizer, image_dtype: torch.dtype = torch.float32):
+    def __init__(self, network: Network, image_tokenizer: ImageTokenizer):
         if not torch.cuda.is_available():
             raise ValueError("engine 'cuda-graph' needs a GPU that torch can use: take 'eager', or mend the GPU driver")
-        super().__init__(network, image_tokenizer, image_dtype)
+        super().__init__(network, image_tokenizer)
         self._pool = torch.cuda.graph_pool_handle()
         self._graphs: OrderedDict[tuple, Captured] = OrderedDict()
 

@@ -28,27 +28,16 @@ class OpenVino(Engine):
         image_tokenizer: ImageTokenizer,
         act: Act,
         model_id: str,
-        image_dtype: torch.dtype = torch.float32,
     ):
         """precision: float32, bfloat16, or int8 (then what is not int8 is bfloat16 where the processor has it)."""
         import openvino as ov
 
-        super().__init__(network, image_tokenizer, image_dtype)
+        super().__init__(network, image_tokenizer)
         self.name = f'openvino-{precision}'
         core = ov.Core()
-        abilities = core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
-        if precision == 'bfloat16' and 'BF16' not in abilities:
-            raise ValueError(f"the processor does not compute in bfloat16: take 'openvino-float32', not {self.name!r}")
         self._act, self._rows = act, act.block.stop - act.block.start
-        inner = {'float32': 'f32', 'bfloat16': 'bf16'}.get(precision, 'bf16' if 'BF16' in abilities else 'f32')
-        options = {
-            'INFERENCE_PRECISION_HINT': inner,
-            'INFERENCE_NUM_THREADS': torch.get_num_threads(),
-            'PERFORMANCE_HINT': 'LATENCY',
-            'ENABLE_CPU_PINNING': False,  # others run here, too: a pinned thread would wait for them
-        }
         self.folder = cache_folder() / _key(model_id, act)
-        self._request = core.compile_model(self._graph(core, precision), 'CPU', options).create_infer_request()
+        self._request = export.compile_for_cpu(self._graph(core, precision), precision)
         # The same graph may round differently on another processor.
         report = self.folder / f'check-{precision}-{hashlib.sha256(cpu_name().encode()).hexdigest()[:8]}.json'
         known = _known_error(report)

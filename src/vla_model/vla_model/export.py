@@ -36,26 +36,53 @@ def rows_of(block: slice) -> Tensor:
     return torch.arange(block.start, block.stop)
 
 
-@torch.inference_mode()
 def to_openvino(network: Network, act: Act) -> Any:
     """openvino.Model: ids (1, any length up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary)."""
+    inputs = (act.prompts[0], rows_of(act.block))
+    network._rope_for(act.longest, inputs[0].device)  # what is traced slices this table
+    return convert(_Forward(network, act.vocabulary), inputs, ([1, -1], [len(inputs[1])]))
+
+
+@torch.inference_mode()
+def convert(module: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[list[int], ...]) -> Any:
+    """openvino.Model of a module, traced on `inputs`; shapes: of its inputs, -1 for any length."""
     import openvino as ov
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
-    inputs = (act.prompts[0], rows_of(act.block))
-    network._rope_for(act.longest, inputs[0].device)  # what is traced slices this table
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # the tracer says of every shape that it may vary
-        traced = torch.jit.trace(_Forward(network, act.vocabulary).eval(), inputs, check_trace=False)
+        traced = torch.jit.trace(module.eval(), inputs, check_trace=False)
         traced = torch.jit.freeze(traced)
     frontend = FrontEndManager().load_by_framework('pytorch')
     decoder = TorchScriptPythonDecoder(traced, example_input=inputs)  # must outlive `convert`
     source = frontend.load(decoder)
-    for place, shape in zip(source.get_inputs(), ([1, -1], [len(inputs[1])]), strict=True):
+    kinds = {torch.int64: ov.Type.i64, torch.float32: ov.Type.f32}
+    for place, shape, value in zip(source.get_inputs(), shapes, inputs, strict=True):
         source.set_partial_shape(place, ov.PartialShape(shape))
-        source.set_element_type(place, ov.Type.i64)
+        source.set_element_type(place, kinds[value.dtype])
     return frontend.convert(source)
+
+
+def compile_for_cpu(model: Any, precision: str) -> Any:
+    """openvino.InferRequest on as many threads as torch has.
+
+    precision: float32, bfloat16, or int8 (then what is not int8 is bfloat16 where the processor has it). Raises
+    ValueError for bfloat16 on a processor without.
+    """
+    import openvino as ov
+
+    core = ov.Core()
+    has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+    if precision == 'bfloat16' and not has_bfloat16:
+        raise ValueError('the processor does not compute in bfloat16: let OpenVINO compute in float32')
+    options = {
+        'INFERENCE_PRECISION_HINT': 'bf16' if precision != 'float32' and has_bfloat16 else 'f32',
+        'INFERENCE_NUM_THREADS': torch.get_num_threads(),
+        'PERFORMANCE_HINT': 'LATENCY',
+        'ENABLE_CPU_PINNING': False,  # others run here, too: a pinned thread would wait for them
+    }
+    return core.compile_model(model, 'CPU', options).create_infer_request()
 
 
 @torch.inference_mode()

@@ -9,8 +9,9 @@ from torch import Tensor
 
 from . import bins, checkpoint, decode, nano, released
 from .config import ModelConfig, read_json
-from .engine import DTYPES, Act, Engine, make
+from .engine import Act, Engine, make
 from .engine import check as check_engine
+from .image_engine import DTYPES
 from .image_tokenizer import ImageTokenizer, preprocess, to_image
 from .network import Network
 from .observation import check_image, check_state, prefix_steps, state_of
@@ -171,11 +172,11 @@ class Policy:
             instruction='warm up',
         )
 
-    def use(self, name: str, image_dtype: str = 'float32') -> None:
-        """Makes `act` run on the engine of this name, see `engine.make`. May export, check and measure."""
+    def use(self, name: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
+        """Makes `act` run on the engines of these names, see `engine.make`. May export, check and measure."""
         prompts = self.prompts
         asked = Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
-        self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, DTYPES[image_dtype])
+        self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, image_dtype, image_engine)
         self._frames.clear()
 
     @torch.inference_mode()
@@ -214,6 +215,7 @@ def load(
     seed: int = 0,
     engine: str = 'eager',
     image_dtype: str = 'float32',
+    image_engine: str = 'eager',
     act_steps: int = 1,
     image_tokenizer: str | Path | None = None,
 ) -> Policy:
@@ -221,8 +223,9 @@ def load(
 
     'random-nano' is the nano configuration with random weights from `seed`: real computation, meaningless actions
     (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU.
-    image_dtype is that of the image encoder. threads: CPU threads of torch in this process, 0 is all cores but one.
-    engine: what runs the network, one of `engine.NAMES`; 'auto' is the fastest one here that is close to 'eager'.
+    image_dtype is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads: CPU threads
+    of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`; 'auto' is
+    the fastest one here that is close to 'eager'.
     act_steps: forwards per chunk. image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
@@ -230,7 +233,7 @@ def load(
     if dtype != 'auto' and dtype not in DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(DTYPES)}, got {dtype!r}")
     precision = dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
-    check_engine(engine, target.type, precision, image_dtype)
+    check_engine(engine, target.type, precision, image_dtype, image_engine)
     if threads < 0:
         raise ValueError(f'threads must be 0 or more, got {threads}')
     if act_steps < 1:
@@ -242,7 +245,7 @@ def load(
     else:
         elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
         policy = _from_folder(Path(path_or_name), elsewhere, target, DTYPES[precision])
-    policy.use(engine, image_dtype)
+    policy.use(engine, image_dtype, image_engine)
     policy.act_steps = act_steps
     return policy
 

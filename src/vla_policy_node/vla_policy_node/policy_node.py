@@ -33,7 +33,7 @@ CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
 class PolicyNode(SafeLifecycleNode):
     """Subscriptions only store; one worker thread runs the model; all else is the spin thread's.
 
-    load(model, device=, dtype=, threads=, seed=, engine=, image_dtype=) -> Policy is a parameter for tests.
+    load(model, device=, dtype=, threads=, seed=, engine=, image_dtype=, ...) -> Policy is a parameter for tests.
     """
 
     read_at_activate = ('drive',)
@@ -98,6 +98,7 @@ class PolicyNode(SafeLifecycleNode):
             seed=p.seed,
             engine=p.engine,
             image_dtype=p.image_dtype,
+            image_engine=p.image_engine,
         )
         robot, profile = policy.config.robot, p.profile
         if missing := [c for c in robot.cameras if c not in p.cameras]:

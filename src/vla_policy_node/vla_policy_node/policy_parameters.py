@@ -29,6 +29,7 @@ class PolicyParameters:
     dtype: str
     engine: str
     image_dtype: str
+    image_engine: str
     threads: int
     seed: int
     plan_rate: float
@@ -94,6 +95,13 @@ class PolicyParameters:
                 'float32',
                 'number format of the image encoder',
                 choices=('float32', 'bfloat16', 'float16'),
+            ),
+            image_engine=declare(
+                node,
+                'image_engine',
+                'eager',
+                'what runs the image encoder; compile needs a C++ compiler, openvino is for CPUs',
+                choices=('eager', 'compile', 'openvino'),
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),

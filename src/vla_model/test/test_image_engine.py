@@ -1,0 +1,116 @@
+"""Every way to run the image encoder gives the codes of float32 eager, or says why it does not run."""
+
+import copy
+
+import pytest
+import torch
+
+from vla_model import image_engine, nano, policy
+from vla_model.config import ImageTokenizerConfig
+from vla_model.image_engine import LIMITS, ImageEncoder
+from vla_model.image_tokenizer import ImageTokenizer
+
+CONFIG = ImageTokenizerConfig(32, 8, 4, 8, (1, 1), (0, 0), (1, 1), (0, 0))
+
+
+def can_run(name: str, dtype: str) -> bool:
+    try:
+        image_engine.check(name, 'cpu', dtype)
+    except ValueError:
+        return False
+    if name != 'openvino' or dtype == 'float32':
+        return True
+    import openvino
+
+    return 'BF16' in openvino.Core().get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+
+
+PATHS = [(n, d) for n, devices in image_engine.SUPPORTED.items() for d in devices.get('cpu', ()) if can_run(n, d)]
+PATHS = [path for path in PATHS if path != ('compile', 'bfloat16')]  # as the other, and it takes seconds to compile
+
+
+@pytest.fixture
+def tokenizer():
+    torch.set_num_threads(1)
+    made = ImageTokenizer(CONFIG).eval()
+    nano.init_weights(made, 0)
+    return made
+
+
+@pytest.mark.parametrize(('name', 'dtype'), PATHS)
+def test_codes_are_those_of_float32_eager(tokenizer, name, dtype):
+    made = image_engine.make(name, tokenizer, dtype)
+    assert made.name == name and LIMITS[dtype] <= made.agreement <= 1
+    pictures = torch.stack([image_engine.picture(32, 100 + i) for i in range(4)])
+    with torch.inference_mode():
+        exact = torch.cat([tokenizer.encode(p[None]) for p in pictures])
+        ours = [made(p[None]) for p in pictures]
+    assert ours[0].dtype == torch.int64
+    assert (torch.cat(ours) == exact).float().mean() >= LIMITS[dtype]
+    assert len(exact.unique()) > 8  # or agreement would say nothing
+    assert next(tokenizer.parameters()).dtype == torch.float32
+
+
+def test_one_that_computes_something_else_is_refused(tokenizer, monkeypatch):
+    class Wrong(ImageEncoder):
+        def __call__(self, pixels):
+            return super().__call__(pixels.flip(1))  # BGR
+
+    monkeypatch.setattr(image_engine, 'Compiled', Wrong)
+    monkeypatch.setattr(image_engine.shutil, 'which', lambda name: '/bin/true')
+    with pytest.raises(ValueError, match=r"'compile' in float32 gives .*% of the codes .* take image_engine 'eager'"):
+        image_engine.make('compile', tokenizer)
+
+
+def test_one_that_does_not_compile_says_so(tokenizer, monkeypatch):
+    class Broken(ImageEncoder):
+        def __call__(self, pixels):
+            raise RuntimeError('no Python.h\nand more')
+
+    monkeypatch.setattr(image_engine, 'Compiled', Broken)
+    monkeypatch.setattr(image_engine.shutil, 'which', lambda name: '/bin/true')
+    with pytest.raises(ValueError, match=r'does not run here \(no Python.h\)'):
+        image_engine.make('compile', tokenizer)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (('warp', 'cpu', 'float32'), r"image_engine must be one of \['eager', .*got 'warp'"),
+        (('openvino', 'cuda', 'float32'), r"'openvino' runs on cpu, not on cuda: take one of \['eager', 'compile'\]"),
+        (('openvino', 'cpu', 'float16'), r"image_dtype on cpu must be one of .* for image_engine 'openvino'"),
+        (('eager', 'cpu', 'float16'), r"image_dtype on cpu must be one of .* got 'float16'"),
+    ],
+)
+def test_unsupported_pairs_are_named(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        image_engine.check(*arguments)
+
+
+def test_missing_tools_are_named(monkeypatch):
+    monkeypatch.setenv('CXX', 'no-such-compiler')
+    with pytest.raises(ValueError, match=r'needs a C\+\+ compiler, no-such-compiler is not there: install'):
+        policy.load('random-nano', image_engine='compile')
+    monkeypatch.setattr(image_engine.importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='pip install openvino'):
+        image_engine.check('openvino', 'cpu', 'float32')
+    monkeypatch.delenv('CXX')
+    monkeypatch.setattr(image_engine.shutil, 'which', lambda name: '/bin/true')
+    with pytest.raises(ValueError, match='pip install triton'):
+        image_engine.check('compile', 'cuda', 'float16')
+
+
+def test_the_policy_encodes_with_it(tokenizer):
+    pytest.importorskip('openvino')
+    ours, plain = (policy.load('random-nano', threads=1, image_engine=n) for n in ('openvino', 'eager'))
+    assert ours.engine.encoder.name == 'openvino' and plain.engine.encoder.name == 'eager'
+    picture = image_engine.picture(plain.config.image_tokenizer.resolution, 3)[None]
+    with torch.inference_mode():
+        assert (ours.engine.encode(picture) == plain.engine.encode(picture)).float().mean() >= LIMITS['float32']
+
+
+def test_a_copy_in_half_precision_leaves_the_tokenizer_alone(tokenizer):
+    before = copy.deepcopy(tokenizer.state_dict())
+    half = image_engine.make('eager', tokenizer, 'bfloat16')
+    assert half.encoder is not tokenizer.encoder and half.agreement < 1
+    assert all(torch.equal(v, before[n]) for n, v in tokenizer.state_dict().items())

@@ -1,0 +1,147 @@
+"""What runs the image encoder: torch eager, torch.compile, or OpenVINO on a CPU; chosen by one name and a precision.
+
+All but eager float32 are compared with it when they are made: a code is a row of signs, and one of them flips where
+another order or precision of sums moves a channel over zero. A path that flips too many is refused.
+"""
+
+import copy
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .image_tokenizer import ImageTokenizer
+
+DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+# Engine -> device -> precisions of the encoder. OpenVINO converts from float32.
+SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
+    'eager': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
+    'compile': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
+    'openvino': {'cpu': ('float32', 'bfloat16')},
+}
+NAMES = tuple(SUPPORTED)
+# Smallest share of codes that must be those of float32 eager. Random weights: 100 %, 99 % and 96 %; codes of something
+# else agree by chance, hardly ever.
+LIMITS = {'float32': 0.98, 'float16': 0.95, 'bfloat16': 0.8}
+CODES = 512  # at least so many are compared
+
+
+class ImageEncoder:
+    """torch eager, on any device. The others replace what runs the encoder."""
+
+    def __init__(self, image_tokenizer: ImageTokenizer, dtype: torch.dtype = torch.float32) -> None:
+        """float32 shares the tokenizer's weights; other precisions take a copy of the encoder."""
+        self.quantize, self.dtype = image_tokenizer.quantize, dtype
+        self.name = 'eager'
+        self.agreement = 1.0  # share of codes that are those of float32 eager
+        encoder = image_tokenizer.encoder
+        if dtype != torch.float32:
+            encoder = copy.deepcopy(encoder).to(dtype)
+        self.encoder = encoder.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._run: Callable[[Tensor], Tensor] = self.encoder
+
+    @torch.inference_mode()
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
+        return self.quantize(self._run(pixels.to(self.dtype, memory_format=torch.channels_last)))
+
+
+class Compiled(ImageEncoder):
+    """torch.compile, for one image at a time. Takes seconds to make; torch keeps what it compiled in its own cache."""
+
+    def __init__(self, image_tokenizer: ImageTokenizer, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__(image_tokenizer, dtype)
+        self.name = 'compile'
+        encoder = copy.deepcopy(self.encoder)  # weights become constants of the graph
+        self._run = torch.compile(encoder, fullgraph=True, dynamic=False, options={'freezing': True})
+
+
+class OpenVinoEncoder(ImageEncoder):
+    """OpenVINO on a CPU, for one image at a time."""
+
+    def __init__(self, image_tokenizer: ImageTokenizer, precision: str) -> None:
+        from . import export
+
+        super().__init__(image_tokenizer)
+        self.name = 'openvino'
+        side = image_tokenizer.config.resolution
+        graph = export.convert(self.encoder, (torch.zeros(1, 3, side, side),), ([1, 3, side, side],))
+        self._request = export.compile_for_cpu(graph, precision)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        self._request.infer({0: pixels.contiguous().numpy()}, share_inputs=True, share_outputs=True)
+        # Read before the next call overwrites it.
+        return self.quantize(torch.from_numpy(self._request.get_output_tensor(0).data))
+
+
+def check(name: str, device: str, dtype: str) -> None:
+    """Raises ValueError if the engine does not run on `device` ('cpu' or 'cuda') in this precision, or lacks a tool."""
+    if name not in NAMES:
+        raise ValueError(f'image_engine must be one of {list(NAMES)}, got {name!r}')
+    devices = SUPPORTED[name]
+    if device not in devices:
+        others = [n for n, d in SUPPORTED.items() if device in d]
+        raise ValueError(f'image_engine {name!r} runs on {" or ".join(devices)}, not on {device}: take one of {others}')
+    if dtype not in devices[device]:
+        raise ValueError(
+            f'image_dtype on {device} must be one of {list(devices[device])} for image_engine {name!r}, got {dtype!r}'
+        )
+    if name == 'openvino' and importlib.util.find_spec('openvino') is None:
+        raise ValueError("image_engine 'openvino' needs the package openvino: pip install openvino, or take 'eager'")
+    compiler = os.environ.get('CXX') or 'g++'
+    if name == 'compile' and shutil.which(compiler) is None:
+        raise ValueError(
+            f"image_engine 'compile' needs a C++ compiler, {compiler} is not there: install g++, set CXX to another, "
+            "or take 'eager'"
+        )
+    if name == 'compile' and device == 'cuda' and importlib.util.find_spec('triton') is None:
+        raise ValueError("image_engine 'compile' on cuda needs the package triton: pip install triton, or take 'eager'")
+
+
+def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> ImageEncoder:
+    """The encoder on the device of `image_tokenizer`, compared with float32 eager.
+
+    Raises ValueError where it cannot run here, or too few of its codes are those of float32 eager.
+    """
+    weight = next(image_tokenizer.parameters())
+    check(name, weight.device.type, dtype)
+    exact = ImageEncoder(image_tokenizer)
+    if (name, dtype) == ('eager', 'float32'):
+        return exact
+    if name == 'openvino':
+        made: ImageEncoder = OpenVinoEncoder(image_tokenizer, dtype)
+    else:
+        made = (Compiled if name == 'compile' else ImageEncoder)(image_tokenizer, DTYPES[dtype])
+    config = image_tokenizer.config
+    pictures = [picture(config.resolution, i).to(weight.device) for i in range(max(2, -(-CODES // config.tokens)))]
+    try:
+        made.agreement = agreement(made, exact, pictures)
+    except (RuntimeError, OSError) as error:  # what compiles does so at its first image
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ValueError(
+            f"image_engine {name!r} in {dtype} does not run here ({first}): for 'compile' install a C++ compiler and "
+            "Python's headers, or take 'eager'"
+        ) from error
+    if not made.agreement >= LIMITS[dtype]:
+        raise ValueError(
+            f'image_engine {name!r} in {dtype} gives {made.agreement:.1%} of the codes of float32 eager, at least '
+            f"{LIMITS[dtype]:.0%} are needed: take image_engine 'eager' and image_dtype 'float32'"
+        )
+    return made
+
+
+def agreement(made: ImageEncoder, exact: ImageEncoder, pictures: list[Tensor]) -> float:
+    """Share of equal codes over pictures (3, side, side), encoded one at a time."""
+    return sum(float((made(p[None]) == exact(p[None])).float().mean()) for p in pictures) / len(pictures)
+
+
+def picture(side: int, seed: int) -> Tensor:
+    """(3, side, side) in [-1, 1]: random blobs with a little noise, the same for a seed."""
+    generator = torch.Generator().manual_seed(seed)
+    coarse = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
+    smooth = F.interpolate(coarse, (side, side), mode='bicubic')[0]
+    return (smooth + 0.05 * torch.randn(3, side, side, generator=generator)).clamp(-1, 1)
