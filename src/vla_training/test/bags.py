@@ -81,6 +81,10 @@ def numbers(*values: float):
     return TYPES['std_msgs/msg/Float64MultiArray'](layout=layout, data=np.array(values))
 
 
+def clock(time: float):
+    return TYPES['rosgraph_msgs/msg/Clock'](clock=stamp(time))
+
+
 def truth(value: bool):
     return TYPES['std_msgs/msg/Bool'](data=value)
 

@@ -274,6 +274,21 @@ def test_a_bag_of_another_size_does_not_stop_the_others(tmp_path):
     assert [e.extra['bag'] for e in Dataset(tmp_path / 'd').episodes] == ['a', 'c']
 
 
+def test_a_clock_that_goes_back_begins_a_new_episode(tmp_path):
+    """As when the simulator is started anew while the recorder runs on; bag time is then of another clock."""
+    entries = []
+    for start, offset in ((100.0, 0.0), (50.0, 100.0)):
+        for topic, message, time in bags.recording(20, start):
+            entries += [('/clock', bags.clock(time), time + offset), (topic, message, time + offset)]
+    bags.write(tmp_path / 'bag', entries)
+    [report] = convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path))
+    dataset = Dataset(tmp_path / 'd')
+    first, second = (dataset.episode(i).columns[features.STATE][:, 0] for i in (0, 1))
+    np.testing.assert_allclose(first, 100.0 + 0.1 * np.arange(20), atol=1e-4)
+    np.testing.assert_allclose(second, 50.0 + 0.1 * np.arange(20), atol=1e-4)
+    assert report['messages_with_wrong_content'] == {'/clock': 1}
+
+
 def test_topics_are_found_under_a_namespace(tmp_path):
     bags.write(tmp_path / 'bag', [(f'/arm{topic}', m, time) for topic, m, time in bags.recording()])
     convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path, namespace='arm'))
@@ -345,7 +360,7 @@ def test_a_cut_bag_loses_little(sound):
     assert len(found) > 0.4 * len(sound.whole)
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0.0, 0.9999), st.integers(0, 7)), min_size=1, max_size=3))
 def test_flipped_bits_are_noticed_or_do_no_harm(sound, flips):
     spoilt = bytearray(sound.content)

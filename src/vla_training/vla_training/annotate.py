@@ -4,16 +4,18 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import numpy as np
+import typer
+from rich.console import Console
 
 from vla_model.prompt_texts import plan
 from vla_training.features import COMPLETED, REMAINING, SUBTASK, split
 from vla_training.lerobot import Dataset
 
 
-class Annotated(Protocol):
+class Frames(Protocol):
     """What is needed of a lerobot.Episode."""
 
     @property
@@ -32,7 +34,7 @@ class Plan:
     current: str
 
 
-def plans(episode: Annotated) -> list[Plan | None]:
+def plans(episode: Frames) -> list[Plan | None]:
     """One per frame; None where nobody said which sub-task is being done.
 
     With the columns of what was done and what is to come, they count. Without, all sub-tasks are those that appear
@@ -54,7 +56,7 @@ def plans(episode: Annotated) -> list[Plan | None]:
     return found
 
 
-def plan_texts(episode: Annotated) -> list[str]:
+def plan_texts(episode: Frames) -> list[str]:
     """The plan text of each frame, empty where there is none."""
     return [plan(episode.task, p.subtasks, p.finished, p.current) if p is not None else '' for p in plans(episode)]
 
@@ -96,11 +98,20 @@ def write_records(folder: Path, out: Path | None = None) -> tuple[Path, int]:
     return out, count
 
 
+def annotate(
+    dataset: Annotated[Path, typer.Argument(help='LeRobotDataset v3 with sub-tasks.')],
+    out: Annotated[Path | None, typer.Option(help='File to write; meta/plans.jsonl in the dataset by default.')] = None,
+) -> None:
+    """The plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
+    path, count = write_records(dataset, out)
+    Console().print(f'{path}: {count} frames')
+
+
 def _stated(current: str, completed: list[str], remaining: list[str]) -> Plan | None:
     if not current and completed and not remaining:
         completed, current = completed[:-1], completed[-1]
     return Plan([*completed, current, *remaining], completed, current) if current else None
 
 
-def _texts(episode: Annotated, column: str) -> list[str]:
+def _texts(episode: Frames, column: str) -> list[str]:
     return list(map(str, episode.columns.get(column, [''] * len(episode))))

@@ -220,7 +220,14 @@ class Recording:
     # ---- messages
 
     def _clock(self, m: Message) -> None:
-        self._now, self._has_clock = _ns(m.data.clock), True
+        stamp = _ns(m.data.clock)
+        if self._has_clock and stamp < self._now - NS:
+            self.report.bad(m.topic, f'the clock went back from {self._now / NS:.3f} s to {stamp / NS:.3f} s')
+            self._end_episode(self._now + 1)
+            self._streams.clear()
+            self._arm, self._opening, self._success, self._progress = Series(), Series(), Series(), Series()
+            self._last, self._due, self._held, self._start = -1, 0, None, 0
+        self._now, self._has_clock = stamp, True
 
     def _image(self, name: str, m: Message) -> None:
         image = decode_image(m.data, m.topic)
@@ -302,7 +309,7 @@ class Recording:
 
     def _replace(self, found: Aligned) -> None:
         """The newest set again, with an image that came later and is nearer."""
-        if self._held is not None:
+        if self._held is not None and self._held.t_ref == found.t_ref:
             self._held = found
         elif self._pending and self._pending[-1].t_ref == found.t_ref:
             self._pending[-1] = found

@@ -45,46 +45,52 @@ class _Fields:
 class _Channels:
     """Topic and type by channel number."""
 
-    def __init__(self, types: Types, damage: Damage) -> None:
-        self.types, self.damage = types, damage
+    def __init__(self, types: Types, damage: Damage, summary: list[tuple[int, bytes]]) -> None:
+        """summary: (opcode, data) at the end of the file, without a checksum; for what is found nowhere else."""
+        self.types, self.damage, self._summary = types, damage, summary
         self._schemas: dict[int, str] = {}
         self._channels: dict[int, tuple[str, str]] = {}
-        self.expected: dict[int, int] = {}  # channel -> messages, as the end of the file says
         self._seen: Counter[int] = Counter()
 
-    def learn(self, opcode: int, data: bytes) -> None:
+    def learn(self, opcode: int, data: bytes, *, checked: bool = True) -> None:
         fields = _Fields(data)
         if opcode == SCHEMA:
             (number,), name = fields.numbers('H'), fields.text()
             encoding, text = fields.text(), fields.text()
             try:
-                self.types.define(name, encoding, text)
+                self.types.define(name, encoding, text, checked=checked)
             except Exception as error:  # rosbags' parser
                 self.damage.problems.append(f'the definition of {name} cannot be understood ({error})')
-            self._schemas[number] = name
+            self._schemas.setdefault(number, name)
         elif opcode == CHANNEL:
             (number, schema), topic = fields.numbers('HH'), fields.text()
-            self._channels[number] = topic, self._schemas.get(schema, '')
-        elif opcode == STATISTICS:
-            fields.numbers('QHIIIIQQ')
-            self.expected = dict(struct.iter_unpack('<HQ', fields.take('I')))
+            if schema not in self._schemas:
+                self._look_up()
+            self._channels.setdefault(number, (topic, self._schemas.get(schema, '')))
 
     def message(self, data: bytes) -> Raw:
         number, _, time, _ = struct.unpack_from('<HIQQ', data)
+        if number not in self._channels:
+            self._look_up()
         if number not in self._channels:
             raise ValueError(f'a message is of channel {number}, which is not described')
         topic, kind = self._channels[number]
         self._seen[number] += 1
         return Raw(topic, kind, time, data[22:])
 
-    def lost(self) -> str:
-        """Messages of which the end of the file tells and that were not seen, by topic."""
-        missing = {n: count - self._seen[n] for n, count in self.expected.items() if count > self._seen[n]}
+    def _look_up(self) -> None:
+        """The part of the file that described a channel is lost: the end of the file says it again."""
+        records, self._summary = self._summary, []
+        for opcode, data in records:
+            self.learn(opcode, data, checked=False)
+
+    def lost(self, expected: dict[int, int]) -> str:
+        """Messages of which the end of the file tells (channel -> number) and that were not seen, by topic."""
+        missing = {n: count - self._seen[n] for n, count in expected.items() if count > self._seen[n]}
         return ', '.join(f'{count} of {self._channels.get(n, ("?",))[0]}' for n, count in missing.items())
 
 
 def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
-    channels = _Channels(types, damage)
     with path.open('rb') as file:
         if path.stat().st_size < len(MAGIC):
             damage.problems.append(f'{name} is empty: the recorder wrote nothing')
@@ -92,7 +98,8 @@ def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Cal
         with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
             if content[:8] != MAGIC:
                 damage.problems.append(f'{name} does not begin as an MCAP does')
-            _learn_summary(content, channels)
+            summary = list(_summary(content))
+            channels = _Channels(types, damage, [r for r in summary if r[0] in (SCHEMA, CHANNEL)])
             for opcode, data, at in _records(content, name, damage):
                 progress(at)
                 try:
@@ -105,23 +112,29 @@ def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Cal
                         channels.learn(opcode, data)
                 except (ValueError, struct.error, zstd.ZstdError, RuntimeError, MemoryError) as error:
                     damage.problems.append(f'{name}: the part at byte {at} ({len(data)} bytes) is lost: {error}')
-            if lost := channels.lost():
+            if lost := channels.lost(_expected(summary)):
                 damage.problems.append(f'{name}: messages are lost: {lost}')
 
 
-def _learn_summary(content: mmap.mmap, channels: _Channels) -> None:
-    """Channels as they stand at the end of the file, too: the chunk that has them may be lost."""
+def _summary(content: mmap.mmap) -> Iterator[tuple[int, bytes]]:
+    """(opcode, data) of the records at the end of the file, as far as they are whole."""
     if content[-8:] != MAGIC or content[-37:-36] != bytes([FOOTER]):
         return
     (at,) = struct.unpack_from('<Q', content, len(content) - 28)
-    try:
-        while 0 < at < len(content) - 37:
-            opcode, size = struct.unpack_from('<BQ', content, at)
-            if opcode in (SCHEMA, CHANNEL, STATISTICS) and size < LARGEST:
-                channels.learn(opcode, content[at + 9 : at + 9 + size])
-            at += 9 + size
-    except (ValueError, struct.error):
-        return  # what is in the chunks counts
+    while 0 < at < len(content) - 37:
+        opcode, size = struct.unpack_from('<BQ', content, at)
+        if size > len(content):
+            return
+        yield opcode, content[at + 9 : at + 9 + size]
+        at += 9 + size
+
+
+def _expected(summary: list[tuple[int, bytes]]) -> dict[int, int]:
+    """Channel -> messages, as the statistics record says."""
+    for opcode, data in summary:
+        if opcode == STATISTICS and len(data) >= 46 and (len(data) - 46) % 10 == 0:
+            return dict(struct.iter_unpack('<HQ', data[46:]))
+    return {}
 
 
 def _records(content: mmap.mmap, name: str, damage: Damage) -> Iterator[tuple[int, bytes, int]]:

@@ -37,9 +37,12 @@ class Types:
         self._store = get_typestore(Stores.EMPTY)
         self._common = get_typestore(Stores.ROS2_HUMBLE)
 
-    def define(self, kind: str, encoding: str, text: str) -> None:
-        """Raises what rosbags raises for a definition that it cannot understand."""
-        if kind in self._store.fielddefs or not text:
+    def define(self, kind: str, encoding: str, text: str, *, checked: bool = True) -> None:
+        """Raises what rosbags raises for a definition that it cannot understand.
+
+        checked False: it may be damaged, so that of ROS 2 is taken where there is one.
+        """
+        if kind in self._store.fielddefs or not text or (not checked and kind in self._common.fielddefs):
             return
         found = get_types_from_idl(text) if encoding.endswith('idl') else get_types_from_msg(text, kind)
         self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})

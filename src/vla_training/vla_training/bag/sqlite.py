@@ -47,15 +47,13 @@ def _rows(
     progress: Callable[[int], None],
 ) -> Iterator[Raw]:
     """Rows are numbered without holes by those who write bags: holes are what was lost."""
-    size, last, count, broken = path.stat().st_size, 0, 0, ''
+    size, last, count = path.stat().st_size, 0, 0
+    broken = _broken(base, path)
     try:
         (end,) = base.execute('SELECT max(id) FROM messages').fetchone()
     except sqlite3.Error:
         end = None  # the last rows are gone
-    if _is_whole(path):
-        rows = _all(base)
-    else:  # sqlite takes what is missing of the last page for zeros
-        broken, rows = 'the file was cut', _by_pages(path, 0)
+    rows = _by_pages(path, 0) if broken else _all(base)
     while True:
         try:
             number, topic, time, data = next(rows)
@@ -76,17 +74,22 @@ def _rows(
         progress(int(size * min(1.0, number / (end or number))))
         yield Raw(*topics[topic], time, data)
     if broken or (end is not None and count < end):
-        lost = f'{(end or last) - count} rows' + ('' if end is not None else f' and all behind row {last}')
+        lost = f'{max(end or 0, last) - count} rows' + ('' if end is not None else f' and all behind row {last}')
         damage.problems.append(f'{name} is damaged ({broken or "rows are missing"}): {lost} are lost')
 
 
-def _is_whole(path: Path) -> bool:
-    """Whether the file is as long as its header says: page size, change counter, number of pages, counter of that."""
+def _broken(base: sqlite3.Connection, path: Path) -> str:
+    """What is wrong with the file as a whole; empty: nothing that its structure shows."""
     with path.open('rb') as file:
-        head = file.read(100)
-    page, changes, pages, counted = struct.unpack('>16xH6xII60xI4x', head)
-    size = path.stat().st_size
-    return size % (65536 if page == 1 else page) == 0 and (changes != counted or size >= pages * page)
+        page, changes, pages, counted = struct.unpack('>16xH6xII60xI4x', file.read(100))
+    page, size = 65536 if page == 1 else page, path.stat().st_size
+    if size % max(page, 1) or (changes == counted and size < pages * page):
+        return 'the file was cut'  # sqlite takes what is missing of the last page for zeros
+    try:
+        (found,) = base.execute('PRAGMA quick_check(1)').fetchone()
+        return '' if found == 'ok' else found.replace('*** in database main ***\n', '')
+    except sqlite3.Error as error:
+        return str(error)
 
 
 def _all(base: sqlite3.Connection) -> Iterator[tuple]:
