@@ -45,7 +45,7 @@ def size_of(name: str) -> Size:
     if name == 'nano':
         dims = (len(robot.state_low), len(robot.action_low))
         return Size(small, config.image_tokenizer, config.vocabulary, dims, robot.horizon, robot.max_prompt_tokens)
-    image = replace(config.image_tokenizer, **_levels(16, (1, 2, 2, 4, 8), (0, 1, 1, 1, 1)))
+    image = replace(config.image_tokenizer, resolution=256, **_levels(16, (1, 2, 2, 4, 8), (0, 1, 1, 1, 1)))
     if name == 'nano-7dim':
         return Size(small, image, config.vocabulary, (8, 7), 8, 910)
     if name == 'tiny':
