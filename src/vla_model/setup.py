@@ -6,7 +6,7 @@ setup(
     name=name,
     version='0.1.0',
     packages=find_packages(exclude=['test']),
-    package_data={name: ['data/*.json']},
+    package_data={name: ['data/*.json', 'data/nano/*']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (f'share/{name}', ['package.xml']),

@@ -3,8 +3,10 @@
 import pytest
 import yaml
 
+from vla_bringup.cli import _asked
 from vla_bringup.nodes import NodeSpec, policy_nodes, profile_names, profile_path, recorder_node, share, sim_nodes
 from vla_bringup.supervisor import command, file_stem
+from vla_model import shipped
 from vla_policy_node.core.profile import RobotProfile
 
 
@@ -55,3 +57,26 @@ def test_the_profile_of_a_robot_network_leaves_this_machine():
     loopback, robot = (share('config', f'fastdds_{n}.xml').read_text() for n in ('loopback', 'robot'))
     assert '<interfaceWhiteList>' in loopback
     assert '<interfaceWhiteList>' not in robot
+
+
+def test_a_policy_drives_where_it_is_asked_to():
+    shadow, driving = policy_nodes('sim_panda')[1], policy_nodes('sim_panda', model='x', drive=True, rate=5.0)[1]
+    assert shadow.parameters['drive'] is False and shadow.parameters['model'] == 'random-nano'
+    assert driving.parameters['drive'] is True and driving.parameters['rate'] == 5.0
+    assert [spec.name for spec in sim_nodes(expert=False)] == ['sim']
+
+
+def test_the_default_model_is_the_shipped_one_once_it_is_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(shipped, 'FOLDER', tmp_path)
+    assert shipped.default_model() == 'random-nano'
+    (tmp_path / 'config.json').write_text('{}')
+    assert shipped.default_model() == str(tmp_path)
+
+
+def test_an_instruction_belongs_to_one_task():
+    assert _asked('put the tomato in the blue bowl', '') == ('fill_bowl',)
+    assert _asked('press the red button', 'press_button') == ('press_button',)
+    with pytest.raises(ValueError, match='leave --tasks out'):
+        _asked('press the red button', 'stack_block')
+    with pytest.raises(ValueError, match='no task says'):
+        _asked('make tea', '')

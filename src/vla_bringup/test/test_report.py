@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vla_bringup.message_types import MessageTypes
-from vla_bringup.pictures import CAPTION, VIEW, write_joints, write_videos
+from vla_bringup.pictures import CAPTION, PLAN, VIEW, write_joints, write_videos
 from vla_bringup.report import Series, episode_reports, missed_frames, read_run, success_time
 from vla_bringup.summary import row, write_summary
 from vla_msgs.msg import ExecutorStatus
@@ -174,7 +174,41 @@ def test_the_figure_and_the_summary_are_written(bag, tmp_path):
     )  # fmt: skip
     text = (tmp_path / 'summary.md').read_text()
     assert '1 of 2 episodes succeeded' in text
-    assert '[mp4](a.mp4)' in text and '/sim was killed' in text and '`/x` | 3' in text
+    assert (
+        'scripted expert moved' in text and '[mp4](a.mp4)' in text and '/sim was killed' in text and '`/x` | 3' in text
+    )
+
+
+def test_a_video_shows_what_the_policy_says_and_imagines(tmp_path):
+    """One episode; from 1 s on there is a plan text, from 1.5 s on a blue image that it expects to see."""
+    maker, start = Maker(tmp_path / 'bag'), 10 * S
+    size = {'height': 32, 'width': 32, 'encoding': 'rgb8', 'step': 96}
+    with maker.writer:
+        maker.write('/sim/episode', 'vla_msgs/msg/Episode', start, header=stamp(start), index=3, task='fill_bowl')
+        for i in range(20):
+            time = start + i * S // 10
+            for camera in ('front', 'wrist'):
+                maker.write(
+                    f'/{camera}/image_raw', 'sensor_msgs/msg/Image', time, header=stamp(time), **size,
+                    data=np.full(3072, 90, np.uint8),
+                )  # fmt: skip
+            maker.write('/sim/success', 'std_msgs/msg/Bool', time, data=False)
+            if i == 10:
+                said = 'My task is to tidy up. ' * 12
+                maker.write('/policy/plan_text', 'std_msgs/msg/String', time, data=said)
+            if i == 15:
+                blue = np.tile(np.array((0, 0, 250), np.uint8), 32 * 32)
+                due = stamp(time + S)
+                maker.write('/policy/predicted_image', 'sensor_msgs/msg/Image', time, header=due, **size, data=blue)
+    run = read_run(tmp_path / 'bag', JOINTS)
+    names = write_videos(tmp_path / 'bag', run, episode_reports(run), tmp_path)
+    with av.open(str(tmp_path / names[3])) as container:
+        frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
+    assert len(frames) == 20 and frames[0].shape == (VIEW + CAPTION + PLAN, 3 * VIEW, 3)
+    imagined = [frame[VIEW // 2, 5 * VIEW // 2] for frame in frames]
+    assert imagined[5][2] < 60 and imagined[18][2] > 220
+    texts = [frame[VIEW + CAPTION :, : 2 * VIEW].max() for frame in frames]
+    assert texts[5] < 60 and texts[12] > 180
 
 
 def series(*pairs):

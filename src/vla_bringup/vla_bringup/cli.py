@@ -16,6 +16,9 @@ bench = typer.Typer(no_args_is_help=True, help='Measure.')
 app.add_typer(bench, name='bench')
 
 Tasks = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
+Model = Annotated[
+    str, typer.Option(help='Checkpoint folder, or random-nano; by default the trained model of the suite, if there.')
+]
 
 
 @app.command()
@@ -25,23 +28,34 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode of each task.')] = 0,
     out: Annotated[Path, typer.Option(help='For videos, figure, bag and summary; emptied first.')] = Path('out/demo'),
     real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
-    model: Annotated[str, typer.Option(help='random-nano, or a checkpoint folder.')] = 'random-nano',
+    model: Model = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 10.0,
+    expert: Annotated[bool, typer.Option('--expert', help='The scripted expert drives, the policy looks on.')] = False,
+    instruction: Annotated[str, typer.Option(help='One episode of it, "put the tomato in the blue bowl" say.')] = '',
     graph_to: Annotated[Path | None, typer.Option(help='Write the ROS graph of the running system there.')] = None,
 ) -> None:
-    """A simulated Franka does each task once: expert drives, policy in shadow; leaves videos, figure, bag, summary."""
-    from vla_bringup.demo import Options, run_demo
+    """A simulated Franka does each task once; leaves videos, figure, bag, summary.
 
+    A trained model drives. Without one, or with --expert, the scripted expert does, and the policy runs in shadow.
+    """
+    from vla_bringup.demo import Options, run_demo
+    from vla_model.shipped import default_model
+
+    model = model or default_model()
     _end(
         lambda: run_demo(
             Options(
-                tasks=_tasks(tasks),
+                tasks=_asked(instruction, tasks) if instruction else _tasks(tasks),
+                instruction=instruction,
+                policy_drives=not expert and model != 'random-nano',
                 episodes_per_task=episodes_per_task,
                 seed=seed,
                 out=out,
                 real_time_factor=real_time_factor,
                 model=model,
                 device=device,
+                rate=rate,
                 graph_to=graph_to,
             )
         )
@@ -145,6 +159,43 @@ def bench_expert(
     _end(lambda: bench_expert(_tasks(tasks), range(seed, seed + episodes), workers))
 
 
+@bench.command('policy')
+def bench_policy(
+    tasks: Tasks = '',
+    episodes: Annotated[int, typer.Option(min=0, help='Per task, of seeds that are held out.')] = 100,
+    contrasts: Annotated[
+        int, typer.Option(min=0, help='Scenes per task in which the wrong thing is as near; they come twice.')
+    ] = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
+    model: Annotated[str, typer.Option(help='As in ./vla demo; expert: the scripted one.')] = '',
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 10.0,
+    real_time_factor: Annotated[float, typer.Option(min=0.1, max=1.0, help='Simulated per wall time.')] = 1.0,
+    time_limit: Annotated[float, typer.Option(min=1.0, help='Of an episode [s].')] = 30.0,
+    out: Annotated[Path, typer.Option(help='Folder; a run that was cut goes on there.')] = Path('out/bench_policy'),
+) -> None:
+    """Success rate of a policy over ROS, through real processes; ./vla train evaluate is the same without ROS."""
+    from vla_bringup.bench_policy import Options, bench_policy
+    from vla_model.shipped import default_model
+
+    _end(
+        lambda: bench_policy(
+            Options(
+                tasks=_tasks(tasks),
+                episodes=episodes,
+                contrasts=contrasts,
+                seed=seed,
+                out=out,
+                model=model or default_model(),
+                device=device,
+                rate=rate,
+                real_time_factor=real_time_factor,
+                time_limit=time_limit,
+            )
+        )
+    )
+
+
 def _tasks(text: str) -> tuple[str, ...]:
     """Comma-separated task ids. Raises ValueError for an unknown one."""
     from vla_sim.tasks import TASKS, check_task
@@ -153,6 +204,16 @@ def _tasks(text: str) -> tuple[str, ...]:
     for task in chosen:
         check_task(task)
     return chosen
+
+
+def _asked(instruction: str, tasks: str) -> tuple[str, ...]:
+    """The task of an instruction. Raises ValueError when no task says it, or other tasks are asked for, too."""
+    from vla_sim.tasks import parse_instruction
+
+    task = parse_instruction(instruction).task
+    if tasks and _tasks(tasks) != (task,):
+        raise ValueError(f'the instruction {instruction!r} is one of task {task}: leave --tasks out')
+    return (task,)
 
 
 def _end(command: Callable[[], Any]) -> NoReturn:

@@ -1,4 +1,4 @@
-"""The demo: a simulated Franka does each task, the expert drives, the policy looks on; a report is left behind."""
+"""The demo: a simulated Franka does each task, policy or expert drives; a report is left behind."""
 
 import os
 import shlex
@@ -17,6 +17,7 @@ import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from std_msgs.msg import String
 
 from vla_bringup.bag import Bag
 from vla_bringup.console import make_console
@@ -30,6 +31,7 @@ from vla_bringup.summary import COLUMNS, FOOTNOTE, row, write_summary
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.ros import qos
 
 ROBOT = 'sim_panda'
 
@@ -44,7 +46,10 @@ class Options:
     out: Path = Path('out/demo')
     real_time_factor: float = 1.0  # 0: as fast as possible
     model: str = 'random-nano'
+    policy_drives: bool = False  # else the expert does, and the policy looks on
+    instruction: str = ''  # asked for in every episode; empty: what the seed asks for
     device: str = 'cpu'
+    rate: float = 10.0  # [Hz] most inferences per second
     time_limit: float = 30.0  # [s] of simulation per episode
     graph_to: Path | None = None  # file for the ROS graph, looked at during the last episode
 
@@ -55,7 +60,7 @@ class Options:
 
 
 def run_demo(options: Options) -> bool:
-    """Run it all; whether every episode succeeded and every node stayed alive.
+    """Run it all; whether every node stayed alive, and every episode succeeded, or one of those that a policy drove.
 
     Raises ValueError for what the user can mend before anything runs.
     """
@@ -95,7 +100,8 @@ def run_demo(options: Options) -> bool:
     console.print(table)
     console.print(FOOTNOTE, style='dim')
     console.print(f'{out}/summary.md, videos, joints.png and the bag are ready after {time.monotonic() - began:.0f} s')
-    return not trouble and len(reports) == len(runs) and all(e.success for e in reports)
+    enough = any if options.policy_drives else all
+    return not trouble and len(reports) == len(runs) and enough(e.success for e in reports)
 
 
 def prepare_folder(out: Path) -> None:
@@ -125,20 +131,34 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options) ->
     runs = options.runs
     for spec in (
         recorder_node(ROBOT, options.out.absolute() / 'bag', use_sim_time=True),
-        *sim_nodes(ROBOT, task=runs[0][0], seed=runs[0][1], real_time_factor=options.real_time_factor),
-        *policy_nodes(ROBOT, model=options.model, device=options.device, use_sim_time=True),
+        *sim_nodes(
+            ROBOT,
+            task=runs[0][0],
+            seed=runs[0][1],
+            real_time_factor=options.real_time_factor,
+            expert=not options.policy_drives,
+        ),
+        *policy_nodes(
+            ROBOT,
+            model=options.model,
+            device=options.device,
+            drive=options.policy_drives,
+            rate=options.rate,
+            use_sim_time=True,
+        ),
     ):
         supervisor.start(spec)
     with Probe('demo') as probe, Progress(console) as progress:
         probe.check = supervisor.check
-        episodes = Episodes(probe, progress.show)
+        episodes = Episodes(probe, progress.show, options.policy_drives)
+        probe.node.create_subscription(String, 'policy/plan_text', progress.plan, qos.LATCHED)
         progress.stage('starting')
         episodes.bring_up()
         for number, (task, seed) in enumerate(runs, 1):
             progress.stage(f'{number}/{len(runs)} {task}')
             with graph_capture(options.graph_to if number == len(runs) else None):
-                taken = episodes.run(task, seed, options.time_limit)
-            progress.finished(task, seed, taken)
+                taken = episodes.run(task, seed, options.time_limit, options.instruction)
+            progress.finished(task, seed, taken, episodes.seen.wrong)
 
 
 @contextmanager
@@ -163,7 +183,7 @@ class Progress:
     """What goes on, refreshed in place on a terminal; elsewhere a line per episode."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._stage = console, ''
+        self._console, self._stage, self._plan = console, '', ''
         self._live = Live(console=console, refresh_per_second=8, transient=True)
         self._seen = Seen()
 
@@ -181,13 +201,17 @@ class Progress:
         if not self._console.is_terminal:
             self._console.print(text)
 
+    def plan(self, msg: String) -> None:
+        self._plan = msg.data
+
     def show(self, seen: Seen) -> None:
         self._seen = seen
         if self._console.is_terminal:
             self._live.update(self._table())
 
-    def finished(self, task: str, seed: int, taken: float | None) -> None:
+    def finished(self, task: str, seed: int, taken: float | None, wrong: str = '') -> None:
         how = '[red]no success' if taken is None else f'[green]success[/] after {taken:.1f} s'
+        how += f' ({wrong})' if wrong else ''
         self._console.print(f'{task}, seed {seed}: {how}')
 
     def _table(self) -> Table:
@@ -198,6 +222,8 @@ class Progress:
             table.add_row('instruction', seen.episode.instruction)
             table.add_row('sub-task', seen.progress.current if seen.progress is not None else '')
             table.add_row('simulation', f'{seen.time:.1f} s' + ('   [green]success' if seen.success else ''))
+        if self._plan:
+            table.add_row('plan', self._plan)
         if (e := seen.executor) is not None:
             done, shown = e.verdict_counts[ExecutorStatus.ACCEPTED], e.verdict_counts[ExecutorStatus.REJECT_SHADOW]
             motion = f'{executor_state(e.state)}   tracking {1e3 * e.tracking_error:.0f} mrad'
@@ -229,7 +255,7 @@ def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeR
     with Bag(bag) as reader:
         counts = reader.counts
     command = shlex.join(['./vla', *sys.argv[1:]])
-    models = sorted({c.model_id for c in run.chunks.values if c.shadow}) or [options.model]
+    models = sorted({c.model_id for c in run.chunks.values} - {'', 'expert'}) or [options.model]
     write_summary(
         out,
         reports,
@@ -239,6 +265,7 @@ def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeR
         bag_counts=counts,
         trouble=trouble,
         model=', '.join(models),
+        policy_drives=options.policy_drives,
         wall=time.monotonic() - began,
     )
     return reports

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lifecycle_msgs.msg import Transition
 from rclpy.action import ActionClient
 from rosgraph_msgs.msg import Clock
-from std_msgs.msg import Bool
+from std_msgs.msg import Bool, String
 
 from vla_bringup.probe import Probe
 from vla_msgs.action import ExecuteInstruction
@@ -18,7 +18,8 @@ from vla_policy_node.ros.chunk_msg import to_duration, to_ns
 
 NS = 1e-9
 SETTLE = 0.1  # [s] of simulation after a reset, before the executor may look at the joints
-LINGER = 4.0  # [s] of simulation after success in which the driver may finish
+LINGER = 4.0  # [s] of simulation after success in which the expert may finish
+HOLD = 1.0  # [s] of simulation that a policy's success must hold
 PATIENCE = 30.0  # [s] of wall time in which the simulated clock must move
 
 
@@ -40,6 +41,8 @@ class Seen:
     clock: int = 0  # [ns]
     episode: Episode | None = None
     success: bool = False
+    missed: str = ''  # first stage of the task that was not reached
+    wrong: str = ''  # what was done to another object than the one asked for
     executor: ExecutorStatus | None = None
     policy: PolicyStatus | None = None
     progress: TaskProgress | None = None
@@ -51,11 +54,14 @@ class Seen:
 
 
 class Episodes:
-    """Runs episodes through a probe whose node is in the robot's namespace. show: called about 20 times a second."""
+    """Runs episodes through a probe whose node is in the robot's namespace."""
 
-    def __init__(self, probe: Probe, show: Callable[[Seen], None] = lambda seen: None) -> None:
+    def __init__(
+        self, probe: Probe, show: Callable[[Seen], None] = lambda seen: None, policy_drives: bool = False
+    ) -> None:
+        """show: called about 20 times a second. policy_drives: else the expert does, which says when it is done."""
         self.seen = seen = Seen()
-        self._probe, self._show = probe, show
+        self._probe, self._show, self._policy_drives = probe, show, policy_drives
         node = probe.node
 
         def keep(name: str, value: Callable = lambda msg: msg) -> Callable:
@@ -64,6 +70,8 @@ class Episodes:
         node.create_subscription(Clock, '/clock', keep('clock', lambda msg: to_ns(msg.clock)), qos.SENSOR)
         node.create_subscription(Episode, 'sim/episode', keep('episode'), qos.LATCHED)
         node.create_subscription(Bool, 'sim/success', keep('success', lambda msg: msg.data), qos.LATCHED)
+        node.create_subscription(String, 'sim/missed', keep('missed', lambda msg: msg.data), qos.LATCHED)
+        node.create_subscription(String, 'sim/wrong_object', keep('wrong', lambda msg: msg.data), qos.LATCHED)
         node.create_subscription(ExecutorStatus, 'executor/status', keep('executor'), qos.LATCHED)
         node.create_subscription(PolicyStatus, 'policy/status', keep('policy'), qos.STATUS)
         node.create_subscription(TaskProgress, 'expert/progress', keep('progress'), qos.LATCHED)
@@ -76,9 +84,10 @@ class Episodes:
         self._wait(lambda: self.seen.clock > 0 and self.seen.episode is not None, timeout, 'the simulator runs')
         self._probe.bring_up(self._policy, timeout)
 
-    def run(self, task: str, seed: int, time_limit: float) -> float | None:
+    def run(self, task: str, seed: int, time_limit: float, instruction: str = '') -> float | None:
         """One episode; simulation time from reset to success [s], None without success within time_limit [s].
 
+        instruction: asked for instead of what the seed asks for, in the same scene.
         The executor is inactive while the simulator puts the arm elsewhere: as on a robot whose arm is moved by hand.
         Raises RuntimeError or TimeoutError when a node does not do what it is asked.
         """
@@ -87,7 +96,8 @@ class Episodes:
             probe.transition(self._executor, Transition.TRANSITION_DEACTIVATE)
         self._wait(lambda: self._executor_state() == ExecutorStatus.STATE_INACTIVE, PATIENCE, 'the executor is at rest')
         before = seen.episode.index if seen.episode is not None else 0
-        answer = probe.call(ResetEpisode, 'sim/reset', ResetEpisode.Request(task=task, seed=seed), 60.0)
+        request = ResetEpisode.Request(task=task, seed=seed, instruction=instruction)
+        answer = probe.call(ResetEpisode, 'sim/reset', request, 60.0)
         if not answer.success:
             raise RuntimeError(f'sim/reset refused {task}, seed {seed}: {answer.message}')
         self._wait(
@@ -107,18 +117,24 @@ class Episodes:
             raise RuntimeError(f'the policy refused {answer.instruction!r}: {why}')
         result = handle.get_result_async()
 
-        self._sim_wait(lambda: seen.success or seen.time > time_limit)
-        reached, taken = seen.clock, seen.time
-        self._sim_wait(lambda: (seen.clock - reached) * NS > (LINGER if self._busy() else SETTLE))
-        succeeded = seen.success  # what fell down again meanwhile is no success
+        succeeded, over = False, False
+        while not over:
+            self._sim_wait(lambda: seen.success or seen.time > time_limit)
+            reached, taken = seen.clock, seen.time
+            self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
+            succeeded = seen.success  # what fell down again meanwhile is no success
+            over = succeeded or seen.time > time_limit
         if not result.done():
             handle.cancel_goal_async()
             self._wait(result.done, PATIENCE, 'the policy ends its goal')
         return taken if succeeded else None
 
-    def _busy(self) -> bool:
-        """Whether the driver has more to do, or says nothing about it."""
-        return self.seen.progress is None or bool(self.seen.progress.current)
+    def _linger(self) -> float:
+        """[s] of simulation to wait after success."""
+        if self._policy_drives:
+            return HOLD
+        busy = self.seen.progress is None or bool(self.seen.progress.current)
+        return LINGER if busy else SETTLE
 
     def _executor_state(self) -> int:
         return self.seen.executor.state if self.seen.executor is not None else ExecutorStatus.STATE_INACTIVE

@@ -90,9 +90,13 @@ def policy_nodes(
     model: str = 'random-nano',
     device: str = 'cpu',
     drive: bool = False,
+    rate: float = 10.0,
     use_sim_time: bool = False,
 ) -> list[NodeSpec]:
-    """What runs beside the robot: the executor, then the policy. drive False: the policy's chunks are for show."""
+    """What runs beside the robot: the executor, then the policy.
+
+    drive False: the policy's chunks are for show. rate: most inferences per second of observation time [Hz].
+    """
     profile = profile_path(robot)
     executor = NodeSpec(
         'vla_policy_node',
@@ -110,7 +114,7 @@ def policy_nodes(
         namespace,
         lifecycle=True,
         parameter_files=(profile,),
-        parameters={'use_sim_time': use_sim_time, 'model': model, 'device': device, 'drive': drive},
+        parameters={'use_sim_time': use_sim_time, 'model': model, 'device': device, 'drive': drive, 'rate': rate},
     )
     return [executor, policy]
 

@@ -1,5 +1,6 @@
 """Pictures of a recorded run: one video per episode, one figure of commanded against measured joints."""
 
+import textwrap
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from vla_policy_node.ros.images import decode_image
 
 VIEW = 384  # [pixel] height of each camera's picture in the video
 CAPTION = 72  # [pixel]
+PLAN = 68  # [pixel] more where there are plan texts
+GROUND = '#16181d'
 JUMP = 0.15  # [s] after a reset in which commanded and measured cannot be compared
 STATES = {
     ExecutorStatus.STATE_INACTIVE: ('inactive', '#bdbdbd'),
@@ -52,14 +55,19 @@ class Video:
 
 
 def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folder: Path) -> dict[int, str]:
-    """An MP4 per episode, the cameras side by side over a caption. Returns episode index -> file name."""
+    """An MP4 per episode: cameras and imagined image side by side over a caption. Returns index -> file name."""
     names: dict[int, str] = {}
+    imagined_topic = _imagined_topic(bag)
+    imagined: Any = None  # the newest message of the present episode
     waiting: dict[int, dict[str, Any]] = {}  # stamp -> topic -> message, until all cameras have that stamp
     video: Video | None = None
     current: EpisodeReport | None = None
     with Bag(bag) as reader:
-        for topic, _, msg in reader.messages(run.frames):
+        for topic, _, msg in reader.messages([*run.frames, *imagined_topic]):
             stamp = to_ns(msg.header.stamp)
+            if topic in imagined_topic:
+                imagined = msg
+                continue
             views = waiting.setdefault(stamp, {})
             views[topic] = msg
             if len(views) < len(run.frames):
@@ -68,11 +76,13 @@ def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folde
             episode = next((e for e in episodes if e.start <= stamp < e.end), None)
             if video is not None and episode != current:
                 video.close()
-                video = None
+                video, imagined = None, None
             current = episode
             if episode is None:
                 continue
             picture = _picture([views[t] for t in run.frames], run, episode, stamp)
+            if imagined_topic:
+                picture = np.concatenate([picture, _imagined(imagined, episode, len(picture))], 1)
             if video is None:
                 names[episode.index] = f'{episode.index:02d}_{episode.task}.mp4'
                 video = Video(folder / names[episode.index], picture.shape[1], picture.shape[0])
@@ -82,13 +92,33 @@ def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folde
     return names
 
 
+def _imagined_topic(bag: str | Path) -> list[str]:
+    """The topic of predicted images, if the bag has any."""
+    with Bag(bag) as reader:
+        return [topic for topic, count in reader.counts.items() if topic.endswith('policy/predicted_image') and count]
+
+
+def _imagined(msg: Any, episode: EpisodeReport, height: int) -> np.ndarray:
+    """(height, VIEW, 3) uint8: the newest image that the policy expects to see, and when."""
+    page = Image.new('RGB', (VIEW, height), GROUND)
+    draw = ImageDraw.Draw(page)
+    label = 'imagined'
+    if msg is not None:
+        pixels = np.ascontiguousarray(decode_image(msg, 'policy/predicted_image'))
+        page.paste(Image.fromarray(pixels).resize((VIEW, VIEW), Image.Resampling.BICUBIC), (0, 0))
+        label += f' for {(to_ns(msg.header.stamp) - episode.start) * NS:.1f} s'
+    draw.text((8, 6), label, font=_font(13), fill='white', stroke_width=2, stroke_fill='black')
+    return np.asarray(page)
+
+
 def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> np.ndarray:
-    """(VIEW + CAPTION, width, 3) uint8: the cameras side by side and what goes on."""
+    """(VIEW + CAPTION, width, 3) uint8: the cameras side by side and what goes on; taller where there are plans."""
     images = []
     for view, topic in zip(views, run.frames, strict=True):
         image = Image.fromarray(np.ascontiguousarray(decode_image(view, topic)))
         images.append(image.resize((VIEW * image.width // image.height // 2 * 2, VIEW), Image.Resampling.LANCZOS))
-    page = Image.new('RGB', (sum(i.width for i in images), VIEW + CAPTION), '#16181d')
+    height = VIEW + CAPTION + (PLAN if run.plan.times else 0)
+    page = Image.new('RGB', (sum(i.width for i in images), height), GROUND)
     draw, x = ImageDraw.Draw(page), 0
     for image, topic in zip(images, run.frames, strict=True):
         page.paste(image, (x, 0))
@@ -112,6 +142,8 @@ def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> 
         font=_font(16),
         fill='#7fd18b' if done else '#9ecbff',
     )
+    plan = textwrap.fill(run.plan.at(stamp) or '', page.width // 7) if run.plan.times else ''
+    draw.multiline_text((12, VIEW + CAPTION), plan, font=_font(12), fill='#d7dae0', spacing=3)
     draw.text((page.width - 12, VIEW + 44), f'{state}   {time:5.1f} s', font=_font(14), fill='#b8bcc6', anchor='ra')
     return np.asarray(page)
 

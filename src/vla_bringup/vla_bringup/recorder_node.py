@@ -31,9 +31,13 @@ FIXED_TOPICS = (
     'executor/status',
     'policy/status',
     'policy/instruction',
+    'policy/plan_text',
+    'policy/predicted_image',
     'sim/episode',
     'sim/task',
     'sim/success',
+    'sim/missed',
+    'sim/wrong_object',
     'expert/progress',
 )
 PRIVILEGED_TOPICS = ('sim/objects',)

@@ -43,6 +43,7 @@ class Run:
     episodes: Series = field(default_factory=Series)  # Episode messages, by start
     success: Series = field(default_factory=Series)  # bool
     subtask: Series = field(default_factory=Series)  # str
+    plan: Series = field(default_factory=Series)  # str, the policy's plan text, by the time it came
     measured: Series = field(default_factory=Series)  # (dof,) [rad]
     commanded: Series = field(default_factory=Series)  # (dof,) [rad]
     executor: Series = field(default_factory=Series)  # ExecutorStatus messages
@@ -87,7 +88,7 @@ def read_run(
     cameras = [f'{namespace}/{t}' for t in topics.get('camera_topics', ('front/image_raw', 'wrist/image_raw'))]
     infos = [c.rsplit('/', 1)[0] + '/camera_info' for c in cameras]  # one comes with each image, same stamp
     run = Run(frames={camera: [] for camera in cameras})
-    others = ('sim/episode', 'sim/success', 'expert/progress', 'executor/status', 'action_chunk')
+    others = ('sim/episode', 'sim/success', 'expert/progress', 'executor/status', 'action_chunk', 'policy/plan_text')
     with Bag(path) as bag:
         for topic, time, msg in bag.messages([measured, commanded, *infos, *(f'{namespace}/{t}' for t in others)]):
             run.end = max(run.end, time)
@@ -107,6 +108,8 @@ def read_run(
                     run.success.add(time, bool(msg.data))
                 case 'expert/progress':
                     run.subtask.add(to_ns(msg.header.stamp), msg.current)
+                case 'policy/plan_text':
+                    run.plan.add(time, msg.data)
                 case 'executor/status':
                     run.executor.add(to_ns(msg.header.stamp), msg)
                 case 'action_chunk':

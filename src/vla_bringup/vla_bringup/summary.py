@@ -43,17 +43,24 @@ def write_summary(
     bag_counts: Mapping[str, int],
     trouble: list[str],
     model: str,
+    policy_drives: bool = False,
     wall: float,
 ) -> None:
     """summary.md and summary.json. trouble: what went wrong beside failed episodes. wall: [s] the run took."""
     succeeded = sum(e.success for e in episodes)
     error = max((e.tracking_error for e in episodes), default=0.0)
+    who = (
+        f'The policy ({model}) moved the simulated arm through the executor; it saw the camera images, the joints and '
+        'the instruction, nothing else.'
+        if policy_drives
+        else f'The scripted expert moved the simulated arm through the executor; the policy ({model}) ran on the same '
+        'camera topics in shadow: its chunks were recorded, never executed.'
+    )
     lines = [
         '# Demo',
         '',
-        f'{succeeded} of {len(episodes)} episodes succeeded, `{command}`, {wall:.0f} s. The scripted expert moved the '
-        f'simulated arm through the executor; the policy ({model}) ran on the same camera topics in shadow: its chunks '
-        'were recorded, never executed. Every number is computed from the bag.',
+        f'{succeeded} of {len(episodes)} episodes succeeded, `{command}`, {wall:.0f} s. {who} Every number is computed '
+        'from the bag.',
         '',
         '| ' + ' | '.join((*COLUMNS, 'video')) + ' |',
         '|' + '---|' * (len(COLUMNS) + 1),

@@ -34,6 +34,8 @@ STREAMS = {
     'sim/episode': (Episode, qos.LATCHED),
     'sim/task': (String, qos.LATCHED),
     'sim/success': (Bool, qos.LATCHED),
+    'sim/missed': (String, qos.LATCHED),
+    'sim/wrong_object': (String, qos.LATCHED),
     'robot_description': (String, qos.LATCHED),
     '/clock': (Clock, qos.SENSOR),
     '/tf': (TFMessage, qos.STATUS),
@@ -88,8 +90,8 @@ class Robot:
         self.until(future.done, client.srv_name)
         return future.result()
 
-    def reset(self, seed, task=''):
-        return self.ask(self.reset_client, ResetEpisode.Request(task=task, seed=seed))
+    def reset(self, seed, task='', instruction=''):
+        return self.ask(self.reset_client, ResetEpisode.Request(task=task, seed=seed, instruction=instruction))
 
     def set(self, name, value):
         request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
@@ -171,6 +173,18 @@ def test_reset_starts_the_episode_that_was_asked_for(robot):
     robot.until(lambda: robot.got['sim/episode'][-1].seed == 12, 'the same task again')
     assert robot.got['sim/episode'][-1].task == 'fill_bowl'
     assert robot.got['sim/episode'][-1].index == episode.index + 1
+
+
+def test_reset_asks_for_something_else_on_request_and_says_what_is_missed(robot):
+    index = robot.got['sim/episode'][-1].index
+    answer = robot.reset(11, 'fill_bowl', 'put the tomato in the blue bowl')
+    assert answer.success and answer.instruction == 'put the tomato in the blue bowl'
+    robot.until(lambda: robot.got['sim/episode'][-1].index == index + 1, 'the episode')
+    assert robot.got['sim/episode'][-1].instruction == answer.instruction
+    assert {'tomato', 'blue_bowl'} <= {t.child_frame_id for t in robot.more('sim/objects', 2)[-1].transforms}
+    assert robot.got['sim/missed'][-1].data == 'reach' and robot.got['sim/wrong_object'][-1].data == ''
+    answer = robot.reset(11, 'fill_bowl', 'press the red button')
+    assert not answer.success and 'one of task press_button' in answer.message
 
 
 def test_reset_refuses_what_is_not_there(robot):

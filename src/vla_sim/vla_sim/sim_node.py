@@ -46,6 +46,7 @@ class _Reset:
 
     task: str
     seed: int
+    asked: str  # the instruction; empty: the seed's
     done: threading.Event = field(default_factory=threading.Event)
     error: str = ''
     instruction: str = ''
@@ -89,7 +90,7 @@ class SimNode(Node):
         self._advertise(urdf_text())
         self._world = self._make_world(self._task, image_size=self._image_size)
         self._world.reset(self._seed)
-        self._episodes, self._engaged, self._success = 0, True, False
+        self._episodes, self._engaged, self._judgement = 0, True, (False, '', '')
         self._resets: queue.SimpleQueue[_Reset] = queue.SimpleQueue()
         self._pacer = Pacer(self._real_time_factor)
         self._ending = threading.Event()
@@ -163,6 +164,8 @@ class SimNode(Node):
         self._episode = self.create_publisher(Episode, '~/episode', qos.LATCHED)
         self._instruction = self.create_publisher(String, '~/task', qos.LATCHED)
         self._success_out = self.create_publisher(Bool, '~/success', qos.LATCHED)
+        self._missed_out = self.create_publisher(String, '~/missed', qos.LATCHED)
+        self._wrong_out = self.create_publisher(String, '~/wrong_object', qos.LATCHED)
         self._description = self.create_publisher(String, 'robot_description', qos.LATCHED)
         self._description.publish(String(data=urdf))
         self._images = {n: self.create_publisher(Image, t, qos.SENSOR_OUT) for n, t in self._camera_topics.items()}
@@ -225,7 +228,7 @@ class SimNode(Node):
         self._world.set_gripper(float(msg.data[0]) * self._profile.gripper_max_opening)
 
     def _on_reset(self, request: ResetEpisode.Request, response: ResetEpisode.Response) -> ResetEpisode.Response:
-        reset = _Reset(request.task or self._world.task, request.seed)
+        reset = _Reset(request.task or self._world.task, request.seed, request.instruction)
         try:
             check_task(reset.task)
         except ValueError as error:
@@ -264,8 +267,8 @@ class SimNode(Node):
                 if cameras_due(now):
                     self._publish_frames()
                     self._request_images()
-                if self._world.success() != self._success:
-                    self._publish_success()
+                if self._judge() != self._judgement:
+                    self._publish_judgement()
                 self._pacer.wait(_BATCH * 1e-3)
                 self._report_pace()
         except BaseException as error:
@@ -277,11 +280,11 @@ class SimNode(Node):
             try:
                 if reset.task != self._world.task:
                     world = self._make_world(reset.task, image_size=self._image_size, time_ns=self._world.time_ns)
-                    world.reset(reset.seed)
+                    world.reset(reset.seed, reset.asked)
                     self._renderer.prepare(world.model)
                     self._world = world
                 else:
-                    self._world.reset(reset.seed)
+                    self._world.reset(reset.seed, reset.asked)
             except ValueError as error:
                 reset.error = str(error)
             else:
@@ -297,7 +300,7 @@ class SimNode(Node):
         self._publish_joints()
         msg = Episode(index=self._episodes, task=world.task, seed=world.seed, instruction=world.instruction)
         msg.header.stamp, msg.header.frame_id = stamp, self._base
-        self._publish_success()
+        self._publish_judgement()
         self._publish_frames()
         if 'front' in self._camera_frames:
             frame = messages.transform(stamp, self._base, self._camera_frames['front'], world.camera_pose('front'))
@@ -306,9 +309,14 @@ class SimNode(Node):
         self._instruction.publish(String(data=world.instruction))
         self.get_logger().info(f'episode {self._episodes}: {world.task}, seed {world.seed}: {world.instruction}')
 
-    def _publish_success(self) -> None:
-        self._success = self._world.success()
-        self._success_out.publish(Bool(data=self._success))
+    def _judge(self) -> tuple[bool, str, str]:
+        return self._world.success(), self._world.missed(), self._world.wrong_object()
+
+    def _publish_judgement(self) -> None:
+        success, missed, wrong = self._judgement = self._judge()
+        self._success_out.publish(Bool(data=success))
+        self._missed_out.publish(String(data=missed))
+        self._wrong_out.publish(String(data=wrong))
 
     def _publish_joints(self) -> None:
         world = self._world

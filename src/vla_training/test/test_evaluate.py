@@ -99,7 +99,7 @@ def test_tables_count_what_the_records_say(tmp_path):
     assert row[:2] == ('press_button', '1') and row[2].startswith('50.0 %') and row[3].startswith('0.0 %')
     assert ('press_button', 'wrong object', '2') in failure_rows(records)
     assert ('stack_block', 'place', '1') in failure_rows(records)
-    write_report(tmp_path, {'model': 'a'}, records, {'action error [rad]': 0.0123456})
+    write_report(tmp_path, {'model': 'a'}, records, {'On frames': {'action error [rad]': 0.0123456}})
     content = json.loads((tmp_path / 'results.json').read_text())
     assert content['summary'][HELD_OUT]['press_button']['missed'] == {'wrong object': 1, 'reach': 1}
     assert len(content['episodes']) == len(records)

@@ -68,7 +68,8 @@ def images(
     frames: Annotated[Path, typer.Option(help='Folder that ./vla train frames wrote.')] = Path('out/train/frames'),
     out: Out = Path('out/train/images'),
     steps: Annotated[int, typer.Option(min=1)] = 20_000,
-    batch: Annotated[int, typer.Option(min=1)] = 32,
+    batch: Annotated[int, typer.Option(min=1)] = 16,
+    lr: Annotated[float, typer.Option(min=0.0, help='At its highest.')] = 2e-3,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     device: Device = 'cpu',
     minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
@@ -80,8 +81,62 @@ def images(
     config = nano.config(1).image_tokenizer
     Console().print(
         train_image_tokenizer(
-            frames, out, config=config, steps=steps, batch=batch, seed=seed, device=device, minutes=minutes or math.inf
+            frames,
+            out,
+            config=config,
+            steps=steps,
+            batch=batch,
+            lr=lr,
+            seed=seed,
+            device=device,
+            minutes=minutes or math.inf,
         )
+    )
+
+
+@app.command()
+def evaluate(
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+    ],
+    checkpoint: Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')],
+    out: Out = Path('out/evaluation'),
+    tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
+    episodes: Annotated[int, typer.Option(min=0, help='Per task, of seeds that are held out.')] = 100,
+    contrasts: Annotated[
+        int, typer.Option(min=0, help='Scenes per task in which the wrong thing is as near; they come twice.')
+    ] = 25,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
+    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
+    latency: Annotated[float, typer.Option(min=0.0, help='Observation to chunk at the executor [s].')] = 0.08,
+    period: Annotated[float, typer.Option(min=0.1, help='Between two inferences [s].')] = 0.2,
+    time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode [s].')] = 30.0,
+    act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
+    engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
+    device: Device = 'cpu',
+    dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
+) -> None:
+    """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
+    from vla_policy_node.core.profile import RobotProfile
+    from vla_sim.tasks import TASKS
+    from vla_training.evaluate import evaluate as run
+
+    run(
+        checkpoint,
+        out,
+        RobotProfile.load(robot),
+        tasks=tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS,
+        episodes=episodes,
+        contrasts=contrasts,
+        seed=seed,
+        processes=processes,
+        dataset=dataset,
+        latency=latency,
+        period=period,
+        time_limit=time_limit,
+        act_steps=act_steps,
+        engine=engine,
+        device=device,
     )
 
 

@@ -26,14 +26,7 @@ from vla_sim.tasks import TASKS, check_task, contrast, sample_episode
 from vla_sim.world import World
 from vla_training.collect import HELD_OUT as FIRST_SEED
 from vla_training.evaluate_records import CONTRAST, HELD_OUT, Record, RecordFile, Share
-from vla_training.evaluate_report import (
-    CONTRAST_HEAD,
-    SUCCESS_HEAD,
-    as_table,
-    contrast_rows,
-    success_rows,
-    write_report,
-)
+from vla_training.evaluate_report import print_report, write_report
 
 CONTRAST_SEED = FIRST_SEED + 1_000_000  # contrast scenes are looked for from here on
 SHEETS, SHOTS, SHOT = 4, 10, 144  # contact sheets per task, pictures per camera on each, edge of a picture [px]
@@ -211,17 +204,13 @@ def evaluate(
             bar.update(line, advance=1, description=f'episodes ({good} of {len(file.records)} succeeded)')
     wanted = set(jobs)
     records = [r for r in file.records if r.key in wanted]
-    offline = None
+    measures = {}
     if dataset is not None and policy is not None:
         from vla_training.evaluate_offline import recorded_frames
 
-        offline = recorded_frames(policy, dataset, console=console)
-    write_report(out, facts, records, offline)
-    console.print(as_table(SUCCESS_HEAD, success_rows(records), f'{facts["model"]}: held-out scenes'))
-    if rows := contrast_rows(records):
-        console.print(as_table(CONTRAST_HEAD, rows, 'the wrong thing is as near as the right one'))
-    for name, value in (offline or {}).items():
-        console.print(f'{name}: {value:.4g}' if isinstance(value, float) else f'{name}: {value}')
+        measures['On recorded frames'] = recorded_frames(policy, dataset, console=console)
+    write_report(out, facts, records, measures)
+    print_report(console, facts, records, measures)
     console.print(f'{out}/summary.md, results.json and figures are ready')
     return records
 

@@ -13,6 +13,7 @@ matplotlib.use('Agg')
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
+from rich.console import Console
 from rich.table import Table
 
 from vla_sim.referee import STAGES
@@ -69,12 +70,23 @@ def failure_rows(records: list[Record]) -> Rows:
     ]
 
 
-def as_table(head: tuple[str, ...], rows: Rows, title: str = '') -> Table:
-    """For the terminal."""
-    table = Table(*head, title=title or None)
-    for row in rows:
-        table.add_row(*row)
-    return table
+def print_report(
+    console: Console, facts: Mapping[str, Any], records: list[Record], measures: Mapping[str, Mapping[str, Any]]
+) -> None:
+    """The tables of the report. In brackets: 95 % intervals."""
+    for title, head, rows in (
+        (f'{facts["model"]}: held-out scenes', SUCCESS_HEAD, success_rows(records)),
+        ('the wrong thing is as near as the right one', CONTRAST_HEAD, contrast_rows(records)),
+    ):
+        table = Table(*head, title=title)
+        for row in rows:
+            table.add_row(*row)
+        if rows:
+            console.print(table)
+    for heading, values in measures.items():
+        console.print(
+            f'{heading}: ' + ', '.join(f'{name} {_shown(value)}' for name, value in values.items()), markup=False
+        )
 
 
 def markdown(head: tuple[str, ...], rows: Rows) -> list[str]:
@@ -82,14 +94,14 @@ def markdown(head: tuple[str, ...], rows: Rows) -> list[str]:
 
 
 def write_report(
-    folder: Path, facts: Mapping[str, Any], records: list[Record], offline: Mapping[str, Any] | None = None
+    folder: Path, facts: Mapping[str, Any], records: list[Record], measures: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """results.json, summary.md and the figures. offline: name -> number, of evaluate_offline."""
+    """results.json, summary.md and the figures. measures: heading -> name -> number."""
     summary = {
         group: {task: _numbers(chosen) for task, chosen in _by_task(records, group).items()}
         for group in (HELD_OUT, CONTRAST)
     }
-    content = {'facts': facts, 'summary': summary, 'offline': offline, 'episodes': [asdict(r) for r in records]}
+    content = {'facts': facts, 'summary': summary, 'measures': measures, 'episodes': [asdict(r) for r in records]}
     (folder / 'results.json').write_text(json.dumps(content, indent=1) + '\n')
     lines = ['# Closed-loop evaluation', '', *(f'- {key}: {value}' for key, value in facts.items()), '']
     lines += markdown(SUCCESS_HEAD, success_rows(records))
@@ -109,9 +121,9 @@ def write_report(
         ]
     if rows := failure_rows(records):
         lines += ['## Where failed episodes ended', '', *markdown(('task', 'first thing missed', 'episodes'), rows)]
-    if offline:
-        named: Rows = [(name, _shown(value)) for name, value in offline.items()]
-        lines += ['## On recorded frames', '', *markdown(('measure', 'value'), named)]
+    for heading, values in measures.items():
+        named: Rows = [(name, _shown(value)) for name, value in values.items()]
+        lines += [f'## {heading}', '', *markdown(('measure', 'value'), named)]
     figures = _write_figures(folder, records)
     lines += [f'![{path.stem}]({path.name})\n' for path in figures]
     if sheets := sorted((folder / 'failures').glob('*.png')):
