@@ -14,9 +14,9 @@ def config(text: int) -> ModelConfig:
         channels=16,
         groups=8,
         z_channels=13,
-        encoder_mult=(1, 2, 4, 4, 8),  # 128 px to 8 x 8 codes
-        encoder_blocks=(0, 1, 1, 1, 1),  # a block at full resolution would cost as much as all the others
-        decoder_mult=(1, 2, 4, 4, 8),
+        encoder_mult=(1, 2, 4, 8, 12),  # 128 px to 8 x 8 codes
+        encoder_blocks=(0, 0, 1, 1, 1),  # a block at full resolution would cost as much as all the others
+        decoder_mult=(1, 2, 4, 8, 12),
         decoder_blocks=(0, 1, 1, 1, 1),
     )
     vocabulary = Vocabulary.small(text, codes=2**image_tokenizer.z_channels, bins=2048)
