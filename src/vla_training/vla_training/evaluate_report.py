@@ -192,7 +192,7 @@ def _draw_success(axes: list[Axes], records: list[Record]) -> None:
         ax.set_ylabel('episodes [%], 95 % interval')
         ax.set_title('held-out scenes' if group == HELD_OUT else 'the wrong thing is as near', loc='left', fontsize=10)
         _clean(ax)
-    axes[0].legend(loc='upper center', ncols=2, frameon=False, fontsize=8, bbox_to_anchor=(0.5, 1.0))
+    axes[0].legend(loc='lower right', ncols=2, frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0))
 
 
 def _draw_failures(axes: list[Axes], records: list[Record]) -> None:
