@@ -11,9 +11,12 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from vla_training.cli import app as train
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 bench = typer.Typer(no_args_is_help=True, help='Measure.')
 app.add_typer(bench, name='bench')
+app.add_typer(train, name='train')
 
 Tasks = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
 Model = Annotated[

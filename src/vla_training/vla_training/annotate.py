@@ -4,11 +4,9 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Protocol
 
 import numpy as np
-import typer
-from rich.console import Console
 
 from vla_model.prompt_texts import plan
 from vla_training.features import COMPLETED, REMAINING, SUBTASK, split
@@ -96,15 +94,6 @@ def write_records(folder: Path, out: Path | None = None) -> tuple[Path, int]:
         raise ValueError(f'{folder} has no sub-tasks in {SUBTASK}: convert it with --subtasks FILE, or record them')
     new.replace(out)
     return out, count
-
-
-def annotate(
-    dataset: Annotated[Path, typer.Argument(help='LeRobotDataset v3 with sub-tasks.')],
-    out: Annotated[Path | None, typer.Option(help='File to write; meta/plans.jsonl in the dataset by default.')] = None,
-) -> None:
-    """The plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
-    path, count = write_records(dataset, out)
-    Console().print(f'{path}: {count} frames')
 
 
 def _stated(current: str, completed: list[str], remaining: list[str]) -> Plan | None:

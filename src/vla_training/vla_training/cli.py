@@ -1,7 +1,9 @@
 """./vla train ...: from demonstrations to a checkpoint."""
 
+import functools
 import math
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +15,20 @@ Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is go
 Device = Annotated[str, typer.Option(help='cpu, cuda.')]
 
 
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """A command of `app`; what is the user's to mend is said in one line."""
+
+    @functools.wraps(function)
+    def run(*args, **kwargs) -> None:
+        try:
+            function(*args, **kwargs)
+        except (ValueError, FileNotFoundError) as error:
+            typer.secho(str(error), fg='red', err=True)
+            raise typer.Exit(1) from None
+
+    return app.command()(run)
+
+
 def _simulated_robot() -> Path:
     """The profile of the simulator's robot, among the files that the suite installs."""
     from ament_index_python.packages import get_package_share_directory
@@ -20,7 +36,7 @@ def _simulated_robot() -> Path:
     return Path(get_package_share_directory('vla_bringup'), 'config', 'robots', 'sim_panda.yaml')
 
 
-@app.command()
+@command
 def collect(
     robot: Annotated[
         Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
@@ -48,7 +64,44 @@ def collect(
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
 
 
-@app.command()
+@command
+def convert(
+    bags: Annotated[list[Path], typer.Argument(help='Folders of rosbag2, or single .mcap or .db3 files.')],
+    robot: Annotated[
+        Path,
+        typer.Option(help='Robot profile: joints, topics.', default_factory=_simulated_robot, show_default='sim_panda'),
+    ],
+    out: Out = Path('out/train/dataset'),
+    fps: Annotated[int, typer.Option(min=1, max=100, help='Frames per second of the data set.')] = 10,
+    actions: Annotated[
+        str, typer.Option(help='states: where the arm was one frame later; set-points: where it was sent.')
+    ] = 'states',
+    instruction: Annotated[str, typer.Option(help='For every episode; empty: as the bag says.')] = '',
+    subtasks: Annotated[Path | None, typer.Option(help='CSV or JSON with time, subtask (and bag).')] = None,
+    namespace: Annotated[str, typer.Option(help='Of the robot in the bag.')] = '',
+    shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out [frame].')] = 10,
+) -> None:
+    """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
+    from vla_training.convert import convert as run
+
+    run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest)
+
+
+@command
+def annotate(
+    dataset: Annotated[Path, typer.Argument(help='LeRobotDataset v3 with sub-tasks.')],
+    out: Annotated[
+        Path | None, typer.Option(help='File to write; meta/plans.jsonl in the data set by default.')
+    ] = None,
+) -> None:
+    """The plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
+    from vla_training.annotate import write_records
+
+    path, count = write_records(dataset, out)
+    Console().print(f'{path}: {count} frames')
+
+
+@command
 def frames(
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     out: Annotated[Path, typer.Option(help='New folder.')] = Path('out/train/frames'),
@@ -63,7 +116,7 @@ def frames(
     Console().print(f'{n} frames in {out}')
 
 
-@app.command()
+@command
 def images(
     frames: Annotated[Path, typer.Option(help='Folder that ./vla train frames wrote.')] = Path('out/train/frames'),
     out: Out = Path('out/train/images'),
@@ -94,7 +147,7 @@ def images(
     )
 
 
-@app.command()
+@command
 def evaluate(
     robot: Annotated[
         Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
@@ -140,7 +193,7 @@ def evaluate(
     )
 
 
-@app.command()
+@command
 def tokenize(
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     image_tokenizer: Annotated[Path, typer.Option(help='Folder of the trained one.')] = Path('out/train/images'),
@@ -154,7 +207,7 @@ def tokenize(
     Console().print(run(dataset, image_tokenizer, out, copies=copies, device=device))
 
 
-@app.command()
+@command
 def fit(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
     tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
@@ -168,3 +221,7 @@ def fit(
 
     checkpoint = train(Recipe.load(recipe), tokens, out, device=device, minutes=minutes or math.inf)
     Console().print(f'checkpoint: {checkpoint}')
+
+
+if __name__ == '__main__':
+    app(prog_name='vla_training.cli')

@@ -7,9 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -158,24 +157,24 @@ def read_subtasks(path: Path, bags: Sequence[Path]) -> Subtasks:
 
 
 def convert(
-    bags: Annotated[list[Path], typer.Argument(help='Folders of rosbag2, or single .mcap or .db3 files.')],
-    robot: Annotated[Path, typer.Option(help='Robot profile: joints, camera topics.')],
-    out: Annotated[Path, typer.Option(help='Dataset; one that was begun is gone on with.')] = Path('out/train/dataset'),
-    fps: Annotated[int, typer.Option(min=1, max=100, help='Frames per second of the dataset.')] = features.FPS,
-    actions: Annotated[
-        str, typer.Option(help='states: where the arm was one frame later; set-points: where it was sent.')
-    ] = STATES,
-    instruction: Annotated[str, typer.Option(help='For every episode; empty: as the bag says.')] = '',
-    subtasks: Annotated[Path | None, typer.Option(help='CSV or JSON with time, subtask (and bag).')] = None,
-    namespace: Annotated[str, typer.Option(help='Of the robot in the bag.')] = '',
-    shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out [frame].')] = 10,
+    bags: list[Path],
+    robot: Path,
+    out: Path,
+    fps: int = features.FPS,
+    actions: str = STATES,
+    instruction: str = '',
+    subtasks: Path | None = None,
+    namespace: str = '',
+    shortest: int = 10,
 ) -> None:
-    """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
+    """`convert_bags` with a progress bar, and its report on the terminal.
+
+    robot: a robot profile. actions: `states`, where the arm was one frame later, or `set-points`, where it was sent.
+    instruction: for every episode; empty: as the bag says. subtasks: CSV or JSON with time, subtask (and bag).
+    """
     if actions not in (STATES, SET_POINTS):
         raise ValueError(f'--actions must be {STATES} or {SET_POINTS}, got {actions}')
-    setup = Setup.load(
-        robot, namespace=namespace, fps=fps, actions=actions, instruction=instruction.strip(), shortest=shortest
-    )
+    setup = Setup.load(robot, namespace=namespace, fps=fps, actions=actions, instruction=instruction, shortest=shortest)
     console = Console()
     columns = (
         TextColumn('{task.description}'),
