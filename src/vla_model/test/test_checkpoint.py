@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import policy
+from vla_model import checkpoint, policy
 from vla_model.types import Observation
 
 
@@ -66,6 +66,22 @@ def test_sharded_weights_are_one_model(nano, folder):
     save_file({n: tensors[n] for n in names[::2]}, folder / 'model-00001-of-00002.safetensors')
     save_file({n: tensors[n] for n in names[1::2]}, folder / 'model-00002-of-00002.safetensors')
     assert policy.load(folder).model_id == nano.model_id
+
+
+def test_weights_are_written_in_files_of_at_most_some_size(nano, saved, folder):
+    tensors = load_file(folder / 'model.safetensors')
+    image = load_file(folder / checkpoint.IMAGE_FILE)
+    checkpoint.write(folder, nano.config, nano.text, iter(tensors.items()), image, max_shard_bytes=5_000_000)
+    index = json.loads((folder / checkpoint.INDEX).read_text())
+    files = sorted(folder.glob('model*.safetensors'))
+    assert [f.name for f in files] == sorted(set(index['weight_map'].values())) and len(files) > 3
+    assert files[0].name == f'model-00001-of-{len(files):05d}.safetensors'
+    largest = max(t.numel() * t.element_size() for t in tensors.values())
+    assert all(f.stat().st_size <= max(5_000_000, largest) + 10_000 for f in files)
+    assert index['metadata']['total_size'] == sum(t.numel() * t.element_size() for t in tensors.values())
+    assert policy.load(folder).model_id == nano.model_id
+    checkpoint.write(folder, nano.config, nano.text, tensors, image)  # in one piece again
+    assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in saved.iterdir())
 
 
 def test_a_changed_weight_changes_the_model_id(nano, folder):

@@ -5,7 +5,7 @@ Tensors are read one by one into the memory where they stay, so beside the model
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from .text_tokenizer import TextTokenizer
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 INDEX = 'model.safetensors.index.json'
 IMAGE_FILE = 'image_tokenizer.safetensors'
+MAX_SHARD_BYTES = 5_000_000_000
 # What a name starts with says whose tensor it is; the rest of a name is the released one.
 IMAGE_PREFIXES = ('encoder.', 'decoder.', 'quantize.')
 
@@ -94,22 +95,27 @@ def load_into(
     Raises ValueError naming tensors that are missing, too many, of another shape, not finite, or a damaged file.
     """
     expected = module.state_dict()
-    _check_names(expected, stored, folder)
+    check_names(expected, stored, folder)
     module.to(dtype).to_empty(device=device)
     targets = module.state_dict()
     digests: dict[str, str] = {}
+    for name, tensor in read_tensors(stored):
+        digests[name] = digest(tensor)
+        targets[name].copy_(tensor.to(device))  # there it is cast
+        check_finite(name, targets[name], tensor.dtype, folder)
+        del tensor  # before the next one is read
+    return digests
+
+
+def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors one by one, file by file, as they are stored. Raises ValueError naming a damaged file."""
     for path in sorted({s.path for s in stored.values()}):
         try:
             with safe_open(path, framework='pt') as file:
                 for name in (n for n, s in stored.items() if s.path == path):
-                    tensor, target = file.get_tensor(name), targets[name]
-                    digests[name] = digest(tensor)
-                    target.copy_(tensor.to(device))  # there it is cast
-                    _check_finite(name, target, tensor.dtype, folder)
-                    del tensor
+                    yield name, file.get_tensor(name)
         except SafetensorError as error:
             raise _damaged(path, error) from None
-    return digests
 
 
 def split(stored: Mapping[str, Stored]) -> tuple[dict[str, Stored], dict[str, Stored]]:
@@ -144,15 +150,24 @@ def read_config(folder: Path, content: dict[str, Any]) -> ModelConfig:
 
 
 def write(
-    folder: Path, config: ModelConfig, text: TextTokenizer, network: Mapping[str, Tensor], image: Mapping[str, Tensor]
+    folder: Path,
+    config: ModelConfig,
+    text: TextTokenizer,
+    network: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
+    image: Mapping[str, Tensor],
+    max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> None:
-    """Writes a checkpoint. Every file appears whole or not at all."""
+    """Writes a checkpoint. Every file appears whole or not at all.
+
+    network: a mapping, or tensors that are made one by one; no more of them are held than go into one file of
+    max_shard_bytes. (One that is larger has a file of its own.)
+    """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / '.writing'
+    _write_network(folder, network.items() if isinstance(network, Mapping) else network, max_shard_bytes)
     files = [
         ('config.json', lambda: temporary.write_text(config.to_json())),
         ('tokenizer.json', lambda: text.tokenizer.save(str(temporary))),
-        ('model.safetensors', lambda: save_file(_plain(network), temporary)),
         (IMAGE_FILE, lambda: save_file(_plain(image), temporary)),
     ]
     if config.statistics is not None:
@@ -160,6 +175,38 @@ def write(
     for name, save in files:
         save()
         temporary.replace(folder / name)
+
+
+def _write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> None:
+    """model.safetensors, or model-00001-of-0000N.safetensors and their index."""
+    written: list[Path] = []
+    where: dict[str, int] = {}
+    total, held, room = 0, dict[str, Tensor](), max_bytes
+
+    def close() -> None:
+        written.append(folder / f'.writing-{len(written)}')
+        save_file(held, written[-1])
+        held.clear()
+
+    for name, value in tensors:
+        tensor = value.detach().cpu().contiguous()
+        size = tensor.numel() * tensor.element_size()
+        if size > room and held:
+            close()
+            room = max_bytes
+        held[name], where[name] = tensor, len(written)
+        room, total = room - size, total + size
+    close()
+    for old in (*folder.glob('model.safetensors'), *folder.glob('model-*-of-*.safetensors'), *folder.glob(INDEX)):
+        old.unlink()  # of what was here before, whose shards may have other names
+    n = len(written)
+    names = [f'model-{i + 1:05d}-of-{n:05d}.safetensors' for i in range(n)] if n > 1 else ['model.safetensors']
+    for path, name in zip(written, names, strict=True):
+        path.replace(folder / name)
+    if n > 1:
+        index = {'metadata': {'total_size': total}, 'weight_map': {name: names[i] for name, i in where.items()}}
+        (folder / '.writing').write_text(json.dumps(index, indent=2) + '\n')
+        (folder / '.writing').replace(folder / INDEX)
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -181,7 +228,8 @@ def _read_index(path: Path) -> dict[str, str]:
     return index
 
 
-def _check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
+def check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
+    """Raises ValueError naming tensors that are missing, too many or of another shape."""
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unexpected:
         parts = [f'{len(n)} {word} ({_some(n)})' for word, n in (('missing', missing), ('unexpected', unexpected)) if n]
@@ -196,7 +244,8 @@ def _check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], f
             )
 
 
-def _check_finite(name: str, target: Tensor, stored: torch.dtype, folder: Path) -> None:
+def check_finite(name: str, target: Tensor, stored: torch.dtype, folder: Path) -> None:
+    """Raises ValueError where a tensor, which was stored as `stored`, is not finite."""
     if not target.is_floating_point() or not target.numel():
         return
     low, high = torch.aminmax(target)  # without a copy; both are NaN where there is one

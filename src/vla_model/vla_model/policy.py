@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import bins, checkpoint, decode, nano, released
-from .config import ModelConfig, read_json
+from . import bins, checkpoint, decode, nano
+from .config import ModelConfig
 from .engine import Act, Engine, make
 from .engine import check as check_engine
+from .folder import open_folder
 from .image_engine import DTYPES
 from .image_tokenizer import ImageTokenizer, preprocess, to_image
 from .network import Network
@@ -251,26 +252,13 @@ def load(
 
 
 def _from_folder(folder: Path, image_tokenizer: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
-    checkpoint.check_folder(folder)
-    content = read_json(folder / 'config.json')
-    text = TextTokenizer.load(folder / 'tokenizer.json')
-    stored = checkpoint.list_tensors(folder)
-    if released.is_released(content):
-        image_config, image_stored = released.list_image_tokenizer(folder, image_tokenizer)
-        config = released.read_config(folder, content, text.size, image_config)
-    else:
-        stored, image_stored = checkpoint.split(stored)
-        config = checkpoint.read_config(folder, content)
-    if text.size != config.vocabulary.text:
-        raise ValueError(
-            f'{folder / "tokenizer.json"} has {text.size} tokens, config.json says {config.vocabulary.text}: '
-            f'they are of different models'
-        )
+    found = open_folder(folder, image_tokenizer)
     with torch.device('meta'):
-        network, image = Network(config.network), ImageTokenizer(config.image_tokenizer)
-    digests = checkpoint.load_into(network, stored, device, dtype, folder)
-    digests |= checkpoint.load_into(image, image_stored, device, torch.float32, folder)
-    return Policy(config, text, network, image, f'{config.name}-{checkpoint.content_hash(config, digests)}')
+        network, image = Network(found.config.network), ImageTokenizer(found.config.image_tokenizer)
+    digests = checkpoint.load_into(network, found.network, device, dtype, folder)
+    digests |= checkpoint.load_into(image, found.image, device, torch.float32, folder)
+    model_id = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
+    return Policy(found.config, found.text, network, image, model_id)
 
 
 def save(policy: Policy, folder: str | Path) -> None:
