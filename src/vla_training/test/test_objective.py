@@ -92,15 +92,28 @@ def test_smoothed_cross_entropy_is_that_of_a_gaussian_label():
 @pytest.mark.parametrize('mode', ['action', 'text', 'image'])
 def test_every_mode_teaches_the_network(objective, network, mode):
     rows = torch.arange(0, 16)
-    loss, right = objective.loss(network, mode, rows, torch.Generator().manual_seed(0))
+    batch = objective.draw(mode, rows, torch.Generator().manual_seed(0))
+    loss, right = objective.loss(network, batch)
     loss.backward()
     assert torch.isfinite(loss) and 0 <= right <= 1
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
-def test_frames_without_a_plan_are_left_out(objective, network):
-    loss, _ = objective.loss(network, 'text', torch.tensor([0, 3]), torch.Generator().manual_seed(0))
-    assert loss == 0
+@pytest.mark.parametrize('mode', ['action', 'text', 'image'])
+@pytest.mark.parametrize(('size', 'ranks'), [(3, 1), (0, 2), (2, 3)])
+def test_the_parts_of_a_batch_add_up_to_it(objective, network, mode, size, ranks):
+    batch = objective.draw(mode, torch.arange(10), torch.Generator().manual_seed(0))
+    whole = torch.stack(objective.loss(network, batch))
+    parts = [list(batch.parts(size, rank, ranks)) for rank in range(ranks)]
+    assert len({tuple(len(part) for part in own) for own in parts}) == 1  # every process makes as many forwards
+    found = sum(torch.stack(objective.loss(network, part)) for own in parts for part in own)
+    assert torch.allclose(found, whole, atol=1e-5)
+
+
+def test_frames_without_a_plan_are_left_out(objective):
+    generator = torch.Generator()
+    assert objective.draw('text', torch.tensor([0, 3]), generator) is None
+    assert len(objective.draw('text', torch.tensor([0, 1, 2, 3]), generator)) == 2
 
 
 def test_a_plan_that_does_not_fit_is_refused(tokens):

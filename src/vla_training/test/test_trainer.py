@@ -82,7 +82,7 @@ def test_an_epoch_sees_every_row_once(tokens, tmp_path):
 
 
 def test_the_checkpoint_is_one_that_the_policy_loads(tokens_folder, tokens, tmp_path):
-    folder = train(recipe(), tokens_folder, tmp_path)
+    folder = train(recipe(), tokens_folder, tmp_path, threads=1)
     loaded = policy.load(folder, threads=1)
     assert loaded.config.trained and loaded.config.name == 'nano'
     trainer = Trainer(recipe(), tokens, tmp_path)

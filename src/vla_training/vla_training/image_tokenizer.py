@@ -30,8 +30,10 @@ from vla_training.frames import FrameSet
 from vla_training.image_losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_metrics import CodeUsage, psnr, ssim
 from vla_training.pieces import read_pieces, write_pieces
+from vla_training.plot import plot_log
 
 COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entropy', 'psnr')
+PANELS = {'loss': ('loss', 'commitment', 'entropy'), 'PSNR [dB]': ('psnr',)}
 _MAY_CHANGE = ('log_every', 'save_every', 'amp')
 
 
@@ -275,7 +277,8 @@ class ImageTokenizerTrainer:
         report = self.evaluate(model)
         (self.out / 'report.json').write_text(json.dumps(asdict(report), indent=2) + '\n')
         self._sheet(model)
-        self._plot()
+        if (self.out / 'log.csv').exists():
+            plot_log(self.out / 'log.csv', self.out / 'loss.png', PANELS)
         return report
 
     @torch.inference_mode()
@@ -319,26 +322,6 @@ class ImageTokenizerTrainer:
         lines = [np.concatenate(list(pairs[i : i + across]), 1) for i in range(0, len(pairs), across)]
         Image.fromarray(np.concatenate(lines)).save(self.out / 'pictures.png')
 
-    def _plot(self) -> None:
-        """loss.png, from log.csv."""
-        from matplotlib.figure import Figure
-
-        if not (self.out / 'log.csv').exists():
-            return
-        with (self.out / 'log.csv').open() as file:
-            log = [{k: float(v) for k, v in row.items()} for row in csv.DictReader(file)]
-        figure = Figure(figsize=(9, 6), layout='constrained')
-        for axes, names in zip(
-            figure.subplots(2, 1, sharex=True), (('loss', 'commitment', 'entropy'), ('psnr',)), strict=True
-        ):
-            for name in names:
-                axes.plot([row['step'] for row in log], [row[name] for row in log], label=name)
-            axes.legend()
-            axes.grid(alpha=0.3)
-        axes.set_ylabel('PSNR [dB]')
-        axes.set_xlabel('step')
-        figure.savefig(self.out / 'loss.png')
-
     def save(self) -> None:
         """Writes `state`; a write that is cut off leaves the one before."""
         folder, new, old = (self.out / name for name in ('state', '.state-new', '.state-old'))
@@ -348,7 +331,7 @@ class ImageTokenizerTrainer:
         state |= {f'average.{n}': value for n, value in self.average.items()}
         for name, p in self.parameters.items():
             state |= {f'optimizer.{key}.{name}': value for key, value in self.optimizer.state[p].items()}
-        write_pieces(new, state)
+        write_pieces(new, state.items())
         (new / 'training.json').write_text(json.dumps(self._record(), indent=2) + '\n')
         shutil.rmtree(old, ignore_errors=True)
         if folder.exists():

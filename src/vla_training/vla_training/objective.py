@@ -5,6 +5,7 @@ context of MM-ACT). A share of the block is masked; the loss is the cross-entrop
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -71,6 +72,35 @@ class Prompts:
         return ids, valid, slice(self.block.start - cut, self.block.stop - cut)
 
 
+@dataclass(frozen=True)
+class Batch:
+    """Prompts of one mode with their blocks masked."""
+
+    ids: Tensor  # (B, L)
+    valid: Tensor | None  # (B, L) bool; None where nothing is padded
+    block: slice  # n positions
+    part: slice  # of the vocabulary: what a token of the block can be
+    label: Tensor  # (B, n), counted from the start of `part`
+    weight: Tensor  # (B, n) of the cross-entropies in the loss, which is their sum
+    counted: Tensor  # (B, n) 0 where nothing is masked, else 1 / number of masked tokens of the whole batch
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def rows(self, index: Tensor, zeroed: Tensor) -> 'Batch':
+        """The prompts `index` (k,), of which those that are `zeroed` (k,) bool count nothing."""
+        weight, counted = (w[index] * ~zeroed[:, None] for w in (self.weight, self.counted))
+        valid = None if self.valid is None else self.valid[index]
+        return Batch(self.ids[index], valid, self.block, self.part, self.label[index], weight, counted)
+
+    def parts(self, size: int, rank: int = 0, ranks: int = 1) -> Iterator['Batch']:
+        """Pieces of at most `size` prompts (0: one piece) for process `rank`, as many of the same size for all."""
+        each = math.ceil(len(self) / ranks)
+        index = torch.arange(each * ranks, device=self.ids.device)[rank * each : (rank + 1) * each]
+        for some in index.split(size or each):
+            yield self.rows(some.clamp(max=len(self) - 1), some >= len(self))
+
+
 class Objective:
     """Losses of batches of rows of `tokens`, all of which lies on `device`."""
 
@@ -107,9 +137,16 @@ class Objective:
             out[i, : len(ids)] = torch.tensor(ids)
         return out.to(self.device)
 
-    def loss(self, network: Network, mode: str, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(mean loss, share of masked tokens whose most probable id is right) of a mode of MODES over rows (B,)."""
-        v, m = self.config.vocabulary, self.masking
+    def draw(self, mode: str, rows: Tensor, generator: torch.Generator) -> 'Batch | None':
+        """Prompts of a mode of MODES for rows (B,), disturbed and masked. None where nothing can be learned from them.
+
+        All randomness is in here, so parts of a batch, on whatever device, add up to what the batch is in one piece.
+        """
+        v = self.config.vocabulary
+        if mode == 'text':
+            rows = rows[self.plan[rows] >= 0]
+            if not len(rows):
+                return None
         views = self._views(self.codes[rows], generator)
         state = self._state(self.state[rows], generator)
         if mode == 'action':
@@ -121,30 +158,27 @@ class Objective:
             masked = self._mask_cosine(target.shape, generator)
             part = slice(v.image_offset, v.image_offset + v.codes)
         else:
-            rows = rows[self.plan[rows] >= 0]
-            views, state = views[: len(rows)], state[: len(rows)]
-            if not len(rows):
-                zero = torch.zeros((), device=self.device)
-                return zero, zero
-            views = self._views(self.codes[rows], generator)
             target = self.plans[self.plan[rows]]
             share = self._uniform((len(rows), 1), generator) * (1 - 1e-3) + 1e-3  # LLaDA
             masked = self._uniform(target.shape, generator) < share
             part = slice(0, v.size)
         block = torch.where(masked, v.mask, target)
         ids, valid, where = self.prompts[mode].fill(self.instruction[rows], views, state, block)
-        logits = network(ids, where, part, valid).float()
-        label = target - part.start
-        if mode == 'action' and m.label_sigma:
-            each = smoothed_cross_entropy(logits, label, m.label_sigma)
+        counted = masked / masked.sum().clamp(min=1)
+        # A plan is weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood.
+        weight = masked / (share * target.numel()) if mode == 'text' else counted
+        return Batch(ids, valid, where, part, target - part.start, weight, counted)
+
+    def loss(self, network: Network, batch: 'Batch') -> tuple[Tensor, Tensor]:
+        """(loss, share of masked tokens whose most probable id is right): of a part of a batch, its part of both."""
+        logits = network(batch.ids, batch.block, batch.part, batch.valid).float()
+        bins = batch.part.start == self.config.vocabulary.bins_offset
+        if bins and self.masking.label_sigma:
+            each = smoothed_cross_entropy(logits, batch.label, self.masking.label_sigma)
         else:
-            each = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction='none').view_as(label)
-        if mode == 'text':  # weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood
-            loss = (each * masked / share).sum(1).div(target.shape[1]).mean()
-        else:
-            loss = (each * masked).sum() / masked.sum()
-        right = ((logits.argmax(-1) == label) & masked).sum() / masked.sum().clamp(min=1)
-        return loss, right
+            each = F.cross_entropy(logits.flatten(0, 1), batch.label.flatten(), reduction='none').view_as(batch.label)
+        right = ((logits.argmax(-1) == batch.label) * batch.counted).sum()
+        return (each * batch.weight).sum(), right
 
     def _uniform(self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
         return torch.rand(shape, generator=generator, device=self.device)

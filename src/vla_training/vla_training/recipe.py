@@ -6,7 +6,10 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 
+from vla_model.checkpoint import MAX_SHARD_BYTES
+from vla_training.lora import Lora
 from vla_training.objective import MODES, Masking
+from vla_training.shards import MAX_BYTES
 
 T = TypeVar('T')
 
@@ -45,8 +48,10 @@ class Recipe:
     stages: tuple[Stage, ...]
     name: str = 'nano'
     seed: int = 0
-    network: Network = field(default_factory=Network)
-    structured_tables: bool = True  # see structure.py
+    init: str = ''  # folder of the checkpoint, ours or a released one, that the run begins with; empty: from nothing
+    network: Network = field(default_factory=Network)  # only where it begins from nothing
+    structured_tables: bool = True  # see structure.py; only where it begins from nothing
+    lora: Lora = field(default_factory=Lora)
     masking: Masking = field(default_factory=Masking)
     batch: int = 64  # contexts per step
     text_batch: int = 8  # the first so many of them make a plan prompt, too
@@ -58,23 +63,33 @@ class Recipe:
     weight_decay: float = 0.02
     beta2: float = 0.98
     grad_clip: float = 1.0
-    ema: float = 0.999
-    amp: bool = True  # bf16 autocast
+    ema: float = 0.999  # 0: no average is kept
+    amp: bool = True  # computes in bf16; weights that are trained stay fp32
     compile: bool = False
+    recompute: bool = False  # blocks again in the backward pass: less memory, a third more work
     validation: float = 0.03  # share of the episodes that are only looked at
     log_every: int = 50
     save_every: int = 1000
+    piece_bytes: int = MAX_BYTES  # of a file of a run's checkpoint
+    dtype: str = 'float32'  # of the exported weights, or bfloat16
+    shard_bytes: int = MAX_SHARD_BYTES  # of a file of them
 
     def __post_init__(self) -> None:
         if not self.stages:
             raise ValueError('a recipe needs at least one stage')
-        for name in ('batch', 'log_every', 'save_every'):
+        for name in ('batch', 'log_every', 'save_every', 'piece_bytes', 'shard_bytes'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be 1 or more, got {getattr(self, name)}')
         if max(self.text_batch, self.image_batch) > self.batch:
             raise ValueError(f'text_batch and image_batch are parts of batch, which is {self.batch}')
         if not 0 <= self.validation < 1 or not 0 <= self.ema < 1:
             raise ValueError('validation and ema must be 0 or more and below 1')
+        if self.dtype not in ('float32', 'bfloat16'):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.init and self.network != Network():
+            raise ValueError('init says the shape of the network: leave network out')
+        if self.lora.rank and not self.init:
+            raise ValueError('lora adapts the network of a checkpoint: say which in init')
 
     @property
     def steps(self) -> int:

@@ -42,7 +42,7 @@ class Features(nn.Module):
         self.map = nn.Parameter(torch.randn(self.basis.shape[1], width, generator=generator) * spread)
 
     def forward(self, rows: Tensor) -> Tensor:
-        return rows + self.basis @ self.map
+        return rows + self.basis.to(rows.dtype) @ self.map.to(rows.dtype)
 
 
 def attach(network: Network, v: Vocabulary, seed: int) -> None:

@@ -1,0 +1,109 @@
+"""One process, or many that share one run: `torchrun --nproc-per-node N -m vla_training.cli fit RECIPE --shard`.
+
+With many, each holds a part of every parameter, its average and its moments (FSDP2), and reads its part of every batch.
+A run does not depend on how many they are: it can go on with another number of them.
+"""
+
+import os
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+@dataclass(frozen=True)
+class World:
+    """The processes of a run, and the device of this one."""
+
+    device: torch.device
+    rank: int = 0
+    ranks: int = 1
+    mesh: DeviceMesh | None = None  # None: parameters are whole
+
+    @classmethod
+    def join(cls, device: str) -> 'World':
+        """Of a process that torchrun started. Raises ValueError where it was not."""
+        if 'LOCAL_RANK' not in os.environ:
+            raise ValueError(
+                '--shard needs the processes that torchrun starts: '
+                'torchrun --nproc-per-node N -m vla_training.cli fit RECIPE --shard'
+            )
+        kind = torch.device(device).type
+        own = torch.device(kind, int(os.environ['LOCAL_RANK'])) if kind == 'cuda' else torch.device(kind)
+        if kind == 'cuda':
+            torch.cuda.set_device(own)
+        dist.init_process_group('nccl' if kind == 'cuda' else 'gloo')
+        mesh = init_device_mesh(kind, (dist.get_world_size(),))
+        return cls(own, dist.get_rank(), dist.get_world_size(), mesh)
+
+    def leave(self) -> None:
+        if self.mesh is not None:
+            dist.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this process is the one that writes."""
+        return self.rank == 0
+
+    def shard(self, network: nn.Module, blocks: list[nn.Module], mixed: bool) -> None:
+        """Splits every parameter over the processes; a block's are gathered while it computes.
+
+        mixed: forwards and backwards in bf16, gradients are added up in fp32. The inputs of blocks are not cast, for
+        the table of rotary embeddings must stay fp32.
+        """
+        if self.mesh is None:
+            return
+        half = torch.bfloat16 if mixed else None
+        policy = MixedPrecisionPolicy(param_dtype=half, reduce_dtype=torch.float32, cast_forward_inputs=False)
+        for block in blocks:
+            fully_shard(block, mesh=self.mesh, mp_policy=policy)
+        fully_shard(network, mesh=self.mesh, mp_policy=policy)
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Over the processes, in place."""
+        if self.mesh is not None:
+            dist.all_reduce(values)
+        return values
+
+    def agree(self, value: bool) -> bool:
+        """What the first process says. (Clocks differ, and all must stop after the same step.)"""
+        if self.mesh is None:
+            return value
+        said = torch.tensor(float(value), device=self.device)
+        dist.broadcast(said, 0)
+        return bool(said)
+
+    def wait(self) -> None:
+        """For all processes."""
+        if self.mesh is not None:
+            self.sum(torch.zeros(1, device=self.device))
+
+
+def whole(value: Tensor) -> Tensor:
+    """A tensor that may be split over processes, in one piece. All processes must call it."""
+    return value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
+
+
+def local(value: Tensor) -> Tensor:
+    """The part of a tensor that this process holds; writing to it writes to the tensor."""
+    return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
+
+
+@torch.no_grad()
+def put(target: Tensor, value: Tensor) -> None:
+    """Copies a whole tensor, which every process has, into one that may be split."""
+    value = value.to(target.device)
+    if isinstance(target, DTensor):
+        value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+    target.copy_(value)
+
+
+def forget_gathered(network: nn.Module) -> None:
+    """To be called when parameters were written to: what was gathered of them before is stale."""
+    for module in network.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
