@@ -196,15 +196,29 @@ def evaluate(
 @command
 def tokenize(
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
-    image_tokenizer: Annotated[Path, typer.Option(help='Folder of the trained one.')] = Path('out/train/images'),
+    image_tokenizer: Annotated[
+        Path | None,
+        typer.Option(
+            help='Folder of the trained one; with --like only where it is not in the checkpoint.',
+            show_default='out/train/images',
+        ),
+    ] = None,
     out: Out = Path('out/train/tokens'),
+    like: Annotated[Path | None, typer.Option(help='Checkpoint that shall be fine-tuned with the tokens.')] = None,
+    keep_statistics: Annotated[
+        bool, typer.Option('--keep-statistics', help='Of --like: where robot and motions are the same.')
+    ] = False,
     copies: Annotated[int, typer.Option(min=0, help='Further copies of each frame, in other light.')] = 0,
     device: Device = 'cpu',
 ) -> None:
     """Images to codes, states and chunks to bins, texts to ids: what training reads."""
     from vla_training.tokenize import tokenize as run
 
-    Console().print(run(dataset, image_tokenizer, out, copies=copies, device=device))
+    if like is None and image_tokenizer is None:
+        image_tokenizer = Path('out/train/images')
+    Console().print(
+        run(dataset, image_tokenizer, out, like=like, keep_statistics=keep_statistics, copies=copies, device=device)
+    )
 
 
 @command
@@ -214,13 +228,58 @@ def fit(
     out: Out = Path('out/train/run'),
     device: Device = 'cpu',
     minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
+    threads: Annotated[int, typer.Option(min=0, help='Of a CPU; 0: all cores.')] = 0,
+    shard: Annotated[
+        bool, typer.Option('--shard', help='One of the processes of torchrun, which share the run (FSDP).')
+    ] = False,
 ) -> None:
-    """Train the model; go on where it stopped."""
+    """Train or fine-tune the model; go on where it stopped."""
     from vla_training.recipe import Recipe
     from vla_training.trainer import train
 
-    checkpoint = train(Recipe.load(recipe), tokens, out, device=device, minutes=minutes or math.inf)
-    Console().print(f'checkpoint: {checkpoint}')
+    checkpoint = train(
+        Recipe.load(recipe), tokens, out, device=device, minutes=minutes or math.inf, threads=threads, shard=shard
+    )
+    if int(os.environ.get('RANK', '0')) == 0:
+        Console().print(f'checkpoint: {checkpoint}')
+
+
+@command
+def plot(run: Annotated[Path, typer.Argument(help='Folder that fit wrote.')] = Path('out/train/run')) -> None:
+    """The losses of a run over its steps, RUN/loss.png; fit does it, too, whenever it saves."""
+    from vla_training.plot import plot_log
+
+    if not (run / 'log.csv').is_file():
+        raise FileNotFoundError(f'{run / "log.csv"} is missing: give the folder of a run')
+    plot_log(run / 'log.csv', run / 'loss.png')
+    Console().print(f'{run / "loss.png"}')
+
+
+@command
+def ablate(
+    recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+    ],
+    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    out: Out = Path('out/train/ablation'),
+    seeds: Annotated[int, typer.Option(min=1)] = 3,
+    episodes: Annotated[int, typer.Option(min=1, help='Per task and run; held-out scenes.')] = 25,
+    minutes: Annotated[float, typer.Option(min=0.0, help='Of training per run; 0: to the end.')] = 0.0,
+    device: Device = 'cpu',
+    fit: Annotated[bool, typer.Option(help='Train the runs.')] = True,
+    evaluate: Annotated[bool, typer.Option(help='Drive the simulated arm with each.')] = True,
+) -> None:
+    """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
+    from vla_training import ablate as study
+    from vla_training.recipe import Recipe
+
+    chosen = Recipe.load(recipe)
+    if fit:
+        for checkpoint in study.fit(chosen, tokens, out, seeds=seeds, device=device, minutes=minutes or math.inf):
+            Console().print(f'checkpoint: {checkpoint}')
+    if evaluate:
+        study.evaluate(chosen, out, robot, seeds=seeds, episodes=episodes)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,64 @@
+import pytest
+
+from vla_training import ablate
+from vla_training.ablate import Result, runs, table
+from vla_training.recipe import Recipe
+
+STAGES = [
+    {'steps': 2, 'action': 0.0, 'text': 0.1, 'image': 0.1},
+    {'steps': 3, 'action': 1.0, 'text': 0.05, 'image': 0.05},
+]
+
+
+def recipe(**changes) -> Recipe:
+    network = {'d_model': 32, 'n_layers': 1, 'n_heads': 2, 'mlp_hidden_size': 64}
+    batches = {'batch': 8, 'text_batch': 2, 'image_batch': 2}
+    content = {
+        'stages': STAGES,
+        'network': network,
+        'masking': {'plan_tokens': 32},
+        'warmup': 1,
+        'amp': False,
+        **batches,
+    }
+    return Recipe.from_dict(content | changes)
+
+
+def test_variants_differ_in_what_is_learned_and_in_nothing_else(tmp_path):
+    made = {run.variant: run.recipe for run in runs(recipe(), tmp_path, seeds=1)}
+    assert [s.weights for s in made['action'].stages] == [{'action': 1.0}]  # the first stage would teach nothing
+    assert [s.weights for s in made['+ text'].stages] == [{'text': 0.1}, {'action': 1.0, 'text': 0.05}]
+    assert [s.weights for s in made['+ image'].stages] == [{'image': 0.1}, {'action': 1.0, 'image': 0.05}]
+    assert made['+ both'].stages == recipe().stages
+    budget = {v: sum(s.steps * r.batch for s in r.stages if s.action) for v, r in made.items()}
+    assert set(budget.values()) == {24}
+
+
+def test_seeds_are_complete_one_after_the_other(tmp_path):
+    made = runs(recipe(seed=5), tmp_path, seeds=2)
+    assert [run.seed for run in made] == [5] * 4 + [6] * 4
+    assert len({run.folder for run in made}) == 8 and all(run.recipe.seed == run.seed for run in made)
+
+
+def test_a_recipe_without_actions_is_refused(tmp_path):
+    with pytest.raises(ValueError, match='no stage that learns actions'):
+        runs(recipe(stages=STAGES[:1]), tmp_path, 1)
+
+
+def test_every_run_gets_a_checkpoint(tokens_folder, tmp_path):
+    found = list(ablate.fit(recipe(), tokens_folder, tmp_path, seeds=1, threads=1))
+    assert len(found) == 4 and all((folder / 'config.json').is_file() for folder in found)
+    with pytest.raises(FileNotFoundError, match='fit it first'):
+        ablate.evaluate(recipe(), tmp_path / 'elsewhere', tmp_path / 'none.yaml')
+
+
+def test_the_table_pools_episodes_and_tells_the_spread_of_seeds(tmp_path):
+    good = {'action': (2, 4), '+ text': (3, 5), '+ image': (6, 8), '+ both': (9, 9)}
+    results = [
+        Result(run, {'press_button': (good[run.variant][run.seed], 10)}) for run in runs(recipe(), tmp_path, seeds=2)
+    ]
+    head, rows = table(results)
+    assert head[:2] == ['learned', 'press_button']
+    assert [row[0] for row in rows] == ['action', '+ text', '+ image', '+ both']
+    assert rows[0][1].startswith('30.0 % (') and rows[0][2] == '30.0 +- 14.1 %'
+    assert rows[3][1].startswith('90.0 %') and rows[3][2] == '90.0 +- 0.0 %'

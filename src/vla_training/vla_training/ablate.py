@@ -1,0 +1,136 @@
+"""Does it help to learn plans and images beside actions? The same recipe with and without them, over several seeds.
+
+The budget that is the same is the number of contexts whose chunks are learned; plans and images come on top. A stage
+that would teach nothing is left out. Fitting and evaluating can be done on different machines.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import mean, stdev
+
+from rich.console import Console
+from rich.table import Table
+
+from vla_training.recipe import Recipe, Stage
+
+VARIANTS = {'action': (False, False), '+ text': (True, False), '+ image': (False, True), '+ both': (True, True)}
+
+
+@dataclass(frozen=True)
+class Run:
+    variant: str
+    seed: int
+    recipe: Recipe
+    folder: Path
+
+
+def runs(recipe: Recipe, out: Path, seeds: int) -> list[Run]:
+    """Every variant with `seeds` seeds, seed by seed, so that what is cut is complete up to some seed."""
+    made = []
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        for variant in VARIANTS:
+            name = variant.replace('+ ', 'with-')
+            made.append(Run(variant, seed, _variant(recipe, variant, seed), out / f'{name}-{seed}'))
+    return made
+
+
+def _variant(recipe: Recipe, variant: str, seed: int) -> Recipe:
+    text, image = VARIANTS[variant]
+    stages: list[Stage] = []
+    for stage in recipe.stages:
+        weights = {'action': stage.action, 'text': text * stage.text, 'image': image * stage.image}
+        if any(weights.values()):
+            stages.append(Stage(stage.steps, **weights))
+    if not any(stage.action for stage in stages):
+        raise ValueError('the recipe has no stage that learns actions: there is nothing to compare')
+    return replace(recipe, name=f'{recipe.name} {variant}', seed=seed, stages=tuple(stages))
+
+
+def fit(
+    recipe: Recipe, tokens: Path, out: Path, *, seeds: int = 3, device: str = 'cpu', minutes: float = math.inf,
+    threads: int = 0,
+) -> Iterator[Path]:  # fmt: skip
+    """Trains every run that has not been trained to its end. minutes: per run. Yields the checkpoints."""
+    from vla_training.trainer import train
+
+    for run in runs(recipe, out, seeds):
+        yield train(run.recipe, tokens, run.folder, device=device, minutes=minutes, threads=threads)
+
+
+@dataclass(frozen=True)
+class Result:
+    """Closed-loop success of one run: (successes, episodes) by task."""
+
+    run: Run
+    tasks: dict[str, tuple[int, int]]
+
+    @property
+    def rate(self) -> float:
+        """Mean over the tasks."""
+        return mean(good / n for good, n in self.tasks.values())
+
+
+def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
+             console: Console | None = None) -> list[Result]:  # fmt: skip
+    """Drives every run's checkpoint through the same held-out scenes, writes `ablation.md` and prints its table.
+
+    Raises FileNotFoundError where a run has no checkpoint yet.
+    """
+    from vla_policy_node.core.profile import RobotProfile
+    from vla_training.evaluate import evaluate as drive
+
+    console = console or Console()
+    every = runs(recipe, out, seeds)
+    for run in every:
+        if not (run.folder / 'checkpoint' / 'config.json').is_file():
+            raise FileNotFoundError(f'{run.folder} has no checkpoint: fit it first')
+    robot = RobotProfile.load(profile)
+    results = []
+    for run in every:
+        records = drive(run.folder / 'checkpoint', run.folder / 'evaluation', robot, episodes=episodes, contrasts=0,
+                        processes=processes, console=Console(quiet=True))  # fmt: skip
+        tasks: dict[str, tuple[int, int]] = {}
+        for record in records:
+            good, n = tasks.get(record.task, (0, 0))
+            tasks[record.task] = good + record.success, n + 1
+        results.append(Result(run, tasks))
+        console.print(f'{run.variant}, seed {run.seed}: {100 * results[-1].rate:.0f} %')
+    head, rows = table(results)
+    shown = Table(*head, title=f'{seeds} seeds, {episodes} held-out episodes per task and seed')
+    for row in rows:
+        shown.add_row(*row)
+    console.print(shown)
+    (out / 'ablation.md').write_text(markdown(head, rows, seeds, episodes, recipe))
+    return results
+
+
+def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
+    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, and over the seeds."""
+    from vla_training.evaluate_records import Share
+
+    names = list(results[0].tasks)
+    rows = []
+    for variant in VARIANTS:
+        chosen = [r for r in results if r.run.variant == variant]
+        cells = []
+        for task in names:
+            good, n = (sum(column) for column in zip(*(r.tasks[task] for r in chosen), strict=True))
+            cells.append(str(Share(good, n)))
+        rates = [100 * r.rate for r in chosen]
+        spread = f' +- {stdev(rates):.1f}' if len(rates) > 1 else ''
+        rows.append([variant, *cells, f'{mean(rates):.1f}{spread} %'])
+    return ['learned', *names, 'mean over tasks +- deviation over seeds'], rows
+
+
+def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, recipe: Recipe) -> str:
+    from vla_training.evaluate_report import markdown as as_table
+
+    lines = as_table(tuple(head), [tuple(row) for row in rows])
+    lines += [
+        f'{seeds} seeds; {episodes} held-out episodes per task and seed, the same for all; {recipe.batch} chunks in '
+        f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. In brackets: 95 % intervals (Wilson), all seeds '
+        'together.'
+    ]
+    return '\n'.join(['# What plans and images add', '', *lines, ''])
