@@ -130,7 +130,7 @@ def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, 
     lines = as_table(tuple(head), [tuple(row) for row in rows])
     lines += [
         f'{seeds} seeds; {episodes} held-out episodes per task and seed, the same for all; {recipe.batch} chunks in '
-        f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. In brackets: 95 % intervals (Wilson), all seeds '
-        'together.'
+        f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. In brackets: 95 % intervals (Wilson), all '
+        'seeds together.'
     ]
     return '\n'.join(['# What plans and images add', '', *lines, ''])
