@@ -174,7 +174,7 @@ def bench_policy(
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
     rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 10.0,
     real_time_factor: Annotated[float, typer.Option(min=0.1, max=1.0, help='Simulated per wall time.')] = 1.0,
-    time_limit: Annotated[float, typer.Option(min=1.0, help='Of an episode in seconds.')] = 30.0,
+    time_limit: Annotated[float, typer.Option(min=1.0, help='Of an episode (s).')] = 30.0,
     out: Annotated[Path, typer.Option(help='Folder; a run that was cut goes on there.')] = Path('out/bench_policy'),
 ) -> None:
     """Success rate of a policy over ROS, through real processes; ./vla train evaluate is the same without ROS."""

@@ -79,7 +79,7 @@ def convert(
     instruction: Annotated[str, typer.Option(help='For every episode; empty: as the bag says.')] = '',
     subtasks: Annotated[Path | None, typer.Option(help='CSV or JSON with time, subtask (and bag).')] = None,
     namespace: Annotated[str, typer.Option(help='Of the robot in the bag.')] = '',
-    shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out in frames.')] = 10,
+    shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out (frames).')] = 10,
 ) -> None:
     """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
     from vla_training.convert import convert as run
@@ -161,9 +161,9 @@ def evaluate(
     ] = 25,
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
-    latency: Annotated[float, typer.Option(min=0.0, help='Observation to chunk at the executor in seconds.')] = 0.08,
-    period: Annotated[float, typer.Option(min=0.1, help='Between two inferences in seconds.')] = 0.2,
-    time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode in seconds.')] = 30.0,
+    latency: Annotated[float, typer.Option(min=0.0, help='Observation to chunk at the executor (s).')] = 0.08,
+    period: Annotated[float, typer.Option(min=0.1, help='Between two inferences (s).')] = 0.2,
+    time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     device: Device = 'cpu',
