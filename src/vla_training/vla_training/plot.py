@@ -3,11 +3,8 @@
 import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated
 
-import typer
 from matplotlib.figure import Figure
-from rich.console import Console
 
 LOSSES = {
     'loss': ('action_loss', 'val_action_loss', 'text_loss', 'val_text_loss', 'image_loss', 'val_image_loss'),
@@ -46,9 +43,3 @@ def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES)
         axes.set_ylabel(label)
     all_axes[-1].set_xlabel('step')
     figure.savefig(out)
-
-
-def plot(run: Annotated[Path, typer.Argument(help='Folder of a run.')] = Path('out/train/run')) -> None:
-    """Losses over the steps as RUN/loss.png; training does it, too, whenever it saves."""
-    plot_log(run / 'log.csv', run / 'loss.png')
-    Console().print(f'{run / "loss.png"}')

@@ -10,7 +10,7 @@ Episodes are never split over shards. Tensors of a shard, N frames:
     episode      (N,) int32                  number of the episode in the data set
     instruction  (N,) int32                  row of `texts`
     plan         (N,) int32                  row of `texts`; -1 where there is none
-    text_ids     (K,) uint16                 all texts, one after the other
+    text_ids     (K,) int32                  all texts, one after the other
     text_ends    (M,) int32                  where each ends
 """
 
@@ -24,14 +24,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vla_model import checkpoint, statistics
-from vla_model.checkpoint import IMAGE_FILE
+from vla_model import checkpoint
 from vla_model.config import ModelConfig, read_json
 from vla_model.text_tokenizer import TextTokenizer
 
 MAX_BYTES = 15_000_000
 PER_FRAME = ('codes', 'state', 'action', 'future', 'episode', 'instruction', 'plan')
-DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'text_ids': torch.uint16}
+DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16}
 
 
 @dataclass(frozen=True)
@@ -70,10 +69,14 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
     return size
 
 
+def read_config(folder: Path) -> ModelConfig:
+    """Of a folder of shards. Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+    return checkpoint.read_config(folder, read_json(folder / 'config.json'))
+
+
 def read(folder: Path) -> Tokens:
     """Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
-    content = read_json(folder / 'config.json')
-    config = checkpoint.read_config(folder, content)
+    config = read_config(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
     paths = sorted(folder.glob('shard-*.safetensors'))
     if not paths:
@@ -120,10 +123,3 @@ def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     if any(len(shard[name]) != n for name in PER_FRAME) or (n and not 0 <= int(shard['future'].max()) < n):
         raise ValueError(f'{path}: its tensors have different numbers of frames: tokenize the data set again')
     return shard
-
-
-def copy_model_files(source: Path, target: Path) -> None:
-    """What a checkpoint needs beside the network's weights."""
-    for name in ('config.json', 'tokenizer.json', IMAGE_FILE, statistics.FILE):
-        if (source / name).is_file():
-            (target / name).write_bytes((source / name).read_bytes())

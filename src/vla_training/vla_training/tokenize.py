@@ -5,17 +5,20 @@ sent differs from what was wanted; a chunk then leads from the one to the other 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from rich.progress import Progress
+from safetensors.torch import save_file
 from torch import Tensor
 
 from vla_model import bins, checkpoint, nano
 from vla_model.config import ImageTokenizerConfig, ModelConfig
+from vla_model.folder import open_folder
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import Vocabulary
@@ -47,9 +50,11 @@ def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool) -> np.nd
     return chunks
 
 
-def configure(dataset: Dataset, base: ModelConfig) -> ModelConfig:
-    """`base` with the statistics of the data set: its smallest and largest states and actions become -1 and +1."""
+def configure(dataset: Dataset, base: ModelConfig, method: str) -> ModelConfig:
+    """`base` with the statistics of the data set, of which `method` says what becomes -1 and +1 (RobotInterface)."""
     robot = base.robot
+    if method == 'limits':
+        return replace(base, robot=replace(robot, normalization=method), statistics=None)
     states, actions = [], []
     for i in range(len(dataset.episodes)):
         episode = dataset.episode(i)
@@ -57,7 +62,50 @@ def configure(dataset: Dataset, base: ModelConfig) -> ModelConfig:
         actions.append(chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta'))
     flat = np.concatenate(actions).reshape(-1, robot.action_dim)
     statistics = Statistics.of(np.concatenate(states), flat)
-    return replace(base, robot=replace(robot, normalization='min_max'), statistics=statistics)
+    return replace(base, robot=replace(robot, normalization=method), statistics=statistics)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What tokens are made for."""
+
+    config: ModelConfig
+    text: TextTokenizer
+    encoder: ImageTokenizer
+
+
+def _nano_model(data: Dataset, image_tokenizer: Path, device: str) -> _Model:
+    text = TextTokenizer.load(NANO_FILE)
+    encoder = load_image_tokenizer(image_tokenizer, device)
+    base = _with_images(nano.config(text.size), encoder.config)
+    _check(data, base)
+    return _Model(configure(data, base, 'min_max'), text, encoder)
+
+
+def _model_like(data: Dataset, folder: Path, image_tokenizer: Path | None, device: str, keep: bool) -> _Model:
+    """The text and image tokenizers, the prompts and the method of the statistics of a checkpoint."""
+    found = open_folder(folder, image_tokenizer)
+    _check(data, found.config)
+    with torch.device('meta'):
+        encoder = ImageTokenizer(found.config.image_tokenizer)
+    checkpoint.load_into(encoder, found.image, torch.device(device), torch.float32, folder)
+    config = found.config if keep else configure(data, found.config, found.config.robot.normalization)
+    return _Model(config, found.text, encoder.eval())
+
+
+def _check(data: Dataset, config: ModelConfig) -> None:
+    """Raises ValueError naming what the data set has otherwise than the model needs."""
+    robot = config.robot
+    for name, size in ((STATE, robot.state_dim), (ACTION, robot.action_dim)):
+        has = data.features[name].shape if name in data.features else 'missing'
+        if has != (size,):
+            raise ValueError(f'{data.folder}: {name} is {has}, the model has {(size,)}: it is of another robot')
+    if lacking := [image(c) for c in robot.cameras if image(c) not in data.video_keys]:
+        raise ValueError(f'{data.folder} has {data.video_keys}, the model needs {lacking[0]}: name its cameras so')
+    if abs(robot.dt * data.fps - 1) > 1e-6:
+        raise ValueError(
+            f'{data.folder} has {data.fps:g} frames/s, the model steps of {robot.dt:g} s: collect or convert others'
+        )
 
 
 def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig:
@@ -68,22 +116,27 @@ def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig
 
 
 def tokenize(
-    dataset: Path, image_tokenizer: Path, out: Path, *, copies: int = 0, device: str = 'cpu', seed: int = 0
-) -> str:
+    dataset: Path, image_tokenizer: Path | None, out: Path, *, like: Path | None = None, keep_statistics: bool = False,
+    copies: int = 0, device: str = 'cpu', seed: int = 0,
+) -> str:  # fmt: skip
     """Writes the shards and what belongs to them into `out`; returns a line about them.
 
-    image_tokenizer: folder of a trained one. copies: further versions of
-    each frame with other brightness, contrast and colour. Shards that are there already are kept, so a run that was
-    cut goes on. Raises FileNotFoundError or ValueError naming the file.
+    image_tokenizer: folder of a trained one. like: folder of the checkpoint to be fine-tuned, else tokens are made for
+    the nano model; image_tokenizer is then needed only where a released one is not in that folder. keep_statistics: of
+    `like`, instead of those of the data. copies: further versions of each frame with other brightness, contrast and
+    colour. Shards that are there already are kept, so a run that was cut goes on. Raises FileNotFoundError or
+    ValueError naming the file.
     """
     data = Dataset(dataset)
-    text = TextTokenizer.load(NANO_FILE)
-    encoder = load_image_tokenizer(image_tokenizer, device)
-    config = configure(data, _with_images(nano.config(text.size), encoder.config))
-    if abs(config.robot.dt * data.fps - 1) > 1e-6:
-        raise ValueError(f'{dataset} has {data.fps} frames/s, the model steps of {config.robot.dt} s: collect others')
+    if like is not None:
+        model = _model_like(data, like, image_tokenizer, device, keep_statistics)
+    elif image_tokenizer is not None:
+        model = _nano_model(data, image_tokenizer, device)
+    else:
+        raise ValueError('tokens need an image tokenizer, or a checkpoint that they shall be like')
+    config, text, encoder = model.config, model.text, model.encoder
     out.mkdir(parents=True, exist_ok=True)
-    _write_model_files(out, config, text, image_tokenizer)
+    _write_model_files(out, model)
     # As many episodes per shard as fit, counted before any is encoded: the same shards in every run.
     room = shards.MAX_BYTES // (1 + copies) - 300_000
     total, done = len(data.episodes), 0
@@ -168,9 +221,16 @@ def _encode(episode: Episode, camera: str, encoder: ImageTokenizer, rng: np.rand
     return np.concatenate(codes)
 
 
-def _write_model_files(out: Path, config: ModelConfig, text: TextTokenizer, image_tokenizer: Path) -> None:
-    (out / 'config.json').write_text(config.to_json())
-    text.tokenizer.save(str(out / 'tokenizer.json'))
-    assert config.statistics is not None
-    config.statistics.save(out / 'statistics.json')
-    (out / checkpoint.IMAGE_FILE).write_bytes((image_tokenizer / checkpoint.IMAGE_FILE).read_bytes())
+def _write_model_files(out: Path, model: _Model) -> None:
+    """Raises ValueError where shards are there that were made for another model or of other data."""
+    statistics = model.config.statistics
+    if any(out.glob('shard-*')):
+        then = shards.read_config(out)
+        if then != model.config:
+            raise ValueError(f'{out} has shards of other data or for another model: give an empty folder')
+    (out / 'config.json').write_text(model.config.to_json())
+    model.text.tokenizer.save(str(out / 'tokenizer.json'))
+    if statistics is not None:
+        statistics.save(out / STATISTICS_FILE)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.encoder.state_dict().items()}
+    save_file(tensors, out / checkpoint.IMAGE_FILE)

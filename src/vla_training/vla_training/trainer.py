@@ -190,7 +190,7 @@ class Trainer:
         own = {n: local(p).clone() for n, p in self.trained.items()} if self.average else {}
         self._write({n: local(value) for n, value in self.average.items()})
         try:
-            for mode in {mode for stage in self.recipe.stages for mode in stage.weights}:
+            for mode in (m for m in MODES if any(m in stage.weights for stage in self.recipe.stages)):
                 totals: dict[str, list[Tensor]] = {}
                 for i, part in enumerate(rows.to(self.device).split(self.recipe.size(mode))[:batches]):
                     noise = torch.Generator(self.device).manual_seed(i)
