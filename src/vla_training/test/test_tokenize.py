@@ -1,14 +1,16 @@
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_model import bins, nano
+from vla_model import bins, checkpoint, nano
 from vla_model.checkpoint import IMAGE_FILE
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.network import Network
+from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_training import shards
 from vla_training.features import ACTION, COMPLETED, EXECUTED, FPS, REMAINING, STATE, SUBTASK, image, simulator_features
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
@@ -117,3 +119,50 @@ def test_shards_that_are_there_are_kept(dataset, images, tmp_path):
     before = path.stat().st_mtime_ns
     tokenize(dataset, images[0], tmp_path)
     assert path.stat().st_mtime_ns == before
+
+
+def checkpoint_of(folder, config, images):
+    network = Network(config.network)
+    nano.init_weights(network, 1)
+    checkpoint.write(folder, config, TextTokenizer.load(NANO_FILE), network.state_dict(), images[1].state_dict())
+    return folder
+
+
+def test_tokens_like_a_checkpoint_have_its_prompts_and_statistics_of_the_data(dataset, images, config, tmp_path):
+    like = checkpoint_of(tmp_path / 'base', config, images)
+    tokenize(dataset, None, tmp_path / 'limits', like=like)
+    tokens = shards.read(tmp_path / 'limits')
+    assert tokens.config == config and tokens.action.shape == (sum(LENGTHS), 4, 8)
+
+    tokenize(dataset, images[0], tmp_path / 'nano')
+    data = shards.read(tmp_path / 'nano').config
+    scaled = replace(config, robot=data.robot, statistics=data.statistics, network=data.network,
+                     vocabulary=data.vocabulary)  # fmt: skip
+    narrow = {name: tuple(0.9 * x for x in values) for name, values in data.statistics.action.items()}
+    other = replace(scaled, statistics=replace(data.statistics, action=narrow))
+    like = checkpoint_of(tmp_path / 'scaled', other, images)
+    tokenize(dataset, None, tmp_path / 'kept', like=like, keep_statistics=True)
+    tokenize(dataset, None, tmp_path / 'own', like=like)
+    kept, own = (shards.read(tmp_path / name).config.statistics for name in ('kept', 'own'))
+    assert kept == other.statistics and own == data.statistics
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'cameras': ('front', 'left')}, 'needs observation.images.left'),
+        ({'state_low': (-1.0,) * 7, 'state_high': (1.0,) * 7, 'action_low': (-1.0,) * 7, 'action_high': (1.0,) * 7,
+          'gripper': False}, r'observation.state is \(8,\), the model has \(7,\)'),
+        ({'dt': 0.05}, 'has 10 frames/s, the model steps of 0.05 s'),
+    ],
+)  # fmt: skip
+def test_a_data_set_of_another_robot_is_refused(dataset, images, config, tmp_path, change, message):
+    like = checkpoint_of(tmp_path / 'base', replace(config, robot=replace(config.robot, **change)), images)
+    with pytest.raises(ValueError, match=message):
+        tokenize(dataset, None, tmp_path / 'tokens', like=like)
+
+
+def test_shards_for_another_model_are_not_mixed(dataset, images, config, tmp_path):
+    tokenize(dataset, None, tmp_path / 'tokens', like=checkpoint_of(tmp_path / 'base', config, images))
+    with pytest.raises(ValueError, match='shards of other data or for another model'):
+        tokenize(dataset, images[0], tmp_path / 'tokens')

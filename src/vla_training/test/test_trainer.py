@@ -1,15 +1,19 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from matplotlib.axes import Axes
 
 from vla_model import policy
 from vla_model.types import Observation
 from vla_model.vocabulary import Vocabulary
+from vla_training import recipe as recipe_module
 from vla_training import structure
+from vla_training.plot import plot_log
 from vla_training.recipe import Recipe
 from vla_training.trainer import Trainer, train
 
@@ -148,3 +152,22 @@ def test_lr_warms_up_and_falls(tokens, tmp_path):
     rates = [trainer.lr(i) for i in range(9)]
     assert rates[:2] == [0.5, 1.0] and rates[1:] == sorted(rates[1:], reverse=True)
     assert abs(rates[8] - 0.05) < 1e-9
+
+
+@pytest.mark.parametrize(
+    'path', sorted(Path(recipe_module.__file__).parent.glob('recipes/*.yaml')), ids=lambda p: p.stem
+)
+def test_the_recipes_that_are_shipped_are_right(path):
+    assert Recipe.load(path).steps > 1000
+
+
+def test_curves_have_a_line_per_modality_and_split(tokens, tmp_path, monkeypatch):
+    labels = []
+    monkeypatch.setattr(Axes, 'plot', lambda axes, *a, label, **k: labels.append((axes.get_gridspec().nrows, label)))
+    Trainer(recipe(), tokens, tmp_path).run()
+    names = ['action', 'action, validation', 'text', 'text, validation', 'image', 'image, validation']
+    assert [label for _, label in labels[-12:]] == names * 2
+    assert (tmp_path / 'loss.png').stat().st_size > 1000
+    (tmp_path / 'log.csv').write_text('step,action_loss\n')
+    with pytest.raises(ValueError, match='nothing to plot'):
+        plot_log(tmp_path / 'log.csv', tmp_path / 'loss.png')

@@ -4,6 +4,7 @@ With many, each holds a part of every parameter, its average and its moments (FS
 A run does not depend on how many they are: it can go on with another number of them.
 """
 
+import gc
 import os
 from dataclasses import dataclass
 
@@ -41,7 +42,10 @@ class World:
         return cls(own, dist.get_rank(), dist.get_world_size(), mesh)
 
     def leave(self) -> None:
+        """At the end, when nothing that is split is needed any more."""
         if self.mesh is not None:
+            self.wait()
+            gc.collect()  # what still holds the group while the interpreter goes down makes gloo's threads abort
             dist.destroy_process_group()
 
     @property

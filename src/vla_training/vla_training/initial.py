@@ -82,7 +82,7 @@ def check_tokens(base: Opened, tokens: Tokens, folder: Path) -> None:
         changed = ['tokenizer.json is another']
     if changed:
         raise ValueError(
-            f'{tokens.folder} is not made for {folder}: {"; ".join(changed)}. '
+            f'{tokens.folder} is not made for {folder}: {"; ".join(changed[:3])}{"; ..." if changed[3:] else ""}. '
             f'Make it with ./vla train tokenize --like {folder}'
         )
 

@@ -25,15 +25,15 @@ def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES)
              for names in panels.values() for name in names}  # fmt: skip
     if not any(found.values()):
         raise ValueError(f'{log} has nothing to plot: the run has not logged a step yet')
-    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(n.removeprefix('val_') for n in found))}
+    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(_what(n) for n in found))}
     figure = Figure(figsize=(9, 3 * len(panels)), layout='constrained')
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
         for name in names:
             if found[name]:
                 held = name.startswith('val_')
-                style = {'color': colours[name.removeprefix('val_')], 'linestyle': '--' if held else '-'}
-                text = name.removesuffix('_loss').removesuffix('_right').replace('val_', 'validation ')
+                style = {'color': colours[_what(name)], 'linestyle': '--' if held else '-'}
+                text = f'{_what(name)}, validation' if held else _what(name)
                 axes.plot(*zip(*found[name], strict=True), label=text, marker='.' if held else '', **style)
         if axes.lines:
             axes.legend()
@@ -43,3 +43,8 @@ def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES)
         axes.set_ylabel(label)
     all_axes[-1].set_xlabel('step')
     figure.savefig(out)
+
+
+def _what(column: str) -> str:
+    """The modality of a column, or its name."""
+    return column.removeprefix('val_').removesuffix('_loss').removesuffix('_right')

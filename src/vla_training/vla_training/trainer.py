@@ -252,10 +252,13 @@ def train(
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
     torch.set_num_threads(threads or max(1, cores))
     world = World.join(device) if shard else World(torch.device(device))
-    try:
-        trainer = Trainer(recipe, shards.read(tokens), out, world=world)
-        trainer.run(time.monotonic() + 60 * minutes)
-        export.export(trainer, out / 'checkpoint')
-    finally:
-        world.leave()
+    checkpoint = _train(recipe, shards.read(tokens), out, world, minutes)
+    world.leave()  # not where it failed: others may be waiting for this process, and torchrun ends them
+    return checkpoint
+
+
+def _train(recipe: Recipe, tokens: Tokens, out: Path, world: World, minutes: float) -> Path:
+    trainer = Trainer(recipe, tokens, out, world=world)
+    trainer.run(time.monotonic() + 60 * minutes)
+    export.export(trainer, out / 'checkpoint')
     return out / 'checkpoint'
