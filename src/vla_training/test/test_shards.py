@@ -45,11 +45,11 @@ def test_a_truncated_shard_is_named(tokens_folder, tmp_path):
     folder = shutil.copytree(tokens_folder, tmp_path / 'tokens')
     path = shards.shard_path(folder, 0)
     path.write_bytes(path.read_bytes()[:-7])
-    with pytest.raises(ValueError, match='shard-00000[.]safetensors is damaged'):
+    with pytest.raises(ValueError, match=r'shard-00000[.]safetensors is damaged'):
         shards.read(folder)
 
 
 def test_a_folder_without_shards_is_named(tokens_folder, tmp_path):
     folder = shutil.copytree(tokens_folder, tmp_path / 'tokens', ignore=shutil.ignore_patterns('shard-*'))
-    with pytest.raises(FileNotFoundError, match='[.]/vla train tokenize'):
+    with pytest.raises(FileNotFoundError, match=r'[.]/vla train tokenize'):
         shards.read(folder)
