@@ -41,6 +41,19 @@ def test_cores_import_neither_ros_nor_what_stands_above_them(folder, forbidden):
     assert not imported(names) & set(forbidden)
 
 
+def test_training_needs_no_ros_but_for_bags():
+    names = [
+        n for n in modules('vla_training', 'vla_training') if not re.search(r'[.](bag[.].*|recording|convert)$', n)
+    ]
+    assert len(names) > 20
+    assert not imported(names) & {*ROS, 'vla_bringup'}
+
+
+def test_what_trains_on_a_gpu_machine_needs_little():
+    names = [f'vla_training.{m}' for m in ('cli', 'trainer', 'image_tokenizer', 'ablate', 'plot')]
+    assert not imported(names) & {*ROS, 'vla_policy_node', 'vla_sim', 'mujoco', 'av', 'pyarrow', 'rosbags', 'openvino'}
+
+
 def test_types_cost_no_torch():
     assert 'torch' not in imported(['vla_model', 'vla_model.types'])
 

@@ -36,8 +36,8 @@ def test_an_undisturbed_episode(stage):
     assert lag.max() < 0.15 and lag[-1].max() < 0.01
     assert columns[DONE].sum() == 1 and columns[DONE][-1] and columns[SUCCESS][-1] and not columns[SUCCESS][0]
     # Sub-tasks are passed through in order, and each frame knows them all.
-    everything = [[*split(c), s, *split(r)] for c, s, r in zip(columns[COMPLETED], columns[SUBTASK], columns[REMAINING])
-                  if s]  # fmt: skip
+    rows = zip(columns[COMPLETED], columns[SUBTASK], columns[REMAINING], strict=True)
+    everything = [[*split(c), s, *split(r)] for c, s, r in rows if s]
     assert all(sequence == everything[0] for sequence in everything) and len(everything[0]) == 3
 
 
