@@ -108,7 +108,7 @@ class PolicyParameters:
             plan_rate=declare(
                 node, 'plan_rate', 0.5, 'most plan texts per second of observation time [Hz]; 0: none', low=0, high=10
             ),
-            plan_tokens=declare(node, 'plan_tokens', 96, 'longest plan text [tokens]', low=1, high=1024),
+            plan_tokens=declare(node, 'plan_tokens', 112, 'longest plan text [tokens]', low=1, high=1024),
             plan_steps=declare(
                 node, 'plan_steps', 32, 'most forwards per plan text; not more than plan_tokens', low=1, high=1024
             ),

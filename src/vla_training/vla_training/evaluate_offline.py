@@ -54,7 +54,7 @@ def recorded_frames(
     *,
     frames: int = 200,
     decoded: int = 40,
-    plan_length: int = 96,
+    plan_length: int = 112,
     plan_steps: int = 96,
     imagine_steps: int = 18,
     console: Console | None = None,
