@@ -13,7 +13,7 @@ from vla_sim.expert import Expert
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
 from vla_training.evaluate import CONTRAST_SEED, FIRST_SEED, Drive, Worker, evaluate, jobs_of, quick
 from vla_training.evaluate_records import CONTRAST, HELD_OUT, Record, RecordFile, Share
-from vla_training.evaluate_report import contrast_rows, failure_rows, success_rows, write_report
+from vla_training.evaluate_report import contrast_rows, failure_rows, keep, success_rows, write_report
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml')
 
@@ -149,3 +149,17 @@ def test_a_model_that_cannot_drive_this_arm_is_refused_before_anything_runs(tmp_
     with pytest.raises(FileNotFoundError):
         evaluate(tmp_path / 'nothing', tmp_path / 'out', PROFILE, episodes=1)
     assert not (tmp_path / 'out').exists()
+
+
+def test_a_checkpoint_takes_its_numbers_along(tmp_path):
+    results, checkpoint, profile = tmp_path / 'results', tmp_path / 'checkpoint', tmp_path / 'robot.yaml'
+    results.mkdir()
+    checkpoint.mkdir()
+    profile.write_text('robot: x\n')
+    write_report(results, {'model': 'a', 'engine': 'openvino-int8'}, [record()], {})
+    path = keep(results, checkpoint, profile)
+    assert path.name == 'evaluation-openvino-int8.json'
+    content = json.loads(path.read_text())
+    assert content['facts']['model'] == 'a' and 'episodes' not in content
+    assert content['summary'][HELD_OUT]['press_button']['episodes'] == 1
+    assert (checkpoint / 'robot_profile.yaml').read_text() == profile.read_text()

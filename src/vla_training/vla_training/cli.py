@@ -168,12 +168,18 @@ def evaluate(
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     device: Device = 'cpu',
     dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
+    record: Annotated[
+        bool, typer.Option('--record', help="Leave the numbers and the robot profile in the checkpoint's folder.")
+    ] = False,
 ) -> None:
     """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
     from vla_policy_node.core.profile import RobotProfile
     from vla_sim.tasks import TASKS
     from vla_training.evaluate import evaluate as run
+    from vla_training.evaluate_report import keep
 
+    if record and not Path(checkpoint).is_dir():
+        raise ValueError(f'--record needs the folder of a checkpoint to write into, got {checkpoint!r}')
     run(
         checkpoint,
         out,
@@ -191,6 +197,8 @@ def evaluate(
         engine=engine,
         device=device,
     )
+    if record:
+        keep(out, Path(checkpoint), robot)
 
 
 @command

@@ -131,6 +131,19 @@ def write_report(
     (folder / 'summary.md').write_text('\n'.join(lines))
 
 
+def keep(results: Path, checkpoint: Path, profile: Path) -> Path:
+    """Leaves the numbers of an evaluation, by engine, and the robot profile in the checkpoint's folder.
+
+    Where it goes, a checkpoint then says how good it is, in which precision, and on which robot.
+    """
+    content = json.loads((results / 'results.json').read_text())
+    del content['episodes']
+    path = checkpoint / f'evaluation-{content["facts"]["engine"]}.json'
+    path.write_text(json.dumps(content, indent=2) + '\n')
+    (checkpoint / 'robot_profile.yaml').write_bytes(profile.read_bytes())
+    return path
+
+
 def _shown(value: float | int | str) -> str:
     return f'{value:.4g}' if isinstance(value, float) else str(value)
 
