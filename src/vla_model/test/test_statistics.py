@@ -1,4 +1,7 @@
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -101,6 +104,21 @@ def test_wrong_statistics_are_named(tmp_path, change, message):
     (tmp_path / FILE).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
         replace(config('quantile'), statistics=Statistics.load(tmp_path / FILE))
+
+
+def test_a_models_id_is_the_same_in_every_process(tmp_path):
+    nano_policy = policy.load('random-nano', threads=1)
+    nano_policy.config = config('min_max')
+    policy.save(nano_policy, tmp_path)
+    code = f'from vla_model.policy import load; print(load({str(tmp_path)!r}, threads=1).model_id)'
+    ids = {
+        subprocess.run(
+            [sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': seed}, capture_output=True, text=True,
+            check=True,
+        ).stdout
+        for seed in ('1', '2', '3')
+    }  # fmt: skip
+    assert len(ids) == 1
 
 
 def test_statistics_and_normalization_go_together():

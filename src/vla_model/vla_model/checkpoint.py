@@ -134,7 +134,8 @@ def digest(tensor: Tensor) -> str:
 
 def content_hash(config: ModelConfig, digests: Mapping[str, str]) -> str:
     """12 hex digits that change with the configuration, the statistics and any weight."""
-    lines = [config.to_json(), repr(config.statistics), *(f'{name} {digests[name]}' for name in sorted(digests))]
+    statistics = config.statistics.to_json() if config.statistics is not None else ''
+    lines = [config.to_json(), statistics, *(f'{name} {digests[name]}' for name in sorted(digests))]
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
 
 

@@ -47,10 +47,14 @@ class Statistics:
             found[kind] = {name: _numbers(entry[name], f'{path}: {feature}.{name}') for name in _names() & entry.keys()}
         return cls(**found)
 
-    def save(self, path: Path) -> None:
+    def to_json(self) -> str:
+        """The content of the file; the same numbers give the same text."""
         content = {feature: {k: list(v) for k, v in sorted(getattr(self, kind).items())}
                    for kind, feature in FEATURES.items()}  # fmt: skip
-        path.write_text(json.dumps(content, indent=2) + '\n')
+        return json.dumps(content, indent=2) + '\n'
+
+    def save(self, path: Path) -> None:
+        path.write_text(self.to_json())
 
     def span(self, kind: str, method: str) -> tuple[np.ndarray, np.ndarray]:
         """(low, high), each (dim,): what becomes -1 and +1. `kind` is state or action, `method` one of METHODS."""

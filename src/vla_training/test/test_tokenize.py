@@ -88,17 +88,17 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     print(tokenize(dataset, folder, tmp_path))
     tokens = shards.read(tmp_path)
     data = Dataset(dataset)
-    assert len(tokens) == sum(LENGTHS) and tokens.episode.tolist() == [0] * 14 + [1] * 11
+    assert len(tokens) == sum(LENGTHS) - 2 and tokens.episode.tolist() == [0] * 13 + [1] * 10  # not what is done
     frame = next(iter(data.episode(1).frames(image('wrist'))))
     codes = model.eval().encode(preprocess(frame, model.config.resolution)[None])[0]
-    assert torch.equal(tokens.codes[14, 1].long(), codes)
-    assert tokens.future.tolist() == [min(i + 8, 13) for i in range(14)] + [min(i + 8, 10) + 14 for i in range(11)]
+    assert torch.equal(tokens.codes[13, 1].long(), codes)
+    assert tokens.future.tolist() == [min(i + 8, 12) for i in range(13)] + [min(i + 8, 9) + 13 for i in range(10)]
     state = bins.dequantize(tokens.state.numpy(), tokens.config.vocabulary.bins)
     back = tokens.config.ranges('state').denormalize(state)
-    assert np.allclose(back[:14], data.episode(0).columns[STATE], atol=2e-3)
+    assert np.allclose(back[:13], data.episode(0).columns[STATE][:13], atol=2e-3)
     action = bins.dequantize(tokens.action.numpy(), tokens.config.vocabulary.bins)
     back = tokens.config.ranges('action').denormalize(action)
-    assert np.allclose(back[14:], chunks_of(data.episode(1), 7, 8, relative=True), atol=1e-3)
+    assert np.allclose(back[13:], chunks_of(data.episode(1), 7, 8, relative=True)[:10], atol=1e-3)
     assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
     assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
 
@@ -106,11 +106,11 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
 def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):
     tokenize(dataset, images[0], tmp_path, copies=1)
     tokens = shards.read(tmp_path)
-    assert len(tokens) == 2 * sum(LENGTHS)
-    one, other = slice(0, 14), slice(14, 28)
+    assert len(tokens) == 2 * (sum(LENGTHS) - 2)
+    one, other = slice(0, 13), slice(13, 26)
     assert torch.equal(tokens.action[one], tokens.action[other]) and torch.equal(tokens.state[one], tokens.state[other])
     assert not torch.equal(tokens.codes[one], tokens.codes[other])
-    assert tokens.future[other].tolist() == [14 + min(i + 8, 13) for i in range(14)]
+    assert tokens.future[other].tolist() == [13 + min(i + 8, 12) for i in range(13)]
 
 
 def test_shards_that_are_there_are_kept(dataset, images, tmp_path):
@@ -132,7 +132,7 @@ def test_tokens_like_a_checkpoint_have_its_prompts_and_statistics_of_the_data(da
     like = checkpoint_of(tmp_path / 'base', config, images)
     tokenize(dataset, None, tmp_path / 'limits', like=like)
     tokens = shards.read(tmp_path / 'limits')
-    assert tokens.config == config and tokens.action.shape == (sum(LENGTHS), 4, 8)
+    assert tokens.config == config and tokens.action.shape == (sum(LENGTHS) - 2, 4, 8)
 
     tokenize(dataset, images[0], tmp_path / 'nano')
     data = shards.read(tmp_path / 'nano').config

@@ -24,7 +24,7 @@ from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import Vocabulary
 from vla_training import shards
 from vla_training.annotate import plan_texts
-from vla_training.features import ACTION, EXECUTED, STATE, image
+from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, image
 from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
@@ -171,6 +171,16 @@ def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]
         yield part
 
 
+def _length(episode: Episode) -> int:
+    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known.
+
+    An arm at rest at home after its task sees what it saw before (a button that was pressed looks like one that was
+    not). There are many more frames after than before, and who learns from both learns to stay at rest.
+    """
+    named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
+    return named[-1] + 1 if named else len(episode)
+
+
 def _shard(
     data: Dataset, part: list[int], config: ModelConfig, text: TextTokenizer, encoder: ImageTokenizer, copies: int,
     rng: np.random.Generator,
@@ -181,16 +191,16 @@ def _shard(
     count = 0
     for number in part:
         episode = data.episode(number)
-        length = len(episode)
+        length = _length(episode)
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
         chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta')
         action = config.ranges('action').normalize(chunks).astype(np.float32)
-        plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)]
+        plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)[:length]]
         for copy in range(1 + copies):
             codes = [_encode(episode, camera, encoder, rng if copy else None) for camera in robot.cameras]
-            rows['codes'].append(np.stack(codes, 1))
-            rows['state'].append(bins.quantize(state, config.vocabulary.bins))
-            rows['action'].append(bins.quantize(action, config.vocabulary.bins))
+            rows['codes'].append(np.stack(codes, 1)[:length])
+            rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
+            rows['action'].append(bins.quantize(action[:length], config.vocabulary.bins))
             rows['future'].append(count + np.minimum(np.arange(length) + robot.horizon, length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
