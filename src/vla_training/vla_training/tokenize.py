@@ -175,7 +175,7 @@ def _length(episode: Episode) -> int:
     """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known.
 
     An arm at rest at home after its task sees what it saw before (a button that was pressed looks like one that was
-    not). There are many more frames after than before, and who learns from both learns to stay at rest.
+    not), and there are many more frames after than before.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
     return named[-1] + 1 if named else len(episode)
