@@ -63,6 +63,7 @@ class FakePolicy:
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
+        self.prefixes = []  # what each act was given
         self.planned, self.imagined = [], []  # (t_ref, steps) of each decode that was begun
         self.did = []  # 'act', 'step'
         self.pen = threading.Event()  # closed: a step goes on
@@ -93,6 +94,7 @@ class FakePolicy:
 
     def act(self, observation, prefix=None):
         self.seen.append(observation)
+        self.prefixes.append(prefix)
         self.did.append('act')
         assert self.gate.wait(20)
         chunk = Chunk(np.tile(observation.positions, (4, 1)), np.full(4, observation.gripper), 0.05)
@@ -772,6 +774,28 @@ def test_an_action_that_is_due_comes_before_the_next_step(start):
     world.wait(lambda: len(policy.did) > mark, 'what comes next')
     assert policy.did[mark] == 'act'
     assert policy.imagined == []
+
+
+def test_the_model_is_given_what_the_arm_is_about_to_do(start):
+    policy = FakePolicy()
+    world, node = start(policy, rate=10.0)
+    assert world.transition(CONFIGURE)
+    node.set_parameters([Parameter('drive', value=True)])
+    assert world.transition(ACTIVATE)
+    world.look()
+    world.executor.publish(ExecutorStatus(epoch=3))
+    world.say('go')
+    world.new_chunks(3)
+    assert all(prefix is None for prefix in policy.prefixes)  # nothing is executed
+    world.executor.publish(
+        ExecutorStatus(epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name())
+    )
+    world.wait(lambda: policy.prefixes[-1] is not None, 'what is under way')
+    prefix = policy.prefixes[-1]
+    assert 1 <= len(prefix.positions) <= 2 and prefix.dt == 0.05
+    assert np.allclose(prefix.positions, policy.seen[-1].positions)  # of a policy that stays where it is
+    world.executor.publish(ExecutorStatus(epoch=4, state=ExecutorStatus.STATE_HOLDING))
+    world.wait(lambda: policy.prefixes[-1] is None, 'nothing is under way any more')
 
 
 def test_a_new_instruction_takes_back_the_plan_of_the_old_one(start):

@@ -12,6 +12,7 @@ from std_msgs.msg import String
 
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.core.streams import Aligned
 from vla_policy_node.foresight import Foresight
@@ -45,6 +46,7 @@ class PolicyNode(SafeLifecycleNode):
         self._assignment: Assignment | None = None
         self._sequence = 0  # never starts again: within an epoch it must grow
         self._epoch = 0
+        self._committed = Committed()
         self._failure = ''  # of the newest inference
         self._report: PolicyReport | None = None
         self._foresight: Foresight | None = None
@@ -118,6 +120,7 @@ class PolicyNode(SafeLifecycleNode):
             self._report, self._failure, self._foresight = PolicyReport(self, policy.model_id), '', foresight
         foresight.schedule.warm_up(policy.example, policy.act)
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        self._committed = Committed()
         self._inference = Inference(
             policy,
             profile.dof,
@@ -127,6 +130,7 @@ class PolicyNode(SafeLifecycleNode):
             failed=self._inference_failed,
             schedule=foresight.schedule,
             rate=p.rate,
+            committed=self._committed if p.inpaint else None,
         )
         self._observer = Observer(self, p, self._inference.wake)
         self._made = [
@@ -206,6 +210,8 @@ class PolicyNode(SafeLifecycleNode):
     def _on_executor_status(self, msg: ExecutorStatus) -> None:
         with self._lock:
             self._epoch = msg.epoch
+            mine = msg.source == self.get_fully_qualified_name()
+            self._committed.followed = mine and msg.state == ExecutorStatus.STATE_EXECUTING
 
     def _on_jump(self, jump: TimeJump) -> None:
         self.get_logger().warning('the clock went back: observations are forgotten')
@@ -336,10 +342,12 @@ class PolicyNode(SafeLifecycleNode):
             self._publish_chunk(
                 answer.chunk, answer.aligned.t_ref, answer.epoch, assignment.instruction, answer.inference_time
             )
+            latency = (self._now() - answer.aligned.t_ref) * 1e-9
+            self._committed.sent(answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
             assignment.chunks += 1
             assignment.skipped += answer.skipped
             assignment.inference.add(answer.inference_time)
-            report.answered(answer, self._sequence, latency=(self._now() - answer.aligned.t_ref) * 1e-9)
+            report.answered(answer, self._sequence, latency)
             self._failure = ''
         self._publish_status()
 

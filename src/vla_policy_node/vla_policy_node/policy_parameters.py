@@ -23,6 +23,7 @@ class PolicyParameters:
     camera_max_age: float
     joint_max_age: float
     rate: float
+    inpaint: bool
     instruction_max_length: int
     model: str
     device: str
@@ -69,6 +70,13 @@ class PolicyParameters:
             ),
             rate=declare(
                 node, 'rate', 10.0, 'most inferences per second of observation time [Hz]', low=0.1, high=200.0
+            ),
+            inpaint=declare(
+                node,
+                'inpaint',
+                True,
+                'the model is given the steps that the arm is about to do, and goes on from them; false: chunks are '
+                'made without knowing of each other',
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000

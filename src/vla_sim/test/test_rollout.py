@@ -25,7 +25,7 @@ class StandIn:
         self.expert = Expert(PROFILE, dt=0.1, horizon=8)
         self.seen = []
 
-    def act(self, observation):
+    def act(self, observation, prefix=None):
         if not self.seen or observation.instruction != self.seen[-1].instruction:
             self.expert.begin(self.world.task, self.asks or observation.instruction)
         self.seen.append(observation)
@@ -37,7 +37,7 @@ class StandIn:
 class Still:
     """Stays where it is."""
 
-    def act(self, observation):
+    def act(self, observation, prefix=None):
         return Chunk(np.tile(observation.positions, (8, 1)), np.full(8, 0.08), 0.1)
 
 
@@ -111,7 +111,7 @@ def test_a_chunk_arrives_late_and_stands_for_its_observation(worlds):
     world, cameras = worlds('press_button')
 
     class Mover:
-        def act(self, observation):
+        def act(self, observation, prefix=None):
             chunk = Still().act(observation)
             chunk.positions[:, 0] += 0.04 * (np.arange(8) + 1)
             return chunk

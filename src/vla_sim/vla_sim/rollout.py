@@ -14,6 +14,7 @@ import numpy as np
 
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.chunk import StampedChunk, Verdict
+from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.executor import ChunkExecutor, State
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.cameras import Cameras
@@ -51,6 +52,9 @@ class Driver(Protocol):
     def look(self, world: World) -> Answer:
         """The chunk for what is there now."""
 
+    def refused(self) -> None:
+        """The executor did not take a chunk."""
+
 
 class ExpertDriver:
     """The scripted expert, without delay."""
@@ -70,11 +74,14 @@ class ExpertDriver:
             return Answer(None, message=str(error), done=True)
         return Answer(step.chunk, step.subtask, step.message, step.done)
 
+    def refused(self) -> None:
+        """It goes on with its path."""
+
 
 class Acting(Protocol):
     """The part of vla_model.policy.Policy that drives."""
 
-    def act(self, observation: Observation) -> Chunk: ...
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
 
 
 class PolicyDriver:
@@ -82,9 +89,12 @@ class PolicyDriver:
 
     says_done = False
 
-    def __init__(self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08) -> None:
+    def __init__(
+        self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = True
+    ) -> None:
         """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
-        observation stands for to the chunk's arrival at the executor. Raises ValueError where they do not fit.
+        observation stands for to the chunk's arrival at the executor. inpaint: the policy is given what is under way,
+        see Committed. Raises ValueError where they do not fit.
         """
         self.policy, self.cameras = policy, cameras
         self.period, self.latency = round(period * 1000 / TICK), round(latency * 1000 / TICK)
@@ -93,9 +103,15 @@ class PolicyDriver:
         if not 0 <= self.latency <= self.period:
             raise ValueError(f'latency must be 0 to the period of {period} s, got {latency} s')
         self.seen: Observation | None = None  # the newest observation
+        self.committed = Committed() if inpaint else None
 
     def begin(self, world: World) -> None:
         self.seen = None
+        self.refused()
+
+    def refused(self) -> None:
+        if self.committed is not None:
+            self.committed.forget()
 
     def look(self, world: World) -> Answer:
         self.seen = Observation(
@@ -106,10 +122,14 @@ class PolicyDriver:
             gripper=world.gripper_opening,
             instruction=world.instruction,
         )
+        under_way = self.committed.steps(world.time_ns, epoch=0) if self.committed is not None else None
         try:
-            return Answer(self.policy.act(self.seen))
+            chunk = self.policy.act(self.seen, under_way)
         except ValueError as error:  # an arm far out of the model's range, say
             return Answer(None, message=str(error))
+        if self.committed is not None:
+            self.committed.sent(chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
+        return Answer(chunk)
 
 
 @dataclass(frozen=True)
@@ -170,6 +190,7 @@ def run_episode(
             moving = drive.state is State.EXECUTING
             if drive.ingest(coming.pop(0)[1], now) is not Verdict.ACCEPTED:  # it goes on with the one it has
                 refused += 1
+                driver.refused()
                 _add(messages, f'the executor refused a chunk: {drive.message}')
             elif moving:
                 seams.append(drive.seam_position)

@@ -25,7 +25,7 @@ class StandIn:
         self.world, self.deaf, self.last = world, deaf, None
         self.expert = Expert(PROFILE, dt=0.1, horizon=8)
 
-    def act(self, observation):
+    def act(self, observation, prefix=None):
         now = (self.world.seed, observation.instruction)
         if self.last != now:
             own = sample_episode(self.world.task, self.world.seed).instruction

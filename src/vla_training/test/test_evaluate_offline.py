@@ -56,7 +56,7 @@ class Knows:
     def _at(self, observation):
         return round(observation.t_ref * 1e-8)
 
-    def act(self, observation):
+    def act(self, observation, prefix=None):
         t, h = self._at(observation), self.config.robot.horizon
         actions = np.asarray(self.episode.columns[ACTION], np.float64)[t : t + h]
         assert observation.positions == pytest.approx(self.episode.columns[STATE][t, :7])

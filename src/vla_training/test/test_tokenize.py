@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_training import shards
 from vla_training.features import ACTION, COMPLETED, EXECUTED, FPS, REMAINING, STATE, SUBTASK, image, simulator_features
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.tokenize import chunks_of, tokenize
+from vla_training.tokenize import LONGEST_REST, chunks_of, starts, tokenize
 
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))
 LENGTHS = (14, 11)
@@ -81,6 +81,35 @@ def test_a_chunk_leads_back_from_where_the_arm_was_pushed(dataset):
     more = chunks[5, :, 0] - episode.columns[ACTION][5:13, 0]
     assert np.allclose(more, 0.1 * 0.5 ** np.arange(1, 9), atol=1e-6)
     assert np.allclose(chunks[4, :, 0], episode.columns[ACTION][4:12, 0])
+
+
+@dataclass
+class Columns:
+    """An episode without images."""
+
+    columns: dict
+
+
+def rests(arm, gripper, fingers):
+    """Starts of an episode in which joint 0 is sent along `arm` [rad], measured one frame behind."""
+    wanted, state = np.zeros((len(arm), 8)), np.zeros((len(arm), 8))
+    wanted[:, 0], wanted[:, 7] = arm, gripper
+    state[1:, 0], state[0, 0], state[:, 7] = arm[:-1], arm[0], fingers
+    return starts(Columns({ACTION: wanted, STATE: state}), 7).tolist()
+
+
+def test_a_chunk_leaves_out_a_rest():
+    arm = [0.0, 0.0, 0.001, 0.02, 0.05, 0.05, 0.05, 0.1]
+    assert rests(arm, 0.04, 0.04) == [3, 3, 3, 3, 4, 7, 7, 7]
+    assert rests([0.0] * 9 + [1.0], 0.04, 0.04)[0] == LONGEST_REST
+    assert rests([0.0] * 4, 0.04, 0.04) == [3, 3, 3, 3]  # the end is no reason to leave the episode
+
+
+def test_a_rest_for_the_gripper_is_kept():
+    arm, closing = [0.0] * 6 + [0.1, 0.2], [0.04, 0.04, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0]
+    fingers = [0.04, 0.04, 0.04, 0.03, 0.02, 0.02, 0.02, 0.02]
+    # Up to the command; while the fingers move each frame is its own start; then on to the motion.
+    assert rests(arm, closing, fingers) == [2, 2, 2, 3, 6, 6, 6, 7]
 
 
 def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):

@@ -45,6 +45,7 @@ class Drive:
     act_steps: int = 1
     engine: str = 'eager'
     device: str = 'cpu'
+    inpaint: bool = True  # the policy is given the steps that are under way
 
     def load(self) -> Policy:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
@@ -79,7 +80,7 @@ class Worker:
             world = World(task)
             self._scenes[task] = world, world.cameras(), self._policy(world)
         world, cameras, policy = self._scenes[task]
-        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency)
+        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency, self.drive.inpaint)
         shots: list[tuple[float, dict[str, np.ndarray]]] = []
 
         def watch(world: World, _: str) -> None:

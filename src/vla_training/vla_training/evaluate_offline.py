@@ -18,7 +18,7 @@ from vla_training.annotate import plan_texts as texts_of
 from vla_training.features import STATE, image
 from vla_training.image_metrics import psnr, ssim
 from vla_training.lerobot import Dataset, Episode
-from vla_training.tokenize import chunks_of
+from vla_training.tokenize import chunks_of, starts
 
 NOT_TRAINED = 1_000_000  # seeds from here on are never trained on
 CURRENT = 'continue to '  # what comes before the current sub-task in a plan text
@@ -112,7 +112,8 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
     robot = policy.config.robot
     for index, at in chosen.items():
         episode = dataset.episode(index)
-        needed = {*at, *(t + robot.horizon for t in at)}
+        ends = np.minimum(starts(episode, robot.dof) + robot.horizon, len(episode) - 1)
+        needed = {*at, *(int(ends[t]) for t in at)}
         views = {camera: _pictures(episode, image(camera), needed) for camera in robot.cameras}
         state = np.asarray(episode.columns[STATE], np.float64)
         actions = chunks_of(episode, robot.dof, robot.horizon, relative=False)
@@ -126,7 +127,7 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
                 gripper=float(state[t, robot.dof]) if robot.gripper else 0.0,
                 instruction=episode.task,
             )
-            yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][t + robot.horizon])
+            yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][int(ends[t])])
 
 
 def _pictures(episode: Episode, key: str, wanted: set[int]) -> dict[int, np.ndarray]:

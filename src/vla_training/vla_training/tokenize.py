@@ -1,7 +1,8 @@
 """A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
 
-A chunk holds the set-points due 1 .. horizon frames after its frame. Where the demonstration was disturbed, what was
-sent differs from what was wanted; a chunk then leads from the one to the other within a few steps.
+A chunk holds the set-points due 1 .. horizon frames after its frame, but leaves out that the demonstrator stood still
+first (see `starts`). Where the demonstration was disturbed, what was sent differs from what was wanted; a chunk then
+leads from the one to the other within a few steps.
 """
 
 from collections.abc import Iterator
@@ -30,15 +31,39 @@ from vla_training.lerobot import Dataset, Episode
 
 RECOVER = 0.5  # share of a disturbance that is left one step later
 BATCH = 64  # images per forward of the encoder
+STILL = 0.003  # [rad] joints that have moved less since the frame stand still
+FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
+LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
+
+
+def starts(episode: Episode, dof: int) -> np.ndarray:
+    """(T,) int64: per frame, the frame that its chunk begins with: the first one from there on that goes somewhere.
+
+    A model that sees no velocities cannot tell when a rest is over. It learns the most frequent answer, which for a
+    pose that was rested at is to rest, and stays there for ever. Without the rest it goes on at once; the executor
+    accelerates the arm within its limits anyway. A rest in which the gripper moves has a purpose and is kept.
+    """
+    wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
+    before = np.concatenate([state[:1], wanted[:-1]])  # what each frame's set-points go on from
+    fingers = state[:, dof:]
+    moving = np.abs(np.diff(fingers, axis=0, append=fingers[-1:])).max(1, initial=0) > FINGERS
+    found = np.arange(len(wanted))
+    for i in range(len(wanted)):
+        for k in range(i, min(i + LONGEST_REST, len(wanted) - 1)):
+            still = np.abs(wanted[k, :dof] - before[i, :dof]).max() < STILL
+            if not still or moving[k] or (i > 0 and (wanted[k, dof:] != before[i, dof:]).any()):
+                break
+            found[i] = k + 1
+    return found
 
 
 def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool) -> np.ndarray:
     """(T, horizon, action_dim) float64 targets in robot units; joints relative to the frame's state if `relative`.
 
-    After the end of the episode the last set-point is held.
+    They begin at `starts`. After the end of the episode the last set-point is held.
     """
     wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
-    step = np.minimum(np.arange(len(wanted))[:, None] + np.arange(horizon), len(wanted) - 1)
+    step = np.minimum(starts(episode, dof)[:, None] + np.arange(horizon), len(wanted) - 1)
     chunks = wanted[step]
     if EXECUTED in episode.columns:
         error = np.asarray(episode.columns[EXECUTED], np.float64)[:, :dof] - wanted[:, :dof]
@@ -201,7 +226,7 @@ def _shard(
             rows['codes'].append(np.stack(codes, 1)[:length])
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action[:length], config.vocabulary.bins))
-            rows['future'].append(count + np.minimum(np.arange(length) + robot.horizon, length - 1))
+            rows['future'].append(count + np.minimum(starts(episode, robot.dof)[:length] + robot.horizon, length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
             rows['plan'].append(np.asarray(plans))

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_model.types import Chunk, Observation
+from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.schedule import Job, Schedule
 from vla_policy_node.core.stats import Window
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
@@ -98,6 +99,7 @@ class Inference:
     failed: told of every exception of the model, which is tried again after `retry` seconds.
     schedule: what to do in the gaps; its owners are what `assignment` returns.
     rate [Hz]: most inferences per second of observation time.
+    committed: what is under way, which the model is given to go on from; None: it is not. `deliver` tells it.
     """
 
     def __init__(
@@ -111,9 +113,10 @@ class Inference:
         failed: Callable[[Assignment, Exception], None],
         schedule: Schedule,
         rate: float,
+        committed: Committed | None = None,
         retry: float = 1.0,
     ) -> None:
-        self._policy, self._dof, self._schedule = policy, dof, schedule
+        self._policy, self._dof, self._schedule, self._committed = policy, dof, schedule, committed
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
         # A tenth less, so that frames that jitter around the period are not passed over by turns.
         self._interval, self._retry = int(0.9 / rate * NS), retry
@@ -163,7 +166,8 @@ class Inference:
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
             observation = to_observation(aligned, assignment.instruction)
-            chunk = self._policy.act(observation)
+            under_way = self._committed.steps(aligned.t_ref, epoch) if self._committed is not None else None
+            chunk = self._policy.act(observation, under_way)
             check_chunk(chunk, self._dof)
             taken = time.perf_counter() - start
             self._deliver(Answer(assignment, aligned, epoch, chunk, taken, waited, skipped))
