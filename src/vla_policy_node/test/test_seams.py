@@ -1,0 +1,270 @@
+"""Blending of chunks: weights, time grids, wrap, the gripper's vote, and the part of a chunk that is executed."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vla_policy_node.core.chunk import StampedChunk
+from vla_policy_node.core.seams import STRATEGIES, Seams
+
+NS = 1e9
+DOF = 2
+BLENDING = ('cross_fade', 'weighted', 'temporal_ensemble')
+
+
+def chunk(positions, t_ref=0.0, dt=0.1, gripper=(), frozen=0):
+    positions = np.asarray(positions, float)
+    return StampedChunk(
+        t_ref=round(t_ref * NS),
+        epoch=1,
+        sequence=1,
+        source='/p',
+        joint_names=('a', 'b'),
+        dt=dt,
+        horizon=len(positions),
+        positions=positions,
+        gripper=np.asarray(gripper, float),
+        frozen=frozen,
+    )
+
+
+def level(value, horizon=8):
+    return np.full((horizon, DOF), float(value))
+
+
+def due(c):
+    return c.t_ref / NS + c.dt * np.arange(1, c.horizon + 1)
+
+
+def follow(seams, c, now, gripper=None):
+    result = seams.blend(c, c.positions, round(now * NS), gripper)
+    seams.followed()
+    return result
+
+
+# ---- positions
+
+
+def test_latest_and_inpaint_take_the_new_chunk_as_it_is():
+    for strategy in ('latest', 'inpaint'):
+        seams = Seams(strategy)
+        follow(seams, chunk(level(0.0)), 0.0)
+        new = chunk(np.random.default_rng(0).normal(size=(8, DOF)), 0.2, frozen=2)
+        np.testing.assert_array_equal(follow(seams, new, 0.3)[0], new.positions)
+
+
+def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that():
+    seams = Seams('weighted')
+    follow(seams, chunk(level(0.0)), 0.0)  # until 0.8 s
+    positions, _ = follow(seams, chunk(level(1.0), 0.3), 0.4)
+    np.testing.assert_allclose(positions[:, 0], [0.7] * 5 + [1.0] * 3)
+    positions, _ = follow(seams, chunk(level(1.0), 0.5), 0.6)
+    np.testing.assert_allclose(positions[:, 0], [0.91] * 3 + [1.0] * 5)
+
+
+def test_ensemble_has_the_weights_of_act():
+    seams = Seams('temporal_ensemble', decay=0.5)
+    values = (0.0, 1.0, 5.0)
+    for k, value in enumerate(values):
+        positions, _ = follow(seams, chunk(level(value), 0.2 * k), 0.2 * k)
+    # The third ends at 1.2 s, the second at 1.0 s, the first at 0.8 s; i = 0 is the oldest that speaks for the step.
+    w = np.exp(-0.5 * np.arange(3))
+    np.testing.assert_allclose(positions[0, 0], np.dot(w, values) / w.sum())
+    np.testing.assert_allclose(positions[4, 0], np.dot(w[:2], values[1:]) / w[:2].sum())
+    np.testing.assert_allclose(positions[7, 0], values[2])
+
+
+def test_cross_fade_begins_on_the_old_chunk_and_ends_on_the_new_one():
+    seams = Seams('cross_fade', fade_time=0.4)
+    follow(seams, chunk(level(0.0, 10)), 0.0)
+    positions, _ = follow(seams, chunk(level(1.0, 10), 0.2), 0.35)
+    times = due(chunk(level(1.0, 10), 0.2))
+    assert (positions[times <= 0.35] == 0.0).all()
+    u = np.clip((times - 0.35) / 0.4, 0, 1)
+    np.testing.assert_allclose(positions[:, 0], 10 * u**3 - 15 * u**4 + 6 * u**5, atol=1e-12)
+
+
+def test_cross_fade_is_done_when_the_old_chunk_ends():
+    seams = Seams('cross_fade', fade_time=10.0)
+    follow(seams, chunk(level(0.0, 4)), 0.0)  # until 0.4 s
+    positions, _ = follow(seams, chunk(level(1.0), 0.1), 0.2)
+    assert 0.0 < positions[1, 0] < 1.0  # 0.3 s
+    np.testing.assert_allclose(positions[2:, 0], 1.0)
+
+
+@pytest.mark.parametrize('strategy', BLENDING)
+def test_frozen_steps_are_kept(strategy):
+    seams = Seams(strategy)
+    follow(seams, chunk(level(0.0)), 0.0)
+    positions, _ = follow(seams, chunk(level(1.0), 0.1, frozen=3), 0.25)
+    assert (positions[:3] == 1.0).all()
+    assert (positions[3] < 1.0).all()
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+def test_alone_a_chunk_is_followed_as_it_is(strategy):
+    seams = Seams(strategy)
+    first = chunk(np.random.default_rng(1).normal(size=(8, DOF)))
+    np.testing.assert_array_equal(follow(seams, first, 0.1)[0], first.positions)
+    late = chunk(np.random.default_rng(2).normal(size=(8, DOF)), 0.9)  # the first ended at 0.8 s
+    np.testing.assert_array_equal(follow(seams, late, 1.0)[0], late.positions)
+    seams.reset()
+    other = chunk(np.random.default_rng(3).normal(size=(8, DOF)), 1.0)
+    np.testing.assert_array_equal(follow(seams, other, 1.1)[0], other.positions)
+
+
+@pytest.mark.parametrize('strategy', BLENDING)
+def test_what_is_not_followed_does_not_count(strategy):
+    seams = Seams(strategy)
+    seams.blend(chunk(level(5.0)), level(5.0), 0)
+    new = chunk(level(1.0), 0.1)
+    np.testing.assert_array_equal(seams.blend(new, new.positions, 0)[0], new.positions)
+
+
+grids = st.tuples(
+    st.floats(0.0, 0.6),  # t_ref [s]
+    st.floats(0.02, 0.2),  # dt [s]
+    st.integers(1, 20),  # horizon
+    st.integers(0, 3),  # frozen
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.sampled_from(BLENDING), st.lists(grids, min_size=2, max_size=6), st.integers(0, 10**6))
+def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed):
+    rng, seams, now = np.random.default_rng(seed), Seams(strategy), 0.0
+    said = []
+    for t_ref, dt, horizon, frozen in grids:
+        c = chunk(rng.uniform(-1, 1, (horizon, DOF)), t_ref, dt, frozen=frozen)
+        said.append(c.positions)
+        now = max(now, t_ref) + float(rng.uniform(0, 0.1))
+        positions, gripper = follow(seams, c, now)
+        assert positions.shape == c.positions.shape and gripper.size == 0
+        everything = np.vstack(said)
+        assert (positions >= everything.min(0) - 1e-9).all() and (positions <= everything.max(0) + 1e-9).all()
+        assert (positions[:frozen] == c.positions[:frozen]).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(BLENDING), st.integers(0, 10**6))
+def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strategy, seed):
+    """A straight motion, seen by chunks with other t_ref, dt and arrival times: nothing is left to blend."""
+    rng, seams = np.random.default_rng(seed), Seams(strategy)
+    slope, t_ref = rng.uniform(-1, 1, DOF), 0.0
+    for _ in range(5):
+        t_ref += float(rng.uniform(-0.05, 0.2))
+        c = chunk(np.zeros((int(rng.integers(2, 16)), DOF)), t_ref, float(rng.uniform(0.02, 0.1)))
+        moving = due(c)[:, None] * slope
+        now = round((t_ref + rng.uniform(0, 0.3)) * NS)
+        positions, _ = seams.blend(c, moving, now)
+        seams.followed()
+        np.testing.assert_allclose(positions, moving, atol=1e-7)  # t_ref is rounded to 1 ns
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.sampled_from(BLENDING), st.floats(-np.pi, np.pi), st.floats(-3.0, 3.0), st.integers(-2, 2), st.integers(-2, 2)
+)
+def test_a_joint_that_wraps_goes_the_short_way_on_the_new_chunks_turn(strategy, angle, apart, turns, other_turns):
+    wrapped, plain = Seams(strategy, wraps=np.array([True, False])), Seams(strategy)
+    old = level(angle)
+    new = level(angle + apart)
+    shifted, ahead = old.copy(), new.copy()
+    shifted[:, 0] += 2 * np.pi * turns
+    ahead[:, 0] += 2 * np.pi * other_turns
+    follow(plain, chunk(old), 0.0)
+    follow(wrapped, chunk(shifted), 0.0)
+    expected, _ = follow(plain, chunk(new, 0.2), 0.3)
+    positions, _ = follow(wrapped, chunk(ahead, 0.2), 0.3)
+    np.testing.assert_allclose(positions - [2 * np.pi * other_turns, 0], expected, atol=1e-9)
+
+
+# ---- gripper
+
+OPEN, SHUT = 0.08, 0.0
+
+
+def test_the_opening_sent_is_that_of_a_chunk_and_the_majority_decides():
+    seams = Seams('temporal_ensemble')
+    for k, opening in enumerate((0.07, 0.08, 0.01)):
+        _, gripper = follow(seams, chunk(level(0.0), 0.1 * k, gripper=[opening] * 8), 0.1 * k)
+    # Two say open, the newest of them 0.08, until the older ends at 0.8 s: then it is one to one, the older ahead.
+    np.testing.assert_allclose(gripper, [0.08] * 7 + [0.01])
+
+
+def test_weighted_follows_the_new_chunk_and_cross_fade_the_old_one_for_half_of_the_fade():
+    for strategy, expected in (('weighted', [SHUT] * 8), ('cross_fade', [OPEN] * 3 + [SHUT] * 5)):
+        seams = Seams(strategy, fade_time=0.4)
+        follow(seams, chunk(level(0.0), gripper=[OPEN] * 8), 0.0)
+        _, gripper = follow(seams, chunk(level(0.0), 0.0, gripper=[SHUT] * 8), 0.15, OPEN)
+        np.testing.assert_allclose(gripper, expected)
+
+
+@pytest.mark.parametrize('strategy', STRATEGIES)
+def test_an_opening_within_the_dead_band_changes_nothing(strategy):
+    seams = Seams(strategy, gripper_threshold=0.04, gripper_band=0.01)
+    ambiguous = [0.036, 0.044, 0.04, 0.038, 0.042, 0.044, 0.036, 0.04]
+    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, SHUT)[1] == SHUT).all()
+    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, OPEN)[1] == OPEN).all()
+    clear = [0.036, 0.044, 0.03, 0.044, 0.036, 0.05, 0.036, 0.02]
+    _, gripper = seams.blend(chunk(level(0), gripper=clear), level(0), 0, OPEN)
+    np.testing.assert_allclose(gripper, [OPEN, OPEN, 0.03, 0.03, 0.03, 0.05, 0.05, 0.02])
+
+
+def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_vote():
+    seams = Seams('weighted', old_weight=0.9)
+    follow(seams, chunk(level(0.0)), 0.0)
+    _, gripper = follow(seams, chunk(level(0.0), 0.1, gripper=[OPEN] * 8), 0.1)
+    assert (gripper == OPEN).all()
+    assert follow(seams, chunk(level(0.0), 0.2), 0.2)[1].size == 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.sampled_from(STRATEGIES), st.integers(0, 10**6))
+def test_no_opening_is_made_up(strategy, seed):
+    rng, seams, sent = np.random.default_rng(seed), Seams(strategy), None
+    said: set[float] = set()
+    for k in range(6):
+        openings = rng.choice([0.0, 0.01, 0.037, 0.041, 0.06, 0.08], 8)
+        said |= set(openings)
+        _, gripper = follow(seams, chunk(level(0.0), 0.15 * k, gripper=openings), 0.15 * k + 0.1, sent)
+        assert set(gripper) <= said
+        sent = float(gripper[0])
+
+
+# ---- the part that is executed
+
+
+def test_execute_horizon_counts_from_the_first_step_that_is_not_past():
+    seams = Seams('latest', execute_horizon=3)
+    c = chunk(np.arange(16.0).reshape(8, 2), 1.0, gripper=[OPEN] * 8)
+    positions, gripper = follow(seams, c, 1.25)  # steps 0 and 1 are past, 2 to 4 are to be executed
+    np.testing.assert_array_equal(positions, c.positions[:5])
+    assert len(gripper) == 5
+    assert len(follow(seams, c, 1.3)[0]) == 6  # a step due now is past
+    assert len(follow(seams, c, 0.95)[0]) == 3
+    assert len(follow(seams, c, 1.75)[0]) == 8
+    assert len(follow(Seams('latest'), c, 1.25)[0]) == 8
+
+
+def test_what_is_cut_off_still_counts_in_the_next_blend():
+    seams = Seams('weighted', execute_horizon=2)
+    follow(seams, chunk(level(0.0)), 0.0)
+    positions, _ = follow(seams, chunk(level(1.0), 0.4), 0.5)
+    np.testing.assert_allclose(positions[:, 0], [0.7] * 3)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'named'),
+    [
+        ({'strategy': 'best'}, 'best'),
+        ({'strategy': 'latest', 'execute_horizon': -1}, 'execute_horizon'),
+        ({'strategy': 'cross_fade', 'fade_time': 0.0}, 'fade_time'),
+        ({'strategy': 'weighted', 'old_weight': 1.5}, 'old_weight'),
+        ({'strategy': 'latest', 'gripper_band': -0.01}, 'gripper_band'),
+    ],
+)
+def test_a_setting_that_is_none_is_named(settings, named):
+    with pytest.raises(ValueError, match=named):
+        Seams(**settings)

@@ -1,0 +1,205 @@
+"""How an accepted chunk and the ones before it become the chunk to follow.
+
+Every strategy is a set of weights: at the time of each step of the new chunk, how much the new chunk counts and how
+much each older one that also speaks for that time. Positions are the weighted mean; the gripper is a vote with the
+same weights.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_policy_node.core.chunk import StampedChunk
+from vla_policy_node.core.path import ChunkPath
+
+STRATEGIES = ('latest', 'inpaint', 'cross_fade', 'weighted', 'temporal_ensemble')
+_MOST = 128  # older chunks that are kept: a bound on memory, whatever their length
+_SAME = 1e-6  # [s] times closer than this are the same
+
+
+@dataclass(frozen=True)
+class _Old:
+    """A chunk that is, or was, followed."""
+
+    t_ref: int
+    dt: float
+    positions: np.ndarray  # (horizon, dof) [rad]
+    gripper: np.ndarray  # (horizon,) [m] or (0,)
+    path: ChunkPath
+
+    def steps_at(self, times: np.ndarray) -> np.ndarray:
+        """Index of the newest step due at each time (n,) [s since t_ref]."""
+        newest = np.floor((times + _SAME) / self.dt).astype(int) - 1
+        return np.clip(newest, 0, len(self.positions) - 1)
+
+    def covers(self, times: np.ndarray) -> np.ndarray:
+        """(n,) whether it speaks for these times [s since t_ref]: from its first step to its last."""
+        return (times > self.dt - _SAME) & (times < len(self.positions) * self.dt + _SAME)
+
+    def at(self, times: np.ndarray) -> np.ndarray:
+        """(n, dof) [rad] along its path, never outside the range of its own steps."""
+        times = np.clip(times, self.dt, len(self.positions) * self.dt)
+        return np.clip(self.path.sample(times)[0], self.positions.min(axis=0), self.positions.max(axis=0))
+
+
+class Seams:
+    """Blends chunks of one epoch by one strategy. Not thread-safe.
+
+    latest: the new chunk alone.
+    inpaint: the same; for a source that was given the steps that will be executed anyway and continues them.
+    cross_fade: from the chunk that is followed to the new one over `fade_time`, from now on, along a minimum-jerk
+        curve (Flash and Hogan, 1985); shorter where the followed chunk ends before.
+    weighted: `old_weight` of what was to be followed plus the rest of the new one, wherever both speak (LeRobot's
+        weighted_average: 0.3 and 0.7).
+    temporal_ensemble: mean of all chunks that speak for the time of a step, weighted exp(-decay i), i = 0 the oldest
+        (ACT: decay 0.01, which favours old chunks a little).
+
+    Older chunks may have other t_ref and dt: they are read at the new step times along their own path. The first
+    `frozen` steps of a chunk are never blended.
+
+    wraps: (dof,) bool, joints without end (continuous): blended the short way round, on the new chunk's turn.
+
+    Gripper: each chunk votes to be closed where its opening is below `gripper_threshold` [m], weighted as in the
+    blend; one within `gripper_band` / 2 of the threshold abstains, and with no other vote the hand stays as it is.
+    What is sent is the opening of the newest chunk on the winning side, or the one sent before.
+
+    execute_horizon: steps of a chunk that are executed at most, from now on; what lies beyond is left out, so that
+    the arm comes to rest there when no new chunk comes. 0: all of them.
+    """
+
+    def __init__(
+        self,
+        strategy: str,
+        *,
+        execute_horizon: int = 0,
+        fade_time: float = 0.3,
+        old_weight: float = 0.3,
+        decay: float = 0.01,
+        wraps: np.ndarray | None = None,
+        gripper_threshold: float = 0.04,
+        gripper_band: float = 0.01,
+    ) -> None:
+        """Raises ValueError naming the setting that is none."""
+        if strategy not in STRATEGIES:
+            raise ValueError(f'seam strategy {strategy!r}: must be one of {", ".join(STRATEGIES)}')
+        if execute_horizon < 0:
+            raise ValueError(f'execute_horizon must be 0 (all steps) or more, got {execute_horizon}')
+        if not fade_time > 0:
+            raise ValueError(f'fade_time must be above 0 s, got {fade_time}')
+        if not 0 <= old_weight <= 1:
+            raise ValueError(f'old_weight must be 0 to 1, got {old_weight}')
+        if gripper_band < 0:
+            raise ValueError(f'gripper_band must be 0 m or more, got {gripper_band}')
+        self.strategy, self.execute_horizon = strategy, execute_horizon
+        self._fade_time, self._old_weight, self._decay = fade_time, old_weight, decay
+        self._wraps = None if wraps is None else np.asarray(wraps, bool)
+        self._threshold, self._band = gripper_threshold, gripper_band
+        self.reset()
+
+    def reset(self) -> None:
+        """A new epoch: the chunks before are forgotten."""
+        self._old: list[_Old] = []  # that an ensemble is made of, by t_ref
+        self._followed: _Old | None = None
+        self._candidate: _Old | None = None
+
+    def blend(
+        self, chunk: StampedChunk, positions: np.ndarray, now: int, gripper: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The chunk to follow: positions (n, dof) [rad] and gripper (n,) or (0,) [m], n <= horizon, on its time grid.
+
+        positions: (horizon, dof) as `checked_positions` gives them; now [ns]; gripper: opening sent last [m], None:
+        none yet. The result keeps the limits that the positions of this and the older chunks keep. Call `followed`
+        when the arm goes along it; until then, later blends know nothing of it.
+        """
+        times = chunk.dt * np.arange(1, len(positions) + 1)  # [s] since t_ref
+        olds, weights = self._weights(chunk, times, (now - chunk.t_ref) * 1e-9)
+        blended = np.array(positions, float)
+        for old, weight in zip(olds, weights, strict=True):
+            apart = old.at(times + self._between(chunk, old)) - positions
+            if self._wraps is not None:
+                apart = np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
+            blended += weight[:, None] * apart
+        openings = self._vote(chunk, times, olds, weights, gripper)
+        # An ensemble is made of what the chunks said; the other strategies go on from what is followed.
+        said = (positions, chunk.gripper) if self.strategy == 'temporal_ensemble' else (blended, openings)
+        steps, opening = (np.array(x, float) for x in said)
+        self._candidate = _Old(chunk.t_ref, chunk.dt, steps, opening, ChunkPath(steps, chunk.dt))
+        end = len(positions)
+        if self.execute_horizon:
+            past = int(np.searchsorted(times, (now - chunk.t_ref) * 1e-9 + _SAME, side='right'))
+            end = min(end, past + self.execute_horizon)
+        return blended[:end], openings[:end]
+
+    def followed(self) -> None:
+        """The arm goes along what the last `blend` gave."""
+        if self._candidate is None:
+            return
+        self._followed, self._candidate = self._candidate, None
+        if self.strategy == 'temporal_ensemble':
+            self._old = sorted([*self._old, self._followed], key=lambda old: old.t_ref)[-_MOST:]
+
+    # ---- inside
+
+    @staticmethod
+    def _between(chunk: StampedChunk, old: _Old) -> float:
+        """[s] from the old t_ref to the new one."""
+        return (chunk.t_ref - old.t_ref) * 1e-9
+
+    def _weights(self, chunk: StampedChunk, times: np.ndarray, now: float) -> tuple[list[_Old], np.ndarray]:
+        """The older chunks that count and their weights (olds, horizon); the new chunk has what is left of 1.
+
+        times: (horizon,) and now [s since the new t_ref].
+        """
+        if self.strategy == 'temporal_ensemble':
+            ends = [len(old.positions) * old.dt - self._between(chunk, old) for old in self._old]
+            self._old = [old for old, end in zip(self._old, ends, strict=True) if end > times[0] - _SAME]
+            olds = self._old
+        else:
+            olds = [self._followed] if self._followed is not None else []
+        if self.strategy in ('latest', 'inpaint') or not olds:
+            return [], np.zeros((0, len(times)))
+        covers = np.stack([old.covers(times + self._between(chunk, old)) for old in olds])
+        covers[:, : max(chunk.frozen, 0)] = False
+        if self.strategy == 'weighted':
+            return olds, self._old_weight * covers
+        if self.strategy == 'cross_fade':
+            left = len(olds[0].positions) * olds[0].dt - self._between(chunk, olds[0]) - now
+            u = np.clip((times - now) / max(min(self._fade_time, left), _SAME), 0.0, 1.0)
+            return olds, covers * (1.0 - u**3 * (10.0 - 15.0 * u + 6.0 * u**2))
+        ages = np.cumsum(covers, axis=0) - 1  # 0 for the oldest that speaks for the step
+        raw = np.where(covers, np.exp(-self._decay * ages), 0.0)
+        newest = np.exp(-self._decay * covers.sum(axis=0))
+        return olds, raw / (raw.sum(axis=0) + newest)
+
+    def _vote(
+        self,
+        chunk: StampedChunk,
+        times: np.ndarray,
+        olds: list[_Old],
+        weights: np.ndarray,
+        sent: float | None,
+    ) -> np.ndarray:
+        """Openings (horizon,) [m] to send; (0,) when the chunk has no gripper. sent: see `blend`."""
+        if chunk.gripper.size == 0:
+            return np.zeros(0)
+        # One row per chunk, the newest first: what it says for each step, and how much that counts.
+        said, counts = [np.asarray(chunk.gripper, float)], [1.0 - weights.sum(axis=0)]
+        for old, weight in zip(reversed(olds), weights[::-1], strict=True):
+            if old.gripper.size:
+                said.append(old.gripper[old.steps_at(times + self._between(chunk, old))])
+                counts.append(weight)
+        openings, votes = np.stack(said), np.stack(counts)
+        shut = openings < self._threshold - self._band / 2
+        wide = openings > self._threshold + self._band / 2
+        ahead = (votes * shut).sum(axis=0) - (votes * wide).sum(axis=0)
+        opening = float(openings[0, 0] if sent is None else sent)
+        closed = opening < self._threshold
+        result = np.empty(len(times))
+        for i in range(len(times)):
+            if abs(ahead[i]) > 1e-9:
+                closed = bool(ahead[i] > 0)
+            agree = (shut if closed else wide)[:, i] & (votes[:, i] > 1e-9)
+            if agree.any():
+                opening = float(openings[int(agree.argmax()), i])
+            result[i] = opening
+        return result
