@@ -65,7 +65,7 @@ def test_a_gripper_that_is_counted_the_other_way():
     ranges = c.ranges('action')
     assert ranges.normalize(np.zeros(8))[-1] == 1 and ranges.denormalize(-np.ones(8))[-1] == 0.08
     with pytest.raises(ValueError, match='action_low must be below'):
-        config('limits', action_low=(0.9,) + (-0.8,) * 6 + (0.0,))
+        config('limits', action_low=(1.7,) + (-0.8,) * 6 + (0.0,))
 
 
 def test_the_file_travels_with_the_checkpoint(tmp_path):

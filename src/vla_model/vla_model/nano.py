@@ -36,14 +36,14 @@ def config(text: int) -> ModelConfig:
         dof=7,
         gripper=True,
         horizon=8,
-        dt=0.1,
+        dt=0.2,
         normalization='limits',
         # Widest position limits of Panda and FR3, and the opening of their gripper.
         state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
         state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, 0.08),
-        # 1 rad/s for the 0.8 s of a chunk: 0.8 mrad between bins.
-        action_low=(-0.8,) * 7 + (0.0,),
-        action_high=(0.8,) * 7 + (0.08,),
+        # 1 rad/s for the 1.6 s of a chunk: 1.6 mrad between bins.
+        action_low=(-1.6,) * 7 + (0.0,),
+        action_high=(1.6,) * 7 + (0.08,),
         max_prompt_tokens=256,
     )
     return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)

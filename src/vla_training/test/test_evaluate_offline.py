@@ -58,7 +58,7 @@ class Knows:
 
     def act(self, observation, prefix=None):
         t, h = self._at(observation), self.config.robot.horizon
-        actions = np.asarray(self.episode.columns[ACTION], np.float64)[t : t + h]
+        actions = np.asarray(self.episode.columns[ACTION], np.float64)[t + 1 : t + 2 * h : 2]  # two frames a step
         assert observation.positions == pytest.approx(self.episode.columns[STATE][t, :7])
         assert set(observation.images) == {'front', 'wrist'}
         return Chunk(actions[:, :7] + self.shift, actions[:, 7], self.config.robot.dt)
@@ -68,7 +68,7 @@ class Knows:
         return SimpleNamespace(run=lambda: Plan(observation.t_ref, text + ' ', 1.0))
 
     def start_imagine(self, observation, **_):
-        picture = self.pictures[self._at(observation) + self.config.robot.horizon]
+        picture = self.pictures[self._at(observation) + 2 * self.config.robot.horizon]
         return SimpleNamespace(run=lambda: PredictedImage(0, 0, picture[::2, ::2], 1.0))
 
 
@@ -98,6 +98,6 @@ def test_what_was_trained_on_does_not_count(dataset, config, tmp_path):
     long = replace(config, robot=replace(config.robot, horizon=LENGTH))
     with pytest.raises(ValueError, match=f'--seed {NOT_TRAINED}'):
         recorded_frames(Knows(dataset, long), dataset)
-    slow = replace(config, robot=replace(config.robot, dt=0.2))
-    with pytest.raises(ValueError, match=r'the model steps of 0\.2 s'):
+    slow = replace(config, robot=replace(config.robot, dt=0.25))
+    with pytest.raises(ValueError, match=r'the model steps of 0\.25 s'):
         recorded_frames(Knows(dataset, slow), dataset)

@@ -70,6 +70,8 @@ def test_chunks_are_the_set_points_to_come(dataset):
     assert chunks.shape == (14, 8, 8)
     assert np.allclose(chunks[2, :, 1], wanted[2:10, 1])
     assert np.allclose(chunks[12, :, 1], [wanted[12, 1], *[wanted[13, 1]] * 7])  # the last one is held
+    every_other = chunks_of(episode, 7, horizon=4, relative=False, stride=2)
+    assert np.allclose(every_other[2, :, 1], wanted[3:10:2, 1])  # due 2, 4, 6 and 8 frames later
     relative = chunks_of(episode, 7, horizon=8, relative=True)
     assert np.allclose(relative[:, :, :7] + episode.columns[STATE][:, None, :7], chunks[:, :, :7])
     assert np.array_equal(relative[:, :, 7], chunks[:, :, 7])  # an opening is absolute
@@ -121,13 +123,13 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     frame = next(iter(data.episode(1).frames(image('wrist'))))
     codes = model.eval().encode(preprocess(frame, model.config.resolution)[None])[0]
     assert torch.equal(tokens.codes[13, 1].long(), codes)
-    assert tokens.future.tolist() == [min(i + 8, 12) for i in range(13)] + [min(i + 8, 9) + 13 for i in range(10)]
+    assert tokens.future.tolist() == [min(i + 16, 12) for i in range(13)] + [min(i + 16, 9) + 13 for i in range(10)]
     state = bins.dequantize(tokens.state.numpy(), tokens.config.vocabulary.bins)
     back = tokens.config.ranges('state').denormalize(state)
     assert np.allclose(back[:13], data.episode(0).columns[STATE][:13], atol=2e-3)
     action = bins.dequantize(tokens.action.numpy(), tokens.config.vocabulary.bins)
     back = tokens.config.ranges('action').denormalize(action)
-    assert np.allclose(back[13:], chunks_of(data.episode(1), 7, 8, relative=True)[:10], atol=1e-3)
+    assert np.allclose(back[13:], chunks_of(data.episode(1), 7, 8, True, 2)[:10], atol=1e-3)
     assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
     assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
 
@@ -139,7 +141,7 @@ def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):
     one, other = slice(0, 13), slice(13, 26)
     assert torch.equal(tokens.action[one], tokens.action[other]) and torch.equal(tokens.state[one], tokens.state[other])
     assert not torch.equal(tokens.codes[one], tokens.codes[other])
-    assert tokens.future[other].tolist() == [13 + min(i + 8, 12) for i in range(13)]
+    assert tokens.future[other].tolist() == [13 + min(i + 16, 12) for i in range(13)]
 
 
 def test_shards_that_are_there_are_kept(dataset, images, tmp_path):

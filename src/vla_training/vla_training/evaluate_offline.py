@@ -18,7 +18,7 @@ from vla_training.annotate import plan_texts as texts_of
 from vla_training.features import STATE, image
 from vla_training.image_metrics import psnr, ssim
 from vla_training.lerobot import Dataset, Episode
-from vla_training.tokenize import chunks_of, starts
+from vla_training.tokenize import chunks_of, starts, stride
 
 NOT_TRAINED = 1_000_000  # seeds from here on are never trained on
 CURRENT = 'continue to '  # what comes before the current sub-task in a plan text
@@ -69,9 +69,7 @@ def recorded_frames(
     """
     robot = policy.config.robot
     dataset = Dataset(folder)
-    if abs(robot.dt * dataset.fps - 1) > 1e-6:
-        raise ValueError(f'{folder} has {dataset.fps:g} frames/s, the model steps of {robot.dt} s: collect others')
-    chosen = _choose(dataset, robot.horizon, frames, folder)
+    chosen = _choose(dataset, robot.horizon * stride(dataset, robot), frames, folder)
     total = sum(len(at) for at in chosen.values())
     every = max(1, -(-total // decoded))
     sums, count = Sums(), 0
@@ -110,13 +108,14 @@ def _choose(dataset: Dataset, span: int, frames: int, folder: Path) -> dict[int,
 
 def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> Iterator[Frame]:
     robot = policy.config.robot
+    frames = stride(dataset, robot)
     for index, at in chosen.items():
         episode = dataset.episode(index)
-        ends = np.minimum(starts(episode, robot.dof) + robot.horizon, len(episode) - 1)
+        ends = np.minimum(starts(episode, robot.dof) + robot.horizon * frames, len(episode) - 1)
         needed = {*at, *(int(ends[t]) for t in at)}
         views = {camera: _pictures(episode, image(camera), needed) for camera in robot.cameras}
         state = np.asarray(episode.columns[STATE], np.float64)
-        actions = chunks_of(episode, robot.dof, robot.horizon, relative=False)
+        actions = chunks_of(episode, robot.dof, robot.horizon, relative=False, stride=frames)
         texts, parts = texts_of(episode), plans(episode)
         for t in at:
             observation = Observation(

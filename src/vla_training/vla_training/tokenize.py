@@ -1,8 +1,8 @@
 """A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
 
-A chunk holds the set-points due 1 .. horizon frames after its frame, but leaves out that the demonstrator stood still
-first (see `starts`). Where the demonstration was disturbed, what was sent differs from what was wanted; a chunk then
-leads from the one to the other within a few steps.
+A chunk holds the set-points due 1 .. horizon steps after its frame (a step is one frame or several), but leaves out that
+the demonstrator stood still first (see `starts`). Where the demonstration was disturbed, what was sent differs from
+what was wanted; a chunk then leads from the one to the other within a few frames.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vla_model import bins, checkpoint, nano
-from vla_model.config import ImageTokenizerConfig, ModelConfig
+from vla_model.config import ImageTokenizerConfig, ModelConfig, RobotInterface
 from vla_model.folder import open_folder
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.statistics import FILE as STATISTICS_FILE
@@ -29,7 +29,7 @@ from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, image
 from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
-RECOVER = 0.5  # share of a disturbance that is left one step later
+RECOVER = 0.5  # share of a disturbance that is left one frame later
 BATCH = 64  # images per forward of the encoder
 STILL = 0.003  # [rad] joints that have moved less since the frame stand still
 FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
@@ -57,18 +57,29 @@ def starts(episode: Episode, dof: int) -> np.ndarray:
     return found
 
 
-def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool) -> np.ndarray:
+def stride(data: Dataset, robot: RobotInterface) -> int:
+    """Frames per step of a chunk. Raises ValueError where a step is no whole number of frames."""
+    frames = robot.dt * data.fps
+    if frames < 0.5 or abs(frames - round(frames)) > 1e-6:
+        raise ValueError(
+            f'{data.folder} has {data.fps:g} frames/s, the model steps of {robot.dt:g} s: collect or convert others'
+        )
+    return round(frames)
+
+
+def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool, stride: int = 1) -> np.ndarray:
     """(T, horizon, action_dim) float64 targets in robot units; joints relative to the frame's state if `relative`.
 
-    They begin at `starts`. After the end of the episode the last set-point is held.
+    stride: frames per step. They begin at `starts`. After the end of the episode the last set-point is held.
     """
     wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
-    step = np.minimum(starts(episode, dof)[:, None] + np.arange(horizon), len(wanted) - 1)
+    ahead = stride * np.arange(1, horizon + 1)  # frames
+    step = np.minimum(starts(episode, dof)[:, None] + ahead - 1, len(wanted) - 1)
     chunks = wanted[step]
     if EXECUTED in episode.columns:
         error = np.asarray(episode.columns[EXECUTED], np.float64)[:, :dof] - wanted[:, :dof]
         now = np.concatenate([np.zeros((1, dof)), error[:-1]])  # an action is due one frame later
-        left = RECOVER ** np.arange(1, horizon + 1)
+        left = RECOVER**ahead
         chunks[:, :, :dof] += now[:, None] * left[:, None]
     if relative:
         chunks[:, :, :dof] -= state[:, None, :dof]
@@ -80,11 +91,11 @@ def configure(dataset: Dataset, base: ModelConfig, method: str) -> ModelConfig:
     robot = base.robot
     if method == 'limits':
         return replace(base, robot=replace(robot, normalization=method), statistics=None)
-    states, actions = [], []
+    states, actions, frames = [], [], stride(dataset, robot)
     for i in range(len(dataset.episodes)):
         episode = dataset.episode(i)
         states.append(np.asarray(episode.columns[STATE]))
-        actions.append(chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta'))
+        actions.append(chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames))
     flat = np.concatenate(actions).reshape(-1, robot.action_dim)
     statistics = Statistics.of(np.concatenate(states), flat)
     return replace(base, robot=replace(robot, normalization=method), statistics=statistics)
@@ -127,10 +138,7 @@ def _check(data: Dataset, config: ModelConfig) -> None:
             raise ValueError(f'{data.folder}: {name} is {has}, the model has {(size,)}: it is of another robot')
     if lacking := [image(c) for c in robot.cameras if image(c) not in data.video_keys]:
         raise ValueError(f'{data.folder} has {data.video_keys}, the model needs {lacking[0]}: name its cameras so')
-    if abs(robot.dt * data.fps - 1) > 1e-6:
-        raise ValueError(
-            f'{data.folder} has {data.fps:g} frames/s, the model steps of {robot.dt:g} s: collect or convert others'
-        )
+    stride(data, robot)
 
 
 def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig:
@@ -211,14 +219,16 @@ def _shard(
     rng: np.random.Generator,
 ) -> dict[str, Tensor]:  # fmt: skip
     robot = config.robot
+    frames = stride(data, robot)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
     texts: dict[str, int] = {}
     count = 0
     for number in part:
         episode = data.episode(number)
         length = _length(episode)
+        ends = starts(episode, robot.dof) + robot.horizon * frames
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
-        chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta')
+        chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames)
         action = config.ranges('action').normalize(chunks).astype(np.float32)
         plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)[:length]]
         for copy in range(1 + copies):
@@ -226,7 +236,7 @@ def _shard(
             rows['codes'].append(np.stack(codes, 1)[:length])
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action[:length], config.vocabulary.bins))
-            rows['future'].append(count + np.minimum(starts(episode, robot.dof)[:length] + robot.horizon, length - 1))
+            rows['future'].append(count + np.minimum(ends[:length], length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
             rows['plan'].append(np.asarray(plans))
