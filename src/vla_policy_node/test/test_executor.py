@@ -23,9 +23,11 @@ PROFILE = RobotProfile(
     position_upper=np.full(DOF, 2.0),
     velocity=np.full(DOF, 2.0),
     acceleration=np.full(DOF, 10.0),
+    jerk=np.full(DOF, 5000.0),
     home=np.zeros(DOF),
     gripper_joint_names=('f',),
     gripper_max_opening=0.08,
+    tool_speed=2.0,
 )
 MS = 1_000_000
 
@@ -110,7 +112,7 @@ def at(curve, s):
     return [x[0] for x in curve.sample(np.array([s]))]
 
 
-@pytest.mark.parametrize('kind', ['cubic', 'linear'])
+@pytest.mark.parametrize('kind', ['cubic', 'monotone'])
 def test_path_goes_through_its_steps(kind):
     steps = np.random.default_rng(1).normal(size=(6, DOF))
     path = ChunkPath(steps, 0.1, kind)
@@ -125,8 +127,7 @@ def test_path_velocity_and_acceleration_are_the_derivatives():
     for s in np.linspace(0.013, 0.58, 40):
         before, here, after = at(path, s - h), at(path, s), at(path, s + h)
         np.testing.assert_allclose((after[0] - before[0]) / (2 * h), here[1], atol=1e-4)
-        if abs(s / 0.1 - round(s / 0.1)) > 0.01:  # the acceleration jumps at the knots
-            np.testing.assert_allclose((after[1] - before[1]) / (2 * h), here[2], rtol=1e-3, atol=1e-3)
+        np.testing.assert_allclose((after[1] - before[1]) / (2 * h), here[2], rtol=1e-3, atol=1e-3)
 
 
 def test_one_step_is_a_standing_target():
@@ -243,7 +244,7 @@ def test_any_stream_of_chunks_moves_the_arm_within_position_and_velocity_limits(
 
 
 def test_start_from_far_is_a_bounded_ramp():
-    rig = Rig(start=1.0)
+    rig = Rig(start=1.0, start_distance_limit=1.5)
     target = np.zeros((100, DOF))
     rig.points.append(rig.core.step(0))
     assert rig.ingest(positions=target) is Verdict.ACCEPTED

@@ -26,6 +26,7 @@ class Verdict(IntEnum):
     SHADOW = 10
     OTHER_SOURCE = 11
     NOT_ACCEPTING = 12
+    COLLISION = 13
 
 
 @dataclass(frozen=True)

@@ -1,69 +1,26 @@
 """Turns chunks into a steady stream of set-points, and brings the arm to rest when chunks stop coming.
 
 The set-point always moves along one path: the newest chunk's, plus what is left of the old motion (see path.py).
-Only the speed along the path is changed: `rate` is how fast path time runs against the clock, 1 normally, less where
-a joint would exceed its velocity or acceleration limit (see retime.py), and falling to 0 while braking.
+Only the speed along the path is changed: less than the chunk asks for where a limit says so (see join.py), and falling
+to 0 while braking (see brake.py). What is sent is the moving average of this motion (see smooth.py).
 """
 
 import math
 from dataclasses import dataclass
-from enum import IntEnum
 
 import numpy as np
 
+from vla_policy_node.core.brake import brake
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_policy_node.core.path import ChunkPath, JoinedPath, Seam
+from vla_policy_node.core.config import ExecutorConfig
+from vla_policy_node.core.join import Planner
+from vla_policy_node.core.limits import Limits
+from vla_policy_node.core.path import ChunkPath
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.retime import Timing, retime
+from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
+from vla_policy_node.core.states import FAULTS, Hold, State, strength
 
-
-class State(IntEnum):
-    """As in vla_msgs/ExecutorStatus."""
-
-    INACTIVE = 0
-    HOLDING = 1
-    EXECUTING = 2
-    BRAKING = 3
-
-
-class Hold(IntEnum):
-    """Why the arm is not moving or about to stop; as in vla_msgs/ExecutorStatus."""
-
-    NONE = 0
-    IDLE = 1
-    CHUNKS_STOPPED = 2
-    STOP_REQUESTED = 3
-    OPERATOR_STOP = 4
-    DEACTIVATED = 5
-    JOINT_STATE_MISSING = 6
-    JOINT_STATE_STALE = 7
-    CLOCK_JUMP = 8
-    TRACKING_ERROR = 9
-
-
-_GRID = 600  # points of a timing at most
-
-# A weaker reason to stop never replaces a stronger one: what the weaker allows, the stronger forbids.
-_STRENGTH = {Hold.DEACTIVATED: 3, Hold.OPERATOR_STOP: 2, Hold.JOINT_STATE_STALE: 1}
-
-
-@dataclass(frozen=True)
-class ExecutorConfig:
-    """How the executor moves. Fractions are of the robot profile's limits."""
-
-    period: float = 0.01  # [s] nominal time between control steps
-    interpolation: str = 'cubic'
-    velocity_fraction: float = 0.8  # the set-point never moves faster than this
-    acceleration_fraction: float = 0.6  # nor accelerates more than this on a path; a stop on request adds a brake
-    brake_fraction: float = 0.4  # of the acceleration limit: peak of what braking adds
-    seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
-    seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
-    seam_acceleration_fraction: float = 0.3  # same for acceleration
-    max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
-    joint_state_max_age: float = 0.2  # [s]
-    tracking_limit: float = 0.25  # [rad] further from its set-point than this, a joint is blocked or was moved
-    future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
-    jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
+__all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
 
 @dataclass(frozen=True)
@@ -92,24 +49,21 @@ class ChunkExecutor:
         self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
-        self._velocity = self.config.velocity_fraction * profile.velocity
-        self._acceleration = self.config.acceleration_fraction * profile.acceleration
-        self._deceleration = self.config.brake_fraction * profile.acceleration
-        self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
-        self._velocities = np.zeros(profile.dof)
-        self._accelerations = np.zeros(profile.dof)
+        self.limits = Limits(profile, self.config)
+        self._planner = Planner(self.limits, self.config)
+        smoothing = max(self.config.smoothing_time, self.config.period)
+        self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
+        self._faults: dict[Hold, str] = {}  # that stand, and their messages
+        self._leaving = False  # to be inactive once at rest
         self._gripper: float | None = None
-        self._path: JoinedPath | None = None
+        self._path: ChunkPath | None = None
         self._path_gripper = np.zeros(0)
-        self._timing: Timing | None = None
-        self._since_join = 0.0  # [s] of clock time on the present timing
-        self._stalled = 0.0  # [s] by which late control steps have put the timing behind
+        self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
+        self._braked = False  # the track is a brake
+        self._stalled = 0.0  # [s] by which late control steps have put the motion behind
         self._t_ref = 0
-        self._s = 0.0  # [s] path time since t_ref
         self._now: int | None = None
-        self._brake_rate = 0.0  # rate when braking began
-        self._brake_time = 0.0  # [s] how long the brake takes
-        self._brake_elapsed: float | None = None  # [s] None: the timing itself slows down
+        self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
         self._measured: np.ndarray | None = None
         self._measured_at = 0
 
@@ -125,9 +79,12 @@ class ChunkExecutor:
         return self._measured is not None
 
     def activate(self, now: int) -> None:
-        """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a fresh joint state."""
+        """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a fresh joint state, and
+        while the emergency stop stands. Faults that stand go on to stand."""
         if self.state is State.BRAKING:
             raise ValueError('the arm is still braking; activate again in a moment')
+        if Hold.EMERGENCY_STOP in self._faults:
+            raise ValueError('the emergency stop stands: reset it first')
         age = self.joint_state_age(now)
         if self._measured is None:
             raise ValueError('no joint state received yet: is the robot running, do topic and joint names match?')
@@ -136,30 +93,53 @@ class ChunkExecutor:
                 f'the newest joint state is {age:.2f} s old, limit {self.config.joint_state_max_age} s: '
                 'is the robot still publishing, do the clocks agree (use_sim_time)?'
             )
-        self._positions = self._measured.copy()
+        for hold in (Hold.OPERATOR_STOP, Hold.JOINT_STATE_STALE):
+            self._faults.pop(hold, None)
         self._gripper = None
-        self._rest()
-        self._now = now
-        self._new_epoch()
-        self.state, self.hold, self.message = State.HOLDING, Hold.IDLE, ''
+        self._stand_at(self._measured)
+        self._now, self._leaving = now, False
+        self.state = State.HOLDING
+        self._show_strongest()
 
     def deactivate(self) -> None:
         """Brake, then send nothing more. `step` must go on being called until `at_rest`."""
-        if self.state is not State.INACTIVE and self.hold is not Hold.DEACTIVATED:
+        if self.state is not State.INACTIVE and not self._leaving:
+            self._leaving = True
             self._brake(Hold.DEACTIVATED, '')
 
     def operator_stop(self) -> None:
         """Brake and hold until `resume`."""
-        if self.state is not State.INACTIVE and self.hold is not Hold.DEACTIVATED:
-            self._brake(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
+        if self.state is not State.INACTIVE and not self._leaving:
+            self.fault(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
 
     def resume(self) -> bool:
         """Take chunks again after an operator stop. False when there was none, or while the arm still brakes."""
-        if self.hold is not Hold.OPERATOR_STOP or self.state is not State.HOLDING:
-            return False
-        self._new_epoch()
-        self.hold, self.message = Hold.IDLE, ''
-        return True
+        return self.state is State.HOLDING and self._take_back(Hold.OPERATOR_STOP)
+
+    def emergency_stop(self) -> None:
+        """Brake and hold until `reset_emergency_stop`, whether active or not."""
+        self.fault(Hold.EMERGENCY_STOP, 'emergency stop: reset it to go on')
+
+    def reset_emergency_stop(self) -> bool:
+        """Take the emergency stop back. False when there was none, or while the arm still brakes."""
+        return self.at_rest and self._take_back(Hold.EMERGENCY_STOP)
+
+    def fault(self, hold: Hold, message: str) -> None:
+        """Brake, and take no chunks while this stands. Saying it again only renews the message."""
+        if hold not in FAULTS:
+            raise ValueError(f'{hold.name} is no fault that stands: {", ".join(f.name for f in FAULTS)}')
+        new = hold not in self._faults
+        self._faults[hold] = message
+        if new and self.state is not State.INACTIVE:
+            self._brake(hold, message)
+        elif self.hold is hold:
+            self.message = message
+
+    def clear(self, hold: Hold) -> None:
+        """This fault stands no more. Once at rest and with no other, the arm takes chunks of a new epoch."""
+        if hold in (Hold.OPERATOR_STOP, Hold.EMERGENCY_STOP):
+            raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
+        self._take_back(hold)
 
     def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
         """Take the chunk, or refuse it with a reason; `message` then says what to do."""
@@ -186,12 +166,30 @@ class ChunkExecutor:
             elapsed = self.config.period
         self._watch_joint_state(now)
         self._watch_tracking()
+        velocities = np.zeros(self.profile.dof)
         if self.state in (State.EXECUTING, State.BRAKING):
             # A late step must not become a jump: the motion advances by at most two periods, the rest is lag.
             dt = min(elapsed, 2 * self.config.period)
             self._stalled += elapsed - dt
-            self._advance(dt, now)
-        return SetPoint(self._positions.copy(), self._velocities.copy(), self._gripper)
+            self._advance(dt)
+            if not self.at_rest:
+                positions, velocities = (x[0] for x in self._track.sample(np.zeros(1)))
+                self._positions = positions
+        if self.state is State.INACTIVE:
+            return None
+        return SetPoint(self._positions.copy(), velocities, self._gripper)
+
+    def preview(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [rad] and velocities [rad/s], each (n, dof), that are sent at `ahead` (n,) seconds after the last
+        step if nothing new comes: the motion ends at rest. Raises ValueError before the first activation."""
+        if self._positions is None:
+            raise ValueError('no set-point yet: activate first')
+        return self._track.sample(np.asarray(ahead, float))
+
+    @property
+    def planned(self) -> np.ndarray:
+        """(dof,) [rad] where the motion that is averaged has got to; what is sent follows within `lag`."""
+        return self._track.motion.q[self._track.head]
 
     # ---- what the status tells
 
@@ -202,18 +200,14 @@ class ChunkExecutor:
     @property
     def accepting(self) -> bool:
         """Whether a good chunk would be taken now."""
-        return self.state is not State.INACTIVE and self.hold not in (
-            Hold.OPERATOR_STOP,
-            Hold.DEACTIVATED,
-            Hold.JOINT_STATE_MISSING,
-            Hold.JOINT_STATE_STALE,
-        )
+        ending = self._leaving or (self.hold in FAULTS and self.state is State.BRAKING)
+        return self.state is not State.INACTIVE and not self._faults and not ending
 
     def horizon_left(self) -> float:
         """Path time until the chunk runs out [s]; 0 when there is none."""
         if self._path is None or self.state is not State.EXECUTING:
             return 0.0
-        return max(0.0, self._path.path.end - self._s)
+        return max(0.0, self._path.end - float(self._track.motion.s[self._track.head]))
 
     def chunk_age(self, now: int) -> float:
         """now - t_ref of the chunk that is executed [s]; 0 when holding."""
@@ -265,137 +259,101 @@ class ChunkExecutor:
             )
         if s < -self.config.future_tolerance:
             raise Refusal(Verdict.FROM_FUTURE, f'chunk is stamped {-s:.3f} s ahead of now: clocks disagree')
-        self.seam_position, self.seam_velocity = self._join(
-            ChunkPath(positions, chunk.dt, self.config.interpolation), s
-        )
+        path = ChunkPath(positions, chunk.dt, self.config.interpolation, self.limits.lower, self.limits.upper)
+        self._join(path, chunk.t_ref)
         self.source, self.sequence, self.message = chunk.source, chunk.sequence, ''
         self._path_gripper = np.asarray(chunk.gripper, float)
         self._t_ref = chunk.t_ref
         self.state, self.hold = State.EXECUTING, Hold.NONE
 
-    def _join(self, path: ChunkPath, s: float) -> tuple[float, float]:
-        """Go on along this path from path time s, without a jump. Returns the jump that is avoided.
+    def _path_time(self, t_ref: int) -> float:
+        """[s] since t_ref at which a motion is to be that begins with the track's head, for what is sent to be on time.
 
-        A motion that cannot follow at full speed joins at a lower rate. Raises Refusal if none fits the limits.
+        The head stands for the time of the last control step, less what is past it, and is sent `lag` later.
         """
-        assert self._positions is not None
-        q, v, a = (x[0] for x in path.sample(np.array([s])))
-        offset, share = self._positions - q, self.config.seam_acceleration_fraction
-        moving = bool((np.abs(self._velocities) > 1e-4).any())
-        for rate in (1.0, 0.7, 0.5, 0.35, 0.25, 0.15) if moving else (0.0,):
-            if moving:
-                first, second = self._velocities / rate - v, self._accelerations / rate**2 - a
-            else:
-                first, second = np.zeros_like(v), np.zeros_like(a)
-            seam = Seam(
-                s,
-                (offset, first, second),
-                self.config.seam_velocity_fraction * self.profile.velocity,
-                share * self.profile.acceleration,
-                self.config.seam_time,
+        assert self._now is not None
+        return (self._now - t_ref) * 1e-9 - self._track.since_head + self._track.lag
+
+    def _join(self, path: ChunkPath, t_ref: int) -> None:
+        """Go on along this path, without a jump. Raises Refusal if nothing within the limits does."""
+        s = self._path_time(t_ref)
+        if s > path.end - GRID:
+            raise Refusal(Verdict.WHOLLY_PAST, f'the chunk ends {path.end - s:.3f} s from now: nothing is left of it')
+        here = self._track.motion.rows(self._track.head, self._track.head + 1)
+        q, v, _ = path.sample(np.array([s]))
+        jump = float(np.abs(here.q - q).max())
+        if self.state is State.HOLDING and jump > self.config.start_distance_limit:
+            joint = self.profile.joint_names[int(np.abs(here.q - q).argmax())]
+            raise Refusal(
+                Verdict.OUT_OF_LIMITS,
+                f'the chunk begins {jump:.2f} rad from the resting arm in {joint}, start_distance_limit is '
+                f'{self.config.start_distance_limit} rad: was it made for another start, or is a joint state wrong?',
             )
-            joined = JoinedPath(path, seam)
-            grid = self._grid(joined, s)
-            _, along, bend = joined.sample(grid)
-            corners = path.corner_rates(grid, self._acceleration * self.config.period)
-            timing = retime(grid, along, bend, rate, self._velocity, self._acceleration, corners)
-            if timing is not None:
-                self._path, self._timing, self._s, self.rate = joined, timing, s, rate
-                self._since_join = self._stalled = 0.0
-                self._brake_elapsed = None
-                return float(np.abs(offset).max()), float(np.abs(self._velocities - v).max())
-        raise Refusal(
-            Verdict.OUT_OF_LIMITS,
-            'the arm cannot go over to the chunk within its acceleration limits: it moves too sharply, or is too far',
-        )
+        motion, slows_from = self._planner.plan(path, s, self._track)
+        self.seam_position, self.seam_velocity = jump, float(np.abs(here.v - v).max())
+        self._path, self._braked, self._stalled = path, False, 0.0
+        self._follow(motion, slows_from)
 
-    def _grid(self, joined: JoinedPath, s: float) -> np.ndarray:
-        """Points for the timing: about 4 ms apart at the speed that the path asks for, or that the limits allow."""
-        end = joined.path.end
-        _, along, _ = joined.sample(np.linspace(s, end, 50))
-        slowest = max(1.0, float((np.abs(along) / self._velocity).max(axis=1).mean()))
-        return np.linspace(s, end, min(max(3, math.ceil((end - s) * slowest / 0.004) + 1), _GRID))
+    def _follow(self, motion: Motion, slows_from: int) -> None:
+        self._track.follow(motion)
+        self._slows_from = self._track.head + slows_from
 
-    def _advance(self, dt: float, now: int) -> None:
-        """Move the set-point by dt seconds of clock time."""
-        assert self._path is not None and self._timing is not None and self._positions is not None
-        if self._brake_elapsed is None:
-            self._watch_schedule(now, dt)
-        if self._brake_elapsed is not None:
-            self._brake_elapsed += dt
-            u = self._brake_elapsed / self._brake_time if self._brake_time > 0 else 1.0
-            if u >= 1.0:
-                self._come_to_rest()
-                return
-            slowing = self._brake_rate * (1 - u * u * (3 - 2 * u))  # smooth from _brake_rate to 0
-            ahead = float(np.interp(self._s, self._timing.s, self._timing.rates))  # what the path allows here
-            rate, push = min(slowing, ahead), 0.0
-            self._s = min(self._s + rate * dt, float(self._timing.s[-1]))
-        else:
-            self._since_join += dt
-            before = self.rate
-            self._s, rate = self._timing.at(self._since_join)
-            push = (rate - before) / dt if dt > 0 else 0.0
-        self.rate = rate
-        q, v, a = (x[0] for x in self._path.sample(np.array([self._s])))
-        held = self._inside_limits(q)
-        free = held == q
-        self._velocities = np.where(free, rate * v, 0.0)
-        self._accelerations = np.where(free, rate * rate * a + push * v, 0.0)
-        self._positions = held
-        index = self._path.path.step_at(self._s)
+    def _advance(self, dt: float) -> None:
+        """Move on by dt seconds of clock time, to self._now."""
+        assert self._path is not None
+        self._track.advance(dt)
+        if not self._braked:
+            self._watch_schedule()
+        track, head = self._track, self._track.head
+        s = track.motion.s
+        self.rate = float(np.clip((s[head] - s[head - 1]) / GRID, 0.0, 1.0))
+        index = self._path.step_at(float(s[head]))
         if index >= 0 and self._path_gripper.size:
             opening = float(self._path_gripper[index])
             self._gripper = min(max(opening, 0.0), self.profile.gripper_max_opening)
-        if self._brake_elapsed is None and self._since_join >= self._timing.times[-1]:
+        if track.finished:
             self._come_to_rest()
 
-    def _watch_schedule(self, now: int, dt: float) -> None:
-        """Stalls, lag and the end of the chunk, before the step of dt seconds to now."""
-        assert self._path is not None and self._timing is not None
-        due = (now - self._t_ref) * 1e-9 - dt
-        if self._stalled > 2.5 * self.config.period and due < self._path.path.end:
+    def _watch_schedule(self) -> None:
+        """Stalls, lag and the end of the chunk."""
+        assert self._path is not None
+        due = self._path_time(self._t_ref)
+        if self._stalled > 2.5 * self.config.period and due < self._path.end:
             self._stalled = 0.0
             try:
-                self._join(self._path.path, due)  # after a stall: go over to where the path is now
+                self._join(self._path, self._t_ref)  # after a stall: go over to where the path is now
             except Refusal:
                 pass  # cannot catch up within the limits: stay late
-        if due - self._s > self.config.max_lag and self.state is State.EXECUTING:
-            self._brake(
-                Hold.CHUNKS_STOPPED,
-                f'the chunk asks for more speed than the limits allow: the arm is {due - self._s:.2f} s behind it',
-            )
-        elif self._since_join >= self._timing.braking_from and self.state is State.EXECUTING:
+        lag = due - float(self._track.motion.s[self._track.head])
+        if self.state is not State.EXECUTING:
+            return
+        if self._track.head >= self._slows_from:
             self.state, self.hold = State.BRAKING, Hold.CHUNKS_STOPPED
             self.message = 'the last chunk ran out: is the source alive, is inference faster than the chunk is long?'
-
-    def _inside_limits(self, q: np.ndarray) -> np.ndarray:
-        """q within the hard position limits; an arm that already is outside is never pulled back in a jump."""
-        assert self._positions is not None
-        lower = np.minimum(self.profile.position_lower, self._positions)
-        upper = np.maximum(self.profile.position_upper, self._positions)
-        return np.clip(q, lower, upper)
+        elif lag > self.config.max_lag:
+            self._brake(
+                Hold.CHUNKS_STOPPED,
+                f'the chunk asks for more speed than the limits allow: the arm is {lag:.2f} s behind it',
+            )
 
     def _watch_joint_state(self, now: int) -> None:
         age = self.joint_state_age(now)
         if age > self.config.joint_state_max_age:
-            if self.hold is not Hold.JOINT_STATE_STALE:
-                self._brake(
-                    Hold.JOINT_STATE_STALE,
-                    f'no usable joint state for {age:.2f} s: is the robot publishing, are the values finite?',
-                )
-        elif self.hold is Hold.JOINT_STATE_STALE and self.state is State.HOLDING:
-            self._new_epoch()
-            self.hold, self.message = Hold.IDLE, ''
+            self.fault(
+                Hold.JOINT_STATE_STALE,
+                f'no usable joint state for {age:.2f} s: is the robot publishing, are the values finite?',
+            )
+        elif self.state is State.HOLDING:
+            self._take_back(Hold.JOINT_STATE_STALE)
 
     def _watch_tracking(self) -> None:
         """An arm that is not where it was sent is let go where it is, at once: braking would push on."""
         error = self.tracking_error()
-        if error <= self.config.tracking_limit or self.hold is Hold.JOINT_STATE_STALE:
+        if error <= self.config.tracking_limit or Hold.JOINT_STATE_STALE in self._faults:
             return
         assert self._positions is not None and self._measured is not None
         joint = self.profile.joint_names[int(np.abs(self._positions - self._measured).argmax())]
-        self._positions = self._measured.copy()
+        self._stand_at(self._measured)
         self._brake(
             Hold.TRACKING_ERROR,
             f'{joint} was {error:.2f} rad from its set-point: is it blocked, or was the arm moved by hand?',
@@ -404,32 +362,64 @@ class ChunkExecutor:
 
     def _brake(self, hold: Hold, message: str) -> None:
         """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
-        if _STRENGTH.get(self.hold, 0) > _STRENGTH.get(hold, 0):
-            return
-        if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
-            self._new_epoch()
-        self.hold, self.message = hold, message
-        if self.state is State.EXECUTING or (self.state is State.BRAKING and self._brake_elapsed is None):
-            self.state = State.BRAKING
-            self._brake_rate = self.rate
-            self._brake_elapsed = 0.0
-            self._brake_time = 1.5 * float((np.abs(self._velocities) / self._deceleration).max())
-        elif self.state is State.HOLDING:
+        moves = self.state in (State.EXECUTING, State.BRAKING) and not self._track.finished
+        if strength(self.hold) <= strength(hold):
+            if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
+                self._new_epoch()
+            self.hold, self.message = hold, message
+        if moves and not self._braked:
+            self.state, self._braked = State.BRAKING, True
+            self._follow(self._braking(), 0)
+        elif not moves:
             self._come_to_rest()
 
+    def _braking(self) -> Motion:
+        """The brake from here on, verified; the one that is closest to the limits if none keeps them."""
+        ahead = self._track.motion.rows(self._track.head, max(self._track.ends, self._track.head) + 2)
+        best, least = None, math.inf
+        for share in (1.0, 0.9, 0.8):
+            motion = brake(ahead, share * self.limits.braking)
+            sent, _ = self._track.with_history(motion)
+            excess = self.limits.excess(sent, GRID, len(sent), ahead.q[0])
+            worst = max(excess.velocity, excess.acceleration, excess.jerk)
+            if worst < least:
+                best, least = motion, worst
+            if excess.none:
+                break
+        assert best is not None
+        return best
+
     def _come_to_rest(self) -> None:
-        self._rest()
-        if self.hold is Hold.DEACTIVATED:
+        self._stand_at(self._track.motion.q[-1])
+        if self._leaving:
             self.state = State.INACTIVE
             return
         self.state = State.HOLDING
         if self.hold is Hold.CHUNKS_STOPPED:
             self._new_epoch()
+        elif self.hold in FAULTS and self.hold not in self._faults:  # cleared while it braked
+            self._show_strongest()
 
-    def _rest(self) -> None:
-        self._velocities = np.zeros(self.profile.dof)
-        self._accelerations = np.zeros(self.profile.dof)
-        self._path, self._timing, self._brake_elapsed, self.rate = None, None, None, 0.0
+    def _stand_at(self, positions: np.ndarray) -> None:
+        self._positions = np.array(positions, float)
+        self._track.hold(self._positions)
+        self._path, self._braked, self.rate, self._stalled = None, False, 0.0, 0.0
+
+    def _take_back(self, hold: Hold) -> bool:
+        """A fault stands no more; False if it did not."""
+        if self._faults.pop(hold, None) is None:
+            return False
+        if self.hold is hold and self.state is State.HOLDING:
+            self._show_strongest()
+        elif self.hold is hold and self.state is State.INACTIVE:
+            self.hold, self.message = Hold.DEACTIVATED, ''
+        return True
+
+    def _show_strongest(self) -> None:
+        """At rest: the strongest fault that stands, or none. A new epoch either way."""
+        self._new_epoch()
+        self.hold = max(self._faults, key=strength, default=Hold.IDLE)
+        self.message = self._faults.get(self.hold, '')
 
     def _new_epoch(self) -> None:
         self.epoch += 1

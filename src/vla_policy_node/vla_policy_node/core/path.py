@@ -4,38 +4,51 @@ import numpy as np
 
 Derivatives = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, first and second derivative by s; each (n, dof)
 
+_NEAR = 1e-3  # [rad] what a peak between two looked-at points may be higher
+
 
 class ChunkPath:
     """Joint path through the steps of a chunk, in seconds since the chunk's t_ref.
 
-    positions: (horizon, dof) [rad], step i at (i + 1) * dt. Cubic: Hermite with central-difference tangents
-    (Catmull-Rom), continuous in velocity. Linear: straight pieces with corners at the steps. Before the first step
-    the path is the straight continuation of the first piece, after the last that of the last.
+    positions: (horizon, dof) [rad], step i at (i + 1) * dt. Before the first step the path comes from the straight
+    continuation of the first piece; beyond both ends it goes straight on.
+    interpolation: 'cubic': the spline with continuous acceleration and none at the ends (natural: it does not ring).
+    'monotone': cubic pieces that never leave the range of the steps beside them, continuous in velocity (Fritsch and
+    Butland, 1984).
+    lower, upper: (dof,) [rad] a joint that the spline would take out of them, though no step is, is monotone.
     """
 
-    def __init__(self, positions: np.ndarray, dt: float, interpolation: str = 'cubic') -> None:
+    def __init__(
+        self,
+        positions: np.ndarray,
+        dt: float,
+        interpolation: str = 'cubic',
+        lower: np.ndarray | float = -np.inf,
+        upper: np.ndarray | float = np.inf,
+    ) -> None:
         steps = np.asarray(positions, float)
-        first = 2 * steps[0] - steps[1] if len(steps) > 1 else steps[0]
+        first = np.clip(2 * steps[0] - steps[1], lower, upper) if len(steps) > 1 else steps[0]
         knots = np.vstack([first, steps])  # (horizon + 1, dof), knot k at k * dt
         self.dt = dt
         self.end = len(steps) * dt  # [s]
-        self.slopes = np.diff(knots, axis=0) / dt  # (horizon, dof) [rad/s]
-        self.corners = interpolation == 'linear'
+        rises = np.diff(knots, axis=0)  # (horizon, dof) [rad]
         if interpolation == 'cubic':
-            inner = (self.slopes[1:] + self.slopes[:-1]) / 2
-            tangents = np.vstack([self.slopes[:1], inner, self.slopes[-1:]]) * dt
-            m0, m1, rise = tangents[:-1], tangents[1:], np.diff(knots, axis=0)
-            self._pieces = (m0 + m1 - 2 * rise, 3 * rise - 2 * m0 - m1, m0, knots[:-1])  # cubic first, in u = s/dt - k
-        elif interpolation == 'linear':
-            zero = np.zeros_like(self.slopes)
-            self._pieces = (zero, zero, self.slopes * dt, knots[:-1])
+            tangents = _spline_tangents(rises)
+            inner = _hermite(knots, rises, tangents, np.linspace(0.0, 1.0, 17)[:, None, None])
+            low, high = np.minimum(lower + _NEAR, knots.min(axis=0)), np.maximum(upper - _NEAR, knots.max(axis=0))
+            outside = ((inner < low) | (inner > high)).any(axis=(0, 1))
+            tangents[:, outside] = _monotone_tangents(rises[:, outside])
+        elif interpolation == 'monotone':
+            tangents = _monotone_tangents(rises)
         else:
-            raise ValueError(f'interpolation {interpolation!r}: must be cubic or linear')
-        self._last = knots[-1]
+            raise ValueError(f'interpolation {interpolation!r}: must be cubic or monotone')
+        m0, m1 = tangents[:-1], tangents[1:]
+        self._pieces = (m0 + m1 - 2 * rises, 3 * rises - 2 * m0 - m1, m0, knots[:-1])  # cubic first, u = s/dt - k
+        self._edges = tangents[0] / dt, tangents[-1] / dt
 
     def sample(self, s: np.ndarray) -> Derivatives:
         """Positions [rad], velocities and accelerations, each (n, dof), at s (n,) seconds after t_ref."""
-        k = np.clip((s / self.dt).astype(int), 0, len(self.slopes) - 1)
+        k = np.clip((s / self.dt).astype(int), 0, len(self._pieces[0]) - 1)
         u = np.clip(s / self.dt - k, 0.0, 1.0)[:, None]
         c3, c2, c1, c0 = (c[k] for c in self._pieces)
         q = ((c3 * u + c2) * u + c1) * u + c0
@@ -43,23 +56,44 @@ class ChunkPath:
         a = (6 * c3 * u + 2 * c2) / self.dt**2
         beyond = (s - np.clip(s, 0.0, self.end))[:, None]
         outside = beyond != 0
-        edge = np.where(beyond > 0, self.slopes[-1], self.slopes[0])
+        if not outside.any():
+            return q, v, a
+        edge = np.where(beyond > 0, self._edges[1], self._edges[0])
         return q + edge * beyond, np.where(outside, edge, v), np.where(outside, 0.0, a)
 
     def step_at(self, s: float) -> int:
         """Index of the newest step that is due at s; -1 before the first."""
-        return min(int(np.floor(s / self.dt + 1e-9)), len(self.slopes)) - 1
+        return min(int(np.floor(s / self.dt + 1e-9)), len(self._pieces[0])) - 1
 
-    def corner_rates(self, s: np.ndarray, change: np.ndarray) -> np.ndarray | None:
-        """(n,) largest ds/dt at which passing a corner changes no joint's velocity by more than `change` (dof,)."""
-        if not self.corners:
-            return None
-        rates = np.ones(len(s))
-        for k in range(1, len(self.slopes)):
-            jump = np.abs(self.slopes[k] - self.slopes[k - 1])
-            near = np.abs(s - k * self.dt) <= s[1] - s[0]
-            rates[near] = np.minimum(rates[near], (change / np.maximum(jump, 1e-9)).min())
-        return rates
+
+def _spline_tangents(rises: np.ndarray) -> np.ndarray:
+    """(n + 1, dof) tangents per piece that make the second derivative continuous, and zero at both ends.
+
+    Solves m[k-1] + 4 m[k] + m[k+1] = 3 (rise[k-1] + rise[k]), with 2 m + m' = 3 rise at the ends: Thomas' algorithm.
+    """
+    right = 3 * np.vstack([rises[:1], rises[1:] + rises[:-1], rises[-1:]])
+    share = np.empty(len(right))  # of the next tangent in this one
+    share[0], right[0] = 0.5, right[0] / 2
+    for k in range(1, len(right)):
+        pivot = (4.0 if k < len(right) - 1 else 2.0) - share[k - 1]
+        share[k], right[k] = 1.0 / pivot, (right[k] - right[k - 1]) / pivot
+    for k in range(len(right) - 2, -1, -1):
+        right[k] -= share[k] * right[k + 1]
+    return right
+
+
+def _monotone_tangents(rises: np.ndarray) -> np.ndarray:
+    """(n + 1, dof) harmonic means of the rises on both sides, zero where their signs differ."""
+    before, after = rises[:-1], rises[1:]
+    same = before * after > 0
+    inner = np.where(same, 2 * before * after / np.where(same, before + after, 1.0), 0.0)
+    return np.vstack([rises[:1], inner, rises[-1:]])
+
+
+def _hermite(knots: np.ndarray, rises: np.ndarray, tangents: np.ndarray, u: np.ndarray) -> np.ndarray:
+    """(len(u), n, dof) values of the pieces at u (m, 1, 1) of 0 to 1."""
+    m0, m1 = tangents[:-1], tangents[1:]
+    return (((m0 + m1 - 2 * rises) * u + 3 * rises - 2 * m0 - m1) * u + m0) * u + knots[:-1]
 
 
 class Seam:

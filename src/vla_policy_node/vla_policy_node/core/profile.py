@@ -1,11 +1,13 @@
 """The robot profile: everything about one robot that is not code. Read from a ROS parameter file."""
 
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+
+_LAW = ('velocity_deceleration', 'velocity_offset', 'velocity_end_lower', 'velocity_end_upper')
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,17 @@ class RobotProfile:
     position_upper: np.ndarray  # [rad]
     velocity: np.ndarray  # [rad/s] largest magnitude
     acceleration: np.ndarray  # [rad/s^2] largest magnitude
+    jerk: np.ndarray  # [rad/s^3] largest magnitude
     home: np.ndarray  # [rad]
     gripper_joint_names: tuple[str, ...]  # their positions add up to the opening; empty: no gripper
     gripper_max_opening: float  # [m]
+    tool_speed: float  # [m/s] largest speed of the tool frame
+    # Velocity limits that fall towards the ends of the position range, as the FR3 has them; all four or none. Upwards
+    # v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (end_upper - q)))), downwards alike with q - end_lower.
+    velocity_deceleration: np.ndarray | None = None  # [rad/s^2]
+    velocity_offset: np.ndarray | None = None  # [rad/s]
+    velocity_end_lower: np.ndarray | None = None  # [rad] end of the range that the formula counts from
+    velocity_end_upper: np.ndarray | None = None  # [rad]
 
     def __post_init__(self) -> None:
         dof = len(self.joint_names)
@@ -34,8 +44,15 @@ class RobotProfile:
                 raise ValueError(f'robot.{f.name} needs {dof} finite numbers, one per joint, got {value.tolist()}')
         if not (self.position_lower < self.position_upper).all():
             raise ValueError('robot.position_lower must be below robot.position_upper for every joint')
-        if (self.velocity <= 0).any() or (self.acceleration <= 0).any():
-            raise ValueError('robot.velocity and robot.acceleration must be above zero for every joint')
+        for name in ('velocity', 'acceleration', 'jerk', 'tool_speed'):
+            if not (getattr(self, name) > 0 if name == 'tool_speed' else (getattr(self, name) > 0).all()):
+                raise ValueError(f'robot.{name} must be above zero')
+        given = [n for n in _LAW if getattr(self, n) is not None]
+        if len(given) not in (0, len(_LAW)):
+            raise ValueError(f'robot.{", ".join(given)} given, but not all of {", ".join(_LAW)}: give all or none')
+        a, offset = self.velocity_deceleration, self.velocity_offset
+        if a is not None and offset is not None and ((a <= 0).any() or (offset < 0).any()):
+            raise ValueError('robot.velocity_deceleration must be above zero, robot.velocity_offset not below')
         if ((self.home < self.position_lower) | (self.home > self.position_upper)).any():
             raise ValueError('robot.home lies outside the position limits')
 
@@ -48,10 +65,12 @@ class RobotProfile:
         """From the `robot` mapping of a profile. Raises ValueError naming the missing or wrong entry."""
         values: dict[str, Any] = {}
         for f in fields(cls):
-            if f.name not in robot:
-                raise ValueError(f'the robot profile lacks robot.{f.name}')
-            value = robot[f.name]
-            if f.type is np.ndarray:
+            value = robot.get(f.name)
+            if value is None:
+                if f.default is MISSING:
+                    raise ValueError(f'the robot profile lacks robot.{f.name}')
+                continue
+            if f.type in (np.ndarray, np.ndarray | None):
                 value = np.asarray(value, float)
             elif f.name.endswith('joint_names'):
                 value = tuple(value)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 _FLAT = 1e-9  # a joint whose P' is below this does not move here
+_OVER = 1.06  # x may start this far above the ceiling: it comes down within the acceleration limits
 
 
 @dataclass(frozen=True)
@@ -22,16 +23,15 @@ class Timing:
     rates: np.ndarray  # ds/dt
     braking_from: float  # [s] time from which it only slows down to rest at the end
 
-    def at(self, time: float) -> tuple[float, float]:
-        """(s, ds/dt) at a time since the start; at rest at the end afterwards. ds/dt is linear in time between."""
-        if time >= self.times[-1]:
-            return float(self.s[-1]), 0.0
-        k = int(np.searchsorted(self.times, time, side='right')) - 1
+    def at(self, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """s, ds/dt and d2s/dt2, each (m,), at times (m,) since the start; at rest at the end afterwards."""
+        k = np.clip(np.searchsorted(self.times, times, side='right') - 1, 0, len(self.times) - 2)
         span = self.times[k + 1] - self.times[k]
-        u = (time - self.times[k]) / span
-        slope = self.rates[k + 1] - self.rates[k]
-        rate = self.rates[k] + slope * u
-        return float(self.s[k] + span * u * (self.rates[k] + slope * u / 2)), float(rate)
+        past = np.minimum(times - self.times[k], span)
+        push = (self.rates[k + 1] - self.rates[k]) / span
+        s = np.minimum(self.s[k] + (self.rates[k] + push * past / 2) * past, self.s[-1])
+        over = times >= self.times[-1]
+        return np.where(over, self.s[-1], s), np.where(over, 0.0, self.rates[k] + push * past), np.where(over, 0, push)
 
 
 def retime(
@@ -39,19 +39,16 @@ def retime(
     first: np.ndarray,
     second: np.ndarray,
     rate: float,
-    velocity: np.ndarray,
+    caps: np.ndarray,
     acceleration: np.ndarray,
-    corners: np.ndarray | None = None,
 ) -> Timing | None:
-    """The fastest timing with ds/dt <= 1 that starts with ds/dt = rate; None if no timing keeps to the limits.
+    """The fastest timing that starts with ds/dt = rate and ends at rest; None if no timing keeps to the limits.
 
-    s: (n,) evenly spaced; first, second: (n, dof) derivatives of the path by s; velocity, acceleration: (dof,) limits;
-    corners: (n,) largest ds/dt at each point for another reason, or None.
+    s: (n,) evenly spaced; first, second: (n, dof) derivatives of the path by s; caps: (n,) largest ds/dt at each
+    point; acceleration: (dof,) limits.
     """
     ds = float(s[1] - s[0])
-    highest = _speed_limit(first, second, velocity, acceleration)  # (n,) of x
-    if corners is not None:
-        highest = np.minimum(highest, corners**2)
+    highest = np.minimum(caps**2, _flat_limit(first, second, acceleration))  # (n,) of x
     # u is constant between two points: the limits must hold with it at the next point, too.
     ahead = np.vstack([first[1:] + 2 * ds * second[1:], first[-1:]])
     both = np.hstack([first, ahead]), np.hstack([second, np.vstack([second[1:], second[-1:]])])
@@ -59,9 +56,9 @@ def retime(
     highest = np.minimum(highest, _meeting(slope, push))
     ceiling = _controllable(highest, slope, push, ds)
     start = rate * rate
-    if start > ceiling[0] * (1 + 1e-6) + 1e-9:
+    if start > ceiling[0] * _OVER + 1e-9:
         return None
-    x = _forward(min(start, ceiling[0]), ceiling, slope, push, ds)
+    x = _forward(start, ceiling, slope, push, ds)
     rates = np.sqrt(x)
     means = np.maximum((rates[1:] + rates[:-1]) / 2, 1e-6)
     times = np.concatenate([[0.0], np.cumsum(ds / means)])
@@ -78,12 +75,10 @@ def _bounds(first: np.ndarray, second: np.ndarray, acceleration: np.ndarray) -> 
     return np.where(moving, second / safe, 0.0), np.where(moving, acceleration / np.abs(safe), np.inf)
 
 
-def _speed_limit(first: np.ndarray, second: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
-    """(n,) largest x within the velocity limits, 1, and what a joint that does not move here can bear."""
+def _flat_limit(first: np.ndarray, second: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
+    """(n,) largest x that a joint which does not move here can bear."""
     with np.errstate(divide='ignore', invalid='ignore'):
-        x = np.minimum(1.0, ((velocity / np.abs(first)) ** 2).min(axis=1))
-        flat = np.abs(first) <= _FLAT
-        return np.minimum(x, np.where(flat, acceleration / np.abs(second), np.inf).min(axis=1))
+        return np.where(np.abs(first) <= _FLAT, acceleration / np.abs(second), np.inf).min(axis=1)
 
 
 def _meeting(slope: np.ndarray, push: np.ndarray) -> np.ndarray:
@@ -103,18 +98,34 @@ def _controllable(highest: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: 
     reach = 2 * ds * push
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse = np.where(factor > _FLAT, 1.0 / factor, np.inf)
-    ceiling = highest.copy()
-    ceiling[-1] = 0.0
+        # From where the next point's highest can be reached from this one's, nothing is to be computed.
+        easy = (((highest[1:, None] + reach[:-1]) * inverse[:-1]).min(axis=1) >= highest[:-1]).tolist()
+    ceiling, tops = highest.copy(), highest.tolist()
+    ceiling[-1] = after = 0.0
     for k in range(len(ceiling) - 2, -1, -1):
-        ceiling[k] = min(highest[k], ((ceiling[k + 1] + reach[k]) * inverse[k]).min())
+        if not (easy[k] and after == tops[k + 1]):
+            after = min(tops[k], float(((after + reach[k]) * inverse[k]).min()))
+            ceiling[k] = after
+        else:
+            after = tops[k]
     return ceiling
 
 
 def _forward(start: float, ceiling: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: float) -> np.ndarray:
     """(n,) x: as fast as the ceiling and the acceleration allow."""
-    x = np.empty_like(ceiling)
-    x[0] = start
-    for k in range(len(ceiling) - 1):
-        fastest = float((push[k] - slope[k] * x[k]).min())
-        x[k + 1] = max(0.0, min(ceiling[k + 1], x[k] + 2 * ds * fastest))
+    reached = (ceiling[:, None] + 2 * ds * (push - slope * ceiling[:, None])).min(axis=1)
+    easy, tops = (reached[:-1] >= ceiling[1:]).tolist(), ceiling.tolist()
+    x = ceiling.copy()
+    x[0] = here = start
+    for k in range(len(x) - 1):
+        if easy[k] and here == tops[k]:
+            here = tops[k + 1]
+            continue
+        free = here + 2 * ds * float((push[k] - slope[k] * here).min())
+        if here > tops[k]:  # only where it starts: down as fast as the limits allow
+            lowest = here - 2 * ds * float((push[k] + slope[k] * here).min())
+            here = max(lowest, min(free, tops[k + 1]), 0.0)
+        else:
+            here = max(0.0, min(tops[k + 1], free))
+        x[k + 1] = here
     return x

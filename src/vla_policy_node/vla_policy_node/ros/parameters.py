@@ -1,6 +1,6 @@
 """Declare parameters with a description and a range in one line, and read the robot profile from parameters."""
 
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,11 @@ def declare(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     read_only: bool = False,
+    optional: bool = False,
 ) -> Any:
     """Declare once (a second call only reads) and return the value.
 
-    default: a value, or a Parameter.Type for a parameter that must be given. Raises ValueError naming the
+    default: a value, or a Parameter.Type for a parameter that must be given, or, if optional, is None otherwise. Raises ValueError naming the
     parameter when it is missing, of another type, outside [low, high] or not among choices.
     """
     if not node.has_parameter(name):
@@ -45,6 +46,8 @@ def declare(
             raise ValueError(f'parameter {name} ({description}): {error}') from error
     parameter = node.get_parameter_or(name, None)
     if parameter is None or parameter.type_ is Parameter.Type.NOT_SET:
+        if optional:
+            return None
         raise ValueError(f'parameter {name} must be given: {description}')
     if choices and parameter.value not in choices:
         raise ValueError(f'parameter {name} is {parameter.value!r}, must be one of: {", ".join(choices)}')
@@ -60,9 +63,15 @@ _ABOUT = {
     'position_upper': 'hard upper position limits [rad]',
     'velocity': 'velocity limits [rad/s]',
     'acceleration': 'acceleration limits [rad/s^2]',
+    'jerk': 'jerk limits [rad/s^3]',
     'home': 'home position [rad]',
     'gripper_joint_names': 'finger joints whose positions add up to the opening; empty: no gripper',
     'gripper_max_opening': 'largest opening [m]',
+    'tool_speed': 'largest speed of the tool frame [m/s]',
+    'velocity_deceleration': 'deceleration of the velocity limit towards the ends of the position range [rad/s^2]',
+    'velocity_offset': 'offset of the velocity limit towards the ends of the position range [rad/s]',
+    'velocity_end_lower': 'lower end of the range that this velocity limit counts from [rad]',
+    'velocity_end_upper': 'upper end of the range that this velocity limit counts from [rad]',
 }
 
 
@@ -70,8 +79,9 @@ def declare_profile(node: Node) -> RobotProfile:
     """Declare the `robot.*` parameters and return them as a RobotProfile. Raises ValueError naming what is wrong."""
     values = {}
     for f in fields(RobotProfile):
-        kind = {np.ndarray: Parameter.Type.DOUBLE_ARRAY, str: Parameter.Type.STRING, float: Parameter.Type.DOUBLE}.get(
-            f.type if isinstance(f.type, type) else type(None), Parameter.Type.STRING_ARRAY
-        )
-        values[f.name] = declare(node, f'robot.{f.name}', kind, _ABOUT[f.name] + ' (robot profile)', read_only=True)
+        arrays = (np.ndarray, np.ndarray | None)
+        kind = {str: Parameter.Type.STRING, float: Parameter.Type.DOUBLE}.get(f.type, Parameter.Type.STRING_ARRAY)
+        kind = Parameter.Type.DOUBLE_ARRAY if f.type in arrays else kind
+        about, optional = _ABOUT[f.name] + ' (robot profile)', f.default is not MISSING
+        values[f.name] = declare(node, f'robot.{f.name}', kind, about, read_only=True, optional=optional)
     return RobotProfile.from_dict(values)

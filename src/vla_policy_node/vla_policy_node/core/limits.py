@@ -1,0 +1,117 @@
+"""The limits that the motion is planned with, and the check of what will be sent against them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_policy_node.core.config import ExecutorConfig
+from vla_policy_node.core.profile import RobotProfile
+
+ToolPositions = Callable[[np.ndarray], np.ndarray]  # (n, dof) [rad] -> (n, 3) [m] in the base frame
+
+_CREEP = 0.01  # [rad/s] where the velocity limit falls below this, the position range ends
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Excess:
+    """Largest multiples of the limits; above 1 is too much."""
+
+    velocity: float
+    acceleration: float
+    jerk: float
+    position: float  # [rad] beyond the limits; above 0 is too much
+
+    @property
+    def none(self) -> bool:
+        return max(self.velocity, self.acceleration, self.jerk) <= 1 + _ROUNDING and self.position <= _ROUNDING
+
+
+class Limits:
+    """Arrays are (dof,). tool: where the tool is; None: its speed is not limited."""
+
+    def __init__(self, profile: RobotProfile, config: ExecutorConfig, tool: ToolPositions | None = None) -> None:
+        self.profile, self._tool, self._tool_speed = profile, tool, min(config.tool_speed_limit, profile.tool_speed)
+        self._fraction = config.velocity_fraction
+        self.velocity = config.velocity_fraction * profile.velocity
+        self.acceleration = config.acceleration_fraction * profile.acceleration
+        self.braking = min(1.0, config.acceleration_fraction + config.brake_fraction) * profile.acceleration
+        self.jerk = profile.jerk
+        self.lower, self.upper = reach(profile)
+
+    def velocities(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Largest speed downwards and upwards at q (n, dof): two (n, dof), both positive."""
+        down, up = velocity_limits(self.profile, q)
+        return self._fraction * down, self._fraction * up
+
+    def rate_caps(self, q: np.ndarray, first: np.ndarray) -> np.ndarray:
+        """(n,) largest ds/dt at the points q (n, dof) of an evenly spaced path with derivative `first` by s."""
+        down, up = self.velocities(q)
+        with np.errstate(divide='ignore', invalid='ignore'):
+            bound = np.where(first > 0, up, down)
+            return np.where(first == 0, np.inf, bound / np.abs(first)).min(axis=1)
+
+    def tool_caps(self, q: np.ndarray, ds: float) -> np.ndarray:
+        """(n,) same for the speed of the tool, from the way that it takes between points ds apart."""
+        if self._tool is None:
+            return np.full(len(q), np.inf)
+        moved = np.linalg.norm(np.diff(self._tool(q), axis=0), axis=1) / ds
+        fastest = np.maximum(np.append(moved, 0.0), np.insert(moved, 0, 0.0))  # on both sides of a point
+        return self._tool_speed / np.maximum(fastest, 1e-9)
+
+    def excess(self, q: np.ndarray, step: float, begins: int, start: np.ndarray) -> Excess:
+        """How far a motion q (n, dof), one row per `step` [s], passes the limits.
+
+        What a spline with these control points does lies between its differences, so they are all that must be
+        checked. Rows up to `begins` may still accelerate as braking does. start: (dof,) position that the motion comes
+        from; an arm that already is outside the position limits may stay, but get no further.
+        """
+        d1 = np.diff(q, axis=0) / step
+        d2 = np.diff(d1, axis=0) / step
+        d3 = np.diff(d2, axis=0) / step
+        down, up = self.velocities(q[1:-1])
+        middle = (d1[1:] + d1[:-1]) / 2
+        bound = np.maximum(np.where(middle > 0, up, down), 1e-9)
+        velocity = max(_largest(np.abs(middle) - 1e-6, bound), _largest(np.abs(d1), self.velocity))
+        if self._tool is not None:
+            moved = np.linalg.norm(np.diff(self._tool(q), axis=0), axis=1) / step
+            velocity = max(velocity, float(moved.max()) / self._tool_speed)
+        outside = np.maximum(np.minimum(self.lower, start) - q, q - np.maximum(self.upper, start))
+        return Excess(
+            velocity,
+            max(_largest(np.abs(d2[:begins]), self.braking), _largest(np.abs(d2[begins:]), self.acceleration)),
+            _largest(np.abs(d3), self.jerk),
+            float(outside.max()),
+        )
+
+
+def velocity_limits(profile: RobotProfile, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest speed downwards and upwards at q (n, dof): two (n, dof) [rad/s], both positive.
+
+    Where the profile says so they fall towards the ends of the position range, see RobotProfile.
+    """
+    full = np.broadcast_to(profile.velocity, q.shape)
+    if profile.velocity_deceleration is None:
+        return full, full
+
+    def law(room: np.ndarray) -> np.ndarray:
+        root = np.sqrt(np.maximum(0.0, 2 * profile.velocity_deceleration * room))
+        return np.clip(root - profile.velocity_offset, 0.0, profile.velocity)
+
+    return law(q - profile.velocity_end_lower), law(profile.velocity_end_upper - q)
+
+
+def reach(profile: RobotProfile) -> tuple[np.ndarray, np.ndarray]:
+    """Lower and upper positions (dof,) that the arm can get to: it cannot where it may not move any more."""
+    lower, upper = profile.position_lower, profile.position_upper
+    a, offset = profile.velocity_deceleration, profile.velocity_offset
+    low, high = profile.velocity_end_lower, profile.velocity_end_upper
+    if a is None or offset is None or low is None or high is None:
+        return lower, upper
+    room = (offset + _CREEP) ** 2 / (2 * a)  # the formula in RobotProfile, solved for v = _CREEP
+    return np.maximum(lower, low + room), np.minimum(upper, high - room)
+
+
+def _largest(values: np.ndarray, limits: np.ndarray) -> float:
+    return float((values / limits).max()) if values.size else 0.0

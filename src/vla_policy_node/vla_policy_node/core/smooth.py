@@ -1,0 +1,121 @@
+"""From the planned motion to what is sent: a moving average, and a spline through it.
+
+Finite-impulse-response smoothing of trajectories after Biagiotti and Melchiorri ("FIR filters for online trajectory
+planning with time- and frequency-domain specifications", 2012). The planned motion, continuous in velocity, is sampled
+every GRID seconds. Its average over the last T seconds gives the control points of a uniform cubic B-spline, which is
+sent. An average never leaves the range of what it averages, and the spline's derivatives never that of the control
+points' differences: so position, velocity and acceleration keep the limits that the planned motion keeps, whatever was
+before, and jerk stays below 2 acceleration / T. The way is cut short by acceleration (T^2 / 24 + GRID^2 / 6) at most.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+GRID = 0.002  # [s]
+
+
+@dataclass(frozen=True)
+class Motion:
+    """A planned motion, one row every GRID seconds."""
+
+    q: np.ndarray  # (n, dof) [rad]
+    v: np.ndarray  # (n, dof) [rad/s]
+    a: np.ndarray  # (n, dof) [rad/s^2]
+    s: np.ndarray  # (n,) [s] path time
+
+    def rows(self, start: int, stop: int | None = None) -> 'Motion':
+        return Motion(*(getattr(self, f.name)[start:stop] for f in fields(self)))
+
+    def then(self, other: 'Motion') -> 'Motion':
+        return Motion(*(np.concatenate([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
+    def rest(self, n: int) -> 'Motion':
+        """n rows at rest where this ends."""
+        still = np.zeros((n, self.q.shape[1]))
+        return Motion(np.tile(self.q[-1], (n, 1)), still, still, np.full(n, self.s[-1]))
+
+
+def averaging_rows(time: float, braking: np.ndarray, jerk: np.ndarray) -> int:
+    """Rows to average so that it takes `time` [s] at least, and that a step between `braking` and its opposite, the
+    largest acceleration (dof,) either way, keeps the jerk (dof,) limit with a tenth to spare."""
+    longest = max(time, float((2 * braking / (0.9 * jerk)).max()))
+    return max(1, math.ceil(longest / GRID - 1e-9))
+
+
+class Track:
+    """The motion that the set-point runs on. `head` is the newest row that what was sent depends on: rows up to it
+    stand, later ones can be replaced. What is sent lags behind it by `lag` seconds."""
+
+    def __init__(self, width: int) -> None:
+        """width: rows to average."""
+        self._width = width
+        self._past = width + 2  # rows before the head that what is sent depends on
+        self.lag = (2 + (width - 1) / 2) * GRID
+        self._time = 0.0  # [s] since the first row
+        self.ends = 0  # row with which the planned motion comes to rest
+
+    def hold(self, q: np.ndarray) -> None:
+        """Stand still at q (dof,), at once."""
+        q = np.asarray(q, float)[None]
+        zero = np.zeros_like(q)
+        self._set(Motion(q, zero, zero, np.zeros(1)).rest(self._past + 1), 0, 0.0)
+
+    def with_history(self, motion: Motion) -> tuple[np.ndarray, int]:
+        """The control points (n, dof) to be sent if the motion, whose first row is the head, were followed, from some
+        that stand on; and how many of them what was before has a part in."""
+        return self._averages(self._joined(motion).q)[self._past - 3 :], self._width + 3
+
+    def follow(self, motion: Motion) -> None:
+        """Go on with this motion, whose first row is the head."""
+        since = self._time - self.head * GRID
+        self._set(self._joined(motion), self._past + len(motion.q) - 1, since)
+
+    def advance(self, dt: float) -> None:
+        self._time += dt
+
+    @property
+    def head(self) -> int:
+        return min(int(self._time / GRID), len(self.motion.q) - 1)
+
+    @property
+    def since_head(self) -> float:
+        """[s] by which time is past the head."""
+        return self._time - self.head * GRID
+
+    @property
+    def finished(self) -> bool:
+        """Everything that will be sent is the last row."""
+        return self.head >= self.ends + self._past
+
+    def sample(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Positions [rad] and velocities [rad/s], each (n, dof), to be sent `ahead` (n,) [s] from now."""
+        at = (self._time + ahead) / GRID
+        k = np.minimum(at.astype(int), len(self.motion.q) - 1)
+        u = np.minimum(at - k, 1.0)
+        near = self._sent[k[:, None] + _AROUND]  # (n, 4, dof)
+        powers = np.stack([np.ones_like(u), u, u * u, u * u * u], axis=-1)[:, None, :]
+        return (powers @ _SPLINE @ near)[:, 0], (powers[..., :3] @ _SLOPE @ near)[:, 0]
+
+    # ---- inside
+
+    def _joined(self, motion: Motion) -> Motion:
+        head = self.head
+        return self.motion.rows(head - self._past, head).then(motion).then(motion.rest(self._past + 1))
+
+    def _set(self, motion: Motion, ends: int, since: float) -> None:
+        self.motion, self.ends = motion, ends
+        self._sent = self._averages(motion.q)
+        self._time = self._past * GRID + since
+
+    def _averages(self, q: np.ndarray) -> np.ndarray:
+        """(n, dof) mean of each row and the width - 1 before it; before the first there is nothing else than it."""
+        early = np.broadcast_to(q[0], (self._width - 1, q.shape[1]))
+        return np.lib.stride_tricks.sliding_window_view(np.concatenate([early, q]), self._width, axis=0).mean(axis=-1)
+
+
+_AROUND = np.array([-3, -2, -1, 0])
+# Uniform cubic B-spline: rows are powers of u, columns the control points; and its derivative.
+_SPLINE = np.array([[1, 4, 1, 0], [-3, 0, 3, 0], [3, -6, 3, 0], [-1, 3, -3, 1]]) / 6
+_SLOPE = np.array([[1.0], [2.0], [3.0]]) * _SPLINE[1:] / GRID
