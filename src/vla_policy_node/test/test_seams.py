@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_policy_node.core.chunk import StampedChunk
+from vla_policy_node.core.path import ChunkPath
 from vla_policy_node.core.seams import STRATEGIES, Seams
 
 NS = 1e9
@@ -37,10 +38,14 @@ def due(c):
     return c.t_ref / NS + c.dt * np.arange(1, c.horizon + 1)
 
 
-def follow(seams, c, now, gripper=None):
-    result = seams.blend(c, c.positions, round(now * NS), gripper)
+def follow(seams, c, now, gripper=None, positions=None):
+    """What is to be followed from the chunk's own first step on."""
+    positions = c.positions if positions is None else positions
+    t_ref, positions, gripper = seams.blend(c, positions, round(now * NS), gripper)
     seams.followed()
-    return result
+    before = round((c.t_ref - t_ref) / NS / c.dt)
+    assert 0 <= before <= 3 and abs(c.t_ref - t_ref - before * c.dt * NS) < 10
+    return positions[before:], gripper[before:]
 
 
 # ---- positions
@@ -102,6 +107,35 @@ def test_frozen_steps_are_kept(strategy):
     assert (positions[3] < 1.0).all()
 
 
+@pytest.mark.parametrize('strategy', ['inpaint', 'cross_fade'])
+@pytest.mark.parametrize('delay', [0.03, 0.1, 0.17])
+def test_the_path_goes_on_as_it_is_whenever_the_chunk_arrives(strategy, delay):
+    """Also before the first step of the new chunk, and between two: as far as the old chunk is continued."""
+    rng, seams = np.random.default_rng(5), Seams(strategy)
+    first = chunk(np.cumsum(rng.normal(size=(12, DOF)), axis=0) * 0.01)
+    follow(seams, first, 0.0)
+    along = ChunkPath(first.positions, 0.1)
+    new = chunk(np.cumsum(rng.normal(size=(12, DOF)), axis=0) * 0.01, 0.4, frozen=2)
+    steps = new.positions.copy()
+    steps[:2] = along.sample(np.array([0.5, 0.6]))[0]
+    t_ref, positions, _ = seams.blend(new, steps, round((0.4 + delay) * NS))
+    path = ChunkPath(positions, 0.1)
+    now = np.array([0.4 + delay])
+    here, there = along.sample(now), path.sample(now - t_ref / NS)
+    np.testing.assert_allclose(there[0], here[0], atol=2e-3)
+    if delay < new.dt:
+        without = ChunkPath(steps, 0.1).sample(now - 0.4)
+        assert np.abs(without[0] - here[0]).max() > 5e-3
+
+
+def test_no_steps_of_a_chunk_that_had_ended_come_before():
+    for strategy in ('inpaint', 'cross_fade'):
+        seams = Seams(strategy)
+        follow(seams, chunk(level(0.0, 4)), 0.0)
+        new = chunk(level(1.0), 0.5, frozen=1)
+        assert seams.blend(new, new.positions, round(0.6 * NS))[0] == new.t_ref
+
+
 @pytest.mark.parametrize('strategy', STRATEGIES)
 def test_alone_a_chunk_is_followed_as_it_is(strategy):
     seams = Seams(strategy)
@@ -119,7 +153,7 @@ def test_what_is_not_followed_does_not_count(strategy):
     seams = Seams(strategy)
     seams.blend(chunk(level(5.0)), level(5.0), 0)
     new = chunk(level(1.0), 0.1)
-    np.testing.assert_array_equal(seams.blend(new, new.positions, 0)[0], new.positions)
+    np.testing.assert_array_equal(seams.blend(new, new.positions, 0)[1], new.positions)
 
 
 grids = st.tuples(
@@ -156,9 +190,7 @@ def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strat
         t_ref += float(rng.uniform(-0.05, 0.2))
         c = chunk(np.zeros((int(rng.integers(2, 16)), DOF)), t_ref, float(rng.uniform(0.02, 0.1)))
         moving = due(c)[:, None] * slope
-        now = round((t_ref + rng.uniform(0, 0.3)) * NS)
-        positions, _ = seams.blend(c, moving, now)
-        seams.followed()
+        positions, _ = follow(seams, c, t_ref + float(rng.uniform(0, 0.3)), positions=moving)
         np.testing.assert_allclose(positions, moving, atol=1e-7)  # t_ref is rounded to 1 ns
 
 
@@ -205,10 +237,10 @@ def test_weighted_follows_the_new_chunk_and_cross_fade_the_old_one_for_half_of_t
 def test_an_opening_within_the_dead_band_changes_nothing(strategy):
     seams = Seams(strategy, gripper_threshold=0.04, gripper_band=0.01)
     ambiguous = [0.036, 0.044, 0.04, 0.038, 0.042, 0.044, 0.036, 0.04]
-    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, SHUT)[1] == SHUT).all()
-    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, OPEN)[1] == OPEN).all()
+    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, SHUT)[2] == SHUT).all()
+    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, OPEN)[2] == OPEN).all()
     clear = [0.036, 0.044, 0.03, 0.044, 0.036, 0.05, 0.036, 0.02]
-    _, gripper = seams.blend(chunk(level(0), gripper=clear), level(0), 0, OPEN)
+    _, _, gripper = seams.blend(chunk(level(0), gripper=clear), level(0), 0, OPEN)
     np.testing.assert_allclose(gripper, [OPEN, OPEN, 0.03, 0.03, 0.03, 0.05, 0.05, 0.02])
 
 

@@ -14,6 +14,7 @@ from vla_policy_node.core.path import ChunkPath
 
 STRATEGIES = ('latest', 'inpaint', 'cross_fade', 'weighted', 'temporal_ensemble')
 _MOST = 128  # older chunks that are kept: a bound on memory, whatever their length
+_BEFORE = 3  # steps of the followed chunk before a new one: what lies further back bends a spline by 2 % at most
 _SAME = 1e-6  # [s] times closer than this are the same
 
 
@@ -21,10 +22,10 @@ _SAME = 1e-6  # [s] times closer than this are the same
 class _Old:
     """A chunk that is, or was, followed."""
 
-    t_ref: int
-    dt: float
-    positions: np.ndarray  # (horizon, dof) [rad]
-    gripper: np.ndarray  # (horizon,) [m] or (0,)
+    t_ref: int  # [ns]
+    dt: float  # [s]
+    positions: np.ndarray  # (steps, dof) [rad]
+    gripper: np.ndarray  # (steps,) [m] or (0,)
     path: ChunkPath
 
     def steps_at(self, times: np.ndarray) -> np.ndarray:
@@ -55,7 +56,9 @@ class Seams:
         (ACT: decay 0.01, which favours old chunks a little).
 
     Older chunks may have other t_ref and dt: they are read at the new step times along their own path. The first
-    `frozen` steps of a chunk are never blended.
+    `frozen` steps of a chunk are never blended. A chunk says nothing of the time before its first step, in which it
+    may arrive: where the new chunk continues the followed one (`cross_fade`, and `inpaint` with frozen steps), up to
+    three steps of that come before it, so that the path through all is the one that the arm is on.
 
     wraps: (dof,) bool, joints without end (continuous): blended the short way round, on the new chunk's turn.
 
@@ -104,31 +107,30 @@ class Seams:
 
     def blend(
         self, chunk: StampedChunk, positions: np.ndarray, now: int, gripper: float | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The chunk to follow: positions (n, dof) [rad] and gripper (n,) or (0,) [m], n <= horizon, on its time grid.
+    ) -> tuple[int, np.ndarray, np.ndarray]:
+        """The chunk to follow: t_ref [ns], positions (n, dof) [rad] and gripper (n,) or (0,) [m], every chunk.dt.
 
         positions: (horizon, dof) as `checked_positions` gives them; now [ns]; gripper: opening sent last [m], None:
-        none yet. The result keeps the limits that the positions of this and the older chunks keep. Call `followed`
-        when the arm goes along it; until then, later blends know nothing of it.
+        none yet. The result keeps the limits that the positions of this and the older chunks keep. Its t_ref is
+        earlier than the chunk's where steps come before. Call `followed` when the arm goes along it; until then,
+        later blends know nothing of it.
         """
         times = chunk.dt * np.arange(1, len(positions) + 1)  # [s] since t_ref
         olds, weights = self._weights(chunk, times, (now - chunk.t_ref) * 1e-9)
         blended = np.array(positions, float)
         for old, weight in zip(olds, weights, strict=True):
-            apart = old.at(times + self._between(chunk, old)) - positions
-            if self._wraps is not None:
-                apart = np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
-            blended += weight[:, None] * apart
+            blended += weight[:, None] * self._apart(old.at(times + self._between(chunk, old)), positions)
         openings = self._vote(chunk, times, olds, weights, gripper)
+        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings)
         # An ensemble is made of what the chunks said; the other strategies go on from what is followed.
         said = (positions, chunk.gripper) if self.strategy == 'temporal_ensemble' else (blended, openings)
         steps, opening = (np.array(x, float) for x in said)
-        self._candidate = _Old(chunk.t_ref, chunk.dt, steps, opening, ChunkPath(steps, chunk.dt))
-        end = len(positions)
+        self._candidate = _Old(t_ref, chunk.dt, steps, opening, ChunkPath(steps, chunk.dt))
+        end = len(blended)
         if self.execute_horizon:
-            past = int(np.searchsorted(times, (now - chunk.t_ref) * 1e-9 + _SAME, side='right'))
+            past = int(((now - t_ref) * 1e-9 + _SAME) / chunk.dt) if now > t_ref else 0
             end = min(end, past + self.execute_horizon)
-        return blended[:end], openings[:end]
+        return t_ref, blended[:end], openings[:end]
 
     def followed(self) -> None:
         """The arm goes along what the last `blend` gave."""
@@ -144,6 +146,29 @@ class Seams:
     def _between(chunk: StampedChunk, old: _Old) -> float:
         """[s] from the old t_ref to the new one."""
         return (chunk.t_ref - old.t_ref) * 1e-9
+
+    def _apart(self, old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        """old - new (n, dof) [rad], the short way round where joints wrap."""
+        apart = old - new
+        return apart if self._wraps is None else np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
+
+    def _with_steps_before(
+        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray
+    ) -> tuple[int, np.ndarray, np.ndarray]:
+        """t_ref [ns], positions and gripper with the steps of the followed chunk before them, see `blend`."""
+        old = self._followed
+        continues = self.strategy == 'cross_fade' or (self.strategy == 'inpaint' and chunk.frozen > 0)
+        if old is None or not continues:
+            return chunk.t_ref, positions, gripper
+        times = self._between(chunk, old) - chunk.dt * np.arange(_BEFORE)[::-1]  # [s since the old t_ref]
+        times = times[old.covers(times)]
+        if not len(times) or times[-1] < self._between(chunk, old) - _SAME:
+            return chunk.t_ref, positions, gripper  # it had ended
+        before = positions[0] + self._apart(old.at(times), positions[:1])
+        if gripper.size:
+            first = old.gripper[old.steps_at(times)] if old.gripper.size else np.full(len(times), gripper[0])
+            gripper = np.concatenate([first, gripper])
+        return chunk.t_ref - len(times) * round(chunk.dt * 1e9), np.vstack([before, positions]), gripper
 
     def _weights(self, chunk: StampedChunk, times: np.ndarray, now: float) -> tuple[list[_Old], np.ndarray]:
         """The older chunks that count and their weights (olds, horizon); the new chunk has what is left of 1.
