@@ -191,3 +191,14 @@ def test_padding_and_index_rows_give_the_logits_of_the_plain_forward(network, id
     assert (network(padded, slice(6, 51), slice(0, V.size), valid) - plain).abs().max() < 1e-5
     rows = torch.tensor([3, 17, 44])
     assert (network(ids, rows, slice(5, 9)) - plain[:, rows, 5:9]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize('padded', [False, True])
+def test_what_trains_attends_as_what_decodes(network, ids, padded):
+    batch, length = torch.cat([ids, ids.flip(1)]), ids.shape[1]
+    block, valid = slice(length - 4, length), torch.arange(length) >= torch.tensor([[0], [3]]) if padded else None
+    part = slice(0, 10)
+    decoding = network(batch, block, part, valid)
+    with torch.inference_mode(False), torch.enable_grad():
+        training = network(batch.clone(), block, part, valid)
+    assert training.requires_grad and torch.allclose(training, decoding, atol=1e-5)

@@ -21,11 +21,11 @@ def config(text: int) -> ModelConfig:
     )
     vocabulary = Vocabulary.small(text, codes=2**image_tokenizer.z_channels, bins=2048)
     network = NetworkConfig(
-        d_model=256,
+        d_model=192,
         n_layers=6,
-        n_heads=4,
-        n_kv_heads=4,
-        mlp_hidden_size=768,
+        n_heads=3,
+        n_kv_heads=3,
+        mlp_hidden_size=576,
         rope_theta=10000.0,
         rms_norm_eps=1e-5,
         vocab_size=vocabulary.size,

@@ -37,10 +37,10 @@ class Stage:
 class Network:
     """Shape of a network that is trained from nothing; see NetworkConfig."""
 
-    d_model: int = 256
+    d_model: int = 192
     n_layers: int = 6
-    n_heads: int = 4
-    mlp_hidden_size: int = 768
+    n_heads: int = 3
+    mlp_hidden_size: int = 576
 
 
 @dataclass(frozen=True)
