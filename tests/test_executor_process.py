@@ -7,6 +7,7 @@ import signal
 import numpy as np
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
 from vla_msgs.msg import ActionChunk, ExecutorStatus
@@ -16,6 +17,7 @@ from vla_policy_node.ros.chunk_msg import to_ns
 from .conftest import ROBOT
 
 PROFILE = RobotProfile.load(ROBOT)
+GRIPPER = 'gripper/gripper_position_controller/commands'
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -26,12 +28,17 @@ class Robot:
         self.graph = graph
         self.joints = graph.node.create_publisher(JointState, 'joint_states', 5)
         self.chunks = graph.node.create_publisher(ActionChunk, 'action_chunk', 5)
-        self.targets = graph.latest(JointState, 'target_joint', 1)
+        self.targets = []
+        self.listen()
+        graph.latest(Float64MultiArray, GRIPPER, 1)
         self.statuses = graph.latest(ExecutorStatus, 'executor/status', LATCHED)
         self.home = PROFILE.home.copy()
         self.silent = False
         self.sequence = 0
         graph.node.create_timer(0.01, self.publish_joints)
+
+    def listen(self):
+        self.controller = self.graph.node.create_subscription(JointState, 'target_joint', self.targets.append, 1)
 
     @property
     def status(self):
@@ -87,12 +94,24 @@ class Robot:
 def test_lifecycle_round_trip_and_holding_still(graph):
     p = graph.start('vla_policy_node', 'executor_node')
     assert graph.transition('executor', graph.CONFIGURE)
-    assert not graph.transition('executor', graph.ACTIVATE)  # no joint state yet
-    assert 'no joint state' in graph.output(p)
+    assert not graph.transition('executor', graph.ACTIVATE)
+    for text in (
+        'a controller does not listen to /target_joint: start the controller',
+        f'nobody listens to /{GRIPPER}: start the gripper controller',
+    ):
+        assert text in graph.output(p)
+    robot = Robot(graph)
+    robot.silent = True
+    graph.wait(lambda: robot.chunks.get_subscription_count() > 0, what='executor listening')
+
+    def told():
+        return not graph.transition('executor', graph.ACTIVATE) and 'no joint state received yet' in graph.output(p)
+
+    graph.wait(told, what='the controller is seen, joint states are not')
+    robot.silent = False
     assert graph.state('executor') == 'inactive'
     assert not graph.transition('executor', graph.CONFIGURE)  # not allowed now, and the node lives on
     assert graph.transition('executor', graph.CLEANUP)
-    robot = Robot(graph)
     for _ in range(2):
         graph.bring_up('executor')
         robot.targets.clear()
@@ -161,6 +180,62 @@ def test_operator_stop_and_resume(graph):
     robot.until(lambda s: s.verdict_counts[ExecutorStatus.REJECT_NOT_ACCEPTING], 'refused while stopped')
     assert graph.call(Trigger, 'executor/resume').success
     robot.moving()
+
+
+def test_emergency_stop_holds_until_it_is_released_and_resumed(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    stop = graph.node.create_publisher(Bool, 'executor/emergency_stop', LATCHED)
+    stop.publish(Bool(data=True))
+    status = robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING and s, 'at rest')
+    assert status.hold_reason == ExecutorStatus.HOLD_EMERGENCY_STOP
+    assert 'publish false on ~/emergency_stop' in graph.call(Trigger, 'executor/resume').message
+    assert graph.transition('executor', graph.DEACTIVATE)  # does not help to get round it
+    assert not graph.transition('executor', graph.ACTIVATE)
+    stop.publish(Bool(data=False))
+    graph.wait(lambda: graph.call(Trigger, 'executor/resume').success, what='released')
+    assert graph.transition('executor', graph.ACTIVATE)
+    robot.moving()
+
+
+def test_two_masters_are_none(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    rival = graph.node.create_publisher(JointState, 'target_joint', 1)
+    status = robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_COMPETING_PUBLISHER and s, 'the rival is seen')
+    assert '/test also publishes on /target_joint' in status.message
+    robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING, 'at rest')
+    for _ in range(2):  # what was under way when the arm came to rest arrives in the first round
+        robot.targets.clear()
+        seen = len(robot.statuses)
+        graph.wait(lambda n=seen: len(robot.statuses) > n + 2, what='statuses')
+    assert not robot.targets
+    assert not graph.call(Trigger, 'executor/resume').success
+    graph.node.destroy_publisher(rival)
+    graph.wait(lambda: graph.call(Trigger, 'executor/resume').success, what='the rival is gone')
+    robot.moving()
+
+
+def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
+    graph.start('vla_policy_node', 'executor_node')
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    graph.node.destroy_subscription(robot.controller)
+    robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING, 'at rest')
+    assert robot.status.hold_reason == ExecutorStatus.HOLD_CONTROLLER_MISSING
+    assert not graph.call(Trigger, 'executor/resume').success
+    robot.targets.clear()
+    robot.home = robot.home - 0.1  # the arm sagged meanwhile
+    robot.until(lambda s: s.tracking_error > 0.09, 'the executor has heard of it')
+    robot.listen()
+    graph.wait(lambda: graph.call(Trigger, 'executor/resume').success, what='the controller is back')
+    graph.wait(lambda: robot.targets, what='set-points')
+    np.testing.assert_allclose(robot.targets[0].position, robot.home, atol=1e-9)
 
 
 def test_frozen_joint_states_stop_the_arm(graph):

@@ -28,5 +28,12 @@ class GripperPosition:
         fraction = min(max(opening / self._max_opening, 0.0), 1.0)
         self._publisher.publish(Float64MultiArray(data=array.array('d', [fraction])))
 
+    def check(self) -> list[str]:
+        """One sentence when nobody listens."""
+        if self._publisher.get_subscription_count():
+            return []
+        topic = self._publisher.topic_name
+        return [f'nobody listens to {topic}: start the gripper controller, check topics.gripper_command']
+
     def close(self) -> None:
         self._node.destroy_publisher(self._publisher)

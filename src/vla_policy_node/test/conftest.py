@@ -1,0 +1,54 @@
+"""Nodes to test with, in a ROS domain of their own, spun only while something is waited for."""
+
+import time
+
+import domain_coordinator
+import pytest
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+
+
+class Bench:
+    def __init__(self, domain: int) -> None:
+        self.domain = domain
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context, domain_id=domain, signal_handler_options=rclpy.SignalHandlerOptions.NO)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.nodes = []
+
+    def add(self, name, kind=rclpy.create_node, **kwargs):
+        node = kind(name, context=self.context, use_global_arguments=False, **kwargs)
+        self.nodes.append(node)
+        self.executor.add_node(node)
+        return node
+
+    def wait(self, condition, what='', timeout=20.0):
+        """Spin until condition() is true and return it."""
+        end = time.monotonic() + timeout
+        while not (result := condition()):
+            assert time.monotonic() < end, f'not within {timeout} s: {what}'
+            self.executor.spin_once(timeout_sec=0.02)
+        return result
+
+    def run(self, coroutine, timeout=20.0):
+        """The result of a coroutine that the executor runs, or its exception."""
+        task = self.executor.create_task(coroutine)
+        self.wait(task.done, 'the coroutine ends', timeout)
+        return task.result()
+
+    def close(self):
+        self.executor.shutdown(timeout_sec=5)
+        for node in self.nodes:
+            node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+
+@pytest.fixture
+def ros(tmp_path, monkeypatch):
+    monkeypatch.setenv('ROS_LOG_DIR', str(tmp_path))
+    with domain_coordinator.domain_id() as domain:
+        b = Bench(int(domain))
+        try:
+            yield b
+        finally:
+            b.close()

@@ -1,0 +1,302 @@
+"""What the adapters send, and what they find wrong with who is on the topic."""
+
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from rclpy.task import Future
+from rclpy.time import Time
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray, String
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_policy_node.adapters import gripper_action
+from vla_policy_node.adapters.crisp import CrispJointController
+from vla_policy_node.adapters.forward_command import ForwardCommandController
+from vla_policy_node.adapters.gripper_position import GripperPosition
+from vla_policy_node.adapters.joint_trajectory import LEAD, JointTrajectoryController, with_brake
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_ns
+
+NAMES = ('a', 'b', 'c')
+Q, V = np.array([0.1, -0.2, 0.3]), np.array([0.0, 1.0, -0.5])
+
+
+def preview(times):
+    """A plan that goes on for ever at constant speed."""
+    return Q + times[:, None] * V, np.tile(V, (len(times), 1))
+
+
+def make(node, kind):
+    if kind == 'joint_trajectory':
+        return JointTrajectoryController(node, 'command', NAMES, preview, np.full(3, 4.0))
+    if kind == 'forward_command':
+        return ForwardCommandController(node, 'command', NAMES, 200.0)
+    return CrispJointController(node, 'command', NAMES)
+
+
+TYPES = {'crisp': JointState, 'joint_trajectory': JointTrajectory, 'forward_command': Float64MultiArray}
+
+
+@pytest.mark.parametrize('kind', TYPES)
+def test_a_set_point_reaches_the_controller(ros, kind):
+    got = []
+    ros.add('controller', start_parameter_services=False).create_subscription(TYPES[kind], 'command', got.append, 1)
+    node = ros.add('executor')
+    adapter = make(node, kind)
+    ros.wait(lambda: not adapter.check(True), 'the controller is seen')
+    now = node.get_clock().now()
+    adapter.send(now, Q, V)
+    m = ros.wait(lambda: got and got[0], 'the command')
+    if kind == 'crisp':
+        assert (tuple(m.name), list(m.position), list(m.velocity)) == (NAMES, list(Q), list(V))
+        assert to_ns(m.header.stamp) == now.nanoseconds
+    elif kind == 'forward_command':
+        assert list(m.data) == list(Q)
+    else:
+        assert tuple(m.joint_names) == NAMES
+        assert to_ns(m.header.stamp) == now.nanoseconds
+        times = [to_ns(p.time_from_start) for p in m.points]
+        assert times[0] > 0
+        assert (np.diff(times) > 0).all()
+        assert list(m.points[-1].velocities) == [0.0] * 3
+        adapter.send(Time(nanoseconds=now.nanoseconds + 30_000_000, clock_type=now.clock_type), Q, V)
+        adapter.send(Time(nanoseconds=now.nanoseconds + 50_000_000, clock_type=now.clock_type), Q, V)
+        ros.wait(lambda: len(got) > 1, 'the next message')
+        assert to_ns(got[1].header.stamp) == now.nanoseconds + 50_000_000
+    with pytest.raises(ValueError, match='not finite'):
+        adapter.send(now, Q * np.nan, V)
+    adapter.close()
+
+
+def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_deceleration():
+    limit = np.array([4.0, 4.0, 1.0])
+    times, q, v = with_brake(preview, limit)
+    np.testing.assert_allclose(q[times <= LEAD], preview(times[times <= LEAD])[0])
+    np.testing.assert_allclose((q - Q)[:, [0, 2]] * V[1], (q - Q)[:, [1]] * V[[0, 2]], atol=1e-12)  # one straight line
+    assert (v[-1] == 0).all()
+    # Between points the controller interpolates with cubics through positions and velocities.
+    accelerations = []
+    for k in range(len(times) - 1):
+        h, rise = times[k + 1] - times[k], q[k + 1] - q[k]
+        accelerations.append((6 * rise / h - 4 * v[k] - 2 * v[k + 1]) / h)
+        accelerations.append((-6 * rise / h + 2 * v[k] + 4 * v[k + 1]) / h)
+    assert (np.abs(accelerations) <= 1.05 * limit).all()
+    np.testing.assert_allclose(np.abs(accelerations).max(axis=0)[2], limit[2], rtol=0.05)  # as hard as it may
+
+
+def test_a_plan_at_rest_needs_no_brake():
+    times, _, v = with_brake(lambda t: (np.tile(Q, (len(t), 1)), np.zeros((len(t), 3))), np.full(3, 4.0))
+    assert times[-1] == pytest.approx(LEAD)
+    assert (v == 0).all()
+
+
+def test_nobody_or_a_recorder_listens(ros):
+    adapter = CrispJointController(ros.add('executor'), 'command', NAMES)
+    for name in ('recorder', '_ros2cli_123'):
+        ros.add(name).create_subscription(JointState, 'command', print, 1)
+    ros.wait(lambda: adapter.topic._publisher.get_subscription_count() == 2, 'the recorders')
+    (problem,) = adapter.check(True)
+    assert 'a controller does not listen to /command: start the controller' in problem
+    assert not adapter.check(False)
+
+
+def test_the_named_controller_must_be_the_one(ros):
+    ros.add('other').create_subscription(JointState, 'command', print, 1)
+    node = ros.add('executor')
+    any_one, named = CrispJointController(node, 'command', NAMES), CrispJointController(node, 'command2', NAMES, 'mine')
+    ros.wait(lambda: not any_one.check(True), 'a listener')
+    assert 'mine does not listen' in named.check(True)[0]
+    ros.add('mine', namespace='/arm').create_subscription(JointState, '/command2', print, 1)
+    ros.wait(lambda: not named.check(True), 'the named one')
+    assert named.topic.listeners() == ['/arm/mine']
+
+
+def test_a_controller_that_cannot_hear_or_reads_another_type(ros):
+    deaf = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=qos.LATCHED.durability)
+    ros.add('deaf').create_subscription(JointState, 'command', print, deaf)
+    elsewhere = type(ros)(ros.domain)  # a context of its own: in one, a topic has one type
+    elsewhere.add('wrong').create_subscription(String, 'other', print, 1)
+    node = ros.add('executor')
+    first, second = CrispJointController(node, 'command', NAMES), CrispJointController(node, 'other', NAMES)
+    problem = ros.wait(lambda: [p for p in first.check(True) if 'deaf' in p], 'the deaf one is seen')[0]
+    assert 'asks for transient local' in problem
+    problem = ros.wait(lambda: [p for p in second.check(True) if 'wrong' in p], 'the other type is seen')[0]
+    assert 'reads std_msgs/msg/String, not sensor_msgs/msg/JointState' in problem
+    elsewhere.close()
+
+
+def test_a_second_publisher_is_named(ros):
+    adapter = CrispJointController(ros.add('executor'), 'command', NAMES)
+    other = ros.add('teleop', namespace='/cell')
+    publisher = other.create_publisher(JointState, '/command', 1)
+    ros.wait(adapter.topic.rivals, 'the rival')
+    assert adapter.topic.rivals() == ['/cell/teleop']
+    assert '/cell/teleop also publishes on /command: stop all but one' in adapter.check(False)[0]
+    other.destroy_publisher(publisher)
+    twin = ros.add('executor')  # a second executor, started by mistake
+    twin.create_publisher(JointState, '/command', 1)
+    ros.wait(lambda: adapter.topic.rivals() == ['/executor'], 'the twin')
+
+
+@pytest.mark.parametrize(
+    ('kind', 'joints', 'fits'),
+    [
+        ('joint_trajectory', ['c', 'b', 'a'], True),
+        ('joint_trajectory', ['a', 'b', 'elbow'], False),
+        ('forward_command', ['a', 'b', 'c'], True),
+        ('forward_command', ['c', 'b', 'a'], False),
+    ],
+)
+def test_joints_of_the_controller_are_compared(ros, kind, joints, fits):
+    controller = ros.add('controller')
+    controller.declare_parameter('joints', joints)
+    controller.create_subscription(TYPES[kind], 'command', print, 1)
+    adapter = make(ros.add('executor'), kind)
+    ros.wait(adapter.topic.listeners, 'the controller is seen')
+    if fits:
+        ros.wait(lambda: not adapter.check(True), 'the joints agree')
+    else:
+        told = ros.wait(lambda: [p for p in adapter.check(True) if 'moves the joints' in p], 'other joints')
+        assert str(joints) in told[0]
+    adapter.close()
+
+
+def test_a_controller_without_interpolation_needs_a_high_rate(ros):
+    with pytest.raises(ValueError, match=r'rate is 50: .* needs 100'):
+        ForwardCommandController(ros.add('executor'), 'command', NAMES, 50.0)
+
+
+def test_the_gripper_position_is_a_fraction(ros):
+    got = []
+    node = ros.add('executor')
+    gripper = GripperPosition(node, 'grip', 0.08)
+    assert 'nobody listens to /grip' in gripper.check()[0]
+    ros.add('gripper').create_subscription(Float64MultiArray, 'grip', got.append, 1)
+    ros.wait(lambda: not gripper.check(), 'the gripper')
+    gripper.send(0.02)
+    assert list(ros.wait(lambda: got, 'the command')[0].data) == [0.25]
+
+
+# ---- grippers with actions; their messages are not among our dependencies, so the client is played
+
+
+class FakeClient:
+    ready = True
+
+    def __init__(self, node, kind, name):
+        self.name, self.goals, self.cancelled = name, [], 0
+        node.clients[name] = self
+
+    def server_is_ready(self):
+        return self.ready
+
+    def send_goal_async(self, goal):
+        self.goals.append(goal)
+        self.answer, self.result = Future(), Future()
+        return self.answer
+
+    def accept(self, accepted=True):
+        self.answer.set_result(
+            SimpleNamespace(
+                accepted=accepted, get_result_async=lambda: self.result, cancel_goal_async=self._cancel
+            )
+        )  # fmt: skip
+
+    def _cancel(self):
+        self.cancelled += 1
+
+    def destroy(self):
+        pass
+
+
+class Logger:
+    def __init__(self):
+        self.errors = []
+
+    def error(self, text, **_):
+        self.errors.append(text)
+
+
+@pytest.fixture
+def node(monkeypatch):
+    monkeypatch.setattr(gripper_action, 'ActionClient', FakeClient)
+    logger = Logger()
+    return SimpleNamespace(clients={}, get_logger=lambda: logger)
+
+
+def message(**fields):
+    return SimpleNamespace(Goal=lambda: SimpleNamespace(**{k: v() for k, v in fields.items()}))
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """Stand-ins for control_msgs and franka_msgs."""
+    command = message(command=SimpleNamespace)
+    grasp, move = message(epsilon=SimpleNamespace), message()
+    monkeypatch.setitem(sys.modules, 'control_msgs', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'control_msgs.action', SimpleNamespace(GripperCommand=command))
+    monkeypatch.setitem(sys.modules, 'franka_msgs', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'franka_msgs.action', SimpleNamespace(Grasp=grasp, Move=move))
+
+
+def test_one_goal_for_each_change_whatever_the_chunks_say(node, packages):
+    gripper = gripper_action.franka_hand(node, 'hand', 0.08, 0.1, 30.0)
+    grasp, move = node.clients['hand/grasp'], node.clients['hand/move']
+    for opening in (0.08, 0.07, 0.06, 0.045, 0.035):  # half open is not closed
+        gripper.send(opening)
+    assert len(move.goals) == 1
+    assert (move.goals[0].width, move.goals[0].speed) == (0.08, 0.1)
+    move.accept()
+    move.result.set_result(None)
+    for opening in (0.03, 0.0, 0.04, 0.02):
+        gripper.send(opening)
+    assert len(grasp.goals) == 1
+    assert (grasp.goals[0].width, grasp.goals[0].force) == (0.0, 30.0)
+    assert grasp.goals[0].epsilon.inner >= 0.08  # whatever is between the fingers is held
+    grasp.accept()
+    gripper.send(0.08)  # a change of mind while the fingers close: that motion is ended first
+    gripper.send(0.08)
+    assert (grasp.cancelled, len(move.goals)) == (1, 1)
+    grasp.result.set_result(None)
+    gripper.send(0.08)
+    assert len(move.goals) == 2
+
+
+def test_a_refused_goal_is_told_and_not_repeated(node, packages):
+    gripper = gripper_action.gripper_command(node, 'grip', 0.08, 0.5, 20.0)
+    client = node.clients['grip']
+    gripper.send(0.08)
+    assert (client.goals[0].command.position, client.goals[0].command.max_effort) == (0.04, 20.0)
+    client.accept(False)
+    gripper.send(0.08)
+    assert len(client.goals) == 1
+    assert 'refused' in node.get_logger().errors[0]
+    gripper.send(0.0)
+    assert client.goals[1].command.position == 0.0
+
+
+def test_no_server_no_goal(node, packages, monkeypatch):
+    monkeypatch.setattr(FakeClient, 'ready', False)
+    gripper = gripper_action.gripper_command(node, 'grip', 0.08, 0.5, 20.0)
+    assert gripper.check() == ['there is no action server grip: start the gripper driver, check topics.gripper_command']
+    gripper.send(0.08)
+    assert not node.clients['grip'].goals
+    monkeypatch.setattr(FakeClient, 'ready', True)
+    gripper.send(0.08)
+    assert len(node.clients['grip'].goals) == 1
+
+
+@pytest.mark.parametrize(
+    ('make', 'package'),
+    [
+        (lambda n: gripper_action.gripper_command(n, 'grip', 0.08, 0.5, 20.0), 'control_msgs'),
+        (lambda n: gripper_action.franka_hand(n, 'hand', 0.08, 0.1, 30.0), 'franka_msgs'),
+    ],
+)
+def test_a_message_package_that_is_missing_is_named(node, monkeypatch, make, package):
+    monkeypatch.setitem(sys.modules, f'{package}.action', None)
+    with pytest.raises(ValueError, match=f'needs {package}/action.* install the ROS package {package}'):
+        make(node)

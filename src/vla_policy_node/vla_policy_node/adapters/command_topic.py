@@ -1,0 +1,107 @@
+"""A publisher to one controller, and who else is on its topic: the contract that every topic adapter checks."""
+
+from typing import Any, Protocol
+
+import numpy as np
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.time import Time
+from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+# Nodes that read every topic of a robot and command nothing. (`ros2 topic echo` is a _ros2cli node.)
+_BYSTANDERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
+
+_FOREVER = 2**62  # [ns] what DDS calls infinite is near 2^63
+
+
+class JointController(Protocol):
+    """What the executor needs of an adapter. Set-points are (dof,) in the joint order of the robot profile."""
+
+    topic: 'CommandTopic'
+
+    def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """positions [rad], velocities [rad/s] for now. Raises ValueError when something is not finite."""
+
+    def check(self, require_controller: bool) -> list[str]:
+        """What speaks against activating: one sentence each, with the remedy."""
+
+    def close(self) -> None: ...
+
+
+def check_finite(positions: np.ndarray, velocities: np.ndarray) -> None:
+    """Raises ValueError: no controller is ever sent what is not finite."""
+    if not (np.isfinite(positions).all() and np.isfinite(velocities).all()):
+        raise ValueError('set-point is not finite: nothing was sent')
+
+
+class CommandTopic:
+    """Publishes commands of one type; knows its readers and its rivals.
+
+    controller_node: name of the node that must read; empty: any but recorders and the like.
+    """
+
+    def __init__(self, node: Node, kind: type, topic: str, profile: QoSProfile, controller_node: str = '') -> None:
+        self._node, self._profile, self._wanted = node, profile, controller_node
+        package, name = kind.__module__.split('.')[0], kind.__name__
+        self._type = f'{package}/msg/{name}'
+        self._publisher = node.create_publisher(kind, topic, profile)
+        self.name = self._publisher.topic_name
+        self.publish = self._publisher.publish
+
+    def listeners(self) -> list[str]:
+        """Full names of the nodes that read as a controller does and can hear us (QoS)."""
+        return [_full_name(e) for e in self._readers() if not self._deaf(e)]
+
+    def rivals(self) -> list[str]:
+        """Full names of the nodes that publish here beside us; our own name: a second node that is called as we are."""
+        if self._node.count_publishers(self.name) < 2:
+            return []
+        names = [_full_name(e) for e in self._node.get_publishers_info_by_topic(self.name)]
+        ours = self._node.get_fully_qualified_name()
+        if ours in names:
+            names.remove(ours)
+        return sorted(names)
+
+    def problems(self, require_controller: bool) -> list[str]:
+        """What speaks against sending: one sentence each, with the remedy."""
+        found = []
+        deaf = [f'{_full_name(e)} ({self._deaf(e)})' for e in self._readers() if self._deaf(e)]
+        if require_controller and not self.listeners():
+            who = self._wanted or 'a controller'
+            if deaf:
+                found.append(f'set-points on {self.name} cannot be heard by {deaf[0]}')
+            else:
+                found.append(
+                    f'{who} does not listen to {self.name}: start the controller, check topics.joint_command'
+                    + (' and controller_node' if self._wanted else '')
+                )
+        if rivals := self.rivals():
+            found.append(f'{", ".join(rivals)} also publishes on {self.name}: stop all but one')
+        return found
+
+    def close(self) -> None:
+        self._node.destroy_publisher(self._publisher)
+
+    def _readers(self) -> list[TopicEndpointInfo]:
+        if self._node.count_subscribers(self.name) == 0:
+            return []
+        return [e for e in self._node.get_subscriptions_info_by_topic(self.name) if self._is_controller(e)]
+
+    def _is_controller(self, reader: TopicEndpointInfo) -> bool:
+        if self._wanted:
+            return self._wanted in (reader.node_name, _full_name(reader))
+        return not reader.node_name.startswith(_BYSTANDERS)
+
+    def _deaf(self, reader: TopicEndpointInfo) -> str:
+        if reader.topic_type != self._type:
+            return f'it reads {reader.topic_type}, not {self._type}: see the parameter controller'
+        # Not rclpy's qos_check_compatible: it takes what the graph tells of a deadline for a demand.
+        if reader.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+            return 'its QoS asks for transient local durability: set-points are volatile'
+        if 0 < reader.qos_profile.deadline.nanoseconds < _FOREVER:
+            return 'its QoS asks for a deadline: set-points are offered without'
+        return ''
+
+
+def _full_name(endpoint: Any) -> str:
+    return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'

@@ -1,0 +1,35 @@
+"""The URDF of the robot: from the latched topic `robot_description`, or from a file."""
+
+from pathlib import Path
+
+from rclpy.node import Node
+from rclpy.wait_for_message import wait_for_message
+from std_msgs.msg import String
+
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.parameters import declare
+
+
+def read_description(node: Node, wanted_by: str) -> str:
+    """The text, waiting for the topic. Called while the node is configured: nothing else is handled meanwhile.
+
+    wanted_by: for what, as the user knows it. Raises ValueError when it does not come in time.
+    """
+    path = declare(node, 'robot_description_file', '', 'URDF file; empty: the topic robot_description')
+    patience = declare(
+        node, 'robot_description_timeout', 10.0, 'how long to wait for the topic [s]', low=0.1, high=300.0
+    )
+    if path:
+        try:
+            return Path(path).read_text()
+        except OSError as error:
+            raise ValueError(f'robot_description_file: {error}') from None
+    came, message = wait_for_message(
+        String, node, 'robot_description', qos_profile=qos.LATCHED, time_to_wait=float(patience)
+    )
+    if not came or not message.data.strip():
+        raise ValueError(
+            f'{wanted_by} needs the robot description, and none came on {node.resolve_topic_name("robot_description")} '
+            f'within {patience:g} s: start robot_state_publisher (or the simulator), or give robot_description_file'
+        )
+    return message.data

@@ -1,0 +1,84 @@
+"""Wait for other nodes from inside a coroutine callback, with a limit, while the node goes on spinning.
+
+The callback that awaits must be in a callback group of its own (ReentrantCallbackGroup), or the node's timers stop.
+"""
+
+from typing import Any
+
+from rclpy.action import ActionClient
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.task import Future
+
+LOOK = 0.05  # [s] between two looks for a server
+
+
+class StepFailed(RuntimeError):
+    """Another node did not do what it was asked; the message says which one and what."""
+
+
+async def pause(node: Node, seconds: float) -> None:
+    """Seconds of wall time."""
+    over = Future(executor=node.executor)
+    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(None), clock=_STEADY)
+    try:
+        await over
+    finally:
+        node.destroy_timer(timer)
+
+
+async def finished(node: Node, future: Future, seconds: float, what: str) -> Any:
+    """The result of a future. Raises StepFailed naming `what` when it takes longer (wall time)."""
+    over = Future(executor=node.executor)
+    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(False), clock=_STEADY)
+    future.add_done_callback(lambda _: over.done() or over.set_result(True))
+    try:
+        in_time = await over
+    finally:
+        node.destroy_timer(timer)
+    if not in_time:
+        raise StepFailed(f'{what} did not answer within {seconds:g} s')
+    return future.result()
+
+
+async def appeared(node: Node, ready: Any, seconds: float, what: str) -> None:
+    """Until ready() is true. Raises StepFailed naming `what` when it takes longer (wall time)."""
+    for _ in range(max(1, round(seconds / LOOK))):
+        if ready():
+            return
+        await pause(node, LOOK)
+    raise StepFailed(f'{what} did not come within {seconds:g} s: is it running?')
+
+
+async def call(node: Node, kind: Any, name: str, request: Any, seconds: float) -> Any:
+    """The response of a service. Raises StepFailed."""
+    client = node.create_client(kind, name)
+    try:
+        await appeared(node, client.service_is_ready, seconds, f'service {client.srv_name}')
+        return await finished(node, client.call_async(request), seconds, f'service {client.srv_name}')
+    finally:
+        node.destroy_client(client)
+
+
+async def act(node: Node, kind: Any, name: str, goal: Any, seconds: float) -> Any:
+    """Status (action_msgs/GoalStatus) and result of an action, as its client gives them. Raises StepFailed.
+
+    A goal that takes longer than `seconds` is cancelled.
+    """
+    client = ActionClient(node, kind, name)
+    what = f'action {node.resolve_service_name(name)}'
+    try:
+        await appeared(node, client.server_is_ready, seconds, what)
+        handle = await finished(node, client.send_goal_async(goal), seconds, what)
+        if not handle.accepted:
+            raise StepFailed(f'{what} refused the goal')
+        try:
+            return await finished(node, handle.get_result_async(), seconds, what)
+        except StepFailed:
+            handle.cancel_goal_async()
+            raise
+    finally:
+        client.destroy()
+
+
+_STEADY = Clock(clock_type=ClockType.STEADY_TIME)

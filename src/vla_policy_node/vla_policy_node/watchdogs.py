@@ -1,0 +1,92 @@
+"""What the motion core cannot see by itself: who else is on the command topic, how old its chunk is, the robot's mode.
+
+Each becomes a fault of the core, which brakes and refuses chunks. Those of which a person must know stay until the
+operator resumes, even when the cause is gone: nothing here starts the arm again by itself.
+"""
+
+from collections.abc import Callable
+
+from vla_policy_node.adapters.command_topic import CommandTopic
+from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.core.states import Hold, State
+
+# While one of these stands, somebody else has the arm, or nobody: once at rest, no set-point is sent, and when it is
+# over the executor starts again from where the arm is.
+TAKEN = (Hold.CONTROLLER_MISSING, Hold.COMPETING_PUBLISHER, Hold.ROBOT_FAULT)
+
+
+class Watchdogs:
+    """`look` is called about every 50 ms.
+
+    require_controller: False: nobody needs to listen. chunk_max_age: [s] an observation may be so old while the arm
+    moves by it. robot_problem: one sentence when the robot's own mode forbids motion, or ''.
+    """
+
+    def __init__(
+        self,
+        core: ChunkExecutor,
+        topic: CommandTopic,
+        *,
+        require_controller: bool,
+        chunk_max_age: float,
+        robot_problem: Callable[[], str] = lambda: '',
+    ) -> None:
+        self._core, self._topic = core, topic
+        self._require_controller, self._chunk_max_age = require_controller, chunk_max_age
+        self._robot_problem = robot_problem
+        self._standing: set[Hold] = set()  # of TAKEN, until released
+
+    def look(self, now: int) -> None:
+        """Raise what is wrong at time now [ns]. An inactive executor sends nothing: nothing can be wrong with that."""
+        core = self._core
+        if core.state is State.INACTIVE:
+            return
+        for hold, message in self.causes().items():
+            core.fault(hold, message)
+            self._standing.add(hold)
+        age = core.chunk_age(now)
+        if age > self._chunk_max_age:
+            core.fault(
+                Hold.CHUNK_STALE,
+                f'the arm moved by an observation that is {age:.2f} s old, chunk_max_age is {self._chunk_max_age:g} s: '
+                'is inference too slow, do the clocks agree?',
+            )
+
+    def chunk_came(self, t_ref: int, now: int) -> None:
+        """Before a chunk is taken: a fresh one ends the fault that the last one was stale. Times in ns."""
+        if self._core.hold is Hold.CHUNK_STALE and self._core.at_rest and (now - t_ref) * 1e-9 < self._chunk_max_age:
+            self._core.clear(Hold.CHUNK_STALE)
+
+    def causes(self) -> dict[Hold, str]:
+        """Which of TAKEN have a cause now, one sentence each."""
+        found = {}
+        if problem := self._robot_problem():
+            found[Hold.ROBOT_FAULT] = problem
+        if rivals := self._topic.rivals():
+            found[Hold.COMPETING_PUBLISHER] = (
+                f'{", ".join(rivals)} also publishes on {self._topic.name}: stop it, then call ~/resume'
+            )
+        if self._require_controller and not self._topic.listeners():
+            found[Hold.CONTROLLER_MISSING] = (
+                f'no controller listens to {self._topic.name} any more: start it again, then call ~/resume'
+            )
+        return found
+
+    @property
+    def silent(self) -> bool:
+        """Whether no set-points may be sent now."""
+        return bool(self._standing) and self._core.at_rest
+
+    def release(self) -> list[str]:
+        """Take back every fault whose cause is gone; what still stands, one sentence each. For the operator."""
+        causes = self.causes()
+        for hold in self._standing - set(causes):
+            self._core.clear(hold)
+        self._standing &= set(causes)
+        return list(causes.values())
+
+    def forget(self) -> None:
+        """At activation, when the contract was just checked: nothing stands."""
+        for hold in (*self._standing, Hold.CHUNK_STALE):
+            self._core.clear(hold)
+        self._standing.clear()
