@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from vla_policy_node.core.smooth import GRID, Motion
+from vla_policy_node.core.limits import Limits
+from vla_policy_node.core.smooth import GRID, Motion, Track
 
+SHARES = (1.0, 0.9, 0.8)  # of the limit that a brake is tried with
 _SPARE = 0.97  # of the acceleration limit: what sampling may miss
 
 
@@ -20,8 +22,11 @@ def _slowing(motion: Motion, limit: np.ndarray) -> np.ndarray:
 
 
 def brake_ends(motion: Motion, limit: np.ndarray) -> np.ndarray:
-    """(n,) row at or before which a brake from each row on comes to rest; the last row at most."""
-    spent = np.concatenate([[0.0], np.cumsum(_slowing(motion, limit) * GRID)])  # of sigma^2 / 2, which starts with 1/2
+    """(n,) row at or before which a brake from each row on comes to rest, with the least of SHARES; the last row at
+    most."""
+    spent = np.concatenate(
+        [[0.0], np.cumsum(_slowing(motion, SHARES[-1] * limit) * GRID)]
+    )  # of sigma^2 / 2, which starts with 1/2
     return np.minimum(np.searchsorted(spent, spent + 0.5), len(spent) - 1)
 
 
@@ -46,6 +51,22 @@ def brake(motion: Motion, limit: np.ndarray) -> Motion:
     v = speed[:, None] * v
     v[-1] = a[-1] = 0.0
     return Motion(q, v, a, s)
+
+
+def verified_brake(motion: Motion, track: Track, limits: Limits) -> Motion:
+    """The brake from the track's head on, with which what is sent keeps the limits; the one that comes closest to
+    that, should none."""
+    best, least = motion, np.inf
+    for share in SHARES:
+        braked = brake(motion, share * limits.braking)
+        sent, _ = track.with_history(braked)
+        excess = limits.excess(sent, GRID, len(sent), motion.q[0])
+        worst = max(excess.velocity, excess.acceleration, excess.jerk)
+        if worst < least:
+            best, least = braked, worst
+        if excess.none:
+            break
+    return best
 
 
 def _between(motion: Motion, at: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

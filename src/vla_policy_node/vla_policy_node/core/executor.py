@@ -7,11 +7,13 @@ to 0 while braking (see brake.py). What is sent is the moving average of this mo
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla_policy_node.core.brake import brake
+from vla_policy_node.core.brake import brake_ends, verified_brake
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
+from vla_policy_node.core.clearance import Clearance
 from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.join import Planner
 from vla_policy_node.core.limits import Limits
@@ -19,6 +21,9 @@ from vla_policy_node.core.path import ChunkPath
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
 from vla_policy_node.core.states import FAULTS, Hold, State, strength
+
+if TYPE_CHECKING:  # a guard loads Pinocchio
+    from vla_policy_node.core.guard import Guard
 
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
@@ -35,7 +40,10 @@ class SetPoint:
 class ChunkExecutor:
     """One timeline. Not thread-safe: the owner calls it from one thread. Times are int ns of one clock."""
 
-    def __init__(self, profile: RobotProfile, config: ExecutorConfig | None = None) -> None:
+    def __init__(
+        self, profile: RobotProfile, config: ExecutorConfig | None = None, guard: 'Guard | None' = None
+    ) -> None:
+        """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does."""
         self.profile = profile
         self.config = config or ExecutorConfig()
         self.state = State.INACTIVE
@@ -49,7 +57,7 @@ class ChunkExecutor:
         self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
-        self.limits = Limits(profile, self.config)
+        self.limits = Limits(profile, self.config, guard.tool_positions if guard is not None else None)
         self._planner = Planner(self.limits, self.config)
         smoothing = max(self.config.smoothing_time, self.config.period)
         self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
@@ -58,6 +66,9 @@ class ChunkExecutor:
         self._gripper: float | None = None
         self._path: ChunkPath | None = None
         self._path_gripper = np.zeros(0)
+        self._guard = guard
+        self._clearance: Clearance | None = None
+        self._begins = 0  # row of the track that the motion begins with
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
         self._braked = False  # the track is a brake
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
@@ -290,13 +301,27 @@ class ChunkExecutor:
                 f'{self.config.start_distance_limit} rad: was it made for another start, or is a joint state wrong?',
             )
         motion, slows_from = self._planner.plan(path, s, self._track)
+        clearance = self._look_ahead(motion)
+        if clearance is not None and not clearance.safe(0):
+            raise Refusal(Verdict.COLLISION, f'the chunk cannot be begun: {clearance.reason[1]}')
         self.seam_position, self.seam_velocity = jump, float(np.abs(here.v - v).max())
         self._path, self._braked, self._stalled = path, False, 0.0
-        self._follow(motion, slows_from)
+        self._follow(motion, clearance)
+        self._slows_from = self._begins + slows_from
 
-    def _follow(self, motion: Motion, slows_from: int) -> None:
+    def _follow(self, motion: Motion, clearance: Clearance | None) -> None:
         self._track.follow(motion)
-        self._slows_from = self._track.head + slows_from
+        self._begins, self._clearance = self._track.head, clearance
+
+    def _ahead(self) -> Motion:
+        track = self._track
+        return track.motion.rows(track.head, max(track.ends, track.head) + 2)
+
+    def _look_ahead(self, motion: Motion) -> Clearance | None:
+        if self._guard is None:
+            return None
+        ahead = math.ceil(2 * self.config.period / GRID) + 1  # a control step at most
+        return Clearance(self._guard, motion.q, brake_ends(motion, self.limits.braking), ahead)
 
     def _advance(self, dt: float) -> None:
         """Move on by dt seconds of clock time, to self._now."""
@@ -304,6 +329,7 @@ class ChunkExecutor:
         self._track.advance(dt)
         if not self._braked:
             self._watch_schedule()
+            self._watch_way()
         track, head = self._track, self._track.head
         s = track.motion.s
         self.rate = float(np.clip((s[head] - s[head - 1]) / GRID, 0.0, 1.0))
@@ -335,6 +361,18 @@ class ChunkExecutor:
                 Hold.CHUNKS_STOPPED,
                 f'the chunk asks for more speed than the limits allow: the arm is {lag:.2f} s behind it',
             )
+
+    def _watch_way(self) -> None:
+        """The arm goes no further than it can still stop before something."""
+        clearance, track = self._clearance, self._track
+        if self._guard is None or clearance is None:
+            return
+        if clearance.version != self._guard.version:  # other obstacles
+            clearance = self._look_ahead(self._ahead())
+            assert clearance is not None
+            self._begins, self._clearance = track.head, clearance
+        if not clearance.safe(track.head - self._begins):
+            self._brake(*clearance.reason)
 
     def _watch_joint_state(self, now: int) -> None:
         age = self.joint_state_age(now)
@@ -369,25 +407,9 @@ class ChunkExecutor:
             self.hold, self.message = hold, message
         if moves and not self._braked:
             self.state, self._braked = State.BRAKING, True
-            self._follow(self._braking(), 0)
+            self._follow(verified_brake(self._ahead(), self._track, self.limits), None)
         elif not moves:
             self._come_to_rest()
-
-    def _braking(self) -> Motion:
-        """The brake from here on, verified; the one that is closest to the limits if none keeps them."""
-        ahead = self._track.motion.rows(self._track.head, max(self._track.ends, self._track.head) + 2)
-        best, least = None, math.inf
-        for share in (1.0, 0.9, 0.8):
-            motion = brake(ahead, share * self.limits.braking)
-            sent, _ = self._track.with_history(motion)
-            excess = self.limits.excess(sent, GRID, len(sent), ahead.q[0])
-            worst = max(excess.velocity, excess.acceleration, excess.jerk)
-            if worst < least:
-                best, least = motion, worst
-            if excess.none:
-                break
-        assert best is not None
-        return best
 
     def _come_to_rest(self) -> None:
         self._stand_at(self._track.motion.q[-1])

@@ -91,26 +91,24 @@ def velocity_limits(profile: RobotProfile, q: np.ndarray) -> tuple[np.ndarray, n
 
     Where the profile says so they fall towards the ends of the position range, see RobotProfile.
     """
-    full = np.broadcast_to(profile.velocity, q.shape)
-    if profile.velocity_deceleration is None:
+    if profile.velocity_law is None:
+        full = np.broadcast_to(profile.velocity, q.shape)
         return full, full
+    a, offset, lower, upper = profile.velocity_law
 
     def law(room: np.ndarray) -> np.ndarray:
-        root = np.sqrt(np.maximum(0.0, 2 * profile.velocity_deceleration * room))
-        return np.clip(root - profile.velocity_offset, 0.0, profile.velocity)
+        return np.clip(np.sqrt(np.maximum(0.0, 2 * a * room)) - offset, 0.0, profile.velocity)
 
-    return law(q - profile.velocity_end_lower), law(profile.velocity_end_upper - q)
+    return law(q - lower), law(upper - q)
 
 
 def reach(profile: RobotProfile) -> tuple[np.ndarray, np.ndarray]:
     """Lower and upper positions (dof,) that the arm can get to: it cannot where it may not move any more."""
-    lower, upper = profile.position_lower, profile.position_upper
-    a, offset = profile.velocity_deceleration, profile.velocity_offset
-    low, high = profile.velocity_end_lower, profile.velocity_end_upper
-    if a is None or offset is None or low is None or high is None:
-        return lower, upper
+    if profile.velocity_law is None:
+        return profile.position_lower, profile.position_upper
+    a, offset, lower, upper = profile.velocity_law
     room = (offset + _CREEP) ** 2 / (2 * a)  # the formula in RobotProfile, solved for v = _CREEP
-    return np.maximum(lower, low + room), np.minimum(upper, high - room)
+    return np.maximum(profile.position_lower, lower + room), np.minimum(profile.position_upper, upper - room)
 
 
 def _largest(values: np.ndarray, limits: np.ndarray) -> float:

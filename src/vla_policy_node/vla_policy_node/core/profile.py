@@ -50,11 +50,17 @@ class RobotProfile:
         given = [n for n in _LAW if getattr(self, n) is not None]
         if len(given) not in (0, len(_LAW)):
             raise ValueError(f'robot.{", ".join(given)} given, but not all of {", ".join(_LAW)}: give all or none')
-        a, offset = self.velocity_deceleration, self.velocity_offset
-        if a is not None and offset is not None and ((a <= 0).any() or (offset < 0).any()):
+        law = self.velocity_law
+        if law is not None and ((law[0] <= 0).any() or (law[1] < 0).any()):
             raise ValueError('robot.velocity_deceleration must be above zero, robot.velocity_offset not below')
         if ((self.home < self.position_lower) | (self.home > self.position_upper)).any():
             raise ValueError('robot.home lies outside the position limits')
+
+    @property
+    def velocity_law(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
+        """deceleration, offset, end_lower and end_upper of the velocity limit, (dof,) each; None: it has none."""
+        a, offset, lower, upper = (getattr(self, name) for name in _LAW)
+        return None if a is None else (a, offset, lower, upper)
 
     @property
     def dof(self) -> int:

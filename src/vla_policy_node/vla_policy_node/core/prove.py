@@ -64,7 +64,7 @@ class Prover:
 
     def __init__(self, profile: RobotProfile, seed: int, config: ExecutorConfig, guard=None) -> None:
         self.rng = np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, config)
+        self.core = ChunkExecutor(profile, config, guard)
         self.profile, self.seen = profile, Measured()
         self.period = config.period
         self.jitter = 0.0 if config.period < 0.002 else 0.3
@@ -238,9 +238,9 @@ class Prover:
         return float(least[1:].max())
 
 
-def prove(profile: RobotProfile, chunks: int, seed: int, period: float = 0.001, **config) -> Measured:
+def prove(profile: RobotProfile, chunks: int, seed: int, period: float = 0.001, guard=None, **config) -> Measured:
     """One run of `chunks` chunks."""
-    prover = Prover(profile, seed, ExecutorConfig(period=period, **config))
+    prover = Prover(profile, seed, ExecutorConfig(period=period, **config), guard)
     for _ in range(chunks):
         prover.disturb()
         prover.run(prover.rng.choice([0.002, 0.01, 0.05, 0.2]) * prover.rng.uniform(0.2, 1.5))

@@ -79,9 +79,13 @@ def declare_profile(node: Node) -> RobotProfile:
     """Declare the `robot.*` parameters and return them as a RobotProfile. Raises ValueError naming what is wrong."""
     values = {}
     for f in fields(RobotProfile):
-        arrays = (np.ndarray, np.ndarray | None)
-        kind = {str: Parameter.Type.STRING, float: Parameter.Type.DOUBLE}.get(f.type, Parameter.Type.STRING_ARRAY)
-        kind = Parameter.Type.DOUBLE_ARRAY if f.type in arrays else kind
+        kinds: dict[Any, Parameter.Type] = {
+            np.ndarray: Parameter.Type.DOUBLE_ARRAY,
+            np.ndarray | None: Parameter.Type.DOUBLE_ARRAY,
+            str: Parameter.Type.STRING,
+            float: Parameter.Type.DOUBLE,
+        }
+        kind = kinds.get(f.type, Parameter.Type.STRING_ARRAY)
         about, optional = _ABOUT[f.name] + ' (robot profile)', f.default is not MISSING
         values[f.name] = declare(node, f'robot.{f.name}', kind, about, read_only=True, optional=optional)
     return RobotProfile.from_dict(values)
