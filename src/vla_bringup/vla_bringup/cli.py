@@ -162,6 +162,41 @@ def bench_expert(
     _end(lambda: bench_expert(_tasks(tasks), range(seed, seed + episodes), workers))
 
 
+@bench.command('motion')
+def bench_motion(
+    tasks: Tasks = '',
+    episodes: Annotated[int, typer.Option(min=1, help='Of the expert, per task, to replay.')] = 2,
+    loops: Annotated[
+        int, typer.Option(min=0, help='Closed-loop episodes per task, delay and contender; 0: none.')
+    ] = 10,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
+    model: Annotated[
+        str, typer.Option(help='Drives the closed loop, as in ./vla demo; expert: the scripted one with errors.')
+    ] = '',
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    quick: Annotated[bool, typer.Option('--quick', help='A few seconds of one episode, one delay.')] = False,
+    out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_motion'),
+) -> None:
+    """Seam jerk, path deviation, time lost: our seam strategies, clamping, LeRobot's queue, a blocking runner."""
+    from vla_bringup.bench_motion import Options, bench_motion
+    from vla_model.shipped import default_model
+
+    _end(
+        lambda: bench_motion(
+            Options(
+                out=out,
+                tasks=_tasks(tasks),
+                episodes=episodes,
+                seed=seed,
+                loops=loops,
+                model=model or default_model(),
+                device=device,
+                quick=quick,
+            )
+        )
+    )
+
+
 @bench.command('policy')
 def bench_policy(
     tasks: Tasks = '',
