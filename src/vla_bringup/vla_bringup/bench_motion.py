@@ -90,7 +90,7 @@ def _driver(options: Options, loop: Loop | None) -> str:
 def _record(options: Options, profile: RobotProfile, console: Console) -> list[Recording]:
     jobs = [(task, options.seed + i) for i in range(options.episodes) for task in options.tasks]
     if options.quick:
-        return [record(profile, *jobs[0], time_limit=4.0)]
+        return [record(profile, *jobs[0], time_limit=2.0)]
     with Progress(console=console, transient=True) as bar:
         return [record(profile, *job) for job in bar.track(jobs, description='episodes of the expert')]
 
