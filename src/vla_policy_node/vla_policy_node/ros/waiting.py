@@ -53,9 +53,10 @@ async def appeared(node: Node, ready: Any, seconds: float, what: str) -> None:
 async def call(node: Node, kind: Any, name: str, request: Any, seconds: float) -> Any:
     """The response of a service. Raises StepFailed."""
     client = node.create_client(kind, name)
+    what = f'service {node.resolve_service_name(name)}'
     try:
-        await appeared(node, client.service_is_ready, seconds, f'service {client.srv_name}')
-        return await finished(node, client.call_async(request), seconds, f'service {client.srv_name}')
+        await appeared(node, client.service_is_ready, seconds, what)
+        return await finished(node, client.call_async(request), seconds, what)
     finally:
         node.destroy_client(client)
 

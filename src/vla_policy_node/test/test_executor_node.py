@@ -1,0 +1,225 @@
+"""The executor node in this process: what it does with faults of the robot, other controllers and bad settings."""
+
+import array
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rclpy.parameter import Parameter
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool, Float64MultiArray, String, UInt8
+from std_srvs.srv import Trigger
+from trajectory_msgs.msg import JointTrajectory
+
+from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_policy_node import operator_services
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.executor_node import ExecutorNode
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.ros.waiting import StepFailed, appeared
+
+FILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
+PROFILE = RobotProfile.load(FILE)
+E = ExecutorStatus
+TYPES = {'crisp': JointState, 'joint_trajectory': JointTrajectory, 'forward_command': Float64MultiArray}
+
+
+class Robot:
+    """The robot, its controller and a source of chunks; `node` is the executor."""
+
+    def __init__(self, ros, controller='crisp', **parameters):
+        self.ros, self.kind = ros, controller
+        self.q, self.got, self.statuses, self.sequence, self.mode = PROFILE.home.copy(), [], [], 0, None
+        self.node = ros.add(
+            'executor',
+            ExecutorNode,
+            cli_args=['--ros-args', '--params-file', str(FILE)],
+            parameter_overrides=[Parameter(k, value=v) for k, v in {'controller': controller, **parameters}.items()],
+        )
+        me = self.me = ros.add('robot')
+        me.create_subscription(TYPES[controller], 'target_joint', self.got.append, 10)
+        me.create_subscription(Float64MultiArray, 'gripper/gripper_position_controller/commands', print, 1)
+        me.create_subscription(E, 'executor/status', self.statuses.append, qos.LATCHED)
+        self.joints = me.create_publisher(JointState, 'joint_states', 5)
+        self.modes = me.create_publisher(UInt8, 'robot_state', 5)
+        self.chunks = me.create_publisher(ActionChunk, 'action_chunk', 5)
+        self.change = me.create_client(ChangeState, 'executor/change_state')
+        me.create_timer(0.01, self.publish)
+
+    def publish(self):
+        if self.got and self.kind == 'crisp':
+            self.q = np.array(self.got[-1].position)
+        msg = JointState(name=list(PROFILE.joint_names), position=list(self.q), velocity=[0.0] * 7)
+        msg.header.stamp = self.me.get_clock().now().to_msg()
+        self.joints.publish(msg)
+        if self.mode is not None:
+            self.modes.publish(UInt8(data=self.mode))
+
+    def transition(self, number):
+        self.ros.wait(self.change.service_is_ready, 'the executor')
+        future = self.change.call_async(ChangeState.Request(transition=Transition(id=number)))
+        self.ros.wait(future.done, 'the transition')
+        return future.result().success
+
+    def bring_up(self):
+        assert self.transition(Transition.TRANSITION_CONFIGURE)
+        self.ros.wait(lambda: self.transition(Transition.TRANSITION_ACTIVATE), 'activation')
+
+    @property
+    def status(self):
+        return self.statuses[-1]
+
+    def until(self, condition, what):
+        return self.ros.wait(lambda: self.statuses and condition(self.status) and self.status, what)
+
+    def call(self, name):
+        client = self.me.create_client(Trigger, f'executor/{name}')
+        self.ros.wait(client.service_is_ready, name)
+        future = client.call_async(Trigger.Request())
+        self.ros.wait(future.done, name)
+        return future.result()
+
+    def send(self, speed=0.2, horizon=40):
+        self.sequence += 1
+        steps = self.q + speed * 0.05 * np.arange(1, horizon + 1)[:, None]
+        msg = ActionChunk(
+            epoch=self.status.epoch, sequence=self.sequence, source='/tester', joint_names=list(PROFILE.joint_names),
+            dt=0.05, horizon=horizon, positions=array.array('d', steps.ravel()),
+        )  # fmt: skip
+        msg.header.stamp = self.me.get_clock().now().to_msg()
+        self.chunks.publish(msg)
+
+    def move(self):
+        self.ros.wait(self.chunks.get_subscription_count, 'the executor listens')
+        self.until(lambda s: s.hold_reason in (E.HOLD_IDLE, E.HOLD_CHUNKS_STOPPED), 'ready')
+        self.send()
+        self.until(lambda s: s.state == E.STATE_EXECUTING, 'moving')
+
+
+@pytest.fixture
+def packages(monkeypatch):
+    """FrankaRobotState is played by a message that we have; what the recovery needs is never called here."""
+    monkeypatch.setattr(UInt8, 'robot_mode', property(lambda message: message.data), raising=False)
+    names = ('FrankaRobotState',), ('ErrorRecovery',), ()
+    for kind, known in zip(('msg', 'action', 'srv'), names, strict=True):
+        monkeypatch.setitem(sys.modules, f'franka_msgs.{kind}', SimpleNamespace(**dict.fromkeys(known, UInt8)))
+    services = dict.fromkeys(('SetHardwareComponentState', 'SwitchController', 'ListControllers'))
+    for name, content in {
+        'franka_msgs': {},
+        'controller_manager_msgs': {},
+        'controller_manager_msgs.srv': services,
+    }.items():
+        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+
+
+def test_a_reflex_is_recovered_from_where_the_arm_is(ros, packages, monkeypatch):
+    robot = Robot(ros, **{'topics.robot_state': 'robot_state'})
+    robot.mode = 2
+    robot.bring_up()
+    robot.move()
+    robot.mode = 4
+    status = robot.until(lambda s: s.hold_reason == E.HOLD_ROBOT_FAULT, 'the reflex is seen')
+    assert 'mode REFLEX' in status.message
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    assert 'mode REFLEX' in robot.call('resume').message
+    failures = [StepFailed('error recovery ended with status 6')]
+
+    async def run(self):
+        if failures:
+            raise failures.pop()
+        robot.kind, robot.q = '', PROFILE.home + 0.2  # somebody moved it out of the way
+        robot.mode = 2
+        heard = lambda: not self._state.problem() and np.allclose(robot.node._core._measured, robot.q)  # noqa: E731
+        await appeared(robot.node, heard, 10.0, 'the robot is well')
+
+    monkeypatch.setattr(operator_services.Recovery, 'run', run)
+    assert robot.call('recover').message == 'error recovery ended with status 6'
+    epoch = robot.status.epoch
+    sent = len(robot.got)
+    assert robot.call('recover').success
+    robot.until(lambda s: s.epoch > epoch and s.hold_reason == E.HOLD_IDLE, 'a new epoch')
+    robot.ros.wait(lambda: len(robot.got) > sent, 'set-points again')
+    np.testing.assert_allclose(robot.got[sent].position, robot.q, atol=1e-9)
+
+
+def test_a_trajectory_controller_gets_the_plan_and_a_brake(ros):
+    robot = Robot(ros, 'joint_trajectory')
+    robot.bring_up()
+    robot.move()
+    newest = robot.ros.wait(
+        lambda: next((m for m in robot.got if np.abs(m.points[0].velocities).max() > 0.1), None), 'a moving plan'
+    )
+    assert tuple(newest.joint_names) == PROFILE.joint_names
+    times = np.array([to_ns(p.time_from_start) for p in newest.points]) * 1e-9
+    v = np.array([p.velocities for p in newest.points])
+    q = np.array([p.positions for p in newest.points])
+    assert (v[-1] == 0).all()
+    np.testing.assert_allclose(np.diff(q, axis=0) / np.diff(times)[:, None], (v[1:] + v[:-1]) / 2, atol=0.02)
+    assert (np.diff(q, axis=0) > -1e-6).all()  # it never turns back
+    assert robot.call('stop').success
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    count = len(robot.got)
+    robot.ros.wait(lambda: len(robot.got) > count + 1, 'it goes on telling')
+    assert np.abs([p.velocities for p in robot.got[-1].points]).max() < 1e-9
+
+
+def test_a_forward_controller_gets_positions(ros):
+    robot = Robot(ros, 'forward_command')
+    robot.bring_up()
+    robot.ros.wait(lambda: robot.got, 'set-points')
+    np.testing.assert_allclose(robot.got[-1].data, PROFILE.home)
+
+
+def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):
+    robot = Robot(ros, limits_from='robot_description', robot_description_timeout=0.1)
+    assert not robot.transition(Transition.TRANSITION_CONFIGURE)
+    slow = ''.join(
+        f'<joint name="{n}" type="revolute"><limit lower="-3" upper="4" velocity="0.1" effort="1"/></joint>'
+        for n in PROFILE.joint_names
+    )
+    robot.me.create_publisher(String, 'robot_description', qos.LATCHED).publish(
+        String(data=f'<robot name="slow">{slow}</robot>')
+    )
+    robot.ros.wait(lambda: robot.transition(Transition.TRANSITION_CONFIGURE), 'it came')
+    assert (robot.node._core.profile.velocity == 0.1).all()
+
+
+def test_an_emergency_stop_that_was_pressed_before(ros):
+    robot = Robot(ros)
+    stop = robot.me.create_publisher(Bool, 'executor/emergency_stop', qos.STATUS)  # does not latch
+    assert robot.transition(Transition.TRANSITION_CONFIGURE)
+    robot.ros.wait(lambda: stop.get_subscription_count() == 1, 'the executor listens')
+    stop.publish(Bool(data=True))
+    robot.ros.wait(robot.node._operator.problems, 'it is heard')
+    robot.ros.wait(lambda: robot.node._core.has_joint_state and robot.node._controller.topic.listeners(), 'all else')
+    assert not robot.transition(Transition.TRANSITION_ACTIVATE)
+    stop.publish(Bool(data=False))
+    robot.ros.wait(lambda: robot.call('resume').success, 'released')
+    robot.ros.wait(lambda: robot.transition(Transition.TRANSITION_ACTIVATE), 'active')
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'says'),
+    [
+        ({'controller': 'crips'}, "controller is 'crips', must be one of: crisp, joint_trajectory"),
+        ({'controller': 'forward_command', 'rate': 50.0}, 'rate is 50'),
+        ({'gripper': 'franka'}, 'install the ROS package franka_msgs'),
+        ({'moveit.enabled': True}, 'install the ROS package moveit_msgs'),
+        ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
+    ],
+)
+def test_what_cannot_be_is_told_when_configured(ros, capfd, parameters, says):
+    node = ros.add(
+        'executor',
+        ExecutorNode,
+        cli_args=['--ros-args', '--params-file', str(FILE)],
+        parameter_overrides=[Parameter(k, value=v) for k, v in parameters.items()],
+    )
+    with pytest.raises(ValueError, match=says):
+        node.set_up()
+    node.tear_down()

@@ -1,0 +1,174 @@
+"""Tool poses to joint positions on the Panda, and chunks of end-effector models."""
+
+from importlib.metadata import files
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from vla_model.config import RobotInterface
+from vla_model.types import Chunk, Observation
+from vla_policy_node.core.arm import load_kinematics
+from vla_policy_node.core.end_effector import EndEffectorPolicy
+from vla_policy_node.core.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
+from vla_policy_node.core.profile import RobotProfile
+
+PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
+LOWER, UPPER, HOME = PROFILE.position_lower, PROFILE.position_upper, PROFILE.home
+
+
+@pytest.fixture(scope='module')
+def urdf():
+    pytest.importorskip('pinocchio')
+    found = [f for f in files('example-robot-data') or () if str(f).endswith('panda_description/urdf/panda.urdf')]
+    return Path(str(found[0].locate())).read_text()
+
+
+@pytest.fixture(scope='module')
+def kinematics(urdf):
+    return load_kinematics(urdf, PROFILE)
+
+
+@pytest.mark.parametrize('angle', [0.0, 1e-9, 1e-5, 0.3, 2.0, 3.1415, np.pi])
+def test_rotation_vectors_and_matrices(angle):
+    for axis in np.random.default_rng(0).normal(size=(20, 3)):
+        vector = angle * axis / np.linalg.norm(axis)
+        matrix = rotation_matrix(vector)
+        np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), atol=1e-12)
+        np.testing.assert_allclose(matrix @ vector, vector, atol=1e-12)
+        assert np.trace(matrix) == pytest.approx(1 + 2 * np.cos(angle))
+        back = rotation_vector(matrix)
+        assert min(np.abs(back - vector).max(), np.abs(back + vector).max() if angle > 3.14 else np.inf) < 1e-6
+        half = np.append(np.cos(angle / 2), np.sin(angle / 2) * axis / np.linalg.norm(axis))
+        np.testing.assert_allclose(quaternion_matrix(-3 * half), matrix, atol=1e-12)
+
+
+def test_the_jacobian_is_the_derivative_of_the_pose(kinematics):
+    q, step = HOME + 0.1, 1e-6
+    at, rotation, jacobian = kinematics(q)
+    for joint in range(7):
+        moved = q.copy()
+        moved[joint] += step
+        there, turned, _ = kinematics(moved)
+        np.testing.assert_allclose((there - at) / step, jacobian[:3, joint], atol=1e-5)
+        np.testing.assert_allclose(rotation_vector(turned @ rotation.T) / step, jacobian[3:, joint], atol=1e-5)
+
+
+def test_the_flange_is_where_the_data_sheet_says(kinematics):
+    """At zero the Panda stands upright: 0.333 + 0.316 + 0.384 - 0.107 - 0.1034 m high, 0.088 m out (DH of Franka)."""
+    at, _, _ = kinematics(np.zeros(7))
+    np.testing.assert_allclose(at, [0.088, 0.0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034], atol=1e-3)
+
+
+def test_a_description_of_another_robot(urdf):
+    with pytest.raises(ValueError, match='no joint panda_joint4'):
+        load_kinematics(urdf.replace('"panda_joint4"', '"other"'), PROFILE)
+    with pytest.raises(ValueError, match='no link panda_hand_tcp'):
+        load_kinematics(urdf.replace('"panda_hand_tcp"', '"other"'), PROFILE)
+    with pytest.raises(ValueError, match='no URDF that Pinocchio reads'):
+        load_kinematics('<robot', PROFILE)
+
+
+def test_poses_are_reached_within_the_limits_and_without_leaps(kinematics):
+    rng = np.random.default_rng(0)
+    reached = 0
+    for _ in range(40):
+        start = np.clip(HOME + rng.normal(size=7) * 0.3, LOWER, UPPER)
+        at, rotation, _ = kinematics(start)
+        positions = at + np.cumsum(rng.uniform(-0.015, 0.015, (8, 3)), axis=0)
+        rotations = [rotation := rotation_matrix(rng.uniform(-0.05, 0.05, 3)) @ rotation for _ in range(8)]
+        try:
+            found = follow(kinematics, positions, np.array(rotations), start, LOWER, UPPER)
+        except ValueError:
+            continue
+        reached += 1
+        assert ((found >= LOWER) & (found <= UPPER)).all()
+        assert np.abs(np.diff(np.vstack([start, found]), axis=0)).max() < 0.3
+        for q, position, turned in zip(found, positions, rotations, strict=True):
+            there, now, _ = kinematics(q)
+            assert np.linalg.norm(there - position) < 1e-3
+            assert np.linalg.norm(rotation_vector(now @ turned.T)) < 5e-3
+    assert reached >= 38
+
+
+def test_what_is_out_of_reach_is_refused_with_what_is_left(kinematics):
+    at, rotation, _ = kinematics(HOME)
+    far = np.array([at, [1.5, 0.0, 0.4]])
+    with pytest.raises(ValueError, match=r'step 1 asks for the tool at \[1.5, 0.0, 0.4\] m.* mm and .* degrees'):
+        follow(kinematics, far, np.array([rotation, rotation]), HOME, LOWER, UPPER)
+
+
+# ---- chunks
+
+
+class Model:
+    """Says what it is told to say."""
+
+    model_id = 'ee'
+
+    def __init__(self, space, actions, gripper=True, size=6, state=8):
+        self.said = np.asarray(actions, float)
+        wide = size + gripper
+        robot = RobotInterface(
+            cameras=('front',), action_space=space, dof=7, gripper=gripper, horizon=len(self.said), dt=0.05,
+            normalization='limits', state_low=(-3.0,) * state, state_high=(3.0,) * state,
+            action_low=(-1.0,) * wide, action_high=(1.0,) * wide, max_prompt_tokens=100,
+        )  # fmt: skip
+        self.config = SimpleNamespace(robot=robot, trained=True)
+
+    def actions(self, images, state, instruction, given=None):
+        self.state, self.given = state, given
+        return self.said.copy(), np.full(self.said.shape, 0.5)
+
+
+def seen(q=HOME, opening=0.04):
+    return Observation(0, {}, np.asarray(q), np.zeros(7), opening, 'go')
+
+
+def test_deltas_go_from_pose_to_pose(kinematics):
+    deltas = np.tile([0.01, 0.0, -0.005, 0.0, 0.0, 0.02, 0.03], (8, 1))
+    model = Model('ee_delta', deltas)
+    chunk = EndEffectorPolicy(model, kinematics, PROFILE).act(seen())
+    np.testing.assert_allclose(model.state, [*HOME, 0.04])
+    at, rotation, _ = kinematics(HOME)
+    for i, q in enumerate(chunk.positions):
+        there, turned, _ = kinematics(q)
+        np.testing.assert_allclose(there - at, (i + 1) * deltas[0, :3], atol=1e-4)
+        np.testing.assert_allclose(rotation_vector(turned @ rotation.T), (i + 1) * deltas[0, 3:6], atol=1e-3)
+    assert (chunk.gripper == 0.03).all()
+    assert (chunk.dt, chunk.frozen) == (0.05, 0)
+    np.testing.assert_allclose(chunk.confidence, 0.5)
+
+
+@pytest.mark.parametrize('size', [6, 7])
+@pytest.mark.parametrize('space', ['ee_delta', 'ee_position'])
+def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, size):
+    if (space, size) == ('ee_delta', 7):
+        return
+    rng = np.random.default_rng(1)
+    path = HOME + np.cumsum(rng.uniform(-0.02, 0.02, (8, 7)), axis=0)
+    prefix = Chunk(path[:3], np.array([0.01, 0.02, 0.03]), 0.05)
+    model = Model(space, np.zeros((8, size + 1)), size=size)
+    policy = EndEffectorPolicy(model, kinematics, PROFILE)
+    # The model continues the motion: asked for all its steps as actions, it must lead to the same places.
+    model.said = policy._as_actions(HOME, np.column_stack([path, np.full(8, 0.02)]), model.config.robot)
+    chunk = policy.act(seen(), prefix)
+    np.testing.assert_allclose(model.given, np.column_stack([model.said[:3, :-1], prefix.gripper]))
+    assert chunk.frozen == 3
+    np.testing.assert_allclose(chunk.positions[:3], prefix.positions)
+    np.testing.assert_allclose(chunk.gripper, [0.01, 0.02, 0.03, 0.02, 0.02, 0.02, 0.02, 0.02])
+    for q, wanted in zip(chunk.positions, path, strict=True):
+        np.testing.assert_allclose(kinematics(q)[0], kinematics(wanted)[0], atol=1e-4)
+        np.testing.assert_allclose(kinematics(q)[1], kinematics(wanted)[1], atol=1e-3)
+
+
+def test_models_that_are_not_for_an_arm_alone(kinematics):
+    with pytest.raises(ValueError, match='8 numbers per ee_position'):
+        EndEffectorPolicy(Model('ee_position', np.zeros((2, 9)), size=8), kinematics, PROFILE)
+    with pytest.raises(ValueError, match='7 numbers per ee_delta'):
+        EndEffectorPolicy(Model('ee_delta', np.zeros((2, 8)), size=7), kinematics, PROFILE)
+    with pytest.raises(ValueError, match='a state of 9 numbers'):
+        EndEffectorPolicy(Model('ee_delta', np.zeros((2, 7)), state=9), kinematics, PROFILE)
+    with pytest.raises(ValueError, match='almost zero'):
+        EndEffectorPolicy(Model('ee_position', np.zeros((2, 8)), size=7), kinematics, PROFILE).act(seen())
