@@ -14,7 +14,7 @@ VELOCITY, ACCELERATION = np.array([2.0, 1.5, 1.0]), np.array([5.0, 4.0, 3.0])
 def timed(s, first, second, rate):
     with np.errstate(divide='ignore'):
         caps = np.minimum(1.0, (VELOCITY / np.abs(first)).min(axis=1))
-    return retime(s, first, second, rate, caps, ACCELERATION)
+    return retime(s, first, (second[:-1], second[1:]), rate, caps, ACCELERATION)
 
 
 def curve(seed, roughness, n=300):

@@ -12,7 +12,8 @@ from vla_policy_node.core.retime import Timing, retime
 from vla_policy_node.core.smooth import GRID, Motion, Track
 
 _STEP = 0.008  # [s] of path time between the points of a timing
-_POINTS = 500  # of a timing at most
+_POINTS = 500  # of a timing, about, at most
+_BESIDE = 1e-7  # [s]
 _LONGEST = 30.0  # [s] a chunk that would take longer is not followed
 _SPARE = 0.985, 0.96  # of the velocity and acceleration limits: what sampling may miss
 _TRIES = 3  # timings of one joined path
@@ -35,19 +36,26 @@ class Planner:
         """
         head = track.motion.rows(track.head, track.head + 1)
         moving = bool((np.abs(head.v) > 1e-4).any())
-        why = ''
+        why, grid = '', _grid(path, s)
         for rate, matched in _WAYS if moving else ((0.0, False),):
             joined = JoinedPath(path, self._seam(path, s, head, rate, matched))
-            grid = np.linspace(s, path.end, self._points(path, s))
-            q, along, bend = joined.sample(grid)
+            q, along, _ = joined.sample(grid)
+            outside = self._limits.outside(q, head.q[0])
+            if outside > 0:
+                why = f'it would leave its position limits by {outside:.4f} rad on the way'
+                continue
             velocity_caps = self._limits.rate_caps(q, along)
-            tool_caps = self._limits.tool_caps(q, grid[1] - grid[0])
+            tool_caps = self._limits.tool_caps(q, np.diff(grid))
+            bend = joined.sample(grid[:-1] + _BESIDE)[2], joined.sample(grid[1:] - _BESIDE)[2]
             spare, spare_acceleration = _SPARE
             for _ in range(_TRIES):
                 caps = np.minimum(1.0, spare * np.minimum(velocity_caps, tool_caps))
                 timing = retime(grid, along, bend, rate, caps, spare_acceleration * self._limits.acceleration)
-                if timing is None or timing.times[-1] > _LONGEST:
+                if timing is None:
                     why = why or 'it cannot brake in time for it'
+                    break
+                if timing.times[-1] > _LONGEST:
+                    why = f'the way takes more than {_LONGEST:g} s'
                     break
                 motion = _sampled(joined, timing)
                 excess = self._excess(motion, track, head.q[0])
@@ -78,14 +86,19 @@ class Planner:
             config.seam_time,
         )
 
-    @staticmethod
-    def _points(path: ChunkPath, s: float) -> int:
-        step = min(_STEP, path.dt / 4)
-        return min(max(4, math.ceil((path.end - s) / step) + 1), _POINTS)
-
     def _excess(self, motion: Motion, track: Track, start: np.ndarray) -> Excess:
         sent, begins = track.with_history(motion)
         return self._limits.excess(sent, GRID, begins, start)
+
+
+def _grid(path: ChunkPath, s: float) -> np.ndarray:
+    """(n,) path times from s to the end for a timing; the steps of the chunk, where a path may bend, are among them."""
+    parts = max(4, math.ceil(path.dt / _STEP))
+    while parts > 1 and (path.end - s) / path.dt * parts > _POINTS:
+        parts -= 1
+    step = path.dt / parts
+    inner = step * np.arange(math.floor(s / step + 1.25), round(path.end / step))
+    return np.concatenate([[s], inner[inner > s], [path.end]])
 
 
 def _sampled(joined: JoinedPath, timing: Timing) -> Motion:

@@ -25,7 +25,7 @@ class Excess:
 
     @property
     def none(self) -> bool:
-        return max(self.velocity, self.acceleration, self.jerk) <= 1 + _ROUNDING and self.position <= _ROUNDING
+        return max(self.velocity, self.acceleration, self.jerk) <= 1 + _ROUNDING and self.position <= 0
 
 
 class Limits:
@@ -46,14 +46,17 @@ class Limits:
         return self._fraction * down, self._fraction * up
 
     def rate_caps(self, q: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """(n,) largest ds/dt at the points q (n, dof) of an evenly spaced path with derivative `first` by s."""
+        """(n,) largest ds/dt at the points q (n, dof) of a path with derivative `first` by s."""
         down, up = self.velocities(q)
         with np.errstate(divide='ignore', invalid='ignore'):
             bound = np.where(first > 0, up, down)
-            return np.where(first == 0, np.inf, bound / np.abs(first)).min(axis=1)
+            caps = np.where(first == 0, np.inf, bound / np.abs(first)).min(axis=1)
+        # Between two points it may be as low as at the lower: where the limit falls steeply, it is.
+        beside = np.minimum(np.append(caps[1:], np.inf), np.insert(caps[:-1], 0, np.inf))
+        return np.minimum(caps, beside)
 
-    def tool_caps(self, q: np.ndarray, ds: float) -> np.ndarray:
-        """(n,) same for the speed of the tool, from the way that it takes between points ds apart."""
+    def tool_caps(self, q: np.ndarray, ds: np.ndarray) -> np.ndarray:
+        """(n,) same for the speed of the tool, from the way that it takes between points ds (n - 1,) apart."""
         if self._tool is None:
             return np.full(len(q), np.inf)
         moved = np.linalg.norm(np.diff(self._tool(q), axis=0), axis=1) / ds
@@ -77,13 +80,18 @@ class Limits:
         if self._tool is not None:
             moved = np.linalg.norm(np.diff(self._tool(q), axis=0), axis=1) / step
             velocity = max(velocity, float(moved.max()) / self._tool_speed)
-        outside = np.maximum(np.minimum(self.lower, start) - q, q - np.maximum(self.upper, start))
         return Excess(
             velocity,
             max(_largest(np.abs(d2[:begins]), self.braking), _largest(np.abs(d2[begins:]), self.acceleration)),
             _largest(np.abs(d3), self.jerk),
-            float(outside.max()),
+            self.outside(q, start),
         )
+
+    def outside(self, q: np.ndarray, start: np.ndarray) -> float:
+        """[rad] by which positions q (n, dof) leave the limits at most, negative inside; not counting how far `start`
+        (dof,) is outside already."""
+        beyond = np.maximum(np.minimum(self.lower, start) - q, q - np.maximum(self.upper, start))
+        return float(beyond.max()) - _ROUNDING
 
 
 def velocity_limits(profile: RobotProfile, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

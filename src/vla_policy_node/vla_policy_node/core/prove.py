@@ -2,248 +2,80 @@
 
     python -m vla_policy_node.core.prove --chunks 10000
 
-Set-points are taken at 1 kHz, or at 200 Hz with jittering periods, and differentiated by finite differences: velocity
-(also as it falls towards the ends of the position range), acceleration and jerk must stay within the robot profile's
-limits, and the way must be that of the planned paths. Exits with 1 on any violation.
+Set-points are taken at 1 kHz, or at 200 or 100 Hz with jittering periods, and differentiated by finite differences:
+velocity (also as it falls towards the ends of the position range), acceleration and jerk must stay within the robot
+profile's limits, and the way must be that of the planned paths. With a URDF the guard is at work, too: the tool keeps
+its speed limit, and nothing touches. Exits with 1 on any violation.
 """
 
-import time
-from collections import Counter
-from dataclasses import dataclass, field
+import argparse
+import sys
+from pathlib import Path
 
 import numpy as np
 
-from vla_policy_node.core.chunk import StampedChunk
-from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, State
-from vla_policy_node.core.limits import velocity_limits
+from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.profile import RobotProfile
-
-NS = 1_000_000_000
-DEVIATION = 1e-3  # [rad] largest distance of what is sent from the planned way
-_TOLERANCE = 1e-6  # of a limit: rounding of third differences
-KINDS = (
-    'ordinary', 'ordinary', 'ordinary', 'jump', 'reverse', 'noise', 'limits', 'corner', 'far', 'still',
-    'nan', 'names', 'size', 'repeat', 'reorder', 'old', 'past', 'future', 'shadow', 'epoch', 'stop',
-)  # fmt: skip
+from vla_policy_node.core.stress import KINDS, Measured, stress
 
 
-@dataclass
-class Measured:
-    """What a run gave: largest multiples of the profile's limits, and times."""
-
-    velocity: float = 0.0
-    acceleration: float = 0.0
-    jerk: float = 0.0
-    position: float = -np.inf  # [rad] beyond the limits
-    deviation: float = 0.0  # [rad]
-    samples: int = 0
-    moving: int = 0  # samples
-    chunks: int = 0
-    verdicts: Counter = field(default_factory=Counter)
-    by_kind: Counter = field(default_factory=Counter)  # (kind, verdict)
-    holds: Counter = field(default_factory=Counter)
-    steps: list[float] = field(default_factory=list)  # [s]
-    ingests: list[float] = field(default_factory=list)  # [s]
-
-    @property
-    def violations(self) -> list[str]:
-        found = [
-            f'{name} reaches {value:.6f} of its limit'
-            for name, value in (('velocity', self.velocity), ('acceleration', self.acceleration), ('jerk', self.jerk))
-            if value > 1 + _TOLERANCE
-        ]
-        if self.position > 1e-9:
-            found.append(f'position is {self.position:.6f} rad outside')
-        if self.deviation > DEVIATION:
-            found.append(f'deviation from the way is {self.deviation:.6f} rad')
-        return found
+def _report(seen: Measured) -> str:
+    lines = [f'{seen.chunks} chunks, {seen.samples} set-points, {seen.moving} of them moving']
+    lines += [f'  {name + ", of its limit":34}{value:.4f}' for name, value in seen.multiples().items()]
+    lines.append(f'  {"beyond position limits [rad]":34}{seen.position:.6f}')
+    lines.append(f'  {"deviation from the way [mrad]":34}{1000 * seen.deviation:.4f}')
+    if np.isfinite(seen.distance):
+        lines.append(f'  {"smallest distance [mm]":34}{1000 * seen.distance:.1f}')
+    for name, values, unit in (('step', seen.steps, 1e6), ('ingest', seen.ingests, 1e3)):
+        x = np.array(values) * unit
+        p50, p99 = np.percentile(x, (50, 99))
+        unit_name = 'us' if unit == 1e6 else 'ms'
+        lines.append(f'  {f"{name} [{unit_name}]: mean, p50, p99":34}{x.mean():.2f}, {p50:.2f}, {p99:.2f}')
+    lines.append('verdicts: ' + ', '.join(f'{v.name} {n}' for v, n in sorted(seen.verdicts.items())))
+    lines.append('holds seen: ' + ', '.join(f'{h.name} {n}' for h, n in sorted(seen.holds.items())))
+    lines.append('of each kind, accepted: ')
+    for kind in dict.fromkeys(KINDS):
+        n = {v: c for (k, v), c in seen.by_kind.items() if k == kind}
+        lines.append(f'  {kind:34}{n.get(Verdict.ACCEPTED, 0)} of {sum(n.values())}')
+    return '\n'.join(lines)
 
 
-class Prover:
-    """One executor, fed by one generator."""
+def main() -> int:
+    robots = Path(__file__).resolve().parents[3] / 'vla_bringup' / 'config' / 'robots'
+    parser = argparse.ArgumentParser(description='Prove that the executor keeps the limits, whatever chunks come.')
+    parser.add_argument('--chunks', type=int, default=10_000, help='in all')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--robot', type=Path, nargs='+', help='robot profiles', default=sorted(robots.glob('*.yaml')))
+    parser.add_argument('--urdf', type=Path, help='guards the robot whose joints it has, in half of its runs')
+    parser.add_argument('--srdf', type=Path, help='of that robot')
+    parser.add_argument('--packages', type=Path, nargs='*', default=[], help='folders of package:// meshes')
+    options = parser.parse_args()
+    if not options.robot:
+        parser.error('name robot profiles with --robot')
+    profiles, guards = [RobotProfile.load(path) for path in options.robot], {}
+    if options.urdf is not None:
+        from vla_policy_node.core.guard import Guard, GuardConfig
 
-    def __init__(self, profile: RobotProfile, seed: int, config: ExecutorConfig, guard=None) -> None:
-        self.rng = np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, config, guard)
-        self.profile, self.seen = profile, Measured()
-        self.period = config.period
-        self.jitter = 0.0 if config.period < 0.002 else 0.3
-        self.now = int(self.rng.integers(0, 10**6)) * 1000
-        self.times: list[int] = []
-        self.sent: list[np.ndarray] = []
-        self.planned: list[np.ndarray] = []
-        middle, half = (
-            (profile.position_lower + profile.position_upper) / 2,
-            np.ptp([profile.position_lower, profile.position_upper], axis=0) / 2,
-        )
-        near = self.rng.random() < 0.3  # to an end of the position range
-        where = self.rng.uniform(0.97, 1.0, profile.dof) * self.rng.choice([-1, 1], profile.dof) if near else 0.0
-        start = middle + half * (where if near else self.rng.uniform(-0.8, 0.8, profile.dof))
-        self.intent = self._wander(start)
-        self.old: list[StampedChunk] = []
-        self.core.observe(start, self.now)
-        self.core.activate(self.now)
-
-    def _wander(self, start: np.ndarray):
-        """A smooth intention that begins at start: sums of slow sines, at most about the velocity limits."""
-        rng, dof = self.rng, self.profile.dof
-        frequency = rng.uniform(0.1, 1.5, (3, dof)) * 2 * np.pi
-        size = rng.uniform(-0.5, 0.5, (3, dof)) * self.profile.velocity / frequency * rng.uniform(0.05, 1.5)
-        phase, began = rng.uniform(0, 2 * np.pi, (3, dof)), self.now
-
-        def at(times: np.ndarray) -> np.ndarray:
-            t = (times - began * 1e-9)[:, None, None]
-            q = start + (size * (np.sin(frequency * t + phase) - np.sin(phase))).sum(axis=1)
-            return np.clip(q, self.profile.position_lower, self.profile.position_upper)
-
-        return at
-
-    def run(self, seconds: float) -> None:
-        """Control steps."""
-        end = self.now + round(seconds * NS)
-        while self.now < end:
-            factor = 1 + self.rng.uniform(-self.jitter, self.jitter)
-            self.now += round(self.period * factor * NS)
-            if self.sent:
-                self.core.observe(self.sent[-1], self.now)
-            began = time.perf_counter()
-            point = self.core.step(self.now)
-            self.seen.steps.append(time.perf_counter() - began)
-            if point is not None:
-                self.times.append(self.now)
-                self.sent.append(point.positions)
-                self.planned.append(self.core.planned.copy())
-                self.seen.moving += self.core.state is not State.HOLDING
-            elif not self.core.at_rest:
-                raise AssertionError('nothing sent while moving')
-
-    def chunk(self) -> None:
-        """One chunk of a random kind."""
-        rng, core, profile = self.rng, self.core, self.profile
-        kind = str(rng.choice(KINDS))
-        dt, horizon = float(rng.choice([0.02, 0.05, 0.1])), int(rng.choice([1, 2, 4, 8, 16, 32]))
-        delay = rng.uniform(0, 0.5) if rng.random() < 0.5 else rng.uniform(0, 0.1)
-        t_ref = self.now - round(min(delay, 0.9 * horizon * dt) * NS)
-        times = t_ref * 1e-9 + dt * np.arange(1, horizon + 1)
-        here = self.sent[-1] if self.sent else core.planned
-        span, dof = dt * np.arange(1, horizon + 1)[:, None], profile.dof
-        positions = self.intent(times)
-        if kind == 'jump':
-            positions = positions + rng.uniform(-1, 1, dof) * 10 ** rng.uniform(-3, 0)
-        elif kind == 'reverse':
-            speed = (here - self.sent[-2]) / self.period if len(self.sent) > 1 else np.zeros(dof)
-            positions = here - rng.uniform(0.5, 3.0) * speed * span
-        elif kind == 'noise':
-            positions = here + rng.normal(size=(horizon, dof)) * 10 ** rng.uniform(-4, -0.5)
-        elif kind == 'limits':
-            side = np.where(rng.random(dof) < 0.5, profile.position_lower, profile.position_upper)
-            positions = here + (side - here) * np.minimum(1.0, span * rng.uniform(0.5, 4.0))
-        elif kind == 'corner':
-            positions = here + rng.uniform(-1, 1, dof) * profile.velocity * rng.uniform(0.2, 1.9) * np.abs(
-                span - rng.uniform(0, span[-1])
-            )
-        elif kind == 'far':
-            positions = np.tile(rng.uniform(profile.position_lower, profile.position_upper), (horizon, 1))
-        elif kind == 'still':
-            positions = np.tile(here, (horizon, 1))
-        if kind not in ('far', 'nan') and rng.random() < 0.8:
-            positions = np.clip(positions, core.limits.lower, core.limits.upper)
-        if kind == 'nan':
-            positions[rng.integers(horizon), rng.integers(dof)] = rng.choice([np.nan, np.inf, -np.inf])
-        names = profile.joint_names if kind != 'names' else (*profile.joint_names[1:], 'other')
-        if kind == 'names' and rng.random() < 0.3:
-            names = profile.joint_names[::-1]
-        sequence, epoch = core.sequence + 1, core.epoch
-        if kind == 'reorder':
-            sequence = max(0, core.sequence - int(rng.integers(0, 3)))
-        elif kind == 'epoch':
-            epoch = max(0, core.epoch + int(rng.choice([-1, 1])))
-        if kind == 'past':
-            t_ref = self.now - round((horizon * dt + rng.uniform(0, 1)) * NS)
-        elif kind == 'future':
-            t_ref = self.now + round(rng.uniform(0, 0.3) * NS)
-        chunk = StampedChunk(
-            t_ref=t_ref,
-            epoch=epoch,
-            sequence=sequence,
-            source='/prover',
-            joint_names=tuple(names),
-            dt=dt,
-            horizon=0 if kind == 'stop' else horizon + (kind == 'size'),
-            positions=positions if kind != 'stop' else np.zeros((0, dof)),
-            gripper=np.full(0 if kind == 'stop' else horizon, 0.04),
-            shadow=kind == 'shadow',
-        )
-        if kind in ('repeat', 'old') and self.old:
-            chunk = self.old[-1 if kind == 'repeat' else int(rng.integers(len(self.old)))]
-        began = time.perf_counter()
-        verdict = core.ingest(chunk, self.now)
-        self.seen.ingests.append(time.perf_counter() - began)
-        self.old = [*self.old[-5:], chunk]
-        self.seen.chunks += 1
-        self.seen.verdicts[verdict] += 1
-        self.seen.by_kind[kind, verdict] += 1
-        self.seen.holds[core.hold] += 1
-
-    def disturb(self) -> None:
-        """Now and then somebody stops the arm, or a watchdog does."""
-        core, rng = self.core, self.rng
-        what = rng.integers(60)
-        if what == 0:
-            core.operator_stop()
-        elif what == 1:
-            core.emergency_stop()
-        elif what == 2:
-            core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
-        elif what == 3:
-            core.deactivate()
-        if rng.random() < 0.3:
-            core.resume()
-            core.reset_emergency_stop()
-            core.clear(Hold.CONTROLLER_MISSING)
-            if core.state is State.INACTIVE:
-                self.core.activate(self.now)
-        if core.at_rest and rng.random() < 0.3:
-            self.intent = self._wander(self.sent[-1] if self.sent else core.planned)
-
-    def measure(self) -> Measured:
-        """The run's figures. Differences are divided differences, so periods may jitter."""
-        seen, profile = self.seen, self.profile
-        times, q = np.array(self.times), np.array(self.sent)
-        seen.samples = len(q)
-        t = (times - times[0]) * 1e-9
-        # Where nothing was sent for a while the arm stood still: no difference goes across.
-        gap = np.diff(t) > 3 * self.period
-        v = np.diff(q, axis=0) / np.diff(t)[:, None]
-        down, up = velocity_limits(profile, (q[1:] + q[:-1]) / 2)
-        bound = np.where(v > 0, up, down) + 1e-7
-        seen.velocity = max(float((np.abs(v[~gap]) / profile.velocity).max()), float((np.abs(v) / bound)[~gap].max()))
-        a = 2 * np.diff(v, axis=0) / (t[2:] - t[:-2])[:, None]
-        seen.acceleration = float((np.abs(a) / profile.acceleration)[~(gap[1:] | gap[:-1])].max())
-        j = 3 * np.diff(a, axis=0) / (t[3:] - t[:-3])[:, None]
-        seen.jerk = float((np.abs(j) / profile.jerk)[~(gap[2:] | gap[1:-1] | gap[:-2])].max())
-        seen.position = float(np.maximum(profile.position_lower - q, q - profile.position_upper).max())
-        seen.deviation = self._deviation(q, np.array(self.planned))
-        return seen
-
-    def _deviation(self, sent: np.ndarray, planned: np.ndarray) -> float:
-        """[rad] largest distance of a set-point from the polyline of what was planned shortly before."""
-        back = int(0.04 / self.period) + 3
-        least = np.full(len(sent), np.inf)
-        for i in range(back):
-            a, b, p = planned[: len(planned) - 1 - i], planned[1 : len(planned) - i], sent[1 + i :]
-            way = b - a
-            u = np.clip(((p - a) * way).sum(axis=1) / np.maximum((way * way).sum(axis=1), 1e-18), 0.0, 1.0)
-            least[1 + i :] = np.minimum(least[1 + i :], np.linalg.norm(a + u[:, None] * way - p, axis=1))
-        return float(least[1:].max())
+        urdf = options.urdf.read_text()
+        for profile in profiles:
+            if all(f'"{name}"' in urdf for name in profile.joint_names):
+                config = GuardConfig(planes=((0.0, 0.0, 1.0, 0.0),), workspace_margin=0.01)
+                srdf = options.srdf.read_text() if options.srdf else ''
+                guards[profile.name] = Guard.from_urdf(urdf, profile, config, srdf, options.packages)
+        if not guards:
+            parser.error(f'{options.urdf} has the joints of none of the robots')
+    total, run, each = Measured(), 0, 100
+    while total.chunks < options.chunks:
+        profile, period = profiles[run % len(profiles)], (0.001, 0.001, 0.005, 0.01)[run // len(profiles) % 4]
+        guard = guards.get(profile.name) if run // len(profiles) % 2 else None
+        seen = stress(profile, min(each, options.chunks - total.chunks), options.seed + run, period, guard)
+        for violation in seen.violations:
+            print(f'{profile.name}, seed {options.seed + run}, {1 / period:.0f} Hz: {violation}', flush=True)
+        total.add(seen)
+        run += 1
+    print(_report(total))
+    return 1 if total.violations else 0
 
 
-def prove(profile: RobotProfile, chunks: int, seed: int, period: float = 0.001, guard=None, **config) -> Measured:
-    """One run of `chunks` chunks."""
-    prover = Prover(profile, seed, ExecutorConfig(period=period, **config), guard)
-    for _ in range(chunks):
-        prover.disturb()
-        prover.run(prover.rng.choice([0.002, 0.01, 0.05, 0.2]) * prover.rng.uniform(0.2, 1.5))
-        prover.chunk()
-    prover.run(2.0)
-    return prover.measure()
+if __name__ == '__main__':
+    sys.exit(main())

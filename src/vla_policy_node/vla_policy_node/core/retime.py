@@ -37,28 +37,33 @@ class Timing:
 def retime(
     s: np.ndarray,
     first: np.ndarray,
-    second: np.ndarray,
+    second: tuple[np.ndarray, np.ndarray],
     rate: float,
     caps: np.ndarray,
     acceleration: np.ndarray,
 ) -> Timing | None:
     """The fastest timing that starts with ds/dt = rate and ends at rest; None if no timing keeps to the limits.
 
-    s: (n,) evenly spaced; first, second: (n, dof) derivatives of the path by s; caps: (n,) largest ds/dt at each
-    point; acceleration: (dof,) limits.
+    s: (n,) growing; first: (n, dof) derivative of the path by s; second: its second derivative just after the start
+    and just before the end of each of the n - 1 pieces between, (n - 1, dof) each: it may jump at the points; caps:
+    (n,) largest ds/dt at each point; acceleration: (dof,) limits.
     """
-    ds = float(s[1] - s[0])
-    highest = np.minimum(caps**2, _flat_limit(first, second, acceleration))  # (n,) of x
-    # u is constant between two points: the limits must hold with it at the next point, too.
-    ahead = np.vstack([first[1:] + 2 * ds * second[1:], first[-1:]])
-    both = np.hstack([first, ahead]), np.hstack([second, np.vstack([second[1:], second[-1:]])])
-    slope, push = _bounds(*both, np.tile(acceleration, 2))
-    highest = np.minimum(highest, _meeting(slope, push))
+    ds = np.diff(s)
+    after, before = second
+    # u is constant on a piece: the limits must hold at its end, too, where x has grown by 2 ds u.
+    ahead = first[1:] + 2 * ds[:, None] * before
+    bends = np.hstack([after, before])
+    slope, push = _bounds(np.hstack([first[:-1], ahead]), bends, np.tile(acceleration, 2))
+    highest = caps**2  # (n,) of x
+    highest[:-1] = np.minimum(highest[:-1], _flat_limit(first[:-1], after, acceleration))
+    highest[:-1] = np.minimum(highest[:-1], _meeting(slope, push))
     ceiling = _controllable(highest, slope, push, ds)
     start = rate * rate
     if start > ceiling[0] * _OVER + 1e-9:
         return None
     x = _forward(start, ceiling, slope, push, ds)
+    if x is None:
+        return None
     rates = np.sqrt(x)
     means = np.maximum((rates[1:] + rates[:-1]) / 2, 1e-6)
     times = np.concatenate([[0.0], np.cumsum(ds / means)])
@@ -90,16 +95,16 @@ def _meeting(slope: np.ndarray, push: np.ndarray) -> np.ndarray:
         return np.where(apart > _FLAT, room / apart, np.inf).min(axis=(1, 2))
 
 
-def _controllable(highest: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: float) -> np.ndarray:
+def _controllable(highest: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: np.ndarray) -> np.ndarray:
     """(n,) largest x from which the path can be finished at rest: backward pass."""
     # Braking as hard as joint i allows, u = -push - slope x, must lead to the next ceiling at most:
     # x + 2 ds u <= next, so x (1 - 2 ds slope) <= next + 2 ds push.
-    factor = 1.0 - 2 * ds * slope
-    reach = 2 * ds * push
+    factor = 1.0 - 2 * ds[:, None] * slope
+    reach = 2 * ds[:, None] * push
     with np.errstate(divide='ignore', invalid='ignore'):
         inverse = np.where(factor > _FLAT, 1.0 / factor, np.inf)
         # From where the next point's highest can be reached from this one's, nothing is to be computed.
-        easy = (((highest[1:, None] + reach[:-1]) * inverse[:-1]).min(axis=1) >= highest[:-1]).tolist()
+        easy = (((highest[1:, None] + reach) * inverse).min(axis=1) >= highest[:-1]).tolist()
     ceiling, tops = highest.copy(), highest.tolist()
     ceiling[-1] = after = 0.0
     for k in range(len(ceiling) - 2, -1, -1):
@@ -111,20 +116,24 @@ def _controllable(highest: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: 
     return ceiling
 
 
-def _forward(start: float, ceiling: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: float) -> np.ndarray:
-    """(n,) x: as fast as the ceiling and the acceleration allow."""
-    reached = (ceiling[:, None] + 2 * ds * (push - slope * ceiling[:, None])).min(axis=1)
-    easy, tops = (reached[:-1] >= ceiling[1:]).tolist(), ceiling.tolist()
+def _forward(
+    start: float, ceiling: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: np.ndarray
+) -> np.ndarray | None:
+    """(n,) x: as fast as the ceiling and the acceleration allow; None if x starts above and cannot come down."""
+    fastest = (push - slope * ceiling[:-1, None]).min(axis=1)
+    easy, tops, steps = (ceiling[:-1] + 2 * ds * fastest >= ceiling[1:]).tolist(), ceiling.tolist(), (2 * ds).tolist()
     x = ceiling.copy()
     x[0] = here = start
     for k in range(len(x) - 1):
         if easy[k] and here == tops[k]:
             here = tops[k + 1]
             continue
-        free = here + 2 * ds * float((push[k] - slope[k] * here).min())
+        free = here + steps[k] * float((push[k] - slope[k] * here).min())
         if here > tops[k]:  # only where it starts: down as fast as the limits allow
-            lowest = here - 2 * ds * float((push[k] + slope[k] * here).min())
+            lowest = here - steps[k] * float((push[k] + slope[k] * here).min())
             here = max(lowest, min(free, tops[k + 1]), 0.0)
+            if here > tops[k + 1] * _OVER + 1e-9:
+                return None
         else:
             here = max(0.0, min(tops[k + 1], free))
         x[k + 1] = here
