@@ -1,6 +1,8 @@
 """Nodes to test with, in a ROS domain of their own, spun only while something is waited for."""
 
 import time
+from importlib.metadata import files
+from pathlib import Path
 
 import domain_coordinator
 import pytest
@@ -52,3 +54,13 @@ def ros(tmp_path, monkeypatch):
             yield b
         finally:
             b.close()
+
+
+@pytest.fixture(scope='session')
+def panda_urdf(tmp_path_factory):
+    """A file: the Panda of example-robot-data, its meshes by their place on this machine."""
+    (found,) = [f for f in files('example-robot-data') or () if str(f).endswith('panda_description/urdf/panda.urdf')]
+    place = Path(str(found.locate())).resolve()
+    path = tmp_path_factory.mktemp('panda') / 'panda.urdf'
+    path.write_text(place.read_text().replace('package://example-robot-data', place.parents[3].as_uri()))
+    return path

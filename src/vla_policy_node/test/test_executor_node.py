@@ -29,18 +29,23 @@ E = ExecutorStatus
 TYPES = {'crisp': JointState, 'joint_trajectory': JointTrajectory, 'forward_command': Float64MultiArray}
 
 
+def executor(ros, **parameters):
+    """With the robot profile, but without its guard: there is no robot description."""
+    return ros.add(
+        'executor',
+        ExecutorNode,
+        cli_args=['--ros-args', '--params-file', str(FILE)],
+        parameter_overrides=[Parameter(k, value=v) for k, v in {'guard.enabled': False, **parameters}.items()],
+    )
+
+
 class Robot:
     """The robot, its controller and a source of chunks; `node` is the executor."""
 
     def __init__(self, ros, controller='crisp', **parameters):
         self.ros, self.kind = ros, controller
         self.q, self.got, self.statuses, self.sequence, self.mode = PROFILE.home.copy(), [], [], 0, None
-        self.node = ros.add(
-            'executor',
-            ExecutorNode,
-            cli_args=['--ros-args', '--params-file', str(FILE)],
-            parameter_overrides=[Parameter(k, value=v) for k, v in {'controller': controller, **parameters}.items()],
-        )
+        self.node = executor(ros, controller=controller, **parameters)
         me = self.me = ros.add('robot')
         me.create_subscription(TYPES[controller], 'target_joint', self.got.append, 10)
         me.create_subscription(Float64MultiArray, 'gripper/gripper_position_controller/commands', print, 1)
@@ -189,6 +194,20 @@ def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):
     assert (robot.node._core.profile.velocity == 0.1).all()
 
 
+def test_the_guard_stops_before_a_wall(ros, panda_urdf):
+    wall = [0.0, 0.0, 1.0, 0.4]  # the tool is at 0.49 m
+    robot = Robot(ros, **{'guard.enabled': True, 'guard.planes': wall, 'robot_description_file': str(panda_urdf)})
+    robot.bring_up()
+    robot.ros.wait(robot.chunks.get_subscription_count, 'the executor listens')
+    robot.until(lambda s: s.hold_reason == E.HOLD_IDLE, 'ready')
+    robot.send(speed=np.array([0, 0.3, 0, 0, 0, 0, 0]))
+    status = robot.until(lambda s: s.hold_reason == E.HOLD_WORKSPACE, 'the wall')
+    assert 'plane [0.0, 0.0, 1.0, 0.4]' in status.message
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    assert robot.q[1] > PROFILE.home[1] + 0.02
+    assert robot.node._settings.guard.tool_positions(robot.q[None])[0, 2] > 0.4
+
+
 def test_an_emergency_stop_that_was_pressed_before(ros):
     robot = Robot(ros)
     stop = robot.me.create_publisher(Bool, 'executor/emergency_stop', qos.STATUS)  # does not latch
@@ -211,15 +230,12 @@ def test_an_emergency_stop_that_was_pressed_before(ros):
         ({'gripper': 'franka'}, 'install the ROS package franka_msgs'),
         ({'moveit.enabled': True}, 'install the ROS package moveit_msgs'),
         ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
+        ({'guard.enabled': True, 'robot_description_timeout': 0.1}, r'guard.enabled needs the robot description'),
+        ({'guard.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),
     ],
 )
-def test_what_cannot_be_is_told_when_configured(ros, capfd, parameters, says):
-    node = ros.add(
-        'executor',
-        ExecutorNode,
-        cli_args=['--ros-args', '--params-file', str(FILE)],
-        parameter_overrides=[Parameter(k, value=v) for k, v in parameters.items()],
-    )
+def test_what_cannot_be_is_told_when_configured(ros, parameters, says):
+    node = executor(ros, **parameters)
     with pytest.raises(ValueError, match=says):
         node.set_up()
     node.tear_down()

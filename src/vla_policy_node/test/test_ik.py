@@ -1,6 +1,5 @@
 """Tool poses to joint positions on the Panda, and chunks of end-effector models."""
 
-from importlib.metadata import files
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,10 +18,8 @@ LOWER, UPPER, HOME = PROFILE.position_lower, PROFILE.position_upper, PROFILE.hom
 
 
 @pytest.fixture(scope='module')
-def urdf():
-    pytest.importorskip('pinocchio')
-    found = [f for f in files('example-robot-data') or () if str(f).endswith('panda_description/urdf/panda.urdf')]
-    return Path(str(found[0].locate())).read_text()
+def urdf(panda_urdf):
+    return panda_urdf.read_text()
 
 
 @pytest.fixture(scope='module')

@@ -1,7 +1,7 @@
 """The parameters of the executor node, each declared once, and the adapters that they choose."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rclpy.node import Node
 
@@ -14,8 +14,12 @@ from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
 from vla_policy_node.core.description import joint_limits, narrowed
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.guard_parameters import make_guard
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import read_description
+
+if TYPE_CHECKING:
+    from vla_policy_node.core.guard import Guard
 
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (
@@ -38,6 +42,7 @@ class ExecutorParameters:
     """What is read when the node is configured."""
 
     profile: RobotProfile
+    guard: 'Guard | None'
     config: ExecutorConfig
     joint_topic: str
     controller: str
@@ -59,8 +64,10 @@ class ExecutorParameters:
         def number(name: str, default: float, about: str, low: float, high: float) -> float:
             return declare(node, name, default, about, low=low, high=high)
 
+        profile, guard = _robot(node)
         return cls(
-            profile=_profile(node),
+            profile=profile,
+            guard=guard,
             config=_config(node),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
             controller=declare(
@@ -133,17 +140,23 @@ def _config(node: Node) -> ExecutorConfig:
     )
 
 
-def _profile(node: Node) -> RobotProfile:
+def _robot(node: Node) -> tuple[RobotProfile, 'Guard | None']:
+    """The profile, narrowed where that is asked for, and the guard, if there is to be one."""
     profile = declare_profile(node)
     source = declare(
         node, 'limits_from', 'profile',
         'joint limits: those of the robot profile, or the narrower of them and those of the robot description',
         choices=('profile', 'robot_description'),
     )  # fmt: skip
-    if source == 'profile':
-        return profile
-    described = joint_limits(read_description(node, 'limits_from: robot_description'), profile.joint_names)
-    profile, notes = narrowed(profile, described)
-    for note in notes:
-        node.get_logger().warning(note)
-    return profile
+    guarded = declare(
+        node, 'guard.enabled', False, 'stop before the arm touches itself or leaves its workspace, limit the tool speed'
+    )
+    wanted = ['limits_from'] * (source != 'profile') + ['guard.enabled'] * guarded
+    if not wanted:
+        return profile, None
+    urdf = read_description(node, ' and '.join(wanted))
+    if source != 'profile':
+        profile, notes = narrowed(profile, joint_limits(urdf, profile.joint_names))
+        for note in notes:
+            node.get_logger().warning(note)
+    return profile, make_guard(node, profile, urdf) if guarded else None

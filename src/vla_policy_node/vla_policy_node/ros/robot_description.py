@@ -17,7 +17,7 @@ def read_description(node: Node, wanted_by: str) -> str:
     """
     path = declare(node, 'robot_description_file', '', 'URDF file; empty: the topic robot_description')
     patience = declare(
-        node, 'robot_description_timeout', 10.0, 'how long to wait for the topic [s]', low=0.1, high=300.0
+        node, 'robot_description_timeout', 15.0, 'how long to wait for the topic [s]', low=0.1, high=300.0
     )
     if path:
         try:
