@@ -6,6 +6,7 @@ same weights.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -14,19 +15,22 @@ from vla_policy_node.core.path import ChunkPath
 
 STRATEGIES = ('latest', 'inpaint', 'cross_fade', 'weighted', 'temporal_ensemble')
 _MOST = 128  # older chunks that are kept: a bound on memory, whatever their length
-_BEFORE = 3  # steps of the followed chunk before a new one: what lies further back bends a spline by 2 % at most
+_BEFORE = 3  # steps of the followed chunk before one that continues it: what lies further back hardly bends a spline
 _SAME = 1e-6  # [s] times closer than this are the same
 
 
 @dataclass(frozen=True)
 class _Old:
-    """A chunk that is, or was, followed."""
+    """A chunk that was said, or followed."""
 
     t_ref: int  # [ns]
     dt: float  # [s]
     positions: np.ndarray  # (steps, dof) [rad]
     gripper: np.ndarray  # (steps,) [m] or (0,)
-    path: ChunkPath
+
+    @cached_property
+    def path(self) -> ChunkPath:
+        return ChunkPath(self.positions, self.dt)
 
     def steps_at(self, times: np.ndarray) -> np.ndarray:
         """Index of the newest step due at each time (n,) [s since t_ref]."""
@@ -57,8 +61,9 @@ class Seams:
 
     Older chunks may have other t_ref and dt: they are read at the new step times along their own path. The first
     `frozen` steps of a chunk are never blended. A chunk says nothing of the time before its first step, in which it
-    may arrive: where the new chunk continues the followed one (`cross_fade`, and `inpaint` with frozen steps), up to
-    three steps of that come before it, so that the path through all is the one that the arm is on.
+    may arrive. Then one step of what is followed comes before it: where the arm was at t_ref. Where the new chunk
+    continues the followed one (`cross_fade`, and `inpaint` with frozen steps) it is always up to three, so that the
+    path through all is the one that the arm is on.
 
     wraps: (dof,) bool, joints without end (continuous): blended the short way round, on the new chunk's turn.
 
@@ -101,9 +106,9 @@ class Seams:
 
     def reset(self) -> None:
         """A new epoch: the chunks before are forgotten."""
-        self._old: list[_Old] = []  # that an ensemble is made of, by t_ref
+        self._said: list[_Old] = []  # what an ensemble is made of, by t_ref
         self._followed: _Old | None = None
-        self._candidate: _Old | None = None
+        self._candidate: tuple[_Old, _Old] | None = None  # what would be followed, and what was said
 
     def blend(
         self, chunk: StampedChunk, positions: np.ndarray, now: int, gripper: float | None = None
@@ -121,11 +126,9 @@ class Seams:
         for old, weight in zip(olds, weights, strict=True):
             blended += weight[:, None] * self._apart(old.at(times + self._between(chunk, old)), positions)
         openings = self._vote(chunk, times, olds, weights, gripper)
-        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings)
-        # An ensemble is made of what the chunks said; the other strategies go on from what is followed.
-        said = (positions, chunk.gripper) if self.strategy == 'temporal_ensemble' else (blended, openings)
-        steps, opening = (np.array(x, float) for x in said)
-        self._candidate = _Old(t_ref, chunk.dt, steps, opening, ChunkPath(steps, chunk.dt))
+        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings, now)
+        said = _Old(chunk.t_ref, chunk.dt, np.array(positions, float), np.array(chunk.gripper, float))
+        self._candidate = _Old(t_ref, chunk.dt, blended.copy(), openings.copy()), said
         end = len(blended)
         if self.execute_horizon:
             past = int(((now - t_ref) * 1e-9 + _SAME) / chunk.dt) if now > t_ref else 0
@@ -136,9 +139,9 @@ class Seams:
         """The arm goes along what the last `blend` gave."""
         if self._candidate is None:
             return
-        self._followed, self._candidate = self._candidate, None
+        (self._followed, said), self._candidate = self._candidate, None
         if self.strategy == 'temporal_ensemble':
-            self._old = sorted([*self._old, self._followed], key=lambda old: old.t_ref)[-_MOST:]
+            self._said = sorted([*self._said, said], key=lambda old: old.t_ref)[-_MOST:]
 
     # ---- inside
 
@@ -153,14 +156,17 @@ class Seams:
         return apart if self._wraps is None else np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
 
     def _with_steps_before(
-        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray
+        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray, now: int
     ) -> tuple[int, np.ndarray, np.ndarray]:
-        """t_ref [ns], positions and gripper with the steps of the followed chunk before them, see `blend`."""
-        old = self._followed
-        continues = self.strategy == 'cross_fade' or (self.strategy == 'inpaint' and chunk.frozen > 0)
-        if old is None or not continues:
+        """t_ref [ns], positions and gripper with the steps of the followed chunk before them, see the class."""
+        old, count = self._followed, 0
+        if self.strategy == 'cross_fade' or (self.strategy == 'inpaint' and chunk.frozen > 0):
+            count = _BEFORE
+        elif (now - chunk.t_ref) * 1e-9 < chunk.dt - _SAME:
+            count = 1
+        if old is None or count == 0:
             return chunk.t_ref, positions, gripper
-        times = self._between(chunk, old) - chunk.dt * np.arange(_BEFORE)[::-1]  # [s since the old t_ref]
+        times = self._between(chunk, old) - chunk.dt * np.arange(count)[::-1]  # [s since the old t_ref]
         times = times[old.covers(times)]
         if not len(times) or times[-1] < self._between(chunk, old) - _SAME:
             return chunk.t_ref, positions, gripper  # it had ended
@@ -176,9 +182,9 @@ class Seams:
         times: (horizon,) and now [s since the new t_ref].
         """
         if self.strategy == 'temporal_ensemble':
-            ends = [len(old.positions) * old.dt - self._between(chunk, old) for old in self._old]
-            self._old = [old for old, end in zip(self._old, ends, strict=True) if end > times[0] - _SAME]
-            olds = self._old
+            ends = [len(old.positions) * old.dt - self._between(chunk, old) for old in self._said]
+            self._said = [old for old, end in zip(self._said, ends, strict=True) if end > times[0] - _SAME]
+            olds = self._said
         else:
             olds = [self._followed] if self._followed is not None else []
         if self.strategy in ('latest', 'inpaint') or not olds:
