@@ -1,13 +1,14 @@
 """The motion benchmark: its streams, its contenders, its measures, and a short run of all of it."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from vla_bringup.bench_motion import Options, bench_motion
 from vla_bringup.bench_motion_contenders import BASELINES, contender
-from vla_bringup.bench_motion_replay import NS, TICK, Motion, asked_path, deviation, measure, replay
+from vla_bringup.bench_motion_replay import NS, TICK, asked_path, deviation, measure, replay
 from vla_bringup.bench_motion_report import number, ratios, summaries
 from vla_bringup.bench_motion_streams import AHEAD, PERIOD, STEP, Grid, Recording, make_stream
 from vla_bringup.nodes import profile_path
@@ -144,8 +145,8 @@ def test_a_jump_is_seen_in_its_seam_alone(recording):
     stream = make_stream(recording, PROFILE, 'expert', GRID, 0.0)
     positions = np.tile(PROFILE.home, (1000, 1))
     positions[500:, 2] += 0.002
-    motion = Motion(positions, np.array([0.2, 0.5]), replay(contender('latest', PROFILE, TICK), stream).pieces, 0,
-                    PROFILE.home)  # fmt: skip
+    asked = replay(contender('latest', PROFILE, TICK), stream)
+    motion = replace(asked, positions=positions, switches=np.array([0.2, 0.5]))
     result = measure(motion, PROFILE, 'cubic')
     assert result.seam_jerk[0] == 0.0 and result.seam_jerk[1] == pytest.approx(2 * 0.002 / TICK**3)
     assert result.seam_acceleration[1] == pytest.approx(0.002 / TICK**2)
@@ -153,6 +154,16 @@ def test_a_jump_is_seen_in_its_seam_alone(recording):
     assert result.over_velocity == 0.0  # 2 rad/s
     assert result.over_acceleration == pytest.approx(2 / 1000)
     assert result.time_lost == np.inf  # it never went where it was to go
+
+
+def test_what_nobody_asked_for_is_outside(recording):
+    asked = replay(contender('lerobot', PROFILE, TICK), make_stream(recording, PROFILE, 'expert', GRID, 0.0))
+    assert measure(asked, PROFILE, 'linear').outside < 1e-6
+    positions = asked.positions.copy()
+    positions[700:710, 3] -= 0.6  # at 0.7 s the joint has done less than 0.1 of 0.5 rad
+    reached = asked.positions[700, 3] - PROFILE.home[3]
+    outside = measure(replace(asked, positions=positions), PROFILE, 'linear').outside
+    assert 0.6 - reached - 0.01 < outside < 0.6
 
 
 def test_the_asked_path_is_the_newest_answer(recording):

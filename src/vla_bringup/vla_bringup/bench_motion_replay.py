@@ -8,6 +8,9 @@ plays no part in it. The deviation is the mean and the largest distance of that 
 joints]. Going back to run a piece twice, cutting a corner and averaging two answers all count. Between steps the asked
 path is what the contender makes of the steps of that chunk: a spline, or straight lines.
 
+Outside. How far a joint goes beyond all that was asked of it: by the newest chunk, by the one before, or to be where it
+was when the newest came. Some is the price of not jumping; the arm must have room for it.
+
 Time lost. When the executed set-points are for good within 10 mrad of the end of the asked path, minus when the source
 wanted them to be.
 """
@@ -48,6 +51,7 @@ class Motion:
 
     positions: np.ndarray  # (ticks, dof) [rad], one per TICK from 0 on
     switches: np.ndarray  # [s] when a moving arm went over to another chunk, or stopped at the end of one
+    taken: tuple[tuple[float, StampedChunk], ...]  # [s] when it came
     pieces: tuple[Piece, ...]
     refused: int  # chunks that the contender did not take
     start: np.ndarray  # (dof,) [rad]
@@ -74,7 +78,9 @@ def replay(contender: Contender, stream: Stream) -> Motion:
             ends = max(now, round(stream.end * NS)) + round(SETTLE * NS)
         if now > (10 * stream.end + 60) * NS:
             raise RuntimeError(f'the stream of {stream.end:.1f} s did not end within {now / NS:.0f} s')
-    return Motion(np.stack(points), np.array(feed.switches), tuple(feed.pieces(now)), feed.refused, stream.start)
+    taken = tuple((came / NS, chunk) for came, chunk in feed.taken)
+    pieces = tuple(feed.pieces(now))
+    return Motion(np.stack(points), np.array(feed.switches), taken, pieces, feed.refused, stream.start)
 
 
 class _Timed:
@@ -117,6 +123,7 @@ class _Blocked:
     def __init__(self, stream: Stream) -> None:
         self.stream, self.refused = stream, 0
         self.at = 0  # [ns] how far the source's path is executed
+        self.taken: list[tuple[int, StampedChunk]] = []
         self.asked: list[Piece] = []
         self.switches: list[float] = []
         self.coming: tuple[int, StampedChunk] | None = None
@@ -136,6 +143,7 @@ class _Blocked:
                 raise RuntimeError(f'a blocking runner must take what it asked for: {contender.message}')
             if self.asked:
                 self.switches.append(now / NS)
+            self.taken.append((now, chunk))
             assert self.last is not None
             length = chunk.horizon * chunk.dt
             self.asked.append(Piece(chunk, chunk.dt, length, self.last / NS + chunk.dt))
@@ -180,6 +188,7 @@ class Measures:
     rms_jerk: float
     deviation_mean: float  # [rad]
     deviation_max: float
+    outside: float  # [rad]
     time_lost: float  # [s]; infinite when the end was not reached
     over_velocity: float  # share of the set-points at which a joint is beyond its limit
     over_acceleration: float
@@ -214,6 +223,7 @@ def measure(motion: Motion, profile: RobotProfile, interpolation: str) -> Measur
         rms_jerk=_rms(j),
         deviation_mean=mean,
         deviation_max=largest,
+        outside=_outside(motion),
         time_lost=_arrival(motion.positions, TICK * np.arange(1, len(q) - 2), asked[-1])
         - _arrival(asked, due, asked[-1]),
         over_velocity=_beyond(v, profile.velocity),
@@ -222,6 +232,19 @@ def measure(motion: Motion, profile: RobotProfile, interpolation: str) -> Measur
         refused=motion.refused,
         chunks=len(motion.pieces),
     )
+
+
+def _outside(motion: Motion) -> float:
+    ends = [*(came for came, _ in motion.taken[1:]), len(motion.positions) * TICK]
+    worst, before = 0.0, motion.start[None]
+    for (came, chunk), until in zip(motion.taken, ends, strict=True):
+        first = round(came / TICK)
+        executed = motion.positions[first : round(until / TICK)]
+        here = motion.positions[first - 1] if first else motion.start
+        asked = np.vstack([before, chunk.positions, here])
+        worst = max(worst, float((executed - asked.max(axis=0)).max()), float((asked.min(axis=0) - executed).max()))
+        before = chunk.positions
+    return worst
 
 
 def _rms(values: np.ndarray) -> float:

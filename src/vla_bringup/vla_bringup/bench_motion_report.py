@@ -28,6 +28,7 @@ HEAD = (
     'seam speed step [rad/s]',
     'rms jerk',
     'deviation [mrad]',
+    'outside [mrad]',
     'time lost [s]',
     'over velocity',
     'over acceleration',
@@ -64,7 +65,7 @@ def summaries(rows: Rows) -> Rows:
             pooled = [x for r in chosen for x in r[name]]
             for p in (50, 95, 100):
                 row[f'{name}_p{p}'] = float(np.percentile(pooled, p)) if pooled else math.nan
-        for name in ('peak_acceleration', 'peak_jerk', 'deviation_max'):
+        for name in ('peak_acceleration', 'peak_jerk', 'deviation_max', 'outside'):
             row[name] = max(r[name] for r in chosen)
         for name in ('seam_rms_acceleration', 'seam_rms_jerk', 'rms_acceleration', 'rms_jerk'):
             row[name] = float(np.sqrt(np.mean([r[name] ** 2 for r in chosen])))
@@ -89,6 +90,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
         seams('seam_speed_step'),
         number(row['rms_jerk']),
         f'{1e3 * row["deviation_mean"]:.1f} (max {1e3 * row["deviation_max"]:.0f})',
+        f'{1e3 * row["outside"]:.0f}',
         lost.replace('-0.00', '0.00'),
         *(f'{100 * row[f"over_{name}"]:.1f} %' for name in ('velocity', 'acceleration', 'jerk')),
         f'{row["refused"]} of {row["chunks"] + row["refused"]}',
@@ -189,10 +191,10 @@ def print_report(console: Console, rows: Rows, loops: Rows) -> None:
     """The tables, shortened."""
     found = summaries(rows)
     for source in SOURCES:
-        table = Table('delay', 'contender', *HEAD[1:7], title=f'source: {source}')
+        table = Table('delay', 'contender', *HEAD[1:8], title=f'source: {source}')
         for r in found:
             if r['source'] == source:
-                table.add_row(f'{r["delay"]:g} s', r['contender'], *cells(r)[1:7])
+                table.add_row(f'{r["delay"]:g} s', r['contender'], *cells(r)[1:8])
         console.print(table)
     if loops:
         table = Table('contender', *LOOP_HEAD, title='closed loop')
