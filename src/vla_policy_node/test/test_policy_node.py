@@ -59,7 +59,9 @@ class FakePolicy:
     """Answers at once with the joints it saw; `spoil` changes the chunk or raises; `gate` closed: it thinks on."""
 
     model_id = 'fake-1'
-    config = SimpleNamespace(trained=True, robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True))
+    config = SimpleNamespace(
+        trained=True, robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True)
+    )
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
@@ -115,6 +117,7 @@ class World:
         self.clocks = node.create_publisher(Clock, '/clock', 10)
         self.instruction = node.create_publisher(String, 'policy/instruction', qos.LATCHED)
         self.executor = node.create_publisher(ExecutorStatus, 'executor/status', qos.LATCHED)
+        self.executor.publish(ExecutorStatus())
         node.create_subscription(S, 'policy/status', self.status.append, qos.STATUS)
         node.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
         node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, qos.STATUS)
@@ -296,6 +299,26 @@ def test_chunks_answer_what_the_streams_hold(start):
     assert status.chunks > 0
     assert to_ns(status.t_ref) > 0
     assert 0 < status.inference_p50 <= status.inference_p95 <= status.inference_p99
+
+
+def test_an_executor_that_holds_is_told_to_the_client(start):
+    world, _ = start(FakePolicy(), drive=True)
+    activate(world)
+    handle = world.goal('go')
+    assert handle.accepted
+    world.wait(lambda: world.feedback and world.feedback[-1].code == S.OK, 'all is well')
+    E = ExecutorStatus
+    for status, says in (
+        (E(hold_reason=E.HOLD_EMERGENCY_STOP, message='pressed'), 'the executor holds, EMERGENCY_STOP: pressed'),
+        (E(hold_reason=E.HOLD_DEACTIVATED), 'the executor holds, DEACTIVATED: activate it'),
+        (E(source='/expert'), '/expert drives the arm'),
+    ):
+        world.executor.publish(status)
+        world.code(S.EXECUTOR_HOLDS, S.STATE_RUNNING, says)
+        world.wait(lambda s=status: world.feedback[-1].hold_reason == s.hold_reason, 'the code of the hold')
+        world.wait(lambda s=says: s in world.feedback[-1].message, 'the reason')
+    world.executor.publish(E(source='/policy'))
+    world.wait(lambda: world.feedback[-1].code == S.OK, 'all is well again')
 
 
 def test_shadow_is_the_default_and_never_stops_anybody(start):

@@ -12,9 +12,12 @@ from std_msgs.msg import String
 
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from vla_policy_node.core.arm import load_kinematics
 from vla_policy_node.core.committed import Committed
+from vla_policy_node.core.end_effector import EndEffectorPolicy
 from vla_policy_node.core.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.core.streams import Aligned
+from vla_policy_node.executor_watch import ExecutorWatch
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.observer import Fault, Observer
@@ -23,6 +26,7 @@ from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
+from vla_policy_node.ros.robot_description import read_description
 from vla_policy_node.ros.run import run
 
 S = PolicyStatus
@@ -45,7 +49,7 @@ class PolicyNode(SafeLifecycleNode):
         self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next six
         self._assignment: Assignment | None = None
         self._sequence = 0  # never starts again: within an epoch it must grow
-        self._epoch = 0
+        self._executor = ExecutorWatch(self.get_fully_qualified_name())
         self._committed = Committed()
         self._failure = ''  # of the newest inference
         self._report: PolicyReport | None = None
@@ -112,6 +116,9 @@ class PolicyNode(SafeLifecycleNode):
                 f'model {p.model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot '
                 f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
             )
+        if not robot.joints:
+            urdf = read_description(self, f'a model with {robot.action_space} actions')
+            policy = self._policy = EndEffectorPolicy(policy, load_kinematics(urdf, profile), profile)
         policy.warm_up()
         foresight = Foresight(
             self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
@@ -184,7 +191,7 @@ class PolicyNode(SafeLifecycleNode):
             self._foresight.close()
         with self._lock:
             self._inference = self._policy = self._observer = self._report = self._foresight = None
-            self._epoch = 0
+            self._executor = ExecutorWatch(self.get_fully_qualified_name())
         for destroy, thing in self._made:
             destroy(thing)
         self._made = []
@@ -209,9 +216,8 @@ class PolicyNode(SafeLifecycleNode):
 
     def _on_executor_status(self, msg: ExecutorStatus) -> None:
         with self._lock:
-            self._epoch = msg.epoch
-            mine = msg.source == self.get_fully_qualified_name()
-            self._committed.followed = mine and msg.state == ExecutorStatus.STATE_EXECUTING
+            self._executor.hear(msg)
+            self._committed.followed = self._executor.follows
 
     def _on_jump(self, jump: TimeJump) -> None:
         self.get_logger().warning('the clock went back: observations are forgotten')
@@ -275,7 +281,7 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             self._assign(None)
             if self._active and self._drive:
-                self._publish_chunk(None, self._now(), self._epoch)
+                self._publish_chunk(None, self._now(), self._executor.epoch)
 
     def _assign(self, assignment: Assignment | None) -> None:
         """Under the lock."""
@@ -302,7 +308,7 @@ class PolicyNode(SafeLifecycleNode):
 
     def _in_force(self) -> tuple[Assignment | None, int]:
         with self._lock:
-            return self._assignment, self._epoch
+            return self._assignment, self._executor.epoch
 
     def _usable(self) -> Aligned | None:
         found = self._observe(self._now())
@@ -379,6 +385,8 @@ class PolicyNode(SafeLifecycleNode):
             return state, S.BAD_INSTRUCTION, self._refused
         if assignment is None:
             return state, S.NO_INSTRUCTION, 'publish to ~/instruction or send a goal to ~/execute_instruction'
+        if self._drive and (problem := self._executor.problem()):
+            return state, S.EXECUTOR_HOLDS, problem
         return state, S.OK, ''
 
     def _publish_status(self, code: int | None = None, message: str = '') -> None:
@@ -390,7 +398,7 @@ class PolicyNode(SafeLifecycleNode):
             if code is not None:
                 msg.code, msg.message = code, message
             msg.header.stamp = self.get_clock().now().to_msg()
-            msg.drive, msg.epoch, msg.sequence = bool(self._drive), self._epoch, self._sequence
+            msg.drive, msg.epoch, msg.sequence = bool(self._drive), self._executor.epoch, self._sequence
             msg.instruction = self._assignment.instruction if self._assignment is not None else ''
             if self._report is not None and self._observer is not None:
                 self._report.fill(msg, self._observer.streams.ages(now))
@@ -412,7 +420,7 @@ class PolicyNode(SafeLifecycleNode):
         state, code, message = self._assess(now)
         with self._lock:
             instruction = self._assignment.instruction if self._assignment is not None else ''
-            changed = (state, code, instruction, self._epoch) != self._told
+            changed = (state, code, instruction, self._executor.epoch) != self._told
         if changed and state == S.STATE_WAITING and code not in (S.CAMERA_BAD, S.JOINTS_BAD, S.INFERENCE_FAILED):
             self.get_logger().warning(f'waiting: {message}', throttle_duration_sec=1.0)
         if changed:
@@ -427,7 +435,8 @@ class PolicyNode(SafeLifecycleNode):
         _, code, message = self._assess(self._now())
         with self._lock:
             latency = self._report.latency if self._report is not None else 0.0
-            return Feedback(sequence=self._sequence, latency=latency, code=code, message=message)
+            hold = int(self._executor.hold)
+            return Feedback(sequence=self._sequence, latency=latency, code=code, message=message, hold_reason=hold)
 
     def destroy_node(self) -> None:
         self._goals.destroy()

@@ -1,0 +1,51 @@
+"""What the policy knows of the executor: its epoch, and whether it moves the arm with our chunks."""
+
+import time
+
+from vla_msgs.msg import ExecutorStatus
+from vla_policy_node.core.states import Hold
+
+SILENT = 3.0  # [s] of wall time; the status comes at 10 Hz
+# Not worth telling: moving, about to, or stopped because we asked for it.
+_FINE = (Hold.NONE, Hold.IDLE, Hold.STOP_REQUESTED)
+
+
+class ExecutorWatch:
+    """Keeps the newest ExecutorStatus. source: our name as the sender of chunks."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._status: ExecutorStatus | None = None
+        self._heard = 0.0
+
+    def hear(self, status: ExecutorStatus) -> None:
+        self._status, self._heard = status, time.monotonic()
+
+    @property
+    def epoch(self) -> int:
+        return self._status.epoch if self._status is not None else 0
+
+    @property
+    def follows(self) -> bool:
+        """Whether the arm moves by our chunks now."""
+        s = self._status
+        return s is not None and s.source == self._source and s.state == ExecutorStatus.STATE_EXECUTING
+
+    @property
+    def hold(self) -> Hold:
+        """Why the arm does not move, as heard last; DEACTIVATED before anything is heard."""
+        return Hold(self._status.hold_reason) if self._status is not None else Hold.DEACTIVATED
+
+    def problem(self) -> str:
+        """Why the chunks that we send do not move the arm, one sentence; '' when they do or may."""
+        status = self._status
+        if status is None:
+            return 'nothing was heard on executor/status: is the executor running, in our namespace?'
+        if time.monotonic() - self._heard > SILENT:
+            return f'nothing was heard on executor/status for {SILENT:g} s: is the executor still running?'
+        if self.hold not in _FINE:
+            why = status.message or 'activate it' * (self.hold is Hold.DEACTIVATED)
+            return f'the executor holds, {self.hold.name}' + (f': {why}' if why else '')
+        if status.source not in ('', self._source):
+            return f'{status.source} drives the arm: stop it, or set drive to false here'
+        return ''
