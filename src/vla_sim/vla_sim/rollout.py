@@ -234,6 +234,7 @@ def _stamped(chunk: Chunk, t_ref: int, epoch: int, sequence: int, profile: Robot
         horizon=len(chunk.positions),
         positions=chunk.positions,
         gripper=chunk.gripper,
+        frozen=chunk.frozen,
     )
 
 
