@@ -95,25 +95,28 @@ def base_placement(model: Any, profile: RobotProfile) -> Any:
     return frame.placement
 
 
-def tool_chain(model: Any, profile: RobotProfile) -> list[tuple[int | None, tuple[np.ndarray, ...]]]:
-    """Per joint from the base to the tool: its place in the profile, and translation and parts of the rotation before
-    and of it: still + sin(q) sine + (1 - cos(q)) versine. At last the tool frame, with None."""
+def tool_chain(model: Any, profile: RobotProfile) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
+    """(3,) [m] where the tool is in the frame of the last joint, and the joints from there to the base.
+
+    Each with its place in the profile, (3,) [m] where it is in the frame of the one before, and (3, 9) by which a row
+    vector in its frame is multiplied to give the parts of the turned one: still, sin(q) times, (1 - cos(q)) times.
+    """
     frame = model.frames[model.getFrameId(profile.tool_frame)]
     data, chain, joint = model.createData(), [], frame.parentJoint
     while joint != 0:
         q = pinocchio.neutral(model)
         q[model.joints[joint].idx_q] = 1.0
         pinocchio.forwardKinematics(model, data, q)
-        moved = model.jointPlacements[joint].actInv(data.liMi[joint])
+        place = model.jointPlacements[joint]
+        moved = place.actInv(data.liMi[joint])
         axis = pinocchio.log3(moved.rotation)
         if abs(np.linalg.norm(axis) - 1) > 1e-6 or np.linalg.norm(moved.translation) > 1e-9:
             raise ValueError(f'{model.names[joint]} is no revolute joint: only arms of revolute joints are guarded')
-        place, cross = model.jointPlacements[joint], pinocchio.skew(axis)
-        parts = (place.translation, place.rotation, place.rotation @ cross, place.rotation @ cross @ cross)
-        chain.append((profile.joint_names.index(model.names[joint]), parts))
+        turn, cross = place.rotation, pinocchio.skew(axis)  # Rodrigues
+        turns = np.hstack([part.T for part in (turn, turn @ cross, turn @ cross @ cross)])
+        chain.append((profile.joint_names.index(model.names[joint]), place.translation.copy(), turns))
         joint = model.parents[joint]
-    none = np.zeros((3, 3))
-    return [*reversed(chain), (None, (frame.placement.translation, none, none, none))]
+    return frame.placement.translation.copy(), chain
 
 
 def joint_reach(model: Any, geometry: Any, joints: list[int]) -> np.ndarray:

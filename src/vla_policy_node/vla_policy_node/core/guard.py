@@ -78,7 +78,7 @@ class Guard:
         joints = [model.getJointId(name) for name in profile.joint_names]
         self._order = [model.joints[j].idx_q for j in joints]  # place of the profile's joints in Pinocchio's q
         self._base = base_placement(model, profile)
-        self._chain = tool_chain(model, profile)
+        self._tool, self._chain = tool_chain(model, profile)
         self._add_workspace(geometry, profile.tool_frame)
         self.reach = joint_reach(model, geometry, joints)
         self._fixed = geometry
@@ -108,12 +108,11 @@ class Guard:
 
     def tool_positions(self, q: np.ndarray) -> np.ndarray:
         """(n, 3) [m] of the tool frame in the base frame at joint positions (n, dof) [rad]."""
-        where, turned = np.zeros((len(q), 3)), np.eye(3)
-        for joint, (place, still, sine, versine) in self._chain:
-            where = where + turned @ place
-            if joint is not None:
-                angle = q[:, joint, None, None]
-                turned = turned @ (still + np.sin(angle) * sine + (1 - np.cos(angle)) * versine)
+        where = np.tile(self._tool, (len(q), 1))
+        for joint, place, turns in self._chain:
+            still, sine, versine = np.split(where @ turns, 3, axis=1)
+            angle = q[:, joint, None]
+            where = place + still + np.sin(angle) * sine + (1 - np.cos(angle)) * versine
         return (where - self._base.translation) @ self._base.rotation
 
     def distances(self, q: np.ndarray) -> np.ndarray:

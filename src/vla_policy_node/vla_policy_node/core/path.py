@@ -4,8 +4,6 @@ import numpy as np
 
 Derivatives = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, first and second derivative by s; each (n, dof)
 
-_NEAR = 1e-3  # [rad] what a peak between two looked-at points may be higher
-
 
 class ChunkPath:
     """Joint path through the steps of a chunk, in seconds since the chunk's t_ref.
@@ -34,16 +32,14 @@ class ChunkPath:
         rises = np.diff(knots, axis=0)  # (horizon, dof) [rad]
         if interpolation == 'cubic':
             tangents = _spline_tangents(rises)
-            inner = _hermite(knots, rises, tangents, np.linspace(0.0, 1.0, 17)[:, None, None])
-            low, high = np.minimum(lower + _NEAR, knots.min(axis=0)), np.maximum(upper - _NEAR, knots.max(axis=0))
-            outside = ((inner < low) | (inner > high)).any(axis=(0, 1))
+            least, most = _range(_pieces(knots, rises, tangents))
+            outside = (least < np.minimum(lower, knots.min(axis=0))) | (most > np.maximum(upper, knots.max(axis=0)))
             tangents[:, outside] = _monotone_tangents(rises[:, outside])
         elif interpolation == 'monotone':
             tangents = _monotone_tangents(rises)
         else:
             raise ValueError(f'interpolation {interpolation!r}: must be cubic or monotone')
-        m0, m1 = tangents[:-1], tangents[1:]
-        self._pieces = (m0 + m1 - 2 * rises, 3 * rises - 2 * m0 - m1, m0, knots[:-1])  # cubic first, u = s/dt - k
+        self._pieces = _pieces(knots, rises, tangents)
         self._edges = tangents[0] / dt, tangents[-1] / dt
 
     def sample(self, s: np.ndarray) -> Derivatives:
@@ -90,10 +86,21 @@ def _monotone_tangents(rises: np.ndarray) -> np.ndarray:
     return np.vstack([rises[:1], inner, rises[-1:]])
 
 
-def _hermite(knots: np.ndarray, rises: np.ndarray, tangents: np.ndarray, u: np.ndarray) -> np.ndarray:
-    """(len(u), n, dof) values of the pieces at u (m, 1, 1) of 0 to 1."""
+def _pieces(knots: np.ndarray, rises: np.ndarray, tangents: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Coefficients of the Hermite pieces, (n, dof) each, the cubic one first, in u = s / dt - k of 0 to 1."""
     m0, m1 = tangents[:-1], tangents[1:]
-    return (((m0 + m1 - 2 * rises) * u + 3 * rises - 2 * m0 - m1) * u + m0) * u + knots[:-1]
+    return m0 + m1 - 2 * rises, 3 * rises - 2 * m0 - m1, m0, knots[:-1]
+
+
+def _range(pieces: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """(dof,) least and largest value of all pieces, at their turning points too."""
+    c3, c2, c1, c0 = pieces
+    root = np.sqrt(np.maximum(c2 * c2 - 3 * c3 * c1, 0.0))
+    with np.errstate(divide='ignore', invalid='ignore'):  # the two forms of the roots: one is good where c3 is small
+        turns = [(-c2 + root) / (3 * c3), (-c2 - root) / (3 * c3), c1 / (-c2 - root), c1 / (-c2 + root)]
+    u = np.clip(np.nan_to_num(np.stack([*turns, np.zeros_like(c0), np.ones_like(c0)])), 0.0, 1.0)
+    q = ((c3 * u + c2) * u + c1) * u + c0
+    return q.min(axis=(0, 1)), q.max(axis=(0, 1))
 
 
 class Seam:

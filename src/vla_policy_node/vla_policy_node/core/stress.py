@@ -41,8 +41,8 @@ class Measured:
     verdicts: Counter = field(default_factory=Counter)
     by_kind: Counter = field(default_factory=Counter)  # (kind, verdict)
     holds: Counter = field(default_factory=Counter)
-    steps: list[float] = field(default_factory=list)  # [s]
-    ingests: list[float] = field(default_factory=list)  # [s]
+    steps: list[float] = field(default_factory=list)  # [s] of CPU
+    ingests: list[float] = field(default_factory=list)  # [s] of CPU
 
     @property
     def violations(self) -> list[str]:
@@ -88,7 +88,7 @@ class Stream:
         self.times: list[int] = []
         self.sent: list[np.ndarray] = []
         self.planned: list[np.ndarray] = []
-        self.guard = guard
+        self.guard, self.hold = guard, Hold.IDLE
         start = self._start()
         self.intent = self._wander(start)
         self.old: list[StampedChunk] = []
@@ -104,9 +104,27 @@ class Stream:
                 share = rng.uniform(0.97, 1.0, profile.dof) * rng.choice([-1, 1], profile.dof)
             middle = (profile.position_lower + profile.position_upper) / 2
             start = middle + share * (profile.position_upper - middle)
-            if self.guard is None or (self.guard.distances(start) > self.guard.margins).all():
+            if self.guard is None:
+                return start
+            self.guard.set_obstacles([])
+            if (self.guard.distances(start) > self.guard.margins).all():
+                self._set_obstacles(start)
                 return start
         raise ValueError('found no position where nothing touches: are the margins too wide?')
+
+    def _set_obstacles(self, start: np.ndarray) -> None:
+        """Balls around, clear of the arm at start."""
+        from vla_policy_node.core.guard import Obstacle
+
+        assert self.guard is not None
+        kept: list[Obstacle] = []
+        for i in range(12):
+            centre = self.rng.uniform((-0.7, -0.7, 0.0), (0.7, 0.7, 1.0))
+            ball = Obstacle(f'ball {i}', centre, np.eye(3), sphere=float(self.rng.uniform(0.03, 0.15)))
+            self.guard.set_obstacles([*kept, ball])
+            if (self.guard.distances(start) > self.guard.margins).all():
+                kept.append(ball)
+        self.guard.set_obstacles(kept)
 
     def _wander(self, start: np.ndarray):
         """A smooth intention that begins at start: sums of slow sines, at most about the velocity limits."""
@@ -130,9 +148,12 @@ class Stream:
             self.now += round(self.period * factor * NS)
             if self.sent:
                 self.core.observe(self.sent[-1], self.now)
-            began = time.perf_counter()
+            began = time.thread_time()
             point = self.core.step(self.now)
-            self.seen.steps.append(time.perf_counter() - began)
+            self.seen.steps.append(time.thread_time() - began)
+            if self.core.hold is not self.hold:
+                self.hold = self.core.hold
+                self.seen.holds[self.hold] += 1
             if point is not None:
                 self.times.append(self.now)
                 self.sent.append(point.positions)
@@ -202,14 +223,13 @@ class Stream:
         )
         if kind in ('repeat', 'old') and self.old:
             chunk = self.old[-1 if kind == 'repeat' else int(rng.integers(len(self.old)))]
-        began = time.perf_counter()
+        began = time.thread_time()
         verdict = core.ingest(chunk, self.now)
-        self.seen.ingests.append(time.perf_counter() - began)
+        self.seen.ingests.append(time.thread_time() - began)
         self.old = [*self.old[-5:], chunk]
         self.seen.chunks += 1
         self.seen.verdicts[verdict] += 1
         self.seen.by_kind[kind, verdict] += 1
-        self.seen.holds[core.hold] += 1
 
     def disturb(self) -> None:
         """Now and then somebody stops the arm, or a watchdog does; and somebody takes that back."""
