@@ -18,6 +18,7 @@ from .conftest import ROBOT
 
 PROFILE = RobotProfile.load(ROBOT)
 GRIPPER = 'gripper/gripper_position_controller/commands'
+UNGUARDED = {'guard.enabled': 'false'}  # there is no robot description
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -92,7 +93,7 @@ class Robot:
 
 
 def test_lifecycle_round_trip_and_holding_still(graph):
-    p = graph.start('vla_policy_node', 'executor_node')
+    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     assert graph.transition('executor', graph.CONFIGURE)
     assert not graph.transition('executor', graph.ACTIVATE)
     for text in (
@@ -134,7 +135,7 @@ def test_configure_without_profile_or_with_a_bad_parameter_says_so(graph):
 
 
 def test_refusals_are_told_and_the_arm_holds(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     nan = array.array('d', [math.nan] * 280)
@@ -154,7 +155,7 @@ def test_refusals_are_told_and_the_arm_holds(graph):
 
 
 def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     epoch = robot.status.epoch
@@ -170,7 +171,7 @@ def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
 
 
 def test_operator_stop_and_resume(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -183,7 +184,7 @@ def test_operator_stop_and_resume(graph):
 
 
 def test_emergency_stop_holds_until_it_is_released_and_resumed(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -201,7 +202,7 @@ def test_emergency_stop_holds_until_it_is_released_and_resumed(graph):
 
 
 def test_two_masters_are_none(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -221,7 +222,7 @@ def test_two_masters_are_none(graph):
 
 
 def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -239,7 +240,7 @@ def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
 
 
 def test_frozen_joint_states_stop_the_arm(graph):
-    graph.start('vla_policy_node', 'executor_node')
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -251,7 +252,7 @@ def test_frozen_joint_states_stop_the_arm(graph):
 
 
 def test_a_signal_in_motion_brakes_before_the_process_ends(graph):
-    p = graph.start('vla_policy_node', 'executor_node')
+    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
     robot.ready()
     robot.moving(speed=0.4)

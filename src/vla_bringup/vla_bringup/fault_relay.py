@@ -1,0 +1,90 @@
+"""A relay between the simulator, the executor and a source of chunks, that can spoil what passes."""
+
+import math
+import threading
+import time
+from typing import Any
+
+import rclpy
+from rclpy.clock import Clock as RosClock
+from rclpy.clock import ClockType
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import JointState
+
+from vla_msgs.msg import ActionChunk
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_ns, to_time
+
+RAW = 'raw'  # where the nodes that are remapped have their ends: raw/joint_states, ...
+SIM = (('joint_states', f'{RAW}/joint_states'), ('target_joint', f'{RAW}/target_joint'), ('/clock', f'{RAW}/clock'))
+SOURCE = (('action_chunk', f'{RAW}/action_chunk'),)
+_RELEASE = 0.005  # [s] between two looks at chunks that are held back
+
+
+class Relay:
+    """In a thread of its own; use it in a with statement. Attributes may be set from any thread.
+
+    frozen, nan: of joint states. offset: [ns] added to the clock and the stamps of joint states. delay: [s] of wall
+    time that chunks are held back.
+    """
+
+    def __init__(self) -> None:
+        self.frozen = self.nan = False
+        self.offset, self.delay = 0, 0.0
+        self._joint_offset = self._clock_offset = 0  # [ns] that are in force
+        self._held: list[tuple[float, ActionChunk]] = []
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
+        node = self._node = rclpy.create_node('relay', context=self._context, start_parameter_services=False)
+        self._joints = node.create_publisher(JointState, 'joint_states', qos.SENSOR_OUT)
+        self._clock = node.create_publisher(Clock, '/clock', qos.SENSOR_OUT)
+        self._target = node.create_publisher(JointState, f'{RAW}/target_joint', qos.COMMAND)
+        self._chunks = node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        node.create_subscription(JointState, f'{RAW}/joint_states', self._on_joints, qos.SENSOR)
+        node.create_subscription(Clock, f'{RAW}/clock', self._on_clock, qos.SENSOR)
+        node.create_subscription(ActionChunk, f'{RAW}/action_chunk', self._on_chunk, qos.CHUNK)
+        self._controller: Any = node.create_subscription(JointState, 'target_joint', self._target.publish, qos.COMMAND)
+        node.create_timer(_RELEASE, self._release, clock=RosClock(clock_type=ClockType.STEADY_TIME))
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._executor.spin, name='relay', daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> 'Relay':
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._executor.shutdown(timeout_sec=5.0)
+        self._thread.join(5.0)
+        self._node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def leave_the_controller(self) -> None:
+        """Nobody listens to target_joint any more; the simulator keeps its last set-point."""
+        self._executor.create_task(lambda: self._node.destroy_subscription(self._controller))
+
+    def _on_joints(self, msg: JointState) -> None:
+        if self.frozen:
+            return
+        if self.nan:
+            msg.position[0] = math.nan
+        if self.offset > self._joint_offset or self._clock_offset == self.offset:
+            self._joint_offset = self.offset
+        msg.header.stamp = to_time(to_ns(msg.header.stamp) + self._joint_offset)
+        self._joints.publish(msg)
+
+    def _on_clock(self, msg: Clock) -> None:
+        # Stamps jump ahead before the clock does and back after it: joint states are never old for want of another.
+        if self.offset < self._clock_offset or self._joint_offset == self.offset:
+            self._clock_offset = self.offset
+        self._clock.publish(Clock(clock=to_time(to_ns(msg.clock) + self._clock_offset)))
+
+    def _on_chunk(self, msg: ActionChunk) -> None:
+        self._held.append((time.monotonic() + self.delay, msg))
+        self._release()
+
+    def _release(self) -> None:
+        while self._held and self._held[0][0] <= time.monotonic():
+            self._chunks.publish(self._held.pop(0)[1])
