@@ -467,7 +467,9 @@ def test_the_emergency_stop_is_the_strongest_and_latched():
     rig.core.operator_stop()
     rig.run(1.0)
     assert rig.core.hold is Hold.EMERGENCY_STOP
-    assert not rig.core.resume() or rig.core.hold is Hold.EMERGENCY_STOP
+    rig.core.resume()  # of the operator's stop, no more
+    assert rig.core.hold is Hold.EMERGENCY_STOP
+    assert not rig.core.accepting
     rig.core.deactivate()
     assert (rig.core.state, rig.core.hold) == (State.INACTIVE, Hold.EMERGENCY_STOP)
     with pytest.raises(ValueError, match='emergency stop stands'):

@@ -21,21 +21,21 @@ from vla_policy_node.core.stress import KINDS, Measured, stress
 
 def _report(seen: Measured) -> str:
     lines = [f'{seen.chunks} chunks, {seen.samples} set-points, {seen.moving} of them moving']
-    lines += [f'  {name + ", of its limit":34}{value:.4f}' for name, value in seen.multiples().items()]
-    lines.append(f'  {"beyond position limits [rad]":34}{seen.position:.6f}')
-    lines.append(f'  {"deviation from the way [mrad]":34}{1000 * seen.deviation:.4f}')
+    lines += [f'  {name + ", of its limit":36}{value:.4f}' for name, value in seen.multiples().items()]
+    lines.append(f'  {"beyond position limits [rad]":36}{seen.position:.6f}')
+    lines.append(f'  {"deviation from the way [mrad]":36}{1000 * seen.deviation:.4f}')
     if np.isfinite(seen.distance):
-        lines.append(f'  {"smallest distance [mm]":34}{1000 * seen.distance:.1f}')
+        lines.append(f'  {"smallest distance [mm]":36}{1000 * seen.distance:.1f}')
     for name, values, unit, unit_name in (('step', seen.steps, 1e6, 'us'), ('ingest', seen.ingests, 1e3, 'ms')):
         x = np.array(values) * unit
         p50, p99 = np.percentile(x, (50, 99))
-        lines.append(f'  {f"{name} [{unit_name} of CPU]: mean, p50, p99":34}{x.mean():.2f}, {p50:.2f}, {p99:.2f}')
+        lines.append(f'  {f"{name} [{unit_name} of CPU]: mean, p50, p99":36}{x.mean():.2f}, {p50:.2f}, {p99:.2f}')
     lines.append('verdicts: ' + ', '.join(f'{v.name} {n}' for v, n in sorted(seen.verdicts.items())))
     lines.append('holds begun: ' + ', '.join(f'{h.name} {n}' for h, n in sorted(seen.holds.items())))
     lines.append('of each kind, accepted: ')
     for kind in dict.fromkeys(KINDS):
         n = {v: c for (k, v), c in seen.by_kind.items() if k == kind}
-        lines.append(f'  {kind:34}{n.get(Verdict.ACCEPTED, 0)} of {sum(n.values())}')
+        lines.append(f'  {kind:36}{n.get(Verdict.ACCEPTED, 0)} of {sum(n.values())}')
     return '\n'.join(lines)
 
 

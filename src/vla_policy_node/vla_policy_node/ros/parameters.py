@@ -26,7 +26,8 @@ def declare(
     """Declare once (a second call only reads) and return the value.
 
     default: a value, or a Parameter.Type for a parameter that must be given, or that is None otherwise if optional.
-    Raises ValueError naming the parameter when it is missing, of another type, outside [low, high] or not among choices.
+    Raises ValueError naming the parameter when it is missing, of another type, outside [low, high] or not among
+    choices.
     """
     if not node.has_parameter(name):
         descriptor = ParameterDescriptor(description=description, read_only=read_only)
