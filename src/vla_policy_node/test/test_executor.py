@@ -501,6 +501,20 @@ def test_a_fault_that_stands_outlasts_activation():
     assert not rig.core.accepting
 
 
+@pytest.mark.parametrize(
+    ('changes', 'message'),
+    [
+        ({'interpolation': 'linear'}, 'cubic, monotone'),
+        ({'velocity_fraction': 1.1}, 'velocity_fraction'),
+        ({'tool_speed_limit': 0.0}, 'tool_speed_limit'),
+        ({'smoothing_time': -0.1}, 'smoothing_time'),
+    ],
+)
+def test_settings_that_make_no_sense(changes, message):
+    with pytest.raises(ValueError, match=message):
+        ExecutorConfig(**changes)
+
+
 def test_what_is_no_fault_is_refused():
     core = ChunkExecutor(PROFILE)
     with pytest.raises(ValueError, match='IDLE is no fault'):

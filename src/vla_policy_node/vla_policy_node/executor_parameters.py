@@ -131,7 +131,7 @@ def _config(node: Node) -> ExecutorConfig:
     default, values = ExecutorConfig(), {}
     for name, about, low, high in _MOTION:
         values[name] = float(declare(node, name, getattr(default, name), about, low=low, high=high))
-    kinds = ('cubic', 'linear')
+    kinds = ('cubic', 'monotone')
     rate = declare(node, 'rate', 100.0, 'set-points per second', low=20.0, high=1000.0)
     return ExecutorConfig(
         period=1.0 / rate,

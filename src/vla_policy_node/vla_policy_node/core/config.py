@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+INTERPOLATIONS = ('cubic', 'monotone')  # see ChunkPath
+
 
 @dataclass(frozen=True)
 class ExecutorConfig:
@@ -33,5 +35,7 @@ class ExecutorConfig:
         for name in ('period', 'seam_time', 'tool_speed_limit', 'start_distance_limit', 'tracking_limit'):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
+        if self.interpolation not in INTERPOLATIONS:
+            raise ValueError(f'interpolation {self.interpolation!r}: must be one of {", ".join(INTERPOLATIONS)}')
         if not 0 <= self.smoothing_time <= 0.1:
             raise ValueError(f'smoothing_time must be 0 to 0.1 s, got {self.smoothing_time}')
