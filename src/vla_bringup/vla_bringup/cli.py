@@ -109,7 +109,7 @@ def bench_faults(
     runs: Annotated[int, typer.Option(min=1, help='Of each fault, with different seeds.')] = 5,
     out: Annotated[Path | None, typer.Option(help='Write the table there, too.')] = None,
 ) -> None:
-    """Kill the policy, the expert, the executor, unplug a camera, each in mid-motion: what the simulated arm does."""
+    """Thirteen faults in mid-motion, from a killed policy to an emergency stop: what the simulated arm does."""
     from vla_bringup.faults import bench_faults
 
     _end(lambda: bench_faults(runs, out))

@@ -22,6 +22,10 @@ CAMERA_RATE = 5.0  # [Hz]
 BAD_HOLDS = {
     ExecutorStatus.HOLD_JOINT_STATE_MISSING: 'start the robot driver, check topic and joint names of the robot profile',
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'check the robot driver and the network',
+    ExecutorStatus.HOLD_CONTROLLER_MISSING: 'start the controller, then call ~/resume',
+    ExecutorStatus.HOLD_COMPETING_PUBLISHER: 'stop the other publisher, then call ~/resume',
+    ExecutorStatus.HOLD_ROBOT_FAULT: 'look at the arm, then call ~/recover',
+    ExecutorStatus.HOLD_EMERGENCY_STOP: 'release it, then call ~/resume',
 }
 
 

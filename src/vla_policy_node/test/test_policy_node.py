@@ -24,10 +24,12 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
+from vla_model.config import RobotInterface
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_msgs.msg import PolicyStatus as S
+from vla_policy_node.core.arm import load_kinematics
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.policy_node import PolicyNode
 from vla_policy_node.ros import qos
@@ -319,6 +321,41 @@ def test_an_executor_that_holds_is_told_to_the_client(start):
         world.wait(lambda s=says: s in world.feedback[-1].message, 'the reason')
     world.executor.publish(E(source='/policy'))
     world.wait(lambda: world.feedback[-1].code == S.OK, 'all is well again')
+
+
+class EndEffectorModel(FakePolicy):
+    """Lowers the tool by 5 mm a step; `act` is not for it."""
+
+    config = SimpleNamespace(
+        trained=True,
+        robot=RobotInterface(
+            cameras=('front', 'wrist'), action_space='ee_delta', dof=7, gripper=True, horizon=4, dt=0.05,
+            normalization='limits', state_low=(-3.0,) * 8, state_high=(3.0,) * 8, action_low=(-1.0,) * 7,
+            action_high=(1.0,) * 7, max_prompt_tokens=100,
+        ),
+    )  # fmt: skip
+    act = None
+
+    def actions(self, images, state, instruction, given=None):
+        return np.tile([0.0, 0.0, -0.005, 0.0, 0.0, 0.0, 0.04], (4, 1)), np.ones((4, 7))
+
+
+def test_a_model_of_tool_poses_moves_joints(start, panda_urdf):
+    world, _ = start(EndEffectorModel(), robot_description_file=str(panda_urdf))
+    home = world.profile.home
+    world.positions = [*home, 0.02, 0.02]
+    activate(world)
+    world.say('down')
+    steps = np.reshape(world.new_chunks()[0].positions, (4, 7))
+    tool = load_kinematics(panda_urdf.read_text(), world.profile)
+    heights = [tool(q)[0][2] for q in (home, *steps)]
+    np.testing.assert_allclose(np.diff(heights), -0.005, atol=1e-4)
+
+
+def test_a_model_of_tool_poses_needs_the_robot_description(start):
+    world, node = start(EndEffectorModel(), robot_description_timeout=0.1)
+    assert not world.transition(CONFIGURE)
+    assert 'ee_delta actions needs the robot description' in node._note
 
 
 def test_shadow_is_the_default_and_never_stops_anybody(start):

@@ -27,7 +27,7 @@ class ForwardCommandController:
     def __init__(
         self, node: Node, topic: str, joint_names: tuple[str, ...], rate: float, controller_node: str = ''
     ) -> None:
-        if rate < SLOWEST:
+        if rate < SLOWEST - 1e-6:  # the node keeps the period, not the rate
             raise ValueError(
                 f'rate is {rate:g}: a forward_command controller does not interpolate and needs {SLOWEST:g} or more'
             )
