@@ -105,7 +105,9 @@ def test_cameras(rate, verdict):
 
 
 def status(**values):
-    return ExecutorStatus(state=ExecutorStatus.STATE_HOLDING, verdict_counts=np.zeros(13, np.uint32), **values)
+    return ExecutorStatus(
+        state=ExecutorStatus.STATE_HOLDING, verdict_counts=np.zeros(ExecutorStatus.REJECT_COUNT, np.uint32), **values
+    )
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ def bag(tmp_path_factory):
                     name=list(JOINTS),
                     position=q + np.arange(7),
                 )
-                counts = np.zeros(13, np.uint32)
+                counts = np.zeros(ExecutorStatus.REJECT_COUNT, np.uint32)
                 counts[[ExecutorStatus.ACCEPTED, ExecutorStatus.REJECT_SHADOW, ExecutorStatus.REJECT_OLD_EPOCH]] = (
                     i,
                     2 * i,
