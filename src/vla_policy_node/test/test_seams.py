@@ -51,15 +51,14 @@ def follow(seams, c, now, gripper=None, positions=None):
 # ---- positions
 
 
-@pytest.mark.parametrize('strategy', ['latest', 'weighted', 'temporal_ensemble'])
-def test_before_its_first_step_a_chunk_comes_from_where_the_arm_was(strategy):
-    seams = Seams(strategy)
-    follow(seams, chunk(np.column_stack([np.arange(8.0)] * 2)), 0.0)
-    new = chunk(np.column_stack([np.arange(3.0, 11.0)] * 2), 0.2)
-    t_ref, positions, _ = seams.blend(new, new.positions, round(0.25 * NS))
-    assert t_ref == new.t_ref - round(0.1 * NS)
-    np.testing.assert_allclose(positions[0], 1.0)  # where the first chunk is at 0.2 s
-    assert seams.blend(new, new.positions, round(0.3 * NS))[0] == new.t_ref  # its first step is due: nothing is missing
+def test_before_its_first_step_a_chunk_runs_as_what_was_followed():
+    seams = Seams('latest')
+    rising = np.column_stack([np.arange(8.0) ** 2] * 2)
+    follow(seams, chunk(rising), 0.0)
+    new = chunk(rising[3:] - 3.0, 0.3)  # the same curve, 3 rad lower
+    t_ref, positions, _ = seams.blend(new, new.positions, round(0.35 * NS))
+    assert t_ref == new.t_ref - round(0.3 * NS)
+    np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, 1.0, *(rising[3:, 0] - 3.0)], atol=1e-9)  # not below 0
 
 
 def test_latest_and_inpaint_take_the_new_chunk_as_it_is():

@@ -15,7 +15,7 @@ from vla_policy_node.core.path import ChunkPath
 
 STRATEGIES = ('latest', 'inpaint', 'cross_fade', 'weighted', 'temporal_ensemble')
 _MOST = 128  # older chunks that are kept: a bound on memory, whatever their length
-_BEFORE = 3  # steps of the followed chunk before one that continues it: what lies further back hardly bends a spline
+_BEFORE = 3  # steps of the followed chunk before a new one: what lies further back hardly bends a spline
 _SAME = 1e-6  # [s] times closer than this are the same
 
 
@@ -61,9 +61,8 @@ class Seams:
 
     Older chunks may have other t_ref and dt: they are read at the new step times along their own path. The first
     `frozen` steps of a chunk are never blended. A chunk says nothing of the time before its first step, in which it
-    may arrive. Then one step of what is followed comes before it: where the arm was at t_ref. Where the new chunk
-    continues the followed one (`cross_fade`, and `inpaint` with frozen steps) it is always up to three, so that the
-    path through all is the one that the arm is on.
+    may arrive: there the path runs as what is followed, shifted to meet the first step. So up to three steps of that
+    come before it, and a chunk that continues the followed one is on the same spline.
 
     wraps: (dof,) bool, joints without end (continuous): blended the short way round, on the new chunk's turn.
 
@@ -126,7 +125,7 @@ class Seams:
         for old, weight in zip(olds, weights, strict=True):
             blended += weight[:, None] * self._apart(old.at(times + self._between(chunk, old)), positions)
         openings = self._vote(chunk, times, olds, weights, gripper)
-        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings, now)
+        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings)
         said = _Old(chunk.t_ref, chunk.dt, np.array(positions, float), np.array(chunk.gripper, float))
         self._candidate = _Old(t_ref, chunk.dt, blended.copy(), openings.copy()), said
         end = len(blended)
@@ -156,25 +155,26 @@ class Seams:
         return apart if self._wraps is None else np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
 
     def _with_steps_before(
-        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray, now: int
+        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray
     ) -> tuple[int, np.ndarray, np.ndarray]:
         """t_ref [ns], positions and gripper with the steps of the followed chunk before them, see the class."""
-        old, count = self._followed, 0
-        if self.strategy == 'cross_fade' or (self.strategy == 'inpaint' and chunk.frozen > 0):
-            count = _BEFORE
-        elif (now - chunk.t_ref) * 1e-9 < chunk.dt - _SAME:
-            count = 1
-        if old is None or count == 0:
+        old = self._followed
+        if old is None:
             return chunk.t_ref, positions, gripper
-        times = self._between(chunk, old) - chunk.dt * np.arange(count)[::-1]  # [s since the old t_ref]
-        times = times[old.covers(times)]
-        if not len(times) or times[-1] < self._between(chunk, old) - _SAME:
-            return chunk.t_ref, positions, gripper  # it had ended
-        before = positions[0] + self._apart(old.at(times), positions[:1])
+        times = self._between(chunk, old) + chunk.dt * np.arange(1 - _BEFORE, 2)  # [s since its t_ref]: to step 0
+        covered = old.covers(times)
+        if not covered[-2:].all():
+            return chunk.t_ref, positions, gripper  # it has ended, or nearly
+        times = times[covered]
+        shape = old.at(times)
+        before = positions[0] + self._apart(shape[:-1], shape[-1:])
+        if self._wraps is None:
+            asked = np.vstack([positions, old.positions])
+            before = np.clip(before, asked.min(axis=0), asked.max(axis=0))
         if gripper.size:
-            first = old.gripper[old.steps_at(times)] if old.gripper.size else np.full(len(times), gripper[0])
+            first = old.gripper[old.steps_at(times[:-1])] if old.gripper.size else np.full(len(before), gripper[0])
             gripper = np.concatenate([first, gripper])
-        return chunk.t_ref - len(times) * round(chunk.dt * 1e9), np.vstack([before, positions]), gripper
+        return chunk.t_ref - len(before) * round(chunk.dt * 1e9), np.vstack([before, positions]), gripper
 
     def _weights(self, chunk: StampedChunk, times: np.ndarray, now: float) -> tuple[list[_Old], np.ndarray]:
         """The older chunks that count and their weights (olds, horizon); the new chunk has what is left of 1.
