@@ -9,19 +9,22 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from rclpy.action import ActionServer, CancelResponse
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, String, UInt8
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node import operator_services
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.executor_node import ExecutorNode
+from vla_policy_node.moveit import MoveItHome
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
-from vla_policy_node.ros.waiting import StepFailed, appeared
+from vla_policy_node.ros.waiting import StepFailed, appeared, pause
 
 FILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
 PROFILE = RobotProfile.load(FILE)
@@ -150,6 +153,45 @@ def test_a_reflex_is_recovered_from_where_the_arm_is(ros, packages, monkeypatch)
     robot.until(lambda s: s.epoch > epoch and s.hold_reason == E.HOLD_IDLE, 'a new epoch')
     robot.ros.wait(lambda: len(robot.got) > sent, 'set-points again')
     np.testing.assert_allclose(robot.got[sent].position, robot.q, atol=1e-9)
+
+
+def test_moveit_has_the_arm_until_a_stop(ros, monkeypatch):
+    """The MoveGroup action is played by one that we have; its goal goes on until it is cancelled."""
+    cancelled = []
+
+    async def execute(handle):
+        while not handle.is_cancel_requested:
+            await pause(server_node, 0.01)
+        cancelled.append(True)
+        handle.canceled()
+        return ExecuteInstruction.Result()
+
+    def prepare(self, node, profile, **_):
+        self._node, self._kind, self._seconds = node, ExecuteInstruction, 10.0
+
+    server_node = ros.add('move_group')
+    server = ActionServer(
+        server_node, ExecuteInstruction, 'move_action', execute, cancel_callback=lambda _: CancelResponse.ACCEPT
+    )
+    monkeypatch.setattr(MoveItHome, '__init__', prepare)
+    monkeypatch.setattr(MoveItHome, 'goal', lambda self: ExecuteInstruction.Goal())
+    robot = Robot(ros, **{'moveit.enabled': True})
+    robot.bring_up()
+    client = robot.me.create_client(Trigger, 'executor/go_home')
+    ros.wait(client.service_is_ready, 'go_home')
+    home = client.call_async(Trigger.Request())
+    ros.wait(lambda: robot.node._operator.arm_lent, 'MoveIt has the arm')
+    robot.until(lambda s: s.hold_reason == E.HOLD_OPERATOR_STOP, 'nobody else moves it')
+    assert 'MoveIt moves the arm home' in robot.call('resume').message
+    sent = len(robot.got)
+    assert robot.call('stop').success
+    ros.wait(home.done, 'it lets go')
+    assert home.result().message == 'action /move_action was stopped'
+    ros.wait(lambda: cancelled, 'the goal is cancelled')
+    assert len(robot.got) <= sent + 1
+    assert robot.call('resume').success
+    robot.until(lambda s: s.hold_reason == E.HOLD_IDLE, 'ready')
+    server.destroy()
 
 
 def test_a_trajectory_controller_gets_the_plan_and_a_brake(ros):

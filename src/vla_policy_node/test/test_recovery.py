@@ -232,9 +232,9 @@ def test_home_is_the_goal_and_its_error_is_told(ros, monkeypatch):
         return SimpleNamespace(result=SimpleNamespace(error_code=SimpleNamespace(val=codes.pop(0))))
 
     monkeypatch.setattr(moveit, 'act', answer)
-    ros.run(home.run())
+    ros.run(home.run(None))
     with pytest.raises(StepFailed, match='error code 99999'):
-        ros.run(home.run())
+        ros.run(home.run(None))
 
 
 def test_moveit_is_asked_for_by_name(ros, monkeypatch):

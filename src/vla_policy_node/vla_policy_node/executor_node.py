@@ -81,13 +81,18 @@ class ExecutorNode(SafeLifecycleNode):
 
     def start(self) -> None:
         assert self._core is not None
-        problems = [*self._operator.problems(), *self._controller.check(self._settings.require_controller)]
+        problems = [
+            *self._operator.problems(),
+            *self._watchdogs.robot_problems(),
+            *self._controller.check(self._settings.require_controller),
+        ]
         if self._gripper is not None and self._settings.require_controller:
             problems += self._gripper.check()
         if problems:
             raise ValueError('; '.join(problems))
         self._watchdogs.forget()
         self._core.activate(self._now())
+        self._operator.forget()
         self._resting.clear()
         self.get_logger().info(f'active, epoch {self._core.epoch}: holding where the arm is')
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 from rclpy.node import Node
+from rclpy.task import Future
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros.optional import message_type
@@ -46,9 +47,9 @@ class MoveItHome:
         goal.planning_options.plan_only = False
         return goal
 
-    async def run(self) -> None:
-        """Plan and move. Raises StepFailed with MoveIt's error code."""
-        answer = await act(self._node, self._kind, 'move_action', self.goal(), self._seconds)
+    async def run(self, unless: Future) -> None:
+        """Plan and move, until `unless` is done. Raises StepFailed with MoveIt's error code."""
+        answer = await act(self._node, self._kind, 'move_action', self.goal(), self._seconds, unless)
         code = answer.result.error_code.val
         if code != self._codes.SUCCESS:
             raise StepFailed(f'MoveIt did not bring the arm home: error code {code} (moveit_msgs/MoveItErrorCodes)')

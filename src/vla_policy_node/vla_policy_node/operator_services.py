@@ -1,9 +1,10 @@
 """What a person can do with the executor: stop, emergency stop, resume, recover the robot, send the arm home."""
 
-from typing import Any
+from collections.abc import Callable, Coroutine
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
+from rclpy.task import Future
 from std_msgs.msg import Bool
 from std_srvs.srv import Trigger
 
@@ -37,6 +38,7 @@ class OperatorServices:
         self._node, self._core, self._watchdogs, self._report = node, core, watchdogs, report
         self._pressed = self._stopped = False  # as the topic says; until an operator resumes
         self._busy = ''  # what has the arm meanwhile
+        self._stop_it = Future()  # done: it shall let go
         self._moved = False  # somebody else moved the arm: start again from where it is
         self._recovery = _recovery(node, robot) if robot is not None else None
         self._home = _home(node, core)
@@ -66,6 +68,10 @@ class OperatorServices:
             return [_PRESSED]
         return ['the emergency stop was pressed: call ~/resume, then activate'] if self._stopped else []
 
+    def forget(self) -> None:
+        """At activation, which starts from where the arm is."""
+        self._moved = False
+
     def close(self) -> None:
         for service in self._services:
             self._node.destroy_service(service)
@@ -79,10 +85,12 @@ class OperatorServices:
         if self._pressed and not self._stopped:
             self._stopped = True
             self._core.emergency_stop()
+            self._interrupt()
             self._report.publish()
 
     def _on_stop(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         self._core.operator_stop()
+        self._interrupt()
         response.success = self._core.state is not State.INACTIVE
         response.message = 'braking, or at rest: call ~/resume to go on' if response.success else 'inactive already'
         self._report.publish()
@@ -90,6 +98,11 @@ class OperatorServices:
 
     def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, self._busy or self._resume())
+
+    def _interrupt(self) -> None:
+        """Whoever moves the arm on our behalf stops."""
+        if self._busy and not self._stop_it.done():
+            self._stop_it.set_result(None)
 
     def _resume(self) -> str:
         """Take back whatever only an operator may take back; '' or why not."""
@@ -124,8 +137,10 @@ class OperatorServices:
         if not problem and self._pressed:
             problem = _PRESSED
         if not problem:
-            problem = await self._lend('the robot is being recovered', self._recovery.run()) or self._resume()
-        return self._answer(response, problem)
+            problem = await self._lend('the robot is being recovered', self._recovery.run)
+        if not problem and self._core.state is not State.INACTIVE:
+            problem = self._resume()
+        return self._answer(response, problem, 'recovered')
 
     async def _on_go_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         assert self._home is not None
@@ -134,14 +149,14 @@ class OperatorServices:
             problem = 'the arm is moving: call ~/stop first'
         if not problem:
             self._core.operator_stop()  # whoever drives must not go on when the arm is home
-            problem = await self._lend('MoveIt moves the arm home', self._home.run())
+            problem = await self._lend('MoveIt moves the arm home', lambda: self._home.run(self._stop_it))
         return self._answer(response, problem, 'home; call ~/resume to follow chunks again')
 
-    async def _lend(self, what: str, steps: Any) -> str:
+    async def _lend(self, what: str, steps: Callable[[], Coroutine]) -> str:
         """Send nothing while `steps` has the arm; '' or why it failed."""
-        self._busy = what
+        self._busy, self._stop_it = what, Future(executor=self._node.executor)
         try:
-            await steps
+            await steps()
         except StepFailed as error:
             return str(error)
         finally:

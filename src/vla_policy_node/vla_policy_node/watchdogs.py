@@ -57,6 +57,10 @@ class Watchdogs:
         if self._core.hold is Hold.CHUNK_STALE and self._core.at_rest and (now - t_ref) * 1e-9 < self._chunk_max_age:
             self._core.clear(Hold.CHUNK_STALE)
 
+    def robot_problems(self) -> list[str]:
+        """What the robot's mode has against motion, at most one sentence."""
+        return [problem] if (problem := self._robot_problem()) else []
+
     def causes(self) -> dict[Hold, str]:
         """Which of TAKEN have a cause now, one sentence each."""
         found = {}

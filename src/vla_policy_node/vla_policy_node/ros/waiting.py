@@ -11,6 +11,7 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 LOOK = 0.05  # [s] between two looks for a server
+CANCEL = 2.0  # [s] for the answer of an action that is cancelled
 
 
 class StepFailed(RuntimeError):
@@ -27,17 +28,24 @@ async def pause(node: Node, seconds: float) -> None:
         node.destroy_timer(timer)
 
 
-async def finished(node: Node, future: Future, seconds: float, what: str) -> Any:
-    """The result of a future. Raises StepFailed naming `what` when it takes longer (wall time)."""
+async def finished(node: Node, future: Future, seconds: float, what: str, unless: Future | None = None) -> Any:
+    """The result of a future. Raises StepFailed naming `what` when it takes longer (wall time), or `unless` is done."""
     over = Future(executor=node.executor)
-    timer = node.create_timer(seconds, lambda: over.done() or over.set_result(False), clock=_STEADY)
-    future.add_done_callback(lambda _: over.done() or over.set_result(True))
+
+    def end(problem: str) -> None:
+        if not over.done():
+            over.set_result(problem)
+
+    timer = node.create_timer(seconds, lambda: end(f'did not answer within {seconds:g} s'), clock=_STEADY)
+    future.add_done_callback(lambda _: end(''))
+    if unless is not None:
+        unless.add_done_callback(lambda _: end('was stopped'))
     try:
-        in_time = await over
+        problem = await over
     finally:
         node.destroy_timer(timer)
-    if not in_time:
-        raise StepFailed(f'{what} did not answer within {seconds:g} s')
+    if problem:
+        raise StepFailed(f'{what} {problem}')
     return future.result()
 
 
@@ -61,10 +69,10 @@ async def call(node: Node, kind: Any, name: str, request: Any, seconds: float) -
         node.destroy_client(client)
 
 
-async def act(node: Node, kind: Any, name: str, goal: Any, seconds: float) -> Any:
+async def act(node: Node, kind: Any, name: str, goal: Any, seconds: float, unless: Future | None = None) -> Any:
     """Status (action_msgs/GoalStatus) and result of an action, as its client gives them. Raises StepFailed.
 
-    A goal that takes longer than `seconds` is cancelled.
+    A goal that takes longer than `seconds` is cancelled, and when `unless` is done before.
     """
     client = ActionClient(node, kind, name)
     what = f'action {node.resolve_service_name(name)}'
@@ -74,9 +82,12 @@ async def act(node: Node, kind: Any, name: str, goal: Any, seconds: float) -> An
         if not handle.accepted:
             raise StepFailed(f'{what} refused the goal')
         try:
-            return await finished(node, handle.get_result_async(), seconds, what)
-        except StepFailed:
-            handle.cancel_goal_async()
+            return await finished(node, handle.get_result_async(), seconds, what, unless)
+        except StepFailed as problem:
+            try:  # heard before the client goes
+                await finished(node, handle.cancel_goal_async(), CANCEL, f'{what}, asked to cancel,')
+            except StepFailed as deaf:
+                raise StepFailed(f'{problem}; {deaf}') from None
             raise
     finally:
         client.destroy()
