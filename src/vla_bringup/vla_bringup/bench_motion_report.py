@@ -253,9 +253,7 @@ def _draw_switch(path: Path, profile: RobotProfile, recording: Recording, delay:
             values = np.diff(q, n)[window.start - n : window.stop - n] / TICK**n
             times = TICK * np.arange(window.start, window.start + len(values))
             axis.plot(times, values, color=COLOURS[name], lw=2 if name == 'inpaint' else 1.2, label=name)
-    axes[0].set(
-        ylabel=f'{profile.joint_names[joint]} [rad]', title=f'one switch, delay {delay:g} s'
-    )
+    axes[0].set(ylabel=f'{profile.joint_names[joint]} [rad]', title=f'one switch, delay {delay:g} s')
     axes[1].set(ylabel='speed [rad/s]')
     axes[2].set(ylabel='acceleration [rad/s²]', yscale='symlog', xlabel='time [s]')
     for axis in axes:
