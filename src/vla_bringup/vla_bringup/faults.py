@@ -84,6 +84,7 @@ def _press(scene: Scene) -> None:
 
 
 JUMP = 1_000_000_000  # [ns]
+DISCOVERY = 0.2  # [s] until DDS knows of a publisher everywhere, on a busy machine
 FAULTS = (
     Fault('policy killed', 'kill -9 of the policy that drives', 'policy', 'CHUNKS_STOPPED',
           _signal('/policy', signal.SIGKILL), 0.8),
@@ -95,7 +96,7 @@ FAULTS = (
     Fault('executor killed', 'kill -9 of the executor', 'expert', 'dead', _signal('/executor', signal.SIGKILL)),
     Fault('controller gone', 'nobody listens to set-points any more', 'expert', 'CONTROLLER_MISSING',
           lambda scene: scene.relay.leave_the_controller()),
-    Fault('two publishers', 'another node sends set-points, too', 'expert', 'COMPETING_PUBLISHER', _compete),
+    Fault('two publishers', 'another node sends set-points, too', 'expert', 'COMPETING_PUBLISHER', _compete, DISCOVERY),
     Fault('joints frozen', 'joint states stop', 'expert', 'JOINT_STATE_STALE', _spoil(frozen=True), 0.2),
     Fault('joints NaN', 'a joint position is NaN from now on', 'expert', 'JOINT_STATE_STALE', _spoil(nan=True), 0.2),
     Fault('clock forward', 'the clock and all stamps jump 1 s ahead', 'expert', 'CLOCK_JUMP', _spoil(offset=JUMP)),

@@ -81,11 +81,8 @@ class ExecutorNode(SafeLifecycleNode):
 
     def start(self) -> None:
         assert self._core is not None
-        problems = [
-            *self._operator.problems(),
-            *self._watchdogs.robot_problems(),
-            *self._controller.check(self._settings.require_controller),
-        ]
+        problems = self._operator.problems() + self._watchdogs.robot_problems()
+        problems += self._controller.check(self._settings.require_controller)
         if self._gripper is not None and self._settings.require_controller:
             problems += self._gripper.check()
         if problems:
