@@ -118,9 +118,10 @@ _HEAD = """\
 # Faults, measured
 
 Written by `./vla bench faults`: real processes over DDS, the simulated arm in motion ({moving}) when
-the fault strikes. "known" is how long it took until the executor's status had the code, "at rest" until every joint was slower than
-{still} rad/s; speeds and travel are of the joint that is worst, from measured joint states; "sent" is the largest
-velocity and acceleration of the set-points afterwards as a share of the robot's limits. Medians, the worst in brackets.
+the fault strikes. "known" is how long it took until the executor's status had the code, "at rest" until every joint was
+slower than {still} rad/s; speeds and travel are of the joint that is worst, from measured joint states; "sent" is the
+largest velocity and acceleration of the set-points afterwards as a share of the robot's limits. Medians, the worst in
+brackets.
 
 What takes the arm away from the executor is known within {prompt:g} s of when it can be known: a second publisher once
 DDS has told of it, joint states are stale after 0.2 s. When chunks stop, the arm finishes the chunk that it has, at
