@@ -6,7 +6,7 @@ from pathlib import Path
 
 import domain_coordinator
 from lifecycle_msgs.msg import Transition
-from rcl_interfaces.msg import ParameterDescriptor, ParameterType
+from rcl_interfaces.msg import ParameterDescriptor, ParameterType, ParameterValue
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
 
@@ -68,10 +68,13 @@ def _table(probe: Probe, spec: NodeSpec) -> list[str]:
     about = probe.call(
         DescribeParameters, f'{spec.full_name}/describe_parameters', DescribeParameters.Request(names=names)
     ).descriptors
-    values = probe.call(GetParameters, f'{spec.full_name}/get_parameters', GetParameters.Request(names=names)).values
     rows = []
-    for descriptor, value in zip(about, values, strict=True):
-        shown = parameter_value_to_python(value)
+    for descriptor in about:
+        # One by one: the answer ends at a parameter that has no value.
+        request = GetParameters.Request(names=[descriptor.name])
+        values = probe.call(GetParameters, f'{spec.full_name}/get_parameters', request).values
+        value = values[0] if values else ParameterValue(type=descriptor.type)
+        shown = parameter_value_to_python(value) if values else ''
         text = f'`{shown}`' if shown not in ('', []) else ''
         rows.append(
             f'| `{descriptor.name}` | {_TYPES.get(value.type, "unset")} | {text} | {_range(descriptor)} '
