@@ -143,13 +143,14 @@ class OperatorServices:
         return self._answer(response, problem, 'recovered')
 
     async def _on_go_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
-        assert self._home is not None
+        home = self._home
+        assert home is not None
         problem = self._busy or '; '.join([*self.problems(), *self._watchdogs.causes().values()])
         if not problem and not self._core.at_rest:
             problem = 'the arm is moving: call ~/stop first'
         if not problem:
             self._core.operator_stop()  # whoever drives must not go on when the arm is home
-            problem = await self._lend('MoveIt moves the arm home', lambda: self._home.run(self._stop_it))
+            problem = await self._lend('MoveIt moves the arm home', lambda: home.run(self._stop_it))
         return self._answer(response, problem, 'home; call ~/resume to follow chunks again')
 
     async def _lend(self, what: str, steps: Callable[[], Coroutine]) -> str:
