@@ -4,8 +4,6 @@ All have what a replay and `vla_sim.rollout.run_episode` use of a ChunkExecutor.
 originals work, but are given straight lines between steps, so that no staircase counts against them.
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
@@ -20,62 +18,14 @@ LEROBOT_NEW = 0.7  # share of the new chunk in `weighted_average`
 SPEED_SHARE = 0.8  # of the velocity limits that `clamp` allows, as ours does
 
 
-class Ours:
+class Ours(ChunkExecutor):
     """The executor of this suite with one seam strategy."""
 
     interpolation = 'cubic'
 
     def __init__(self, profile: RobotProfile, strategy: str, period: float) -> None:
-        self.profile = profile
-        self.executor = ChunkExecutor(profile, ExecutorConfig(period=period))
-        self.seams = Seams(strategy, gripper_threshold=profile.gripper_max_opening / 2)
-        self._gripper: float | None = None
-
-    @property
-    def epoch(self) -> int:
-        return self.executor.epoch
-
-    @property
-    def state(self) -> State:
-        return self.executor.state
-
-    @property
-    def message(self) -> str:
-        return self.executor.message
-
-    @property
-    def seam_position(self) -> float:
-        return self.executor.seam_position
-
-    def observe(self, positions: np.ndarray, stamp: int) -> None:
-        self.executor.observe(positions, stamp)
-
-    def activate(self, now: int) -> None:
-        self.executor.activate(now)
-
-    def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
-        before = self.executor.epoch
-        if chunk.epoch != before or not self.executor.accepting:
-            return self.executor.ingest(chunk, now)
-        try:
-            positions = checked_positions(chunk, self.profile)
-        except Refusal:
-            return self.executor.ingest(chunk, now)  # which counts and says why
-        t_ref, steps, gripper = self.seams.blend(chunk, positions, now, self._gripper)
-        names = self.profile.joint_names
-        mixed = replace(chunk, t_ref=t_ref, joint_names=names, horizon=len(steps), positions=steps, gripper=gripper)
-        verdict = self.executor.ingest(mixed, now)
-        if verdict is Verdict.ACCEPTED:
-            self.seams.followed()
-        return verdict
-
-    def step(self, now: int) -> SetPoint | None:
-        before = self.executor.epoch
-        point = self.executor.step(now)
-        if self.executor.epoch != before:
-            self.seams.reset()
-        self._gripper = None if point is None else point.gripper
-        return point
+        seams = Seams(strategy, gripper_threshold=profile.gripper_max_opening / 2)
+        super().__init__(profile, ExecutorConfig(period=period), seams=seams)
 
 
 class _Baseline:

@@ -103,6 +103,21 @@ def test_numbers_are_those_of_the_message():
         assert getattr(status, f'HOLD_{h.name}') == h
 
 
+@pytest.mark.parametrize('speed', [0.3, 0.8])
+def test_an_arm_that_is_told_to_stay_does_not_go_far(speed):
+    rig = Rig()
+    time = 0.1 * np.arange(1, 17)
+    away = np.where(time < 0.6, speed * time**2 / 1.2, speed * (time - 0.3))
+    rig.ingest(positions=np.outer(away, np.eye(DOF)[1]), horizon=16, dt=0.1, gripper=np.zeros(0))
+    rig.run(0.8)
+    there = rig.points[-1].positions
+    assert rig.ingest(positions=np.tile(there, (16, 1)), horizon=16, dt=0.1, gripper=np.zeros(0)) is Verdict.ACCEPTED
+    rig.run(2.0)
+    shortest = speed**2 / 2 / rig.core.limits.acceleration[1]
+    assert np.abs(rig.positions()[-1] - there).max() < 0.01  # and back
+    assert (rig.positions() - there).max() < max(0.02, 2.2 * shortest)
+
+
 # ---- refusals
 
 

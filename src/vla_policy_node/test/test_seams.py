@@ -61,6 +61,15 @@ def test_before_its_first_step_a_chunk_runs_as_what_was_followed():
     np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, 1.0, *(rising[3:, 0] - 3.0)], atol=1e-9)  # not below 0
 
 
+def test_a_chunk_that_wants_something_else_begins_with_itself():
+    seams = Seams('latest')
+    follow(seams, chunk(np.column_stack([0.1 * np.arange(1.0, 9.0)] * 2)), 0.0)
+    for end, before in ((0.9, 3), (0.3, 0)):  # [rad] of a chunk that goes on as before, and of one that stays
+        new = chunk(np.linspace(0.4, end, 6)[:, None] * np.ones(2), 0.3)
+        t_ref, positions, _ = seams.blend(new, new.positions, round(0.3 * NS), turn=np.full(2, 5.0))
+        assert round((new.t_ref - t_ref) / NS / new.dt) == len(positions) - 6 == before
+
+
 def test_latest_and_inpaint_take_the_new_chunk_as_it_is():
     for strategy in ('latest', 'inpaint'):
         seams = Seams(strategy)

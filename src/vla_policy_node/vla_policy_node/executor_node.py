@@ -43,7 +43,7 @@ class ExecutorNode(SafeLifecycleNode):
     def set_up(self) -> None:
         self._resting.set()
         p = self._settings = ExecutorParameters.of(self)
-        core = self._core = ChunkExecutor(p.profile, p.config, p.guard)
+        core = self._core = ChunkExecutor(p.profile, p.config, p.guard, p.seams)
         self._report = self._keep(ExecutorReport(self, core), ExecutorReport.close)
         self._controller = p.make_controller(self, core)
         self._made.append((type(self._controller).close, self._controller))

@@ -14,6 +14,7 @@ from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
 from vla_policy_node.core.description import joint_limits, narrowed
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.seams import STRATEGIES, Seams
 from vla_policy_node.guard_parameters import make_guard
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import read_description
@@ -44,6 +45,7 @@ class ExecutorParameters:
     profile: RobotProfile
     guard: 'Guard | None'
     config: ExecutorConfig
+    seams: Seams
     joint_topic: str
     controller: str
     joint_command: str
@@ -69,6 +71,7 @@ class ExecutorParameters:
             profile=profile,
             guard=guard,
             config=_config(node),
+            seams=_seams(node, profile),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
             controller=declare(
                 node, 'controller', 'crisp', 'adapter: what the controller understands',
@@ -137,6 +140,29 @@ def _config(node: Node) -> ExecutorConfig:
         period=1.0 / rate,
         interpolation=declare(node, 'interpolation', 'cubic', 'between the steps of a chunk', choices=kinds),
         **values,
+    )
+
+
+def _seams(node: Node, profile: RobotProfile) -> Seams:
+    strategy = declare(
+        node, 'seams', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/seams.md',
+        choices=STRATEGIES,
+    )  # fmt: skip
+    steps = declare(
+        node, 'execute_horizon', 0, 'steps of a chunk that are executed at most before the next has come; 0: all',
+        low=0, high=1000,
+    )  # fmt: skip
+    band = float(
+        declare(node, 'gripper_band', 0.01, 'openings so close to half open decide nothing [m]', low=0.0, high=0.1)
+    )
+    return Seams(
+        strategy,
+        execute_horizon=steps,
+        fade_time=float(declare(node, 'fade_time', 0.3, 'of cross_fade [s]', low=0.01, high=5.0)),
+        old_weight=float(declare(node, 'old_weight', 0.3, 'of weighted: share of the old chunk', low=0.0, high=1.0)),
+        decay=float(declare(node, 'ensemble_decay', 0.01, 'of temporal_ensemble, see Seams', low=-10.0, high=10.0)),
+        gripper_threshold=profile.gripper_max_opening / 2,
+        gripper_band=band,
     )
 
 

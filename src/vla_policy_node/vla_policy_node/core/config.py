@@ -22,6 +22,7 @@ class ExecutorConfig:
     seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
     seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
     seam_acceleration_fraction: float = 0.3  # same for acceleration
+    seam_overshoot: float = 0.01  # [rad] a seam that would carry a joint further on brakes harder
     max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
     joint_state_max_age: float = 0.2  # [s]
     tracking_limit: float = 0.25  # [rad] further from its set-point than this, a joint is blocked or was moved
@@ -32,7 +33,14 @@ class ExecutorConfig:
         for name in ('velocity_fraction', 'acceleration_fraction', 'brake_fraction'):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f'{name} must be above 0 and at most 1, got {getattr(self, name)}')
-        for name in ('period', 'seam_time', 'tool_speed_limit', 'start_distance_limit', 'tracking_limit'):
+        for name in (
+            'period',
+            'seam_time',
+            'seam_overshoot',
+            'tool_speed_limit',
+            'start_distance_limit',
+            'tracking_limit',
+        ):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')
         if self.interpolation not in INTERPOLATIONS:

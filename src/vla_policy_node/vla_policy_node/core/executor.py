@@ -19,6 +19,7 @@ from vla_policy_node.core.join import Planner
 from vla_policy_node.core.limits import Limits
 from vla_policy_node.core.path import ChunkPath
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
 from vla_policy_node.core.states import FAULTS, Hold, State, strength
 
@@ -41,9 +42,15 @@ class ChunkExecutor:
     """One timeline. Not thread-safe: the owner calls it from one thread. Times are int ns of one clock."""
 
     def __init__(
-        self, profile: RobotProfile, config: ExecutorConfig | None = None, guard: 'Guard | None' = None
+        self,
+        profile: RobotProfile,
+        config: ExecutorConfig | None = None,
+        guard: 'Guard | None' = None,
+        seams: Seams | None = None,
     ) -> None:
-        """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does."""
+        """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
+        seams: how a chunk goes with those before it; None: a chunk that continues what is followed, else it alone.
+        """
         self.profile = profile
         self.config = config or ExecutorConfig()
         self.state = State.INACTIVE
@@ -59,6 +66,7 @@ class ChunkExecutor:
         self.rate = 0.0  # path time per clock time
         self.limits = Limits(profile, self.config, guard.tool_positions if guard is not None else None)
         self._planner = Planner(self.limits, self.config)
+        self._seams = seams or Seams('inpaint')
         smoothing = max(self.config.smoothing_time, self.config.period)
         self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
         self._faults: dict[Hold, str] = {}  # that stand, and their messages
@@ -72,7 +80,8 @@ class ChunkExecutor:
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
         self._braked = False  # the track is a brake
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
-        self._t_ref = 0
+        self._t_ref = 0  # [ns] of the path
+        self._seen = 0  # [ns] of the observation that the chunk answers
         self._now: int | None = None
         self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
         self._measured: np.ndarray | None = None
@@ -222,7 +231,7 @@ class ChunkExecutor:
 
     def chunk_age(self, now: int) -> float:
         """now - t_ref of the chunk that is executed [s]; 0 when holding."""
-        return (now - self._t_ref) * 1e-9 if self.state is State.EXECUTING else 0.0
+        return (now - self._seen) * 1e-9 if self.state is State.EXECUTING else 0.0
 
     def joint_state_age(self, now: int) -> float:
         """[s]; infinite when none was received."""
@@ -270,11 +279,12 @@ class ChunkExecutor:
             )
         if s < -self.config.future_tolerance:
             raise Refusal(Verdict.FROM_FUTURE, f'chunk is stamped {-s:.3f} s ahead of now: clocks disagree')
+        t_ref, positions, gripper = self._seams.blend(chunk, positions, now, self._gripper, self.limits.acceleration)
         path = ChunkPath(positions, chunk.dt, self.config.interpolation, self.limits.lower, self.limits.upper)
-        self._join(path, chunk.t_ref)
+        self._join(path, t_ref)
+        self._seams.followed()
         self.source, self.sequence, self.message = chunk.source, chunk.sequence, ''
-        self._path_gripper = np.asarray(chunk.gripper, float)
-        self._t_ref = chunk.t_ref
+        self._path_gripper, self._t_ref, self._seen = gripper, t_ref, chunk.t_ref
         self.state, self.hold = State.EXECUTING, Hold.NONE
 
     def _path_time(self, t_ref: int) -> float:
@@ -446,3 +456,4 @@ class ChunkExecutor:
     def _new_epoch(self) -> None:
         self.epoch += 1
         self.source, self.sequence = '', 0
+        self._seams.reset()

@@ -16,6 +16,7 @@ _POINTS = 500  # of a timing, about, at most
 _BESIDE = 1e-7  # [s]
 _LONGEST = 30.0  # [s] a chunk that would take longer is not followed
 _SPARE = 0.985, 0.96  # of the velocity and acceleration limits: what sampling may miss
+_HARDEST = 0.9  # of the acceleration that a path may have: what a seam may take of it
 _TRIES = 3  # timings of one joined path
 # Rates to join a moving arm's motion at, and whether acceleration is continuous at the join, too: smoother, but not
 # always within the limits.
@@ -78,11 +79,17 @@ class Planner:
         first = head.v / rate - v if rate > 0 else np.zeros_like(v)
         second = head.a / rate**2 - a if matched else np.zeros_like(a)
         config, profile = self._config, self._limits.profile
+        share = config.seam_acceleration_fraction
+        # Giving up a speed v over T = 3.94 v / a (see Seam) carries the arm on by 0.2 v T. Where that is far, an arm
+        # that is told to stop must not be gentle.
+        further = float((0.2 * 3.94 * first[0] ** 2 / (share * profile.acceleration)).max())
+        if further > config.seam_overshoot:
+            share = min(_HARDEST * config.acceleration_fraction, share * further / config.seam_overshoot)
         return Seam(
             s,
             ((head.q - q)[0], first[0], second[0]),
             config.seam_velocity_fraction * profile.velocity,
-            config.seam_acceleration_fraction * profile.acceleration,
+            share * profile.acceleration,
             config.seam_time,
         )
 

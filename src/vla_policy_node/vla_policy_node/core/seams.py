@@ -110,14 +110,20 @@ class Seams:
         self._candidate: tuple[_Old, _Old] | None = None  # what would be followed, and what was said
 
     def blend(
-        self, chunk: StampedChunk, positions: np.ndarray, now: int, gripper: float | None = None
+        self,
+        chunk: StampedChunk,
+        positions: np.ndarray,
+        now: int,
+        gripper: float | None = None,
+        turn: np.ndarray | None = None,
     ) -> tuple[int, np.ndarray, np.ndarray]:
         """The chunk to follow: t_ref [ns], positions (n, dof) [rad] and gripper (n,) or (0,) [m], every chunk.dt.
 
         positions: (horizon, dof) as `checked_positions` gives them; now [ns]; gripper: opening sent last [m], None:
-        none yet. The result keeps the limits that the positions of this and the older chunks keep. Its t_ref is
-        earlier than the chunk's where steps come before. Call `followed` when the arm goes along it; until then,
-        later blends know nothing of it.
+        none yet. turn: (dof,) [rad/s^2] where the chunk would begin with more acceleration than this, it wants
+        something else than what is followed, of which then nothing comes before it. The result keeps the limits that
+        the positions of this and the older chunks keep. Its t_ref is earlier than the chunk's where steps come
+        before. Call `followed` when the arm goes along it; until then, later blends know nothing of it.
         """
         times = chunk.dt * np.arange(1, len(positions) + 1)  # [s] since t_ref
         olds, weights = self._weights(chunk, times, (now - chunk.t_ref) * 1e-9)
@@ -125,7 +131,7 @@ class Seams:
         for old, weight in zip(olds, weights, strict=True):
             blended += weight[:, None] * self._apart(old.at(times + self._between(chunk, old)), positions)
         openings = self._vote(chunk, times, olds, weights, gripper)
-        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings)
+        t_ref, blended, openings = self._with_steps_before(chunk, blended, openings, turn)
         said = _Old(chunk.t_ref, chunk.dt, np.array(positions, float), np.array(chunk.gripper, float))
         self._candidate = _Old(t_ref, chunk.dt, blended.copy(), openings.copy()), said
         end = len(blended)
@@ -155,7 +161,7 @@ class Seams:
         return apart if self._wraps is None else np.where(self._wraps, (apart + np.pi) % (2 * np.pi) - np.pi, apart)
 
     def _with_steps_before(
-        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray
+        self, chunk: StampedChunk, positions: np.ndarray, gripper: np.ndarray, turn: np.ndarray | None
     ) -> tuple[int, np.ndarray, np.ndarray]:
         """t_ref [ns], positions and gripper with the steps of the followed chunk before them, see the class."""
         old = self._followed
@@ -167,6 +173,10 @@ class Seams:
             return chunk.t_ref, positions, gripper  # it has ended, or nearly
         times = times[covered]
         shape = old.at(times)
+        if turn is not None and len(positions) > 1:
+            bend = self._apart(positions[1:2], positions[:1])[0] - self._apart(shape[-1:], shape[-2:-1])[0]
+            if (np.abs(bend) > turn * chunk.dt**2).any():
+                return chunk.t_ref, positions, gripper  # it wants something else: no sharp corner where it begins
         before = positions[0] + self._apart(shape[:-1], shape[-1:])
         if self._wraps is None:
             asked = np.vstack([positions, old.positions])
