@@ -32,7 +32,8 @@ def imported(names, python=sys.executable):
     ('folder', 'forbidden'),
     [
         (('vla_model', 'vla_model'), (*ROS, 'vla_policy_node', 'vla_sim', 'vla_bringup')),
-        (('vla_policy_node', 'vla_policy_node', 'core'), (*ROS, 'torch', 'vla_sim', 'vla_bringup')),
+        (('vla_policy_node', 'vla_policy_node', 'core'), (*ROS, 'torch', 'pinocchio', 'vla_sim', 'vla_bringup')),
+        (('vla_policy_node', 'vla_policy_node', 'kinematics'), (*ROS, 'torch', 'vla_sim', 'vla_bringup')),
     ],
 )
 def test_cores_import_neither_ros_nor_what_stands_above_them(folder, forbidden):

@@ -11,8 +11,8 @@ pinocchio = pytest.importorskip('pinocchio', reason='no Pinocchio for this machi
 
 from vla_policy_node.core.chunk import StampedChunk, Verdict  # noqa: E402
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, State  # noqa: E402
-from vla_policy_node.core.guard import Guard, GuardConfig, Obstacle  # noqa: E402
 from vla_policy_node.core.profile import RobotProfile  # noqa: E402
+from vla_policy_node.kinematics.guard import Guard, GuardConfig, Obstacle  # noqa: E402
 
 PANDA = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 _URDF = next(f for f in files('example-robot-data') if str(f).endswith('panda_description/urdf/panda.urdf'))

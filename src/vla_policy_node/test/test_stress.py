@@ -1,4 +1,4 @@
-"""Whatever chunks come, what is sent keeps every limit. The long run is `python -m vla_policy_node.core.prove`."""
+"""Whatever chunks come, what is sent keeps every limit. The long run is `python -m vla_policy_node.proof.prove`."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.executor import ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.states import Hold
-from vla_policy_node.core.stress import Measured, Stream, stress
+from vla_policy_node.proof.stress import Measured, Stream, stress
 
 ROBOTS = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots'
 PROFILES = {name: RobotProfile.load(ROBOTS / f'{name}.yaml') for name in ('fr3', 'sim_panda')}

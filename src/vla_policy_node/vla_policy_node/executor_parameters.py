@@ -11,16 +11,16 @@ from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_action import franka_hand, gripper_command
 from vla_policy_node.adapters.gripper_position import GripperPosition
 from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
-from vla_policy_node.core.description import joint_limits, narrowed
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import STRATEGIES, Seams
 from vla_policy_node.guard_parameters import make_guard
+from vla_policy_node.kinematics.description import joint_limits, narrowed
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import read_description
 
 if TYPE_CHECKING:
-    from vla_policy_node.core.guard import Guard
+    from vla_policy_node.kinematics.guard import Guard
 
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (

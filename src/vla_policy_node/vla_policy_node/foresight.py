@@ -10,14 +10,14 @@ from sensor_msgs.msg import Image
 from std_msgs.msg import String
 
 from vla_model.types import Plan, PredictedImage
-from vla_policy_node.core.inference import Assignment, Policy
-from vla_policy_node.core.schedule import Schedule, Work
 from vla_policy_node.core.stats import Window
+from vla_policy_node.inference import Assignment, Policy
 from vla_policy_node.policy_parameters import PolicyParameters
 from vla_policy_node.policy_report import milliseconds
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
+from vla_policy_node.schedule import Schedule, Work
 
 TRIAL_STEPS = 3  # a first forward, one more, and the last, which for an image ends with the image decoder
 

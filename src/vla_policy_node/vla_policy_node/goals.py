@@ -11,8 +11,8 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from vla_msgs.action import ExecuteInstruction
-from vla_policy_node.core.inference import Assignment
 from vla_policy_node.core.streams import NS
+from vla_policy_node.inference import Assignment
 from vla_policy_node.ros.chunk_msg import to_ns
 
 Result, Feedback = ExecuteInstruction.Result, ExecuteInstruction.Feedback

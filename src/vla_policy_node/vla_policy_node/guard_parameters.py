@@ -10,14 +10,14 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros.parameters import declare
 
 if TYPE_CHECKING:  # it loads Pinocchio
-    from vla_policy_node.core.guard import Guard
+    from vla_policy_node.kinematics.guard import Guard
 
 _ANYWHERE = [0.0]  # ROS has no empty list of numbers
 
 
 def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
     """As the `guard.*` parameters say. Raises ValueError naming what is missing or makes no sense."""
-    from vla_policy_node.core.guard import Guard, GuardConfig
+    from vla_policy_node.kinematics.guard import Guard, GuardConfig
 
     default = GuardConfig()
 

@@ -12,14 +12,14 @@ from std_msgs.msg import String
 
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
-from vla_policy_node.core.arm import load_kinematics
 from vla_policy_node.core.committed import Committed
-from vla_policy_node.core.end_effector import EndEffectorPolicy
-from vla_policy_node.core.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.core.streams import Aligned
 from vla_policy_node.executor_watch import ExecutorWatch
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
+from vla_policy_node.inference import Answer, Assignment, Inference, Policy
+from vla_policy_node.kinematics.arm import load_kinematics
+from vla_policy_node.kinematics.end_effector import EndEffectorPolicy
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import PolicyParameters, declare_drive
 from vla_policy_node.policy_report import PolicyReport

@@ -8,8 +8,8 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
 from vla_msgs.msg import PolicyStatus
-from vla_policy_node.core.inference import Answer
 from vla_policy_node.core.stats import Rate, Window
+from vla_policy_node.inference import Answer
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
 

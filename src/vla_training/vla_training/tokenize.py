@@ -1,8 +1,8 @@
 """A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
 
-A chunk holds the set-points due 1 .. horizon steps after its frame (a step is one frame or several), but leaves out that
-the demonstrator stood still first (see `starts`). Where the demonstration was disturbed, what was sent differs from
-what was wanted; a chunk then leads from the one to the other within a few frames.
+A chunk holds the set-points due 1 .. horizon steps after its frame, a step being one frame or several, but leaves out
+that the demonstrator stood still first (see `starts`). Where the demonstration was disturbed, what was sent differs
+from what was wanted; a chunk then leads from the one to the other within a few frames.
 """
 
 from collections.abc import Iterator

@@ -8,7 +8,7 @@ import numpy as np
 from vla_policy_node.core.states import Hold
 
 if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_policy_node.core.guard import Guard
+    from vla_policy_node.kinematics.guard import Guard
 
 _LOOKS = 2  # configurations per control step
 _MOST = 100  # when it must

@@ -24,7 +24,7 @@ from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
 from vla_policy_node.core.states import FAULTS, Hold, State, strength
 
 if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_policy_node.core.guard import Guard
+    from vla_policy_node.kinematics.guard import Guard
 
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from vla_policy_node.core.ik import Kinematics
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.ik import Kinematics
 
 
 def load_kinematics(urdf: str, profile: RobotProfile) -> Kinematics:

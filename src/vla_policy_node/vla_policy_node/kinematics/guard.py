@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from vla_policy_node.core.collision_model import (
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.states import Hold
+from vla_policy_node.kinematics.collision_model import (
     base_placement,
     coal,
     collision_model,
@@ -20,8 +22,6 @@ from vla_policy_node.core.collision_model import (
     spoken,
     tool_chain,
 )
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.states import Hold
 
 _TOOL = 'tool'
 _WORKSPACE = 'workspace '

@@ -13,9 +13,9 @@ import numpy as np
 
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.committed import Committed
-from vla_policy_node.core.schedule import Job, Schedule
 from vla_policy_node.core.stats import Window
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
+from vla_policy_node.schedule import Job, Schedule
 
 
 class Policy(Protocol):

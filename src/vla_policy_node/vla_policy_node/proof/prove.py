@@ -1,6 +1,6 @@
 """Drives the executor with random and adversarial streams of chunks and measures what it sends.
 
-    python -m vla_policy_node.core.prove --chunks 10000
+    python -m vla_policy_node.proof.prove --chunks 10000
 
 Set-points are taken at 1 kHz, or at 200 or 100 Hz with jittering periods, and differentiated by finite differences:
 velocity (also as it falls towards the ends of the position range), acceleration and jerk must stay within the robot
@@ -16,7 +16,7 @@ import numpy as np
 
 from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.stress import KINDS, Measured, stress
+from vla_policy_node.proof.stress import KINDS, Measured, stress
 
 
 def _report(seen: Measured) -> str:
@@ -53,7 +53,7 @@ def main() -> int:
         parser.error('name robot profiles with --robot')
     profiles, guards = [RobotProfile.load(path) for path in options.robot], {}
     if options.urdf is not None:
-        from vla_policy_node.core.guard import Guard, GuardConfig
+        from vla_policy_node.kinematics.guard import Guard, GuardConfig
 
         urdf = options.urdf.read_text()
         for profile in profiles:

@@ -13,7 +13,7 @@ from vla_policy_node.core.limits import velocity_limits
 from vla_policy_node.core.profile import RobotProfile
 
 if TYPE_CHECKING:
-    from vla_policy_node.core.guard import Guard
+    from vla_policy_node.kinematics.guard import Guard
 
 NS = 1_000_000_000
 DEVIATION = 1e-3  # [rad] largest distance of what is sent from the planned way
@@ -114,7 +114,7 @@ class Stream:
 
     def _set_obstacles(self, start: np.ndarray) -> None:
         """Balls around, clear of the arm at start."""
-        from vla_policy_node.core.guard import Obstacle
+        from vla_policy_node.kinematics.guard import Obstacle
 
         assert self.guard is not None
         kept: list[Obstacle] = []

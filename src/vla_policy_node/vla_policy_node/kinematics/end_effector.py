@@ -13,8 +13,8 @@ import numpy as np
 
 from vla_model.observation import prefix_steps, state_of
 from vla_model.types import Chunk, Observation
-from vla_policy_node.core.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 
 
 class EndEffectorPolicy:
