@@ -33,6 +33,7 @@ RECOVER = 0.5  # share of a disturbance that is left one frame later
 BATCH = 64  # images per forward of the encoder
 STILL = 0.003  # [rad] joints that have moved less since the frame stand still
 FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
+BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
 LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
 
 
@@ -204,14 +205,20 @@ def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]
         yield part
 
 
-def _length(episode: Episode) -> int:
-    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known.
+def _length(episode: Episode, dof: int) -> int:
+    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, and before the arm comes
+    back to rest where it began.
 
-    An arm at rest at home after its task sees what it saw before (a button that was pressed looks like one that was
-    not), and there are many more frames after than before.
+    An arm that is back where it began sees much the same as before, if not exactly (a button that was pressed looks like
+    one that was not). Who learns to come to rest there learns never to begin.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
-    return named[-1] + 1 if named else len(episode)
+    length = named[-1] + 1 if named else len(episode)
+    q = np.asarray(episode.columns[STATE], np.float64)[:, :dof]
+    if np.abs(q[length - 1] - q[0]).max() < 2 * BACK:
+        away = np.flatnonzero(np.abs(q[:length] - q[length - 1]).max(1) > BACK)
+        length = int(away[-1]) + 1 if len(away) else length
+    return length
 
 
 def _shard(
@@ -225,7 +232,7 @@ def _shard(
     count = 0
     for number in part:
         episode = data.episode(number)
-        length = _length(episode)
+        length = _length(episode, robot.dof)
         ends = starts(episode, robot.dof) + robot.horizon * frames
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
         chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames)
