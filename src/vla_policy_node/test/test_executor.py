@@ -419,6 +419,98 @@ def test_a_tracking_error_does_not_lift_the_operators_stop():
     assert rig.core.hold is Hold.OPERATOR_STOP
 
 
+# ---- the way to the start
+
+FAR = np.array([1.2, -0.5, 0.1])
+
+
+def test_the_start_is_reached_on_a_straight_line_gently_and_begins_a_new_epoch():
+    rig = Rig(FAR)
+    epoch = rig.core.epoch
+    rig.points.append(rig.core.step(0))
+    assert rig.core.go_to_start() == ''
+    assert (rig.core.state, rig.core.source, rig.core.epoch) == (State.EXECUTING, 'executor', epoch + 1)
+    for source in ('/p', 'executor'):
+        assert rig.ingest(source=source, sequence=1) is Verdict.NOT_ACCEPTING
+        assert 'goes to its start' in rig.core.message
+        rig.run(1.0)
+    assert rig.core.chunk_age(rig.now) == 0
+    rig.run(15.0, until=lambda: rig.core.at_rest)
+    assert (rig.core.hold, rig.core.source, rig.core.epoch) == (Hold.IDLE, '', epoch + 2)
+    assert rig.core.message == ''
+    q = rig.positions()
+    np.testing.assert_allclose(q[-1], PROFILE.home, atol=1e-9)
+    np.testing.assert_allclose(q, np.outer(q[:, 0] / FAR[0], FAR), atol=1e-9)
+    assert (np.diff(q[:, 0]) <= 1e-9).all()
+    assert 0.15 * 2.0 < rig.speeds() <= 0.2 * 2.0 * 1.001
+    assert rig.accelerations() <= 0.2 * 10.0 * 1.001
+    assert rig.ingest(positions=ramp(0.0, 0.1)) is Verdict.ACCEPTED
+
+
+def test_the_start_where_the_arm_is_already():
+    rig = Rig()
+    rig.run(0.05)
+    assert rig.core.go_to_start() == ''
+    rig.run(1.0)
+    assert (rig.core.state, rig.core.hold, rig.core.epoch) == (State.HOLDING, Hold.IDLE, 3)
+
+
+def test_the_way_to_the_start_is_refused_while_anything_else_counts():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 10))
+    rig.run(0.1)
+    assert 'stop what drives it first' in rig.core.go_to_start()
+    rig.run(2.0)
+    rig.core.operator_stop()
+    assert rig.core.go_to_start().startswith('OPERATOR_STOP: stopped by the operator')
+    rig.core.resume()
+    assert rig.core.go_to_start() == ''
+    assert 'the arm is moving' in rig.core.go_to_start()
+    rig.core.deactivate()
+    rig.run(1.0)
+    assert 'not active' in rig.core.go_to_start()
+
+
+def test_a_way_to_the_start_that_takes_too_long_is_refused():
+    rig = Rig(FAR, start_fraction=0.01)
+    rig.points.append(rig.core.step(0))
+    assert 'more than 30 s' in rig.core.go_to_start()
+    assert rig.core.state is State.HOLDING
+
+
+@pytest.mark.parametrize(
+    ('stop', 'hold'),
+    [
+        (lambda rig: rig.core.operator_stop(), Hold.OPERATOR_STOP),
+        (lambda rig: rig.core.emergency_stop(), Hold.EMERGENCY_STOP),
+        (lambda rig: rig.core.fault(Hold.CONTROLLER_MISSING, 'nobody listens'), Hold.CONTROLLER_MISSING),
+        (lambda rig: setattr(rig, 'fresh_joints', False), Hold.JOINT_STATE_STALE),
+        (lambda rig: setattr(rig, 'now', rig.now + 10**9), Hold.CLOCK_JUMP),
+        (lambda rig: rig.core.deactivate(), Hold.DEACTIVATED),
+    ],
+)
+def test_what_stops_chunks_stops_the_way_to_the_start(stop, hold):
+    rig = Rig(FAR)
+    rig.points.append(rig.core.step(0))
+    rig.core.go_to_start()
+    rig.run(2.0)
+    stop(rig)
+    rig.run(1.0)
+    assert rig.core.at_rest
+    assert rig.core.hold is hold
+    assert 0.1 < rig.points[-1].positions[0] < 1.1
+    assert rig.accelerations() <= 10.0
+    assert rig.core.epoch > 2
+
+
+def test_a_slow_tool_is_late_at_the_start_and_does_not_brake_for_it():
+    rig = Rig(FAR, max_lag=0.05, start_fraction=0.8, velocity_fraction=0.1)
+    rig.points.append(rig.core.step(0))
+    rig.core.go_to_start()
+    rig.run(12.0, until=lambda: rig.core.at_rest)
+    np.testing.assert_allclose(rig.positions()[-1], PROFILE.home, atol=1e-9)
+
+
 # ---- what stands until it is taken back
 
 

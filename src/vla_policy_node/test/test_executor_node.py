@@ -194,6 +194,27 @@ def test_moveit_has_the_arm_until_a_stop(ros, monkeypatch):
     server.destroy()
 
 
+def test_the_arm_goes_to_its_start_on_request(ros):
+    robot = Robot(ros, start_fraction=0.5)
+    robot.q = PROFILE.home + 0.3
+    robot.bring_up()
+    robot.move()
+    assert 'the arm is moving' in robot.call('go_to_start').message
+    assert robot.call('stop').success
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    assert robot.call('go_to_start').message.startswith('OPERATOR_STOP')
+    assert robot.call('resume').success
+    answer = robot.call('go_to_start')
+    assert answer.success
+    assert answer.message.startswith('on the way')
+    epoch = robot.until(lambda s: s.source == 'executor', 'it goes').epoch
+    robot.send()
+    robot.until(lambda s: s.last_verdict == E.REJECT_NOT_ACCEPTING, 'chunks wait')
+    status = robot.until(lambda s: s.epoch > epoch, 'there')
+    assert (status.state, status.hold_reason, status.source) == (E.STATE_HOLDING, E.HOLD_IDLE, '')
+    ros.wait(lambda: np.allclose(robot.q, PROFILE.home, atol=1e-6), 'it is where it was sent')
+
+
 def test_a_trajectory_controller_gets_the_plan_and_a_brake(ros):
     robot = Robot(ros, 'joint_trajectory')
     robot.bring_up()

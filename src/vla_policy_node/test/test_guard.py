@@ -171,6 +171,37 @@ def test_what_begins_in_contact_may_only_move_out():
     assert (rig.guard.distances(rig.sent[-1]) > rig.guard.margins).all()
 
 
+def test_the_way_to_the_start_is_looked_at_whole_and_the_tool_keeps_its_speed():
+    guard, start = make(), PANDA.home + np.array([1.5, 0.3, 0, 0.3, 0, 0, 0])
+    rig = Rig(guard, start, tool_speed_limit=0.1)
+    half = guard.tool_positions((PANDA.home + start)[None] / 2)[0]
+    rig.guard.set_obstacles([ball(half)])
+    rig.run(0.1)
+    problem = rig.core.go_to_start()
+    assert 'cannot be begun' in problem
+    assert 'ball' in problem
+    assert (rig.core.state, rig.core.epoch) == (State.HOLDING, 1)
+    rig.guard.set_obstacles([])
+    assert rig.core.go_to_start() == ''
+    rig.run(30.0, until=lambda: rig.core.at_rest)
+    assert rig.core.hold is Hold.IDLE
+    np.testing.assert_allclose(rig.sent[-1], PANDA.home, atol=1e-9)
+    tool = np.linalg.norm(np.diff(guard.tool_positions(np.array(rig.sent)), axis=0), axis=1) / 0.01
+    assert 0.09 < tool.max() <= 0.1 * 1.001
+
+
+def test_an_obstacle_that_appears_on_the_way_to_the_start_stops_the_arm():
+    guard, start = make(), PANDA.home + np.array([1.5, 0, 0, 0, 0, 0, 0])
+    rig = Rig(guard, start)
+    rig.run(0.1)
+    assert rig.core.go_to_start() == ''
+    rig.run(0.3)
+    guard.set_obstacles([ball(guard.tool_positions((PANDA.home + start)[None] / 2)[0])])
+    rig.run(10.0, until=lambda: rig.core.at_rest)
+    assert rig.core.hold is Hold.COLLISION_AHEAD
+    assert rig.distances().min() > 0.015
+
+
 @pytest.mark.parametrize('kind', ['box', 'sphere', 'mesh', 'hole'])
 def test_shapes_of_obstacles(kind):
     guard = make()

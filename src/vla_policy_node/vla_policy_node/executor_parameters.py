@@ -30,6 +30,7 @@ _MOTION = (
     ('smoothing_time', 'set-points are the average of the planned motion over this time at least [s]', 0.0, 0.1),
     ('tool_speed_limit', 'largest speed of the tool, where its kinematics are known [m/s]', 0.01, 3.0),
     ('start_distance_limit', 'a first chunk that begins further from the resting arm is refused [rad]', 0.01, 7.0),
+    ('start_fraction', 'of the velocity and acceleration limits: how ~/go_to_start moves', 0.01, 1.0),
     ('seam_time', 'shortest smoothing of a switch of chunks [s]', 0.02, 2.0),
     ('max_lag', 'an arm that trails its chunk by more brakes [s]', 0.05, 5.0),
     ('joint_state_max_age', 'an older joint state makes the arm hold [s]', 0.01, 5.0),

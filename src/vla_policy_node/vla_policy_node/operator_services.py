@@ -1,4 +1,4 @@
-"""What a person can do with the executor: stop, emergency stop, resume, recover the robot, send the arm home."""
+"""What a person can do with the executor: stop, resume, recover the robot, send the arm to its start or home."""
 
 from collections.abc import Callable, Coroutine
 
@@ -22,7 +22,8 @@ _PRESSED = 'the emergency stop is pressed: publish false on ~/emergency_stop, th
 
 
 class OperatorServices:
-    """`~/stop`, `~/resume`, `~/emergency_stop`; `~/recover` where the robot's mode is watched; `~/go_home` with MoveIt.
+    """`~/stop`, `~/resume`, `~/emergency_stop`, `~/go_to_start`; `~/recover` where the robot's mode is watched;
+    `~/go_home` with MoveIt.
 
     robot: the mode of a Franka, or None. Raises ValueError naming a message package that is asked for and missing.
     """
@@ -51,6 +52,7 @@ class OperatorServices:
         self._services = [
             node.create_service(Trigger, '~/stop', self._on_stop),
             node.create_service(Trigger, '~/resume', self._on_resume),
+            node.create_service(Trigger, '~/go_to_start', self._on_go_to_start),
         ]
         if self._recovery is not None:
             self._services.append(node.create_service(Trigger, '~/recover', self._on_recover, callback_group=group))
@@ -98,6 +100,12 @@ class OperatorServices:
 
     def _on_resume(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         return self._answer(response, self._busy or self._resume())
+
+    def _on_go_to_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+        causes = '; '.join([*self.problems(), *self._watchdogs.causes().values()])
+        moved = 'the arm was moved by somebody else: call ~/resume first' if self._moved else ''
+        problem = self._busy or causes or moved or self._core.go_to_start()
+        return self._answer(response, problem, f'on the way, {self._core.horizon_left():.1f} s at least')
 
     def _interrupt(self) -> None:
         """Whoever moves the arm on our behalf stops."""

@@ -44,6 +44,12 @@ class Clearance:
             self._look()
         return bool(self.free_to >= needed)
 
+    def all_free(self) -> bool:
+        """Whether all of the motion is free; looks at all of it, which may take some 10 ms."""
+        while not self._done:
+            self._look()
+        return self.blocked is None
+
     @property
     def reason(self) -> tuple[Hold, str]:
         """Why it is not safe."""

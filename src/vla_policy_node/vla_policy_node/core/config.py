@@ -19,6 +19,7 @@ class ExecutorConfig:
     # beside the arm can see it come and step back. More needs a risk assessment of the cell (ISO/TS 15066).
     tool_speed_limit: float = 0.5
     start_distance_limit: float = 0.5  # [rad] a first chunk that begins further from the resting arm is refused
+    start_fraction: float = 0.2  # of the velocity and acceleration limits: how the arm goes to its start on request
     seam_time: float = 0.15  # [s] shortest time over which a switch of chunks is smoothed
     seam_velocity_fraction: float = 0.25  # of the velocity limit: what smoothing a switch may add
     seam_acceleration_fraction: float = 0.3  # same for acceleration
@@ -30,7 +31,7 @@ class ExecutorConfig:
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
 
     def __post_init__(self) -> None:
-        for name in ('velocity_fraction', 'acceleration_fraction', 'brake_fraction'):
+        for name in ('velocity_fraction', 'acceleration_fraction', 'brake_fraction', 'start_fraction'):
             if not 0 < getattr(self, name) <= 1:
                 raise ValueError(f'{name} must be above 0 and at most 1, got {getattr(self, name)}')
         for name in (

@@ -17,7 +17,7 @@ from vla_policy_node.core.clearance import Clearance
 from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.join import Planner
 from vla_policy_node.core.limits import Limits
-from vla_policy_node.core.path import ChunkPath
+from vla_policy_node.core.path import ChunkPath, Seam
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
@@ -27,6 +27,9 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
     from vla_policy_node.kinematics.guard import Guard
 
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
+
+SELF = 'executor'  # the source, while the arm goes to its start
+_START_STEP = 0.05  # [s] about, between the points of the way there
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class ChunkExecutor:
         self._braked = False  # the track is a brake
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
         self._t_ref = 0  # [ns] of the path
-        self._seen = 0  # [ns] of the observation that the chunk answers
+        self._seen: int | None = 0  # [ns] of the observation that is answered; None: none, on the way to the start
         self._now: int | None = None
         self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
         self._measured: np.ndarray | None = None
@@ -173,6 +176,38 @@ class ChunkExecutor:
         self.verdict_counts[self.verdict] += 1
         return self.verdict
 
+    def go_to_start(self) -> str:
+        """Go home (see the profile) along the straight joint line, gently; '' or why not. The way is looked at whole.
+
+        No chunk is taken until the arm is there, which begins a new epoch; whatever stops chunks stops this, too.
+        """
+        if self.state is not State.HOLDING:
+            inactive = self.state is State.INACTIVE
+            return 'not active: activate the executor' if inactive else 'the arm is moving: stop what drives it first'
+        if self._faults:
+            return f'{self.hold.name}: {self.message}'
+        fraction, profile, home = self.config.start_fraction, self.profile, self.profile.home
+        still = np.zeros(profile.dof)
+        way = Seam(
+            0.0,
+            (self.planned - home, still, still),
+            fraction * profile.velocity,
+            fraction * profile.acceleration,
+            self.config.seam_time,
+        )
+        dt = way.duration / math.ceil(way.duration / _START_STEP)
+        path = ChunkPath(home + way.sample(np.arange(0.0, way.duration + dt / 2, dt))[0], dt)
+        assert self._now is not None
+        try:
+            self._join(path, self._now + round((self._track.lag - dt) * 1e9), whole=True)
+        except Refusal as refusal:
+            return refusal.message
+        self._new_epoch()
+        self.source, self.message = SELF, 'the arm goes to its start: chunks are taken when it is there'
+        self._path_gripper, self._seen = np.zeros(0), None
+        self.state, self.hold = State.EXECUTING, Hold.NONE
+        return ''
+
     # ---- output
 
     def step(self, now: int) -> SetPoint | None:
@@ -221,7 +256,7 @@ class ChunkExecutor:
     def accepting(self) -> bool:
         """Whether a good chunk would be taken now."""
         ending = self._leaving or (self.hold in FAULTS and self.state is State.BRAKING)
-        return self.state is not State.INACTIVE and not self._faults and not ending
+        return self.state is not State.INACTIVE and not self._faults and not ending and not self._goes_to_start
 
     def horizon_left(self) -> float:
         """Path time until the chunk runs out [s]; 0 when there is none."""
@@ -230,8 +265,8 @@ class ChunkExecutor:
         return max(0.0, self._path.end - float(self._track.motion.s[self._track.head]))
 
     def chunk_age(self, now: int) -> float:
-        """now - t_ref of the chunk that is executed [s]; 0 when holding."""
-        return (now - self._seen) * 1e-9 if self.state is State.EXECUTING else 0.0
+        """now - t_ref of the chunk that is executed [s]; 0 when there is none."""
+        return (now - self._seen) * 1e-9 if self.state is State.EXECUTING and self._seen is not None else 0.0
 
     def joint_state_age(self, now: int) -> float:
         """[s]; infinite when none was received."""
@@ -244,6 +279,10 @@ class ChunkExecutor:
         return float(np.abs(self._positions - self._measured).max())
 
     # ---- inside
+
+    @property
+    def _goes_to_start(self) -> bool:
+        return self.state is State.EXECUTING and self._seen is None
 
     def _take(self, chunk: StampedChunk, now: int) -> None:
         if chunk.shadow:
@@ -295,8 +334,9 @@ class ChunkExecutor:
         assert self._now is not None
         return (self._now - t_ref) * 1e-9 - self._track.since_head + self._track.lag
 
-    def _join(self, path: ChunkPath, t_ref: int) -> None:
-        """Go on along this path, without a jump. Raises Refusal if nothing within the limits does."""
+    def _join(self, path: ChunkPath, t_ref: int, whole: bool = False) -> None:
+        """Go on along this path, without a jump. Raises Refusal if nothing within the limits does, or something is in
+        the way: at its beginning, from where the rest is looked at under way, or, with whole, anywhere."""
         s = self._path_time(t_ref)
         if s > path.end - GRID:
             raise Refusal(Verdict.WHOLLY_PAST, f'the chunk ends {path.end - s:.3f} s from now: nothing is left of it')
@@ -312,8 +352,8 @@ class ChunkExecutor:
             )
         motion, slows_from = self._planner.plan(path, s, self._track)
         clearance = self._look_ahead(motion)
-        if clearance is not None and not clearance.safe(0):
-            raise Refusal(Verdict.COLLISION, f'the chunk cannot be begun: {clearance.reason[1]}')
+        if clearance is not None and not (clearance.all_free() if whole else clearance.safe(0)):
+            raise Refusal(Verdict.COLLISION, f'the motion cannot be begun: {clearance.reason[1]}')
         self.seam_position, self.seam_velocity = jump, float(np.abs(here.v - v).max())
         self._path, self._braked, self._stalled = path, False, 0.0
         self._follow(motion, clearance)
@@ -338,7 +378,8 @@ class ChunkExecutor:
         assert self._path is not None
         self._track.advance(dt)
         if not self._braked:
-            self._watch_schedule()
+            if not self._goes_to_start:  # which is done when it is done
+                self._watch_schedule()
             self._watch_way()
         track, head = self._track, self._track.head
         s = track.motion.s
@@ -429,8 +470,8 @@ class ChunkExecutor:
         self.state = State.HOLDING
         if self.hold is Hold.CHUNKS_STOPPED:
             self._new_epoch()
-        elif self.hold in FAULTS and self.hold not in self._faults:  # cleared while it braked
-            self._show_strongest()
+        elif self.hold is Hold.NONE or (self.hold in FAULTS and self.hold not in self._faults):
+            self._show_strongest()  # at the start, or cleared while it braked
 
     def _stand_at(self, positions: np.ndarray) -> None:
         self._positions = np.array(positions, float)

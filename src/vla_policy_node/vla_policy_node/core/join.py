@@ -70,8 +70,8 @@ class Planner:
                 spare_acceleration *= min(1.0, 0.97 / max(excess.acceleration, excess.jerk))
         raise Refusal(
             Verdict.OUT_OF_LIMITS,
-            f'the arm cannot go over to the chunk within its limits: {why}. The chunk is too far from the motion that '
-            'is, turns too sharply, or ends too soon',
+            f'the arm cannot go over to this path within its limits: {why}. It is too far from the motion that is, '
+            'turns too sharply, or ends too soon',
         )
 
     def _seam(self, path: ChunkPath, s: float, head: Motion, rate: float, matched: bool) -> Seam:

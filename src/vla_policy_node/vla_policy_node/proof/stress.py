@@ -232,7 +232,7 @@ class Stream:
         self.seen.by_kind[kind, verdict] += 1
 
     def disturb(self) -> None:
-        """Now and then somebody stops the arm, or a watchdog does; and somebody takes that back."""
+        """Now and then somebody stops the arm, or a watchdog does, or sends it to its start; and takes that back."""
         core, rng = self.core, self.rng
         what = rng.integers(200)
         if what == 0:
@@ -243,6 +243,8 @@ class Stream:
             core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
         elif what == 3:
             core.deactivate()
+        elif what < 10:
+            core.go_to_start()
         if rng.random() < 0.3:
             core.resume()
             core.reset_emergency_stop()
