@@ -18,7 +18,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node import operator_services
+from vla_policy_node import executor_node, operator_services
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.executor_node import ExecutorNode
 from vla_policy_node.moveit import MoveItHome
@@ -292,6 +292,18 @@ def test_an_emergency_stop_that_was_pressed_before(ros):
     robot.ros.wait(lambda: robot.transition(Transition.TRANSITION_ACTIVATE), 'active')
 
 
+def test_while_the_planning_scene_is_not_known_the_arm_is_not_activated(ros, monkeypatch):
+    wrong = ['the planning scene is not known yet']
+    monkeypatch.setattr(executor_node, 'planning_scene', lambda *_: SimpleNamespace(problems=lambda: wrong))
+    monkeypatch.setattr(executor_node.PlanningScene, 'close', lambda _: None)
+    robot = Robot(ros)
+    assert robot.transition(Transition.TRANSITION_CONFIGURE)
+    robot.ros.wait(lambda: robot.node._core.has_joint_state and robot.node._controller.topic.listeners(), 'all else')
+    assert not robot.transition(Transition.TRANSITION_ACTIVATE)
+    wrong.clear()
+    robot.ros.wait(lambda: robot.transition(Transition.TRANSITION_ACTIVATE), 'active')
+
+
 @pytest.mark.parametrize(
     ('parameters', 'says'),
     [
@@ -299,6 +311,7 @@ def test_an_emergency_stop_that_was_pressed_before(ros):
         ({'controller': 'forward_command', 'rate': 50.0}, 'rate is 50'),
         ({'gripper': 'franka'}, 'install the ROS package franka_msgs'),
         ({'moveit.enabled': True}, 'install the ROS package moveit_msgs'),
+        ({'moveit.obstacles': True}, r'moveit.obstacles is set, but guard.enabled is not'),
         ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
         ({'guard.enabled': True, 'robot_description_timeout': 0.1}, r'guard.enabled needs the robot description'),
         ({'guard.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),

@@ -17,6 +17,7 @@ from vla_policy_node.executor_parameters import ExecutorParameters
 from vla_policy_node.executor_report import ExecutorReport
 from vla_policy_node.franka import FrankaState
 from vla_policy_node.operator_services import OperatorServices
+from vla_policy_node.planning_scene import PlanningScene, planning_scene
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import stamped_chunk, to_ns
 from vla_policy_node.ros.joints import decode_joints
@@ -45,6 +46,9 @@ class ExecutorNode(SafeLifecycleNode):
         p = self._settings = ExecutorParameters.of(self)
         core = self._core = ChunkExecutor(p.profile, p.config, p.guard, p.seams)
         self._report = self._keep(ExecutorReport(self, core), ExecutorReport.close)
+        self._scene = planning_scene(self, p.guard, p.profile)
+        if self._scene is not None:
+            self._keep(self._scene, PlanningScene.close)
         self._controller = p.make_controller(self, core)
         self._made.append((type(self._controller).close, self._controller))
         self._gripper = p.make_gripper(self)
@@ -83,6 +87,7 @@ class ExecutorNode(SafeLifecycleNode):
         assert self._core is not None
         problems = self._operator.problems() + self._watchdogs.robot_problems()
         problems += self._controller.check(self._settings.require_controller)
+        problems += self._scene.problems() if self._scene is not None else []
         if self._gripper is not None and self._settings.require_controller:
             problems += self._gripper.check()
         if problems:

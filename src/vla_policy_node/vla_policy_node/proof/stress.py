@@ -243,7 +243,7 @@ class Stream:
             core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
         elif what == 3:
             core.deactivate()
-        elif what < 10:
+        elif what == 4:
             core.go_to_start()
         if rng.random() < 0.3:
             core.resume()

@@ -23,3 +23,6 @@ LATCHED = QoSProfile(
 
 STATUS = QoSProfile(history=_LAST, depth=10, reliability=ReliabilityPolicy.RELIABLE)
 """Reports that are read by people and recorders."""
+
+CHANGES = QoSProfile(history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
+"""Changes of something that we keep a copy of: none may be missed."""
