@@ -54,7 +54,7 @@ def check_same(one: Trainer, two: Trainer) -> None:
         q = two.trained[name]
         assert torch.allclose(p, q, atol=1e-5), name
         assert torch.allclose(one.average[name], two.average[name], atol=1e-5), name
-        a, b = one.optimizer.state[p], two.optimizer.state[q]
+        a, b = one.optimizers[0].state[p], two.optimizers[0].state[q]
         assert float(a['step']) == float(b['step'])
         assert torch.allclose(a['exp_avg'], b['exp_avg'], atol=1e-5), name
         assert torch.allclose(a['exp_avg_sq'], b['exp_avg_sq'], atol=1e-7, rtol=1e-3), name

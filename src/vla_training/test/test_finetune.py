@@ -158,7 +158,7 @@ def test_a_tensor_that_a_run_lacks_is_named(base, tokens, tmp_path):
     folder = trainer.save()
     (folder / 'state-00000.safetensors').unlink()
     with pytest.raises(ValueError, match=r'lacks weight\.model\.transformer'):
-        run_state.restore(folder, trainer.trained, trainer.average, trainer.optimizer)
+        run_state.restore(folder, trainer.trained, trainer.average, trainer.optimizers)
 
 
 @pytest.mark.parametrize(

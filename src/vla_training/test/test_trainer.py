@@ -38,25 +38,29 @@ def weights(trainer: Trainer) -> dict[str, torch.Tensor]:
     return {n: p.detach().clone() for n, p in trainer.network.named_parameters()}
 
 
-def test_it_learns(tokens, tmp_path):
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_it_learns(tokens, tmp_path, optimizer):
     stage = {'steps': 60, 'action': 1.0, 'text': 0.0, 'image': 0.0}
-    trainer = Trainer(recipe(stages=[stage], lr=3e-3, warmup=10, save_every=60, log_every=10), tokens, tmp_path)
+    changes = {'stages': [stage], 'lr': 3e-3, 'warmup': 10, 'save_every': 60, 'log_every': 10, 'optimizer': optimizer}
+    trainer = Trainer(recipe(**changes), tokens, tmp_path)
     trainer.run()
     with (tmp_path / 'log.csv').open() as file:
         losses = [float(row['action_loss']) for row in csv.DictReader(file)]
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path):
-    whole = Trainer(recipe(), tokens, tmp_path / 'whole')
+@pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
+def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path, optimizer):
+    chosen = recipe(optimizer=optimizer)
+    whole = Trainer(chosen, tokens, tmp_path / 'whole')
     whole.run()
-    cut = Trainer(recipe(), tokens, tmp_path / 'cut')
+    cut = Trainer(chosen, tokens, tmp_path / 'cut')
     cut.run(until=0)  # nothing yet
     while cut.step < 4:
         cut._train_step()
         cut.step += 1
     cut.save()
-    again = Trainer(recipe(), tokens, tmp_path / 'cut')
+    again = Trainer(chosen, tokens, tmp_path / 'cut')
     assert again.step == 4
     again.run()
     for name, value in weights(whole).items():

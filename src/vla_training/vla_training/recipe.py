@@ -57,6 +57,7 @@ class Recipe:
     text_batch: int = 8  # the first so many of them make a plan prompt, too
     image_batch: int = 8  # and so many an image prompt
     micro_batch: int = 0  # sequences per forward; 0: all at once
+    optimizer: str = 'adamw'  # or muon (Jordan et al. 2024) for the blocks' matrices, AdamW for the rest
     lr: float = 1e-3
     min_lr: float = 0.05  # share of lr at the end of the cosine
     warmup: int = 200  # steps
@@ -84,6 +85,8 @@ class Recipe:
             raise ValueError(f'text_batch and image_batch are parts of batch, which is {self.batch}')
         if not 0 <= self.validation < 1 or not 0 <= self.ema < 1:
             raise ValueError('validation and ema must be 0 or more and below 1')
+        if self.optimizer not in ('adamw', 'muon'):
+            raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
         if self.dtype not in ('float32', 'bfloat16'):
             raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
         if self.init and self.network != Network():

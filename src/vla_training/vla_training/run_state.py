@@ -5,7 +5,7 @@ What is in them is whole, however many processes share the run, so it goes on wi
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from vla_training.distributed import World, put, whole
 from vla_training.pieces import iterate_pieces, write_pieces
 from vla_training.recipe import Recipe
 
-MOMENTS = ('step', 'exp_avg', 'exp_avg_sq')  # of AdamW
+MOMENTS = ('step', 'exp_avg', 'exp_avg_sq', 'momentum_buffer')  # of AdamW and Muon
+Optimizers = Sequence[torch.optim.Optimizer]  # each of its own parameters
 MAY_CHANGE = ('init', 'log_every', 'save_every', 'micro_batch', 'compile', 'amp', 'recompute', 'piece_bytes', 'dtype',
               'shard_bytes')  # fmt: skip
 
@@ -40,11 +41,11 @@ def newest(out: Path) -> Path | None:
 
 def save(
     out: Path, progress: Progress, trained: dict[str, nn.Parameter], average: dict[str, Tensor],
-    optimizer: torch.optim.Optimizer, world: World,
+    optimizers: Optimizers, world: World,
 ) -> Path:  # fmt: skip
     """Writes `step-N`, whole or not at all, and removes the checkpoints before it. All processes must call it."""
     folder, temporary = out / f'step-{progress.step:08d}', out / '.writing'
-    state = _state(trained, average, optimizer)
+    state = _state(trained, average, optimizers)
     if world.first:
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
@@ -63,14 +64,15 @@ def save(
 
 
 def _state(
-    trained: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
+    trained: dict[str, nn.Parameter], average: dict[str, Tensor], optimizers: Optimizers
 ) -> Iterator[tuple[str, Tensor]]:
     for name, p in trained.items():
         yield f'weight.{name}', whole(p)
     for name, value in average.items():
         yield f'average.{name}', whole(value)
+    moments = {p: state for optimizer in optimizers for p, state in optimizer.state.items()}
     for name, p in trained.items():
-        for key, value in optimizer.state.get(p, {}).items():
+        for key, value in moments.get(p, {}).items():
             yield f'optimizer.{key}.{name}', whole(value)
 
 
@@ -95,9 +97,7 @@ def check(folder: Path, now: Progress) -> Progress:
     return then
 
 
-def restore(
-    folder: Path, trained: dict[str, nn.Parameter], average: dict[str, Tensor], optimizer: torch.optim.Optimizer
-) -> None:
+def restore(folder: Path, trained: dict[str, nn.Parameter], average: dict[str, Tensor], optimizers: Optimizers) -> None:
     """Raises ValueError naming a tensor that is missing or of no run."""
     missing = {f'weight.{name}' for name in trained} | {f'average.{name}' for name in average}
     moments: dict[str, dict[str, Tensor]] = {name: {} for name in trained}
@@ -118,6 +118,7 @@ def restore(
             raise ValueError(f'{folder} is no checkpoint of this run: it has {key}')
     if missing:
         raise ValueError(f'{folder} lacks {min(missing)}: a file of it is missing, copy it again')
+    of = {p: optimizer for optimizer in optimizers for group in optimizer.param_groups for p in group['params']}
     for name, found in moments.items():
         if found:
-            optimizer.state[trained[name]] = found
+            of[trained[name]].state[trained[name]] = found

@@ -63,24 +63,31 @@ class Trainer:
             raise ValueError('there is no episode to learn from: lower validation or collect more')
         self.network, self._base = initial.make(recipe, tokens, self.world)
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
-        self.optimizer = self._make_optimizer()
+        self.optimizers = self._make_optimizers()
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
         self.step, self.seconds = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
         newest = run_state.newest(out)
         if newest is not None:
             then = run_state.check(newest, self._progress())
-            run_state.restore(newest, self.trained, self.average, self.optimizer)
+            run_state.restore(newest, self.trained, self.average, self.optimizers)
             self.step, self.seconds = then.step, then.seconds
         whole = recipe.compile and self.world.mesh is None
         self._loss: Callable = torch.compile(self.objective.loss) if whole else self.objective.loss
 
-    def _make_optimizer(self) -> torch.optim.AdamW:
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        r = self.recipe
         matrices = [p for n, p in self.trained.items() if p.ndim > 1 and '.blocks.' in n]
         ids = {id(p) for p in matrices}
         others = [p for p in self.trained.values() if id(p) not in ids]
-        groups = [{'params': matrices, 'weight_decay': self.recipe.weight_decay}, {'params': others, 'weight_decay': 0}]
-        return torch.optim.AdamW(groups, lr=self.recipe.lr, betas=(0.9, self.recipe.beta2), fused=True)
+        if r.optimizer == 'muon':
+            if self.world.mesh is not None:
+                raise ValueError('muon needs whole matrices, which a run that is shared has not: use adamw')
+            # Steps as large as AdamW's, so that both can have the same lr.
+            muon = torch.optim.Muon(matrices, lr=r.lr, weight_decay=r.weight_decay, adjust_lr_fn='match_rms_adamw')
+            return [muon, torch.optim.AdamW(others, lr=r.lr, betas=(0.9, r.beta2), weight_decay=0, fused=True)]
+        groups = [{'params': matrices, 'weight_decay': r.weight_decay}, {'params': others, 'weight_decay': 0}]
+        return [torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, r.beta2), fused=True)]
 
     def lr(self, step: int) -> float:
         """Linear warm-up, then a cosine down to min_lr."""
@@ -125,8 +132,9 @@ class Trainer:
 
     def _train_step(self) -> tuple[dict[str, float], float]:
         r, lr = self.recipe, self.lr(self.step)
-        for group in self.optimizer.param_groups:
-            group['lr'] = lr
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = lr
         self.network.train()
         generator = torch.Generator(self.device).manual_seed((r.seed << 32) + self.step)
         if r.lora.dropout:
@@ -139,8 +147,9 @@ class Trainer:
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not torch.isfinite(norm):
             raise ValueError(f'the gradient of step {self.step} is not finite: lower lr, or train without amp')
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         if self.average:
             decay = min(r.ema, (1 + self.step) / (10 + self.step))
             own = [local(p) for p in self.trained.values()]
@@ -229,7 +238,7 @@ class Trainer:
         """Writes `step-N` and removes the checkpoints before it."""
         if self.world.first and (self.out / 'log.csv').is_file():
             plot.plot_log(self.out / 'log.csv', self.out / 'loss.png')
-        return run_state.save(self.out, self._progress(), self.trained, self.average, self.optimizer, self.world)
+        return run_state.save(self.out, self._progress(), self.trained, self.average, self.optimizers, self.world)
 
     def _progress(self) -> run_state.Progress:
         return run_state.Progress(self.step, self.seconds, self.recipe, len(self.tokens), self._base)
