@@ -209,8 +209,8 @@ def _length(episode: Episode, dof: int) -> int:
     """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, and before the arm comes
     back to rest where it began.
 
-    An arm that is back where it began sees much the same as before, if not exactly (a button that was pressed looks like
-    one that was not). Who learns to come to rest there learns never to begin.
+    An arm that is back where it began sees much the same as before, if not exactly: a button that was pressed looks
+    like one that was not. Who learns to come to rest there learns never to begin.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
     length = named[-1] + 1 if named else len(episode)
