@@ -23,6 +23,8 @@ PROFILE = """
       position_upper: [100.0, 100.0]
       velocity: [2.0, 2.0]
       acceleration: [10.0, 10.0]
+      jerk: [5000.0, 5000.0]
+      tool_speed: 1.0
       home: [0.0, 0.0]
       gripper_joint_names: [f]
       gripper_max_opening: 0.08
@@ -79,6 +81,17 @@ def text(words: str):
 def numbers(*values: float):
     layout = TYPES['std_msgs/msg/MultiArrayLayout'](dim=[], data_offset=0)
     return TYPES['std_msgs/msg/Float64MultiArray'](layout=layout, data=np.array(values))
+
+
+def trajectory(time: float, times, positions, names=JOINTS):
+    def point(t, q):
+        since = TYPES['builtin_interfaces/msg/Duration'](sec=int(t), nanosec=round(t % 1 * NS))
+        none = np.zeros(0)
+        kind = TYPES['trajectory_msgs/msg/JointTrajectoryPoint']
+        return kind(np.array(q, float), velocities=none, accelerations=none, effort=none, time_from_start=since)
+
+    points = [point(t, q) for t, q in zip(times, positions, strict=True)]
+    return TYPES['trajectory_msgs/msg/JointTrajectory'](header=header(time), joint_names=list(names), points=points)
 
 
 def clock(time: float):

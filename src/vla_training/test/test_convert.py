@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -74,6 +75,45 @@ def test_actions_from_set_points(tmp_path):
     dataset = Dataset(tmp_path / 'd')
     assert check_frames(dataset, ahead=0.5) == list(range(30))
     np.testing.assert_allclose(dataset.episode(0).columns[features.ACTION][:, 2], 0.04)  # 0.5 of 0.08 m
+
+
+def planned(time):
+    """What joint_trajectory_controller is sent at a time: the plan from then on, and then something else."""
+    ahead = 0.02 * np.arange(1, 20)
+    q = np.stack([-(time + ahead), time + ahead + 0.5], axis=-1)
+    q[ahead > 0.2] = 99.0  # the brake, which the next message takes back
+    return bags.trajectory(time, ahead, q, names=bags.JOINTS[::-1])
+
+
+@pytest.mark.parametrize(
+    'message', [lambda t: bags.numbers(t + 0.5, -t), planned], ids=['Float64MultiArray', 'JointTrajectory']
+)
+def test_actions_from_set_points_of_other_controllers(tmp_path, message):
+    entries = [e for e in bags.recording() if e[0] != '/target_joint']
+    entries += [('/target_joint', message(t), t + 0.001) for t in 99.9 + 0.04 * np.arange(85)]
+    bags.write(tmp_path / 'bag', sorted(entries, key=lambda e: e[2]))
+    [report] = convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path, actions=SET_POINTS))
+    found = Dataset(tmp_path / 'd').episode(0).columns
+    assert len(found[features.ACTION]) == 30 and not report['damage']
+    np.testing.assert_allclose(found[features.ACTION][:, 0], 100.6 + 0.1 * np.arange(30), atol=0.042)
+    np.testing.assert_allclose(found[features.ACTION][:, :2].sum(axis=1), 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ('message', 'says'),
+    [
+        (bags.numbers(1.0), 'has 1 numbers, the robot profile 2 joints'),
+        (bags.numbers(1.0, np.nan), 'not finite'),
+        (bags.trajectory(100.0, [], []), 'has no points'),
+        (bags.trajectory(100.0, [0.1], [[1.0]]), 'without a position for each joint'),
+        (bags.trajectory(100.0, [0.1], [[1.0, 2.0]], ['a', 'x']), "lacks ['b']"),
+    ],
+)
+def test_set_points_that_are_none_are_told(tmp_path, message, says):
+    entries = [e for e in bags.recording(5) if e[0] != '/target_joint'] + [('/target_joint', message, 100.1)]
+    bags.write(tmp_path / 'bag', sorted(entries, key=lambda e: e[2]))
+    with pytest.raises(ValueError, match=re.escape(says)):
+        convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path, actions=SET_POINTS))
 
 
 def test_cameras_that_are_faster_are_thinned_out(tmp_path):

@@ -7,7 +7,7 @@ without gaps in a dataset.
 """
 
 import functools
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +19,13 @@ import yaml
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
 from vla_policy_node.ros.images import decode_image
-from vla_policy_node.ros.joints import decode_gripper, decode_joints, decode_positions
+from vla_policy_node.ros.joints import (
+    decode_array,
+    decode_gripper,
+    decode_joints,
+    decode_positions,
+    decode_trajectory,
+)
 from vla_training import features
 from vla_training.bag import Message
 from vla_training.conversion_report import BagReport
@@ -30,6 +36,7 @@ SET_POINT_MAX_AGE = 0.3  # [s] gripper commands come at 10 Hz
 SETTLE = 0.2  # [s] after an action is due until it counts: an episode that ends meanwhile takes the frame with it
 FOLLOW = 0.1  # share of a frame's deviation by which the grid of frames moves
 STATES, SET_POINTS = 'states', 'set-points'
+TRAJECTORY, ARRAY = 'trajectory_msgs/msg/JointTrajectory', 'std_msgs/msg/Float64MultiArray'  # else JointState
 
 
 @dataclass(frozen=True)
@@ -119,6 +126,11 @@ class Series:
         if b - a > max_gap * NS:
             return None
         return self.values[i - 1] + (self.values[i] - self.values[i - 1]) * ((time - a) / (b - a))
+
+    def forget_from(self, time: int) -> None:
+        """What is of time [ns] or later."""
+        i = bisect_left(self.stamps, time)
+        del self.stamps[i:], self.values[i:]
 
     def forget(self, time: int) -> None:
         """What is older than the value as of time [ns]."""
@@ -259,8 +271,17 @@ class Recording:
                 self._opening.put(_ns(m.data.header.stamp), opening)
 
     def _set_point(self, m: Message) -> None:
-        stamp = _ns(m.data.header.stamp)
-        self._arm.put(stamp, decode_positions(m.data, self.setup.profile.joint_names, m.topic))
+        """As the message's type says, which follows from the executor's `controller`."""
+        names = self.setup.profile.joint_names
+        stamp = self._now if m.kind == ARRAY else _ns(m.data.header.stamp)
+        if m.kind == TRAJECTORY:
+            times, positions = decode_trajectory(m.data, names, m.topic)
+            self._arm.forget_from(stamp + times[0])  # replaces what was planned for then
+            for time, q in zip(times, positions, strict=True):
+                self._arm.put(stamp + time, q)
+        else:
+            decode = decode_array if m.kind == ARRAY else decode_positions
+            self._arm.put(stamp, decode(m.data, names, m.topic))
         self.report.stream('set-points', m.topic).add(stamp)
 
     def _gripper_command(self, m: Message) -> None:
