@@ -162,6 +162,21 @@ def bench_expert(
     _end(lambda: bench_expert(_tasks(tasks), range(seed, seed + episodes), workers))
 
 
+@bench.command('executor')
+def bench_executor(
+    seconds: Annotated[float, typer.Option(min=2.0, help='Measured, with the guard and without.')] = 30.0,
+    rate: Annotated[float, typer.Option(min=20.0, max=1000.0, help='Set-points per second.')] = 200.0,
+    model: Annotated[str, typer.Option(help='Drives: random-nano, or a checkpoint folder.')] = 'random-nano',
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    quick: Annotated[bool, typer.Option('--quick', help='Two seconds, with the guard.')] = False,
+    out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_executor'),
+) -> None:
+    """How steady set-points are beside a busy policy in the simulator: periods, times of a step and of a chunk, CPU."""
+    from vla_bringup.bench_executor import Options, bench_executor
+
+    _end(lambda: bench_executor(Options(out=out, model=model, device=device, rate=rate, seconds=seconds, quick=quick)))
+
+
 @bench.command('motion')
 def bench_motion(
     tasks: Tasks = '',

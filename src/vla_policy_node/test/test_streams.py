@@ -225,6 +225,7 @@ def test_percentiles_are_numpys_over_the_newest_values():
         window.add(value)
     assert (len(window), window.percentiles().p50) == (3, 2.0)
     assert window.percentiles().p99 == pytest.approx(2.98)
+    assert window.percentiles().largest == 3.0
 
 
 def test_rate_counts_the_newest_seconds_only():

@@ -1,6 +1,7 @@
 """The executor as a lifecycle node: action chunks in, a steady stream of set-points to the controller out."""
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -144,7 +145,9 @@ class ExecutorNode(SafeLifecycleNode):
         assert self._core is not None
         chunk, now = stamped_chunk(msg), self._now()
         self._watchdogs.chunk_came(chunk.t_ref, now)
+        began = time.perf_counter()
         verdict = self._core.ingest(chunk, now)
+        self._report.ingested(time.perf_counter() - began)
         if verdict not in (Verdict.ACCEPTED, Verdict.SHADOW):
             self.get_logger().warning(
                 f'chunk {msg.sequence} of {msg.source} refused, {verdict.name}: {self._core.message}',
@@ -161,7 +164,9 @@ class ExecutorNode(SafeLifecycleNode):
         if self._ending.is_set():
             core.deactivate()
         now = self.get_clock().now()
+        began = time.perf_counter()
         point = core.step(now.nanoseconds)
+        took = time.perf_counter() - began
         free = not self._watchdogs.silent and not self._operator.arm_lent
         if point is not None and free:
             self._controller.send(now, point.positions, point.velocities)
@@ -171,7 +176,7 @@ class ExecutorNode(SafeLifecycleNode):
             if free:  # the last word stands for ever: it must say that the arm stands still
                 self._controller.send(now, core.planned, np.zeros(core.profile.dof))
             self._resting.set()
-        self._report.tick()
+        self._report.tick(began, took)
 
     def _diagnose(self) -> None:
         self._report.diagnose({'controllers listening': ', '.join(self._controller.topic.listeners()) or 'none'})

@@ -1,5 +1,6 @@
 """What the executor node tells: its status and its diagnostics."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,12 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import Hold
+from vla_policy_node.core.stats import Window
 from vla_policy_node.ros import qos
 
 STATUS_EVERY = 0.1  # [s] at least
+NEWEST = 1000  # control steps, and chunks, whose times the diagnostics tell
+PERIOD, STEP, INGEST = (f'{what}: p50, p95, p99, max [ms]' for what in ('period of set-points', 'step', 'ingest'))
 # A stop that somebody asked for, or an idle arm, is no fault; the rest is worth a look.
 _FINE = (Hold.NONE, Hold.IDLE, Hold.STOP_REQUESTED, Hold.DEACTIVATED)
 
@@ -25,6 +29,8 @@ class ExecutorReport:
         self._status = node.create_publisher(ExecutorStatus, '~/status', qos.LATCHED)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
         self.input_fault = ''
+        self._times = {name: Window(NEWEST) for name in (PERIOD, STEP, INGEST)}  # [s] of wall time
+        self._stepped = math.nan
         self._shown: tuple = ()
         self._ticks = 0
 
@@ -32,8 +38,16 @@ class ExecutorReport:
         self._node.destroy_publisher(self._status)
         self._node.destroy_publisher(self._diagnostics)
 
-    def tick(self) -> None:
-        """At every control step."""
+    def ingested(self, took: float) -> None:
+        """A chunk was taken or refused, in so many seconds."""
+        self._times[INGEST].add(took)
+
+    def tick(self, began: float, took: float) -> None:
+        """At every control step, which began at a time of time.perf_counter and took so many seconds."""
+        if not math.isnan(self._stepped):
+            self._times[PERIOD].add(began - self._stepped)
+        self._stepped = began
+        self._times[STEP].add(took)
         self._ticks += 1
         if self._facts() != self._shown or self._ticks * self._core.config.period >= STATUS_EVERY:
             self.publish()
@@ -83,6 +97,7 @@ class ExecutorReport:
             'joint state age [s]': f'{core.joint_state_age(now.nanoseconds):.3f}',
             'tracking error [rad]': f'{core.tracking_error():.4f}',
             **more,
+            **{name: _spread(window) for name, window in self._times.items() if len(window)},
             **{f'chunks {v.name}': n for v, n in zip(Verdict, core.verdict_counts, strict=True) if n},
         }
         status = DiagnosticStatus(
@@ -99,3 +114,8 @@ class ExecutorReport:
     def _facts(self) -> tuple:
         core = self._core
         return core.state, core.hold, core.epoch, core.source
+
+
+def _spread(times: Window) -> str:
+    p = times.percentiles()
+    return ', '.join(f'{1e3 * x:.3f}' for x in (p.p50, p.p95, p.p99, p.largest))

@@ -14,6 +14,7 @@ class Percentiles:
     p50: float
     p95: float
     p99: float
+    largest: float
 
 
 class Window:
@@ -31,8 +32,8 @@ class Window:
     def percentiles(self) -> Percentiles:
         """Linear interpolation between the closest ranks."""
         if not self._values:
-            return Percentiles(math.nan, math.nan, math.nan)
-        return Percentiles(*(float(p) for p in np.percentile(list(self._values), (50, 95, 99))))
+            return Percentiles(math.nan, math.nan, math.nan, math.nan)
+        return Percentiles(*(float(p) for p in np.percentile(list(self._values), (50, 95, 99, 100))))
 
 
 class Rate:
