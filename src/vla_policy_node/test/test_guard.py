@@ -226,6 +226,19 @@ def test_shapes_of_obstacles(kind):
     assert len(guard.margins) == before
 
 
+def test_what_stays_is_not_built_again(monkeypatch):
+    one, other = ball([1, 0, 0], name='one'), ball([0, 1, 0], name='other')
+    guard = make([one])
+    built = []
+    monkeypatch.setattr(guard, '_object', lambda o, build=guard._object: built.append(o.name) or build(o))
+    guard.set_obstacles([one, other])
+    both = guard.distances(PANDA.home)
+    guard.set_obstacles([])
+    guard.set_obstacles([other, one])
+    assert built == ['other', 'other', 'one']
+    np.testing.assert_allclose(np.sort(guard.distances(PANDA.home)), np.sort(both))
+
+
 def test_a_mesh_that_is_touched_counts_as_touched():
     tool = make().tool_positions(PANDA.home[None])[0]
     corners = tool + np.array([[0.3, 0, 0.03], [-0.3, 0.3, 0.03], [-0.3, -0.3, 0.03]])

@@ -94,6 +94,7 @@ def test_changes_are_followed():
     w = world(CollisionObject('a', BOX), CollisionObject('b', BOX))
     w.apply(scene(CollisionObject('c', BOX), CollisionObject('a', operation=b'\x01')), whole=False)
     assert names(w) == ['b', 'c']
+    assert w.obstacles()[0][0] is w.obstacles()[0][0]  # what the guard has built of it stays
     w.apply(scene(CollisionObject('c', operation=b'\x03', pose=at(0, 0, 2))), whole=False)
     w.apply(scene(CollisionObject('gone', operation=b'\x03', pose=at(0, 0, 2))), whole=False)
     assert [o.position[2] for o in w.obstacles()[0]] == [0, 2]

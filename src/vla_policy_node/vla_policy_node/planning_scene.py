@@ -31,12 +31,14 @@ class World:
     def __init__(self, operations: Any, base: str) -> None:
         self._operations, self._base = operations, base
         self._objects: dict[str, Any] = {}  # messages, by id
+        self._converted: dict[str, tuple[list[Obstacle], list[str], list[str]]] = {}  # of those that did not change
         self._octomap = False
 
     def apply(self, scene: Any, whole: bool) -> None:
         """A whole scene, or what changed. What the robot took into its hand is no obstacle any more."""
         if whole:
             self._objects.clear()
+            self._converted.clear()
         for attached in scene.robot_state.attached_collision_objects:
             if attached.object.operation == self._operations.ADD:
                 self._objects.pop(attached.object.id, None)
@@ -47,6 +49,7 @@ class World:
 
     def _change(self, thing: Any) -> None:
         known = self._objects.get(thing.id)
+        self._converted.pop(thing.id, None)
         if thing.operation == self._operations.REMOVE:
             if thing.id:
                 self._objects.pop(thing.id, None)
@@ -66,25 +69,35 @@ class World:
     def obstacles(self) -> tuple[list['Obstacle'], list[str], list[str]]:
         """Boxes, spheres and meshes, cylinders as the boxes around them; what must not be there, and what is left out,
         one sentence each."""
+        found: list[Obstacle] = []
+        wrong: list[str] = []
+        left_out = ['the octomap is not guarded'] * self._octomap
+        for name, thing in self._objects.items():
+            if name not in self._converted:
+                self._converted[name] = self._convert(name, thing)
+            usable, bad, strange = self._converted[name]
+            found, wrong, left_out = found + usable, wrong + bad, left_out + strange
+        return found, wrong, left_out
+
+    def _convert(self, name: str, thing: Any) -> tuple[list['Obstacle'], list[str], list[str]]:
         from vla_policy_node.kinematics.guard import Obstacle
 
         found: list[Obstacle] = []
-        wrong, left_out = [], ['the octomap is not guarded'] * self._octomap
-        for name, thing in self._objects.items():
-            if thing.header.frame_id.lstrip('/') != self._base:
-                wrong.append(f'object {name} is in frame {thing.header.frame_id!r}, must be in {self._base}')
-                continue
-            try:
-                for i, (shape, place) in enumerate(_placed(thing)):
-                    label = f'{name}[{i}]' if i else name
-                    kind = _kind(shape)
-                    if isinstance(kind, str):
-                        left_out.append(f'{kind} {label} is not guarded: only boxes, spheres, cylinders and meshes are')
-                    else:
-                        found.append(Obstacle(label, place[:3, 3], place[:3, :3], **kind))
-            except (ValueError, IndexError) as error:
-                wrong.append(f'object {name} cannot be used: {error}')
-        return found, wrong, left_out
+        left_out: list[str] = []
+        frame = thing.header.frame_id
+        if frame.lstrip('/') != self._base:
+            return [], [f'object {name} is in frame {frame!r}, must be in {self._base}'], []
+        try:
+            for i, (shape, place) in enumerate(_placed(thing)):
+                label = f'{name}[{i}]' if i else name
+                kind = _kind(shape)
+                if isinstance(kind, str):
+                    left_out.append(f'{kind} {label} is not guarded: only boxes, spheres, cylinders and meshes are')
+                else:
+                    found.append(Obstacle(label, place[:3, 3], place[:3, :3], **kind))
+        except (ValueError, IndexError) as error:
+            return [], [f'object {name} cannot be used: {error}'], []
+        return found, [], left_out
 
 
 def _placed(thing: Any) -> list[tuple[Any, np.ndarray]]:

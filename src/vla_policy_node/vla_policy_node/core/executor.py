@@ -17,7 +17,7 @@ from vla_policy_node.core.clearance import Clearance
 from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.join import Planner
 from vla_policy_node.core.limits import Limits
-from vla_policy_node.core.path import ChunkPath, Seam
+from vla_policy_node.core.path import ChunkPath, straight_path
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
@@ -29,7 +29,6 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
 SELF = 'executor'  # the source, while the arm goes to its start
-_START_STEP = 0.05  # [s] about, between the points of the way there
 
 
 @dataclass(frozen=True)
@@ -186,20 +185,12 @@ class ChunkExecutor:
             return 'not active: activate the executor' if inactive else 'the arm is moving: stop what drives it first'
         if self._faults:
             return f'{self.hold.name}: {self.message}'
-        fraction, profile, home = self.config.start_fraction, self.profile, self.profile.home
-        still = np.zeros(profile.dof)
-        way = Seam(
-            0.0,
-            (self.planned - home, still, still),
-            fraction * profile.velocity,
-            fraction * profile.acceleration,
-            self.config.seam_time,
-        )
-        dt = way.duration / math.ceil(way.duration / _START_STEP)
-        path = ChunkPath(home + way.sample(np.arange(0.0, way.duration + dt / 2, dt))[0], dt)
         assert self._now is not None
+        profile, share = self.profile, self.config.start_fraction
+        limits = share * profile.velocity, share * profile.acceleration
+        path = straight_path(self.planned, profile.home, *limits, self.config.seam_time)
         try:
-            self._join(path, self._now + round((self._track.lag - dt) * 1e9), whole=True)
+            self._join(path, self._now + round((self._track.lag - path.dt) * 1e9), whole=True)
         except Refusal as refusal:
             return refusal.message
         self._new_epoch()

@@ -1,7 +1,10 @@
 """The path of one chunk as a smooth function of time, joined to the motion before it without a jump."""
 
+import math
+
 import numpy as np
 
+_STEP = 0.05  # [s] about, between the knots of a straight path
 Derivatives = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, first and second derivative by s; each (n, dof)
 
 
@@ -164,3 +167,15 @@ class JoinedPath:
         q, v, a = self.path.sample(s)
         e, ev, ea = self.seam.sample(s)
         return q + e, v + ev, a + ea
+
+
+def straight_path(
+    start: np.ndarray, end: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, shortest: float
+) -> ChunkPath:
+    """The straight line in joint space, from rest at start (dof,) [rad], where it is at path time dt, to rest at end:
+    a quintic that keeps these limits (dof,) and lasts `shortest` [s] at least."""
+    still = np.zeros_like(start)
+    way = Seam(0.0, (start - end, still, still), velocity, acceleration, shortest)
+    steps = math.ceil(way.duration / _STEP)
+    times = np.linspace(0.0, way.duration, steps + 1)
+    return ChunkPath(end + way.sample(times)[0], way.duration / steps)

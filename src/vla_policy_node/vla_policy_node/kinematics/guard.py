@@ -83,6 +83,7 @@ class Guard:
         self.reach = joint_reach(model, geometry, joints)
         self._fixed = geometry
         self._links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0 and g.name != _TOOL]
+        self._known: dict[int, tuple[Obstacle, Any]] = {}  # what was built, and kept, of each obstacle
         self.set_obstacles([])
         self._refuse_touching(profile.home)
 
@@ -136,13 +137,18 @@ class Guard:
     # ---- obstacles
 
     def set_obstacles(self, obstacles: list[Obstacle]) -> None:
-        """These and no others, from now on. Raises ValueError naming the one that is not usable; the old ones stay."""
+        """These and no others, from now on. Raises ValueError naming the one that is not usable; the old ones stay.
+
+        An Obstacle that is among them already costs little; a new mesh takes 5 ms per 1000 triangles.
+        """
+        known = self._known
+        new = {id(o): known[id(o)] if id(o) in known else (o, self._object(o)) for o in obstacles}
         geometry = pinocchio.GeometryModel(self._fixed)
-        for obstacle in obstacles:
-            index = geometry.addGeometryObject(self._object(obstacle))
+        for _, body in new.values():
+            index = geometry.addGeometryObject(body)
             for link in self._links:
                 geometry.addCollisionPair(pinocchio.CollisionPair(link, index))
-        self._geometry, self._distances = geometry, pinocchio.GeometryData(geometry)
+        self._geometry, self._distances, self._known = geometry, pinocchio.GeometryData(geometry), new
         self.margins = np.array([self._margin(p) for p in geometry.collisionPairs])  # (pairs,) [m]
         self.version += 1
 
