@@ -48,7 +48,7 @@ def write_parameters(out: Path) -> bool:
     text = _HEAD + _section('robot profile', profile)
     for name, rows in tables.items():
         text += _section(name, [row for row in rows if not row.startswith('| `robot.')])
-    out.write_text(text)
+    out.write_text(text.replace(temporary, ''))  # a folder that is gone means nothing to a reader
     return True
 
 
