@@ -129,7 +129,7 @@ def test_truncated_weights(folder, keep):
         (lambda t: t.update(extra=torch.zeros(1)), r'1 unexpected \(extra\)'),
         (
             lambda t: t.update({'model.transformer.ln_f.weight': torch.zeros(3)}),
-            r'ln_f.weight is \(3,\) .*\(256,\)',
+            r'ln_f.weight is \(3,\) .*\(192,\)',
         ),
         (lambda t: t['model.transformer.wte.weight'].fill_(float('nan')), 'wte.weight is not finite'),
     ],
@@ -154,7 +154,7 @@ def test_a_tensor_in_two_files(folder):
         (lambda c: c['vocabulary'].pop('mask'), r'field vocabulary\.mask is missing'),
         (lambda c: c.update(image_tokenizer=[]), 'field image_tokenizer must be dict'),
         (lambda c: c.update(n_heads='four'), "field n_heads must be int, got 'four'"),
-        (lambda c: c.update(n_heads=3), 'd_model 256 must be a multiple'),
+        (lambda c: c.update(n_heads=5), 'd_model 192 must be a multiple'),
         (lambda c: c.update(n_heads=0), 'n_heads must be above 0'),
         (lambda c: c.update(vocab_size=5), 'vocab_size is 5, the vocabulary has'),
         (lambda c: c['robot'].update(action_space='joint_torque'), 'must be one of .*joint_delta'),

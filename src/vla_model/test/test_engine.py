@@ -81,7 +81,7 @@ def test_an_exported_graph_gives_the_logits_of_eager_at_any_length(nano, act, na
 @pytest.mark.parametrize('name', EXPORTS)
 def test_act_on_an_engine(observation, cache, nano, name):
     fast = policy.load('random-nano', threads=1, engine=name)
-    prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.1)
+    prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.2)
     for given in (None, prefix):
         ours, eager = fast.act(observation, given), nano.act(observation, given)
         assert ours.frozen == eager.frozen
