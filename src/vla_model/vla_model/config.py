@@ -136,6 +136,32 @@ class RobotInterface:
         return Ranges(np.array(getattr(self, f'{kind}_low')), np.array(getattr(self, f'{kind}_high')))
 
 
+# How one layer is stored and computed, see docs/reference/quantization.md.
+LAYER_SCHEMES = ('int8', 'fp8', 'int4', 'int8-weight')
+ACTIVATIONS = ('token', 'tensor', 'none')
+
+
+@dataclass(frozen=True)
+class Quantization:
+    """How the weights of a quantized checkpoint are stored; a layer that is not named keeps its floating point."""
+
+    scheme: str  # as asked for: int8, fp8, int4 or mixed
+    group: int  # inputs that share a scale in int4; 0 without such layers
+    activations: str  # scale of what enters int8 layers: per 'token', one for the 'tensor', 'none' without any
+    layers: dict  # name of the module -> one of LAYER_SCHEMES
+    made_from: str  # model id of the original
+    gate: dict  # what was measured against the original; no part of the model's id
+
+    def __post_init__(self) -> None:
+        if self.activations not in ACTIVATIONS:
+            raise ValueError(f'quantization.activations must be one of {list(ACTIVATIONS)}, got {self.activations!r}')
+        for name, scheme in self.layers.items():
+            if scheme not in LAYER_SCHEMES:
+                raise ValueError(f'quantization.layers: {name} must be one of {list(LAYER_SCHEMES)}, got {scheme!r}')
+        if ('int4' in self.layers.values()) != (self.group > 0) or self.group % 2:
+            raise ValueError(f'quantization.group must be even and above 0 for int4, 0 without, got {self.group}')
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     name: str
@@ -145,6 +171,7 @@ class ModelConfig:
     image_tokenizer: ImageTokenizerConfig
     robot: RobotInterface
     statistics: Statistics | None = None  # a file of its own; None where normalization is 'limits'
+    quantization: Quantization | None = None
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -184,6 +211,8 @@ class ModelConfig:
         vocabulary = asdict(self.vocabulary)
         content = {'name': self.name, 'trained': self.trained} | asdict(self.network)
         content |= {'vocabulary': vocabulary, 'image_tokenizer': asdict(self.image_tokenizer)}
+        if self.quantization is not None:
+            content['quantization'] = asdict(self.quantization)
         return json.dumps(content | {'robot': asdict(self.robot)}, indent=2) + '\n'
 
     @classmethod
@@ -199,6 +228,9 @@ class ModelConfig:
             ),
             robot=read(RobotInterface, _typed(content, 'robot', dict, 'robot'), 'robot.'),
             statistics=statistics,
+            quantization=read(Quantization, _typed(content, 'quantization', dict, 'quantization'), 'quantization.')
+            if 'quantization' in content
+            else None,
         )
 
 
