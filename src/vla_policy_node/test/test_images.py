@@ -1,12 +1,14 @@
 """Image and joint-state messages to arrays; the messages here are plain objects, as a bag reader gives them."""
 
 import array
+import io
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
@@ -124,3 +126,24 @@ def test_a_finger_that_is_not_finite_does_not_spoil_the_arm():
     decode_joints(msg, ARM, 'joint_states')
     with pytest.raises(ValueError, match='f1'):
         decode_gripper(msg, FINGERS, 'joint_states')
+
+
+@pytest.mark.parametrize('kind', ['JPEG', 'PNG'])
+@pytest.mark.parametrize('mode', ['RGB', 'L', 'RGBA'])
+def test_compressed_images(kind, mode):
+    if (kind, mode) == ('JPEG', 'RGBA'):
+        pytest.skip('JPEG has no alpha')
+    picture = np.add.outer(np.arange(12), np.arange(16))[..., None] * np.array([1, 2, 3])
+    data = io.BytesIO()
+    whole = Image.fromarray(picture.astype(np.uint8)).convert(mode)
+    whole.save(data, kind, **({'quality': 100, 'subsampling': 0} if kind == 'JPEG' else {}))
+    msg = SimpleNamespace(format=kind.lower(), data=array.array('B', data.getvalue()))
+    decoded = decode_image(msg, 'front', width=16, height=12)
+    assert decoded.shape == (12, 16, 3)
+    assert decoded.dtype == np.uint8
+    np.testing.assert_allclose(decoded.astype(int), np.asarray(whole.convert('RGB')).astype(int), atol=3)
+    with pytest.raises(ValueError, match='16 x 12, expected 8 x any'):
+        decode_image(msg, 'front', width=8)
+    for bad in (msg.data[: len(msg.data) // 2], array.array('B', b'nonsense'), array.array('B')):
+        with pytest.raises(ValueError, match=r'compressed image on front .* cannot be decoded'):
+            decode_image(SimpleNamespace(format='jpeg', data=bad), 'front')

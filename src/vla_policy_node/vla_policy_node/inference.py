@@ -6,15 +6,15 @@ Between two actions it does steps of what the schedule holds.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from vla_model.types import Chunk, Observation
+from vla_policy_node.core.cadence import Cadence
 from vla_policy_node.core.committed import Committed
-from vla_policy_node.core.stats import Window
-from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
+from vla_policy_node.core.streams import GRIPPER, JOINTS, Aligned
 from vla_policy_node.schedule import Job, Schedule
 
 
@@ -39,12 +39,9 @@ class Policy(Protocol):
 
 @dataclass(eq=False)
 class Assignment:
-    """An instruction in force, and what came of it."""
+    """An instruction from when it comes into force until another does: the same words again are another one."""
 
     instruction: str
-    chunks: int = 0  # published
-    skipped: int = 0  # complete sets passed over
-    inference: Window = field(default_factory=lambda: Window(1000))  # [s]
 
 
 @dataclass(frozen=True)
@@ -118,10 +115,8 @@ class Inference:
     ) -> None:
         self._policy, self._dof, self._schedule, self._committed = policy, dof, schedule, committed
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
-        # A tenth less, so that frames that jitter around the period are not passed over by turns.
-        self._interval, self._retry = int(0.9 / rate * NS), retry
+        self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
-        self._last = 0  # t_ref of the set used last
         self._seen: int | None = None  # index of the newest set looked at
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
@@ -159,10 +154,12 @@ class Inference:
         seen = self._seen if assignment is self._before else None
         skipped = max(aligned.index - seen - 1, 0) if seen is not None else 0
         self._seen = aligned.index
-        since = aligned.t_ref - self._last
-        if assignment is self._before and (since == 0 or 0 < since < self._interval):
+        if assignment is not self._before:
+            self._before = assignment
+            self._cadence.restart()
+        if not self._cadence.due(aligned.t_ref):
             return
-        self._before, self._last = assignment, aligned.t_ref
+        self._cadence.last = aligned.t_ref
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
             observation = to_observation(aligned, assignment.instruction)

@@ -32,6 +32,7 @@ class Message(NamedTuple):
     kind: str  # pkg/msg/Type
     time: int  # [ns] bag time: the recorder's clock when it came
     data: Any  # fields as in the .msg file; arrays are numpy
+    raw: bytes | memoryview = b''  # as it came over the wire (CDR)
 
 
 def bag_files(path: Path) -> list[Path]:
@@ -62,7 +63,7 @@ def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callab
                     continue
                 try:
                     data = zstd.decompress(raw.data) if raw.data[:4] == ZSTD_MAGIC else raw.data
-                    yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind))
+                    yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind), data)
                 except Exception as error:  # damaged bytes make the decoder fail in any way
                     damage.undecodable[raw.topic] += 1
                     if damage.undecodable[raw.topic] <= EXAMPLES:

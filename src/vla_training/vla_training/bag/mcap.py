@@ -68,7 +68,7 @@ class _Channels:
                 self._look_up()
             self._channels.setdefault(number, (topic, self._schemas.get(schema, '')))
 
-    def message(self, data: bytes) -> Raw:
+    def message(self, data: bytes | memoryview) -> Raw:
         number, _, time, _ = struct.unpack_from('<HIQQ', data)
         if number not in self._channels:
             self._look_up()
@@ -187,16 +187,16 @@ def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
             raise ValueError('its checksum does not fit')
     elif not (compression == 'zstd' and zstd.get_frame_info(packed) and packed[4] & 4):
         damage.unchecked = True  # a zstd frame may have a checksum of its own: bit 2 of its header
-    found, at = [], 0
+    found, at, view = [], 0, memoryview(plain)  # images are large: what is cut out of the chunk is not copied
     while at < len(plain):
         opcode, length = struct.unpack_from('<BQ', plain, at)
-        record = plain[at + 9 : at + 9 + length]
+        record = view[at + 9 : at + 9 + length]
         if len(record) != length:
             raise ValueError('a record in it is too short')
         if opcode == MESSAGE:
             found.append(channels.message(record))
         elif opcode in (SCHEMA, CHANNEL):
-            channels.learn(opcode, record)
+            channels.learn(opcode, bytes(record))
         at += 9 + length
     return found
 

@@ -17,7 +17,7 @@ class Raw(NamedTuple):
     topic: str
     kind: str
     time: int  # [ns]
-    data: bytes
+    data: bytes | memoryview
 
 
 @dataclass
@@ -47,7 +47,7 @@ class Types:
         found = get_types_from_idl(text) if encoding.endswith('idl') else get_types_from_msg(text, kind)
         self._store.register({k: v for k, v in found.items() if k not in self._store.fielddefs})
 
-    def decode(self, data: bytes, kind: str) -> Any:
+    def decode(self, data: bytes | memoryview, kind: str) -> Any:
         if kind not in self._store.fielddefs:
             self._find(kind)
         return self._store.deserialize_cdr(data, kind)

@@ -1,0 +1,32 @@
+"""For a player of bags that waits: what the policy node has taken, told message by message."""
+
+from rclpy.clock import JumpThreshold
+from rclpy.duration import Duration
+from rclpy.node import Node
+from std_msgs.msg import Header
+
+from vla_policy_node.ros import qos
+
+TAKEN = '~/taken'
+CLOCK, INSTRUCTION = 'clock', 'instruction'
+
+
+class Lockstep:
+    """Publishes on `~/taken`: frame_id is the topic as in the parameters, `clock` or `instruction`; the stamp is the
+    node's time. Between two of them the player sends nothing, so it knows all that the node knows."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        self._publisher = node.create_publisher(Header, TAKEN, qos.CHANGES)
+        step = Duration(nanoseconds=1)
+        self._jumps = node.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=step, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+            post_callback=lambda _: self.took(CLOCK),
+        )
+
+    def took(self, what: str) -> None:
+        self._publisher.publish(Header(stamp=self._node.get_clock().now().to_msg(), frame_id=what))
+
+    def close(self) -> None:
+        self._jumps.unregister()
+        self._node.destroy_publisher(self._publisher)
