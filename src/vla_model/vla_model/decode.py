@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .network import Network, PrefixCache
+from .network import PrefixCache
 from .vocabulary import Vocabulary
 
 T = TypeVar('T')
@@ -58,7 +58,7 @@ def action(
 
 
 def image(
-    network: Network,
+    network: Callable[..., Tensor],
     vocabulary: Vocabulary,
     ids: Tensor,
     block: slice,
@@ -108,7 +108,7 @@ def _remask(
     tokens = ids[0, block] - codes.start
     probability = torch.ones(len(tokens), device=ids.device)
     # The reference counts what was given as decoded already. Greedy, the schedule is that of what there is to decode.
-    total = torch.tensor(len(tokens), device=ids.device) if sampling else masked.sum()
+    total = torch.full((), len(tokens), device=ids.device) if sampling else masked.sum()
     generator = sampling.generator if sampling else None
     for k, temperature in enumerate(temperatures):
         if k:
@@ -123,7 +123,7 @@ def _remask(
         if sampling:  # drawn even at temperature 0: the reference's stream of random numbers
             u = torch.zeros_like(confidence).uniform_(generator=generator)
             confidence = confidence + temperature * -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
-        share = torch.cos(torch.tensor((k + 1) / len(temperatures)) * math.pi * 0.5).to(ids.device)
+        share = float(torch.cos(torch.tensor((k + 1) / len(temperatures)) * math.pi * 0.5))  # in fp32, on the host
         again = torch.minimum((total * share).floor().long(), masked.sum() - 1).clamp(min=1)
         cut = confidence.sort().values.gather(0, again[None].clamp(max=len(tokens) - 1))
         masked = confidence < cut
@@ -132,7 +132,7 @@ def _remask(
 
 
 def text(
-    network: Network,
+    network: Callable[..., Tensor],
     vocabulary: Vocabulary,
     ids: Tensor,
     block: slice,
@@ -140,6 +140,7 @@ def text(
     threshold: float | None = None,
     stop: bool = True,
     cached: bool = False,
+    fixed: bool = False,
 ) -> Steps[Tokens]:
     """Ids of the text block, in at most `steps` forwards, greedy over the whole vocabulary (LLaDA, low confidence).
 
@@ -147,31 +148,38 @@ def text(
     where it does not divide. With `threshold`, in 0..1, every token of at least this probability is committed, too.
     `stop`: end when everything up to an end of text is committed; the result then ends with it. Ids of the result can
     still be masks where the network chose the mask itself.
+    `fixed`: every forward asks for the whole block, as a graph needs it, and not only for what is masked.
     """
     ids = ids.clone()
     length = block.stop - block.start
     probability = torch.ones(length, device=ids.device)
     everything = slice(0, vocabulary.size)
     cache = _cache(block, cached)
-    places = (ids[0, block] == vocabulary.mask).nonzero()[:, 0]
+    places = torch.arange(length, device=ids.device)
+    masked = ids[0, block] == vocabulary.mask
     for step in range(steps):
         if step:
             yield
-        best = network(ids, places + block.start, everything, cache=cache)[0].float()
-        p = (best.max(-1).values.double() - best.double().logsumexp(-1)).exp()  # ranked in float64, as the reference
+        asked = places if fixed else masked.nonzero()[:, 0]
+        logits = network(ids, block if fixed else asked + block.start, everything, cache=cache)[0].float()
+        p = (logits.max(-1).values.double() - logits.double().logsumexp(-1)).exp()  # in float64, as the reference
+        best = ids[0, block].scatter(0, asked, logits.argmax(-1))
+        p = torch.full((length,), -1.0, dtype=p.dtype, device=p.device).scatter(0, asked, p).where(masked, -1)
         quota = length // steps + (step < length % steps)
-        chosen = torch.zeros_like(places, dtype=torch.bool)
-        chosen[p.topk(min(quota, len(places))).indices] = True
+        chosen = torch.zeros_like(masked).scatter(0, p.topk(quota).indices, True)
         if threshold is not None:
             chosen |= p >= threshold
-        ids[0, block.start + places[chosen]] = best.argmax(-1)[chosen]
-        probability[places[chosen]] = p[chosen].float()
-        places = (ids[0, block] == vocabulary.mask).nonzero()[:, 0]
-        ends = (ids[0, block] == vocabulary.eos).nonzero()[:1, 0]
-        if stop and len(ends) and not (places < ends).any():
-            length = int(ends[0]) + 1
+        chosen &= masked
+        ids[0, block] = torch.where(chosen, best, ids[0, block])
+        probability = torch.where(chosen, p.float(), probability)
+        masked = ids[0, block] == vocabulary.mask
+        marks = (masked, ids[0, block] == vocabulary.eos)
+        # All that the host wants to know of this step, at once: where the first of each stands.
+        hole, end = torch.stack([torch.where(m, places, length).min() for m in marks]).tolist()
+        if stop and end < hole:
+            length = end + 1
             break
-        if len(places) == 0:
+        if hole == length:
             break
     return ids[0, block][:length], probability[:length]
 

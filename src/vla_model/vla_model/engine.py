@@ -65,6 +65,7 @@ class Engine:
     """torch eager, on any device. The other engines inherit what they do not do faster."""
 
     name = 'eager'
+    fixed_shapes = False  # True: every request for a kind of block has the same shape
 
     def __init__(self, network: Network, image_tokenizer: ImageTokenizer):
         self.network, self.image_tokenizer = network, image_tokenizer

@@ -37,14 +37,17 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class PrefixCache:
-    """Keys and values of a prompt's first `length` positions, for later forwards of the same prompt.
+    """Keys and values of a prompt, for later forwards of a prompt of the same length.
 
-    The first forward that is given the cache fills it and is exact; later ones compute only what follows the prefix.
-    They are approximate: attention goes both ways, so the prefix would have seen what changed after it.
+    The first forward that is given the cache fills it and is exact; later ones compute only what follows the prefix,
+    or the positions that are asked for. They are approximate: attention goes both ways, so what is not computed again
+    would have seen what changed.
     """
 
     def __init__(self, length: int):
+        """length: positions of the prefix."""
         self.length = length
+        self.positions: slice | Tensor = slice(length, None)  # computed again; a tensor (n,) int64 rises and ends so
         self.layers: list[tuple[Tensor, Tensor]] = []  # per layer (B, heads, T, head_dim), of the whole prompt
 
     def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -53,7 +56,7 @@ class PrefixCache:
             self.layers.append((k, v))
             return k, v
         keys, values = self.layers[layer]
-        keys[:, :, self.length :], values[:, :, self.length :] = k, v
+        keys[:, :, self.positions], values[:, :, self.positions] = k, v
         return keys, values
 
 
@@ -112,13 +115,20 @@ class Block(nn.Module):
         return x.unflatten(-1, (heads, self.head_dim)).transpose(1, 2)
 
 
+class Head(nn.Linear):
+    """A linear layer of which only some outputs are made: a part of the vocabulary."""
+
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        return F.linear(x, self.weight[rows])
+
+
 class Transformer(nn.Module):
     def __init__(self, c: NetworkConfig):
         super().__init__()
         self.wte = nn.Embedding(c.vocab_size, c.d_model)
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.n_layers))
         self.ln_f = RMSNorm(c.d_model, c.rms_norm_eps)
-        self.ff_out = nn.Linear(c.d_model, c.vocab_size, bias=False)
+        self.ff_out = Head(c.d_model, c.vocab_size, bias=False)
 
 
 class Network(nn.Module):
@@ -141,20 +151,20 @@ class Network(nn.Module):
         rows: a slice with start and stop, or an index (n,) int64.
         valid (B, T) bool marks what is not padding; leave it out where nothing is padded, attention then needs no
         mask. Positions are relative, so a stripped prompt gives the logits of the padded one.
-        cache: filled by the first forward it is given to; later ones need rows behind its prefix.
+        cache: filled by the first forward it is given to; later ones need rows behind its prefix, all of which they
+        compute.
         """
         t: Transformer = self.model['transformer']  # type: ignore[assignment]
         mask = None if valid is None else valid[:, None, None, :]
-        start = cache.length if cache is not None and cache.layers else 0
-        if start:
-            rows = slice(rows.start - start, rows.stop - start) if isinstance(rows, slice) else rows - start
-        h = t.wte(ids[:, start:])
+        at = cache.positions if cache is not None and cache.layers else slice(0, None)
         cos, sin = self._rope_for(ids.shape[1], ids.device)
-        rope = (cos[start:], sin[start:])
+        h, rope = t.wte(ids[:, at]), (cos[at], sin[at])
+        if left_out := ids.shape[1] - h.shape[1]:  # they all lie before the rows
+            rows = slice(rows.start - left_out, rows.stop - left_out) if isinstance(rows, slice) else rows - left_out
         last = len(t.blocks) - 1
         for i, block in enumerate(t.blocks):  # what else than `rows` the last block would make, nobody reads
             h = block(h, rope, rows if i == last else slice(None), mask, cache, i)
-        return F.linear(t.ln_f(h), t.ff_out.weight[vocabulary])
+        return t.ff_out(t.ln_f(h), vocabulary)
 
     def _rope_for(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._rope is None or self._rope[0].shape[0] < length or self._rope[0].device != device:

@@ -17,6 +17,7 @@ from .image_tokenizer import ImageTokenizer, preprocess, to_image
 from .network import Network
 from .observation import check_image, check_state, prefix_steps, state_of
 from .prompt import PromptBuilder, Template
+from .quantized import plain_layers, put_layers
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation, Plan, PredictedImage
 
@@ -121,7 +122,7 @@ class Policy:
     ) -> decode.Steps[Plan]:
         v = self.config.vocabulary
         tokens, probability = yield from decode.text(
-            self.network, v, ids, template.block, steps, threshold, cached=cached
+            self.engine, v, ids, template.block, steps, threshold, cached=cached, fixed=self.engine.fixed_shapes
         )
         words = [i for i in tokens.tolist() if i < v.text and i not in (v.eos, v.mask)]
         return Plan(t_ref, self.text.decode(words), float(probability.mean()))
@@ -148,7 +149,7 @@ class Policy:
     ) -> decode.Steps[PredictedImage]:  # fmt: skip
         robot = self.config.robot
         codes, probability = yield from decode.image(
-            self.network, self.config.vocabulary, ids, template.block, steps, None, guidance, unguided, cached
+            self.engine, self.config.vocabulary, ids, template.block, steps, None, guidance, unguided, cached
         )
         yield  # the image decoder costs about as much as a forward
         image = to_image(self.image_tokenizer.decode(codes[None])[0])
@@ -255,14 +256,20 @@ def _from_folder(folder: Path, image_tokenizer: Path | None, device: torch.devic
     found = open_folder(folder, image_tokenizer)
     with torch.device('meta'):
         network, image = Network(found.config.network), ImageTokenizer(found.config.image_tokenizer)
+    if found.config.quantization is not None:
+        put_layers(network, found.config.quantization, ('model.',))
+        put_layers(image, found.config.quantization, checkpoint.IMAGE_PREFIXES)
     digests = checkpoint.load_into(network, found.network, device, dtype, folder)
     digests |= checkpoint.load_into(image, found.image, device, torch.float32, folder)
+    plain_layers(image)  # convolutions are stored in 8 bits to be small, and computed as ever
     model_id = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
     return Policy(found.config, found.text, network, image, model_id)
 
 
 def save(policy: Policy, folder: str | Path) -> None:
-    """Writes the policy as a checkpoint folder that `load` reads."""
+    """Writes the policy as a checkpoint folder that `load` reads. Raises ValueError for a quantized one."""
+    if policy.config.quantization is not None:
+        raise ValueError(f'{policy.config.name} is quantized: copy the folder it was loaded from')
     network, image = policy.network.state_dict(), policy.image_tokenizer.state_dict()
     checkpoint.write(Path(folder), policy.config, policy.text, network, image)
 
