@@ -1,19 +1,41 @@
-"""The doctor's verdicts: on this machine, and on graphs and settings made by hand."""
+"""The doctor's verdicts: on this machine, and on files, programs and settings that stand in for others."""
 
-import numpy as np
+import json
+import os
+import resource
+import time
+
 import pytest
 
-from vla_bringup import doctor, doctor_robot
-from vla_bringup.doctor import Check, Verdict
-from vla_bringup.doctor_robot import camera_checks, executor_checks, joint_checks
-from vla_bringup.graph import Graph, Topic, to_markdown
-from vla_msgs.msg import ExecutorStatus
+from vla_bringup import doctor, doctor_gpu, doctor_machine, doctor_network
+from vla_bringup.doctor_check import Check, Verdict, bad, bounded, said, warn
+from vla_bringup.doctor_checkpoint import check_checkpoint
 
-OK, WARN, BAD = Verdict.OK, Verdict.WARN, Verdict.BAD
+OK, WARN, BAD, SKIP = Verdict.OK, Verdict.WARN, Verdict.BAD, Verdict.SKIP
 
 
 def verdicts(checks):
-    return [c.verdict for c in checks]
+    return [c.verdict for c in ([checks] if isinstance(checks, Check) else checks)]
+
+
+def write(root, files):
+    for name, content in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(str(content))
+    return root
+
+
+@pytest.fixture
+def program(tmp_path, monkeypatch):
+    """Puts a program of that name, a shell script, first in the path."""
+
+    def put(name, script):
+        path = write(tmp_path / 'bin', {name: f'#!/bin/sh\n{script}\n'}) / name
+        path.chmod(0o755)
+        monkeypatch.setenv('PATH', f'{path.parent}:{os.environ["PATH"]}')
+
+    return put
 
 
 @pytest.mark.parametrize(
@@ -23,6 +45,7 @@ def verdicts(checks):
         ({'ROS_DOMAIN_ID': '233'}, BAD, '233'),
         ({'ROS_DOMAIN_ID': '150'}, WARN, '150'),
         ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCAL'}, BAD, 'LOCAL'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'OFF'}, WARN, 'nobody'),
         ({'ROS_LOCALHOST_ONLY': '1'}, WARN, 'ROS_LOCALHOST_ONLY'),
         ({'ROS_PYTHON_CHECK_FIELDS': '0'}, BAD, 'garbage'),
     ],
@@ -32,10 +55,10 @@ def test_bad_settings_are_found(monkeypatch, settings, verdict, text):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     monkeypatch.setenv('ROS_PYTHON_CHECK_FIELDS', '1')
-    assert set(verdicts(doctor.check_discovery())) == {OK}
+    assert set(verdicts(doctor_network.check_discovery())) == {OK}
     for name, value in settings.items():
         monkeypatch.setenv(name, value)
-    found = [c for c in doctor.check_discovery() if c.verdict is not OK]
+    found = [c for c in doctor_network.check_discovery() if c.verdict is not OK]
     assert [c.verdict for c in found] == [verdict]
     assert text in found[0].fact
     assert found[0].remedy
@@ -58,87 +81,215 @@ def test_the_dds_profile_must_exist_and_fit_the_discovery_range(monkeypatch, tmp
     monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
     monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '' if content is None else str(path))
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', reach)
-    assert verdicts(doctor.check_rmw())[-1] is verdict
+    assert verdicts(doctor_network.check_rmw())[-1] is verdict
+
+
+@pytest.mark.parametrize(
+    ('reach', 'buffer', 'image', 'verdict'),
+    [
+        ('SUBNET', 4194304, 1000, OK),
+        ('SUBNET', 4194304, 1280 * 720 * 3, WARN),  # two of these are more than the profile asks for
+        ('SUBNET', 212992, 1000, WARN),  # the kernel's default: the profile's wish is cut
+        ('LOCALHOST', 212992, 1000, OK),
+        ('SUBNET', None, 1000, SKIP),
+    ],
+)
+def test_socket_buffers_against_images_and_profile(monkeypatch, tmp_path, reach, buffer, image, verdict):
+    write(tmp_path, {'p.xml': '<receiveBufferSize>4194304</receiveBufferSize>'})
+    if buffer:
+        write(tmp_path, {f'proc/sys/net/core/{name}': buffer for name in ('rmem_max', 'wmem_max')})
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', reach)
+    monkeypatch.delenv('FASTDDS_DEFAULT_PROFILES_FILE', raising=False)
+    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(tmp_path / 'p.xml'))
+    checks = list(doctor_network.check_sockets(tmp_path, image))
+    assert verdicts(checks) == [verdict] * 2
+    assert all('sysctl -w' in c.remedy for c in checks if c.verdict is WARN)
+
+
+def test_multicast_is_tried_where_it_is_needed(monkeypatch):
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    assert doctor_network.check_multicast().verdict is SKIP
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
+    check = doctor_network.check_multicast(0.2)  # there may be no network but loopback where this runs
+    assert (check.verdict, bool(check.remedy)) in ((OK, False), (BAD, True))
+    monkeypatch.setattr(doctor_network, 'GROUP', '192.0.2.1')  # no multicast group: the kernel refuses to join
+    assert doctor_network.check_multicast(0.2).verdict is BAD
 
 
 def test_rendering_that_fails_is_told_with_the_last_line_of_the_error(monkeypatch):
-    monkeypatch.setattr(doctor, 'RENDER', 'raise OSError("no EGL")')
-    check = doctor.check_rendering()
+    monkeypatch.setattr(doctor_machine, 'RENDER', 'raise OSError("no EGL")')
+    check = doctor_machine.check_rendering()
     assert check.verdict is BAD
     assert 'no EGL' in check.fact
     assert 'libegl1' in check.remedy
 
 
-def test_a_bad_line_makes_the_exit_code(monkeypatch, capsys):
-    monkeypatch.setattr(doctor_robot, 'check_robot', lambda: Check('robot', 'fine [really]'))
-    monkeypatch.setattr(doctor, 'CHECKS', (lambda: doctor.warn('a', 'b', 'c'),))
-    assert doctor.run_doctor()
-    assert 'fine [really]' in capsys.readouterr().out
-    monkeypatch.setattr(doctor, 'CHECKS', (lambda: doctor.bad('a', 'b', 'do this'),))
-    assert not doctor.run_doctor()
-    assert 'do this' in capsys.readouterr().out
+def test_real_time_kernel_governor_and_limits(monkeypatch, tmp_path):
+    write(tmp_path, {'sys/kernel/realtime': '1\n'})
+    assert doctor_machine.check_kernel(tmp_path).verdict is OK
+    assert doctor_machine.check_governor(tmp_path).verdict is SKIP
+    folder = 'sys/devices/system/cpu/cpu{}/cpufreq/scaling_governor'
+    write(tmp_path, {folder.format(i): g for i, g in enumerate(['performance', 'schedutil\n'])})
+    check = doctor_machine.check_governor(tmp_path)
+    assert check.verdict is WARN
+    assert 'schedutil on 1 of 2' in check.fact
+    limits = {resource.RLIMIT_RTPRIO: 99, resource.RLIMIT_MEMLOCK: resource.RLIM_INFINITY}
+    monkeypatch.setattr(resource, 'getrlimit', lambda kind: (0, limits[kind]))
+    assert verdicts(doctor_machine.check_limits()) == [OK, OK]
+    limits.update({resource.RLIMIT_RTPRIO: 0, resource.RLIMIT_MEMLOCK: 8 << 20})
+    assert verdicts(doctor_machine.check_limits()) == [WARN, WARN]
 
 
-def topic(kind, publishers=('/sim',), subscribers=('/policy',), rate=100.0):
-    stamps = [i / rate for i in range(10)] if rate else []
-    return Topic([kind], list(publishers), list(subscribers), 'reliable', stamps)
+def test_a_gpu_that_torch_does_not_use_is_bad(program):
+    program('nvidia-smi', 'echo "NVIDIA RTX 4090, 580.95, 24564, 300, 41, 450.00"')
+    checks = list(doctor_gpu.check_gpu())
+    assert checks[0].verdict is OK
+    assert '300 of 24564 MiB' in checks[0].fact
+    import torch
+
+    assert checks[1].verdict is (OK if torch.cuda.is_available() else BAD)
+
+
+def test_a_hot_gpu_and_a_broken_driver(program):
+    program('nvidia-smi', 'echo "Orin (nvgpu), 540.4.0, [N/A], [N/A], 91, [N/A]"')
+    check = next(iter(doctor_gpu.check_gpu()))
+    assert check.verdict is WARN
+    assert 'shared with the system' in check.fact
+    program('nvidia-smi', 'echo "Failed to initialize NVML: Driver/library version mismatch" >&2; exit 18')
+    check = next(iter(doctor_gpu.check_gpu()))
+    assert check.verdict is BAD
+    assert 'version mismatch' in check.fact
 
 
 @pytest.mark.parametrize(
-    ('rate', 'age', 'verdict'),
-    [(100, 0.01, OK), (100, None, OK), (30, 0.01, WARN), (100, 0.5, BAD), (0, None, BAD)],
+    ('code', 'verdict'),
+    [('print("10.14.1.48")', OK), ('print("8.6.2")', BAD), ('raise OSError("libnvinfer.so.10")', BAD)],
 )
-def test_joint_states(rate, age, verdict):
-    graph = Graph({}, {'/joint_states': topic('sensor_msgs/msg/JointState', rate=rate)}, {}, {})
-    ages = {} if age is None else {'/joint_states': age}
-    assert verdicts(joint_checks(graph, ['/joint_states'], ages)) == [verdict]
+def test_tensorrt(monkeypatch, code, verdict):
+    monkeypatch.setattr(doctor_gpu, 'TENSORRT', code)
+    assert doctor_gpu.check_tensorrt().verdict is verdict
+    monkeypatch.setattr(doctor_gpu, 'TENSORRT', 'import tensorrt_of_nobody')
+    assert doctor_gpu.check_tensorrt().verdict is SKIP
 
 
-def test_no_joint_states_at_all_is_bad():
-    assert verdicts(joint_checks(Graph({}, {}, {}, {}), [], {})) == [BAD]
-
-
-@pytest.mark.parametrize(('rate', 'verdict'), [(10, OK), (2, WARN), (0, BAD)])
-def test_cameras(rate, verdict):
-    graph = Graph({}, {'/front/image_raw': topic('sensor_msgs/msg/Image', rate=rate)}, {}, {})
-    assert verdicts(camera_checks(graph)) == [verdict]
-
-
-def status(**values):
-    return ExecutorStatus(
-        state=ExecutorStatus.STATE_HOLDING, verdict_counts=np.zeros(ExecutorStatus.REJECT_COUNT, np.uint32), **values
-    )
+JETSON = {
+    'etc/nv_tegra_release': '# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic, EABI: aarch64\n',
+    'proc/device-tree/model': 'NVIDIA Jetson AGX Orin Developer Kit\0',
+    'sys/devices/system/cpu/cpu0/cpufreq/scaling_min_freq': 2201600,
+    'sys/devices/system/cpu/cpu0/cpufreq/scaling_max_freq': 2201600,
+    'sys/class/devfreq/17000000.gpu/min_freq': 1300500000,
+    'sys/class/devfreq/17000000.gpu/max_freq': 1300500000,
+}
 
 
 @pytest.mark.parametrize(
-    ('msg', 'lifecycle', 'publishers', 'subscribers', 'expected'),
+    ('files', 'mode', 'expected'),
     [
-        (status(), 'active', ['/executor'], ['/controller'], [OK, OK]),
-        (status(), 'inactive', ['/executor'], ['/controller'], [WARN, OK]),
-        (None, 'unconfigured', ['/executor'], ['/controller'], [BAD, OK]),
-        (status(hold_reason=ExecutorStatus.HOLD_JOINT_STATE_STALE), 'active', ['/executor'], ['/c'], [BAD, OK]),
-        (status(hold_reason=ExecutorStatus.HOLD_OPERATOR_STOP), 'active', ['/executor'], ['/c'], [WARN, OK]),
-        (status(), 'active', ['/executor', '/teleop'], ['/controller'], [OK, BAD]),
-        (status(), 'active', ['/executor'], [], [OK, WARN]),
+        ({}, 'MAXN', [OK, OK, OK]),
+        ({'etc/nv_tegra_release': '# R35 (release), REVISION: 4.1, GCID: 1\n'}, 'MAXN_SUPER', [BAD, OK, OK]),
+        ({'sys/class/devfreq/17000000.gpu/min_freq': 306000000}, '30W', [OK, WARN, WARN]),
     ],
 )
-def test_the_executor_and_who_commands_the_robot(msg, lifecycle, publishers, subscribers, expected):
-    topics = {'/target_joint': topic('sensor_msgs/msg/JointState', publishers, subscribers)}
-    graph = Graph({'/executor': lifecycle}, topics, {}, {})
-    assert verdicts(executor_checks(graph, '/executor/status', msg)) == expected
+def test_jetson_release_power_mode_and_clocks(tmp_path, program, files, mode, expected):
+    assert verdicts(doctor_gpu.check_jetson(tmp_path)) == [SKIP]
+    write(tmp_path, JETSON | files)
+    program('nvpmodel', f'echo "NV Power Mode: {mode}"; echo 0')
+    checks = list(doctor_gpu.check_jetson(tmp_path))
+    assert verdicts(checks) == expected
+    assert 'AGX Orin' in checks[0].fact
+    program('nvpmodel', 'echo "permission denied" >&2; exit 1')
+    assert verdicts(doctor_gpu.check_jetson(tmp_path))[1] is SKIP
 
 
-def test_markdown_has_a_row_for_everything():
-    graph = Graph(
-        {'/sim': '', '/policy': 'active'},
-        {'/a': topic('std_msgs/msg/Bool', rate=10.0), '/b': topic('std_msgs/msg/Bool', rate=0), '/rosout': topic('x')},
-        {'/sim/reset': 'vla_msgs/srv/ResetEpisode'},
-        {'/policy/execute_instruction': 'vla_msgs/action/ExecuteInstruction'},
-    )
-    text = to_markdown(graph)
-    assert '| `/policy` | active |' in text
-    assert '| `/sim` | no lifecycle |' in text
-    assert '| `/a` | std_msgs/msg/Bool | `/sim` | reliable | 10.0 Hz | `/policy` |' in text
-    assert '| `/b` | std_msgs/msg/Bool | `/sim` | reliable | - | `/policy` |' in text
-    assert '/rosout' not in text
-    assert '`/sim/reset`' in text and '`/policy/execute_instruction`' in text
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    from vla_model import policy
+
+    folder = tmp_path_factory.mktemp('checkpoint')
+    policy.save(policy.load('random-nano'), folder)
+    return folder
+
+
+def test_a_checkpoint_is_read_through(checkpoint):
+    found = {c.name: c for c in check_checkpoint(str(checkpoint))}
+    assert {n: c.verdict for n, c in found.items()} == {
+        'checkpoint': OK, 'actions': OK, 'trained': WARN, 'statistics': OK, 'weights': OK, 'evaluation': WARN,
+    }  # fmt: skip
+    assert 'model id random-nano-' in found['weights'].fact
+
+
+def test_evaluations_of_a_checkpoint_are_told(checkpoint):
+    record = checkpoint / 'evaluation-openvino.json'
+    record.write_text(json.dumps({'summary': {'held-out': {'fill_bowl': {'success': 0.93}}}}))
+    try:
+        last = list(check_checkpoint(str(checkpoint)))[-1]
+        assert (last.verdict, 'fill_bowl 93 %' in last.fact) == (OK, True)
+        record.write_text('{}')
+        assert list(check_checkpoint(str(checkpoint)))[-1].verdict is BAD
+    finally:
+        record.unlink()
+
+
+def test_a_damaged_checkpoint_is_bad(checkpoint):
+    path = checkpoint / 'model.safetensors'
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-100])
+        assert verdicts(check_checkpoint(str(checkpoint)))[-1] is BAD
+        path.write_bytes(whole[:-4] + b'\x00\x00\xc0\x7f')  # the last number is NaN
+        found = {c.name: c for c in check_checkpoint(str(checkpoint))}
+        assert found['weights'].verdict is BAD
+        assert 'not finite' in found['weights'].fact
+    finally:
+        path.write_bytes(whole)
+    assert verdicts(check_checkpoint(str(checkpoint / 'nowhere'))) == [BAD]
+    assert verdicts(check_checkpoint('random-nano')) == [WARN]
+
+
+def test_a_probe_that_hangs_or_fails_is_a_line_like_any_other():
+    def hangs():
+        yield Check('first', 'fine')
+        time.sleep(60)
+
+    found, ended = bounded('disk', hangs, 0.1)
+    assert (verdicts(found), ended) == ([OK, BAD], False)
+    found, ended = bounded('driver', lambda: {}['x'], 5.0)
+    assert (verdicts(found), ended) == ([BAD], True)
+    assert 'KeyError' in found[0].fact
+
+
+def test_programs_that_are_not_there_hang_or_complain(program):
+    assert said(['no-such-program']) is None
+    program('slow', 'sleep 60')
+    with pytest.raises(RuntimeError, match='does not answer'):
+        said(['slow'], 0.1)
+
+
+def test_a_bad_line_makes_the_exit_code(monkeypatch, capsys):
+    def probes(check):
+        return lambda *_: (('part', (('a', lambda: check, 5.0), ('b', lambda: Check('b', 'fine [really]'), 5.0))),)
+
+    monkeypatch.setattr(doctor, 'sections', probes(warn('a', 'odd', 'do this')))
+    assert doctor.run_doctor()
+    out = capsys.readouterr().out
+    assert 'fine [really]' in out
+    assert '1 ok, 1 warning' in out
+    monkeypatch.setattr(doctor, 'sections', probes(bad('a', 'broken', 'do that')))
+    assert not doctor.run_doctor()
+    assert 'do that' in capsys.readouterr().out
+    assert not doctor.run_doctor(as_json=True)
+    told = json.loads(capsys.readouterr().out)
+    assert told['good'] is False
+    assert told['checks'][0] == {
+        'section': 'part', 'name': 'a', 'fact': 'broken', 'verdict': 'bad', 'remedy': 'do that',
+    }  # fmt: skip
+
+
+def test_every_line_that_is_not_well_has_a_remedy():
+    """On this machine, whatever it is: all probes but those of the robot."""
+    for _, probes in doctor.sections()[:-1]:
+        for name, probe, seconds in probes:
+            found, ended = bounded(name, probe, seconds)
+            assert ended
+            assert found
+            assert all(c.remedy for c in found if c.verdict in (WARN, BAD)), found

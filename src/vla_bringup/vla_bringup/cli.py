@@ -66,11 +66,23 @@ def demo(
 
 
 @app.command()
-def doctor() -> None:
-    """Check this machine, the workspace and, if nodes run in this ROS domain, the robot; say what to do."""
+def doctor(
+    robot: Annotated[
+        str, typer.Option(help='Robot profile, name or file; by default what the running policy and executor say.')
+    ] = '',
+    namespace: Annotated[str, typer.Option(help="Of the robot's nodes, e.g. /left; by default all that run.")] = '',
+    model: Annotated[
+        str, typer.Option(help='Checkpoint folder to check; by default the trained model of the suite, if there.')
+    ] = '',
+    as_json: Annotated[bool, typer.Option('--json', help='For programs.')] = False,
+) -> None:
+    """Check this machine, GPU, network, model and, if nodes run, the robot: fact, verdict, remedy; exit code 1 if bad.
+
+    It only listens: nothing is published, no parameter is set.
+    """
     from vla_bringup.doctor import run_doctor
 
-    _end(run_doctor)
+    _end(lambda: run_doctor(robot, namespace, model, as_json))
 
 
 @app.command()

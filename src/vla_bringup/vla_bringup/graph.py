@@ -49,7 +49,7 @@ class Graph:
 
 
 def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
-    """Look at everything the probe can discover, and measure rates for some seconds of wall time."""
+    """Look at everything the probe can discover, and measure rates for some seconds of wall time; 0: do not."""
     node = probe.node
     probe.spin(settle)
     own = node.get_fully_qualified_name()
@@ -62,7 +62,7 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
             subscribers = sorted({_full(i) for i in to} - {own})
             topics[name] = Topic(list(types), publishers, subscribers, ', '.join(sorted({_words(q) for q in offered})))
     subscriptions = []
-    for name, topic in topics.items():
+    for name, topic in topics.items() if seconds > 0 else ():
         if name in HOUSEKEEPING or not topic.publishers or len(topic.types) != 1:
             continue
         offered = [i.qos_profile for i in node.get_publishers_info_by_topic(name) if _full(i) != own]

@@ -50,13 +50,13 @@ class CommandTopic:
 
     def listeners(self) -> list[str]:
         """Full names of the nodes that read as a controller does and can hear us (QoS)."""
-        return [_full_name(e) for e in self._readers() if not self._deaf(e)]
+        return [full_name(e) for e in self._readers() if not deafness(e, self._type)]
 
     def rivals(self) -> list[str]:
         """Full names of the nodes that publish here beside us; our own name: a second node that is called as we are."""
         if self._node.count_publishers(self.name) < 2:
             return []
-        names = [_full_name(e) for e in self._node.get_publishers_info_by_topic(self.name)]
+        names = [full_name(e) for e in self._node.get_publishers_info_by_topic(self.name)]
         ours = self._node.get_fully_qualified_name()
         if ours in names:
             names.remove(ours)
@@ -65,7 +65,7 @@ class CommandTopic:
     def problems(self, require_controller: bool) -> list[str]:
         """What speaks against sending: one sentence each, with the remedy."""
         found = []
-        deaf = [f'{_full_name(e)} ({self._deaf(e)})' for e in self._readers() if self._deaf(e)]
+        deaf = [f'{full_name(e)} ({why})' for e in self._readers() if (why := deafness(e, self._type))]
         if require_controller and not self.listeners():
             who = self._wanted or 'a controller'
             if deaf:
@@ -85,23 +85,29 @@ class CommandTopic:
     def _readers(self) -> list[TopicEndpointInfo]:
         if self._node.count_subscribers(self.name) == 0:
             return []
-        return [e for e in self._node.get_subscriptions_info_by_topic(self.name) if self._is_controller(e)]
-
-    def _is_controller(self, reader: TopicEndpointInfo) -> bool:
-        if self._wanted:
-            return self._wanted in (reader.node_name, _full_name(reader))
-        return not reader.node_name.startswith(_BYSTANDERS)
-
-    def _deaf(self, reader: TopicEndpointInfo) -> str:
-        if reader.topic_type != self._type:
-            return f'it reads {reader.topic_type}, not {self._type}: see the parameter controller'
-        # Not rclpy's qos_check_compatible: it takes what the graph tells of a deadline for a demand.
-        if reader.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
-            return 'its QoS asks for transient local durability: set-points are volatile'
-        if 0 < reader.qos_profile.deadline.nanoseconds < _FOREVER:
-            return 'its QoS asks for a deadline: set-points are offered without'
-        return ''
+        found = self._node.get_subscriptions_info_by_topic(self.name)
+        return [e for e in found if is_controller(e, self._wanted)]
 
 
-def _full_name(endpoint: Any) -> str:
+def is_controller(reader: TopicEndpointInfo, wanted: str = '') -> bool:
+    """Whether a reader may be the controller: by the name that is wanted, else any but recorders and the like."""
+    if wanted:
+        return wanted in (reader.node_name, full_name(reader))
+    return not reader.node_name.startswith(_BYSTANDERS)
+
+
+def deafness(reader: TopicEndpointInfo, kind: str) -> str:
+    """Why a reader cannot hear set-points of a type, pkg/msg/Type; empty: it can."""
+    if reader.topic_type != kind:
+        return f'it reads {reader.topic_type}, not {kind}: see the parameter controller'
+    # Not rclpy's qos_check_compatible: it takes what the graph tells of a deadline for a demand.
+    if reader.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
+        return 'its QoS asks for transient local durability: set-points are volatile'
+    if 0 < reader.qos_profile.deadline.nanoseconds < _FOREVER:
+        return 'its QoS asks for a deadline: set-points are offered without'
+    return ''
+
+
+def full_name(endpoint: Any) -> str:
+    """Of the node that an endpoint belongs to."""
     return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'

@@ -1,0 +1,53 @@
+"""`./vla doctor` beside the simulator: what is well is told so, what is broken is found."""
+
+import json
+import os
+import subprocess
+import sys
+
+from lifecycle_msgs.msg import Transition
+from sensor_msgs.msg import JointState
+
+
+def doctor(*arguments):
+    """Lines of the robot by name, and whether all was good; the exit code says the same."""
+    words = [sys.executable, '-m', 'vla_bringup.cli', 'doctor', '--json', *arguments]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=os.environ)
+    told = json.loads(done.stdout)
+    assert done.returncode == (0 if told['good'] else 1), done.stderr
+    return {c['name']: c for c in told['checks'] if c['section'] == 'robot'}
+
+
+def test_a_robot_that_is_well_and_one_that_is_not(graph):
+    sim = graph.start('vla_sim', 'sim_node')
+    graph.start('vla_policy_node', 'executor_node', params={'use_sim_time': 'true'})
+    graph.start('vla_policy_node', 'policy_node', params={'use_sim_time': 'true'})
+    graph.bring_up('executor', 'policy')
+
+    found = doctor()
+    for name in ('topics', 'controller', 'command topic', 'simulated time', 'executor', 'policy'):
+        assert found[name]['verdict'] == 'ok', found[name]
+    for name in ('joint states', 'camera front', 'camera wrist'):  # on a slow machine they may be slow
+        assert found[name]['verdict'] in ('ok', 'warning'), found[name]
+    assert '256 x 256 rgb8' in found['camera front']['fact'] or found['camera front']['verdict'] == 'warning'
+
+    # Somebody else commands the arm, the policy is not active, and the profile is that of another robot.
+    rival = graph.node.create_publisher(JointState, 'target_joint', 1)
+    assert graph.transition('policy', Transition.TRANSITION_DEACTIVATE)
+    found = doctor('--robot', 'fr3')
+    assert found['command topic']['verdict'] == 'bad'
+    assert found['joint states']['verdict'] == 'bad'
+    assert 'franka/joint_states' in found['joint states']['fact']
+    assert found['policy']['verdict'] == 'warning'
+    graph.node.destroy_publisher(rival)
+
+    graph.kill(sim)
+    found = doctor()
+    assert found['joint states']['verdict'] == found['camera front']['verdict'] == 'bad'
+
+
+def test_without_a_robot_it_says_what_was_not_asked(domain):
+    found = doctor()
+    assert list(found) == ['robot']
+    assert found['robot']['verdict'] == 'skipped'
+    assert 'cameras' in found['robot']['fact']
