@@ -1,31 +1,53 @@
-"""What the model says and sees of what comes: plan texts and predicted images, decoded in the gaps between actions."""
+"""What the model says and sees of what comes: plan texts and predicted images, decoded in the gaps between actions.
 
+And what became of it: the surprise, when the time has come that an image was imagined for.
+"""
+
+import math
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.node import Node
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
-from vla_model.types import Plan, PredictedImage
+from vla_model.types import Observation, Plan, PredictedImage
 from vla_policy_node.core.stats import Window
+from vla_policy_node.core.surprise import Expectations, Pair, surprise
 from vla_policy_node.inference import Assignment, Policy
 from vla_policy_node.policy_parameters import PolicyParameters
 from vla_policy_node.policy_report import milliseconds
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.camera_info import camera_info_topic, squared
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
-from vla_policy_node.schedule import Schedule, Work
+from vla_policy_node.schedule import Job, Schedule, Work
 
 TRIAL_STEPS = 3  # a first forward, one more, and the last, which for an image ends with the image decoder
+COMPARED = 10.0  # [Hz] most comparisons; there is one for each imagined image at most
+
+
+class _Comparison:
+    """The surprise of a pair, in one step: a few milliseconds."""
+
+    def __init__(self, pair: Pair | None) -> None:
+        self._pair = pair
+        self.result: tuple[Pair, float] | None = None
+
+    def step(self) -> bool:
+        if (pair := self._pair) is not None:
+            self.result = pair, surprise(pair.before, pair.imagined, pair.observed)
+        return True
 
 
 class Foresight:
-    """Publishers of `~/plan_text` and `~/predicted_image`, and the schedule of the decodes behind them.
+    """Publishers of `~/plan_text`, `~/predicted_image` and its `~/camera_info`, and the schedule behind them.
 
     A kind is decoded while its rate is above 0 and its topic has a subscriber.
+    surprise: the time [ns] that the image compared last showed, and how far from it the camera's was; (0, NaN): none.
     lock: the node's; guards what is published. in_force: assignment and epoch. frame: frame_id of the first camera's
     newest image; the predicted image is one of that camera.
     """
@@ -41,11 +63,20 @@ class Foresight:
         frame: Callable[[], str],
     ) -> None:
         self._node, self._lock, self._in_force, self._frame = node, lock, in_force, frame
-        self._said = ''  # the newest plan text
+        self.said = ''  # the newest plan text
+        self.asked = False  # a goal wants plan texts, too
         self._plans = node.create_publisher(String, '~/plan_text', qos.LATCHED)
         self._images = node.create_publisher(Image, '~/predicted_image', qos.SENSOR_OUT)
         self._publishers = {'plan': self._plans, 'imagine': self._images}
         self._latencies = {name: Window(100) for name in self._publishers}
+        robot = policy.config.robot
+        self._camera, self._horizon = robot.cameras[0], round(robot.horizon * robot.dt * 1e9)
+        self._info_topic = camera_info_topic(p.cameras[self._camera])
+        self._infos = node.create_publisher(CameraInfo, '~/camera_info', qos.SENSOR_OUT)
+        self._info_source: Any = None  # the subscription of the camera's own, while somebody wants ours
+        self._info: CameraInfo | None = None  # the camera's newest
+        self._expectations = Expectations()
+        self.surprise, self._surprises = (0, math.nan), Window(100)
 
         def plan(steps: int) -> Callable:
             return lambda seen: policy.start_plan(
@@ -55,14 +86,32 @@ class Foresight:
         def imagine(steps: int) -> Callable:
             return lambda seen: policy.start_imagine(seen, steps=steps, cached=p.decode_cached)
 
+        def imagine_and_wait(seen: Observation) -> Job:
+            job = imagine(p.imagine_steps)(seen)
+            self._expectations.begin(seen.t_ref, seen.t_ref + self._horizon, seen.images[self._camera])
+            return job
+
         works = []
-        for name, rate, start, steps in (
-            ('plan', p.plan_rate, plan, p.plan_steps),
-            ('imagine', p.imagine_rate, imagine, p.imagine_steps),
-        ):
-            if rate > 0:
-                works.append(self._work(name, rate, start(steps), start(min(steps, TRIAL_STEPS))))
+        if p.plan_rate > 0:
+            works.append(self._work('plan', p.plan_rate, plan(p.plan_steps), plan(min(p.plan_steps, TRIAL_STEPS))))
+        if p.imagine_rate > 0:
+            trial = imagine(min(p.imagine_steps, TRIAL_STEPS))
+            works.append(self._work('imagine', p.imagine_rate, imagine_and_wait, trial))
+            works.append(self._comparison())
         self.schedule = Schedule(works)
+
+    def _comparison(self) -> Work:
+        blank = np.zeros((256, 256, 3), np.uint8)
+        trial = Pair(None, 0, blank, blank, blank)
+        return Work(
+            'surprise',
+            COMPARED,
+            start=lambda _: _Comparison(self._expectations.take()),
+            trial=lambda _: _Comparison(trial),
+            wanted=lambda: self._expectations.ready,
+            deliver=self._compared,
+            tell=self._tell,
+        )
 
     def _work(self, name: str, rate: float, start: Callable, trial: Callable) -> Work:
         publisher = self._publishers[name]
@@ -71,7 +120,7 @@ class Foresight:
             rate,
             start=start,
             trial=trial,
-            wanted=lambda: publisher.get_subscription_count() > 0,
+            wanted=lambda: publisher.get_subscription_count() > 0 or (name == 'plan' and self.asked),
             deliver=lambda owner, result: self._deliver(name, owner, result),
             tell=self._tell,
         )
@@ -85,10 +134,49 @@ class Foresight:
                 self._say(result.text)
             else:
                 self._images.publish(image_msg(to_time(result.due), self._frame(), result.image))
+                self._publish_info(result)
+                self._expectations.imagined(owner, result)
             self._latencies[name].add((self._node.get_clock().now().nanoseconds - result.t_ref) * 1e-9)
 
+    def _publish_info(self, shown: PredictedImage) -> None:
+        """Under the lock: that of an image just published."""
+        if self._info is None or self._infos.get_subscription_count() == 0:
+            return
+        try:
+            info = squared(self._info, shown.image.shape[0])
+        except ValueError as error:
+            self._node.get_logger().warning(f'{self._info_topic}: {error}', throttle_duration_sec=30.0)
+            return
+        info.header.stamp, info.header.frame_id = to_time(shown.due), self._frame()
+        self._infos.publish(info)
+
+    def _compared(self, owner: tuple[Assignment, int], result: tuple[Pair, float] | None) -> None:
+        """In the worker thread."""
+        with self._lock:
+            if result is None or result[0].owner != self._in_force():
+                return  # what was imagined for another instruction, or another epoch, did not have to happen
+            self.surprise = result[0].due, result[1]
+            self._surprises.add(result[1])
+
+    def saw(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
+        """Every good image; stamp in ns. In the spin thread."""
+        if camera == self._camera:
+            self._expectations.saw(stamp, pixels)
+
+    def look(self) -> None:
+        """In the spin thread, 20 times a second: who is there."""
+        wanted = self._infos.get_subscription_count() > 0
+        if wanted and self._info_source is None:
+            self._info_source = self._node.create_subscription(CameraInfo, self._info_topic, self._on_info, qos.SENSOR)
+        elif not wanted and self._info_source is not None:
+            self._node.destroy_subscription(self._info_source)
+            self._info_source = None
+
+    def _on_info(self, msg: CameraInfo) -> None:
+        self._info = msg
+
     def _say(self, text: str) -> None:
-        self._said = text
+        self.said = text
         self._plans.publish(String(data=text))
 
     def _tell(self, message: str, error: Exception | None) -> None:
@@ -100,24 +188,30 @@ class Foresight:
 
     def forget(self) -> None:
         """Under the lock: another instruction, or none. The plan of the one before must not stay latched."""
-        if self._said:
+        if self.said:
             self._say('')
+        self._expectations.clear()
+        self.surprise = 0, math.nan
 
     def diagnose(self) -> list[DiagnosticStatus]:
         """One for each kind. Under the lock."""
         return [self._diagnosis(work) for work in self.schedule.works]
 
     def _diagnosis(self, work: Work) -> DiagnosticStatus:
-        latency = self._latencies[work.name].percentiles()
-        subscribers = self._publishers[work.name].get_subscription_count()
-        idle = 'OK' if subscribers else 'idle: nobody subscribes'
-        values = {
+        values: dict[str, Any] = {
             'done': work.done,
             'dropped': work.dropped,
-            'latency p50/p95 [ms]': milliseconds(latency.p50, latency.p95),
             'longest step first/later [ms]': milliseconds(*work.longest(self.schedule.act)),
-            'subscribers': subscribers,
         }
+        idle = 'OK'
+        if work.name in self._publishers:
+            latency = self._latencies[work.name].percentiles()
+            values['latency p50/p95 [ms]'] = milliseconds(latency.p50, latency.p95)
+            values['subscribers'] = self._publishers[work.name].get_subscription_count()
+            idle = 'OK' if values['subscribers'] else 'idle: nobody subscribes'
+        else:
+            p = self._surprises.percentiles()
+            values['surprise newest/p50/p95'] = ' / '.join(f'{v:.2f}' for v in (self.surprise[1], p.p50, p.p95))
         return DiagnosticStatus(
             level=DiagnosticStatus.WARN if work.failure or work.starving else DiagnosticStatus.OK,
             name=f'{self._node.get_fully_qualified_name()}: {work.name}',
@@ -127,5 +221,7 @@ class Foresight:
 
     def close(self) -> None:
         """Once the worker has ended."""
-        for publisher in self._publishers.values():
+        for publisher in (*self._publishers.values(), self._infos):
             self._node.destroy_publisher(publisher)
+        if self._info_source is not None:
+            self._node.destroy_subscription(self._info_source)
