@@ -16,6 +16,13 @@ ARGUMENTS = [
         default_value='fr3',
         description=f'robot profile: the path of a file, or one of {", ".join(profile_names())}',
     ),
+    DeclareLaunchArgument(
+        'nodes',
+        default_value='both',
+        choices=['both', 'policy', 'executor'],
+        description='what runs on this machine: the executor belongs on the one that talks to the arm, the policy on '
+        'the one with the GPU',
+    ),
     DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
     DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
     DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
@@ -49,6 +56,8 @@ def nodes(context: LaunchContext) -> list:
         drive=value['drive'] == 'true',
         use_sim_time=use_sim_time,
     )
+    if value['nodes'] != 'both':
+        specs = [spec for spec in specs if spec.name == value['nodes']]
     if value['record']:
         specs.append(recorder_node(robot, value['record'], namespace=namespace, use_sim_time=use_sim_time))
     return launch_actions(specs, autostart=value['autostart'] == 'true')

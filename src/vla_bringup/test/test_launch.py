@@ -53,6 +53,11 @@ def test_policy_launch_makes_the_nodes_of_the_list():
     assert executables(actions) == [(s.package, s.executable) for s in policy_nodes('fr3')]
 
 
+@pytest.mark.parametrize('name', ['policy', 'executor'])
+def test_one_machine_may_run_one_of_the_two(name):
+    assert executables(load('policy.launch.py', nodes=name)) == [('vla_policy_node', f'{name}_node')]
+
+
 def test_without_autostart_nothing_changes_states():
     pytest.importorskip('launch_ros')
     from launch.actions import EmitEvent, RegisterEventHandler
