@@ -83,6 +83,9 @@ class Engine:
         """Logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
         return self.network(ids, rows, vocabulary, valid, cache)
 
+    def seal(self) -> None:
+        """Everything that will be asked for has been asked for once. Engines of graphs capture no more."""
+
     def encode(self, pixels: Tensor) -> Tensor:
         """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
         return self.encoder(pixels)
@@ -139,7 +142,7 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
     if name == 'cuda-graph':
         from .engine_cuda import CudaGraphs
 
-        return CudaGraphs(network, image_tokenizer)
+        return CudaGraphs(network, image_tokenizer, act)
     if name.startswith('openvino'):
         from .engine_openvino import OpenVino
 

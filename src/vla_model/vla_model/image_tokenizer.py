@@ -13,13 +13,20 @@ from torch import Tensor, nn
 from .config import ImageTokenizerConfig
 
 
+def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
+    """A copy on `device`; to a GPU from memory that it reads itself, so that the host does not wait."""
+    if torch.device(device).type != 'cuda':
+        return torch.tensor(values, device=device)
+    return torch.tensor(values, pin_memory=True).to(device, non_blocking=True)
+
+
 def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 'cpu') -> Tensor:
     """(height, width, 3) uint8 RGB -> (3, resolution, resolution) float32, about [-1, 1], computed on `device`.
 
     Black bars make it square (an odd pixel goes to the bottom or right), bicubic resize with antialias. Not clamped:
     the filter overshoots a little, and the released tokenizer was trained so.
     """
-    x = torch.tensor(image, device=device).permute(2, 0, 1).float() / 255
+    x = upload(image, device).permute(2, 0, 1).float() / 255
     height, width = x.shape[1:]
     if height != width:
         side = max(height, width)

@@ -13,7 +13,7 @@ from .engine import Act, Engine, make
 from .engine import check as check_engine
 from .folder import open_folder
 from .image_engine import DTYPES
-from .image_tokenizer import ImageTokenizer, preprocess, to_image
+from .image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from .network import Network
 from .observation import check_image, check_state, prefix_steps, state_of
 from .prompt import PromptBuilder, Template
@@ -100,9 +100,11 @@ class Policy:
                 self.engine, vocabulary, ids, template.block, 0 if first is None else len(first), self.act_steps
             )
         )
-        shape = (robot.horizon, robot.action_dim)
-        values = bins.dequantize(indices.cpu().numpy().reshape(shape), vocabulary.bins)
-        return self.action_ranges.denormalize(values), probability.cpu().numpy().reshape(shape)
+        # The one time in a cycle that the host waits. A bin is exact in float32.
+        bin_and_probability = torch.stack((indices.float(), probability.float())).cpu().numpy()
+        both = bin_and_probability.reshape(2, robot.horizon, robot.action_dim)
+        values = bins.dequantize(both[0].astype(np.int64), vocabulary.bins)
+        return self.action_ranges.denormalize(values), both[1]
 
     def start_plan(
         self, observation: Observation, length: int = 256, steps: int = 64, threshold: float | None = None,
@@ -156,9 +158,13 @@ class Policy:
         return PredictedImage(t_ref, t_ref + round(robot.horizon * robot.dt * 1e9), image, float(probability.mean()))
 
     def warm_up(self, runs: int = 2) -> None:
-        """Runs `act` on a grey scene, so that the first real observation finds everything allocated."""
+        """Runs `act` on a grey scene, so that the first real observation finds everything allocated.
+
+        On an engine of graphs nothing is captured afterwards: what else shall run, a plan say, must have run before.
+        """
         for run in range(runs):  # another grey each time, or the images would not be encoded again
             self.act(self.example(128 + run))
+        self.engine.seal()
 
     def example(self, grey: int = 128) -> Observation:
         """A grey scene, the arm in the middle of its ranges: what to try the model with."""
@@ -190,7 +196,7 @@ class Policy:
         """Ids, same shape, of numbers in [-1, 1]."""
         vocabulary = self.config.vocabulary
         indices = bins.quantize(normalized, vocabulary.bins) + vocabulary.bins_offset
-        return torch.from_numpy(indices).to(self.device)
+        return upload(indices, self.device)
 
     def _state_ids(self, state: np.ndarray) -> Tensor:
         check_state(self.config.robot, state)
