@@ -6,7 +6,7 @@ Tensors are read one by one into the memory where they stay, so beside the model
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from . import statistics
 from .config import ModelConfig
+from .quantized import QuantizedLayer
 from .statistics import Statistics
 from .text_tokenizer import TextTokenizer
 
@@ -96,7 +97,8 @@ def load_into(
     """
     expected = module.state_dict()
     check_names(expected, stored, folder)
-    module.to(dtype).to_empty(device=device)
+    _cast(module, dtype)
+    module.to_empty(device=device)
     targets = module.state_dict()
     digests: dict[str, str] = {}
     for name, tensor in read_tensors(stored):
@@ -105,6 +107,17 @@ def load_into(
         check_finite(name, targets[name], tensor.dtype, folder)
         del tensor  # before the next one is read
     return digests
+
+
+def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Floating point numbers to `dtype`, but for those of quantized layers, whose types are part of the scheme."""
+    for part in module.modules():
+        if isinstance(part, QuantizedLayer):
+            part.dtype = dtype
+            continue
+        for tensor in (*part.parameters(recurse=False), *part.buffers(recurse=False)):
+            if tensor.is_floating_point():
+                tensor.data = tensor.data.to(dtype)
 
 
 def read_tensors(stored: Mapping[str, Stored]) -> Iterator[tuple[str, Tensor]]:
@@ -135,6 +148,8 @@ def digest(tensor: Tensor) -> str:
 def content_hash(config: ModelConfig, digests: Mapping[str, str]) -> str:
     """12 hex digits that change with the configuration, the statistics and any weight."""
     statistics = config.statistics.to_json() if config.statistics is not None else ''
+    if config.quantization is not None:  # the same weights are the same model, whatever was measured on them
+        config = replace(config, quantization=replace(config.quantization, gate={}))
     lines = [config.to_json(), statistics, *(f'{name} {digests[name]}' for name in sorted(digests))]
     return hashlib.sha256('\n'.join(lines).encode()).hexdigest()[:12]
 
@@ -249,7 +264,11 @@ def check_finite(name: str, target: Tensor, stored: torch.dtype, folder: Path) -
     """Raises ValueError where a tensor, which was stored as `stored`, is not finite."""
     if not target.is_floating_point() or not target.numel():
         return
-    low, high = torch.aminmax(target)  # without a copy; both are NaN where there is one
+    if target.dtype == torch.float8_e4m3fn:  # has no infinity, and torch cannot compare it
+        target = target.view(torch.uint8)
+        low = high = torch.where(((target & 127) == 127).any(), torch.nan, 0.0)
+    else:
+        low, high = torch.aminmax(target)  # without a copy; both are NaN where there is one
     if not (torch.isfinite(low) and torch.isfinite(high)):
         other = f', or take another dtype: {stored} does not fit into {target.dtype}' if stored != target.dtype else ''
         raise ValueError(f'{folder}: tensor {name} is not finite: the checkpoint is damaged, copy it again{other}')
