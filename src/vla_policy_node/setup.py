@@ -21,6 +21,7 @@ setup(
         'console_scripts': [
             'policy_node = vla_policy_node.policy_node:main',
             'executor_node = vla_policy_node.executor_node:main',
+            'show = vla_policy_node.show.show_node:main',
         ]
     },
 )

@@ -119,6 +119,29 @@ def policy_nodes(
     return [executor, policy]
 
 
+def show_node(robot: str, *, namespace: str = '', use_sim_time: bool = False) -> NodeSpec:
+    """What RViz shows of the policy, see docs/how-to/see-in-rviz.md. It costs next to nothing while nobody looks."""
+    return NodeSpec(
+        'vla_policy_node',
+        'show',
+        'show',
+        namespace,
+        parameter_files=(profile_path(robot),),
+        parameters={'use_sim_time': use_sim_time},
+    )
+
+
+def rviz_path(robot: str) -> str:
+    """The RViz configuration of a robot profile, by its name, or a file. Raises ValueError when there is none."""
+    if Path(robot).is_file() and Path(robot).suffix == '.rviz':
+        return str(Path(robot).absolute())
+    path = share('rviz', f'{robot}.rviz')
+    if not path.is_file():
+        known = ', '.join(sorted(p.stem for p in share('rviz').glob('*.rviz')))
+        raise ValueError(f'no RViz configuration for {robot!r}: give a .rviz file, or one of {known}')
+    return str(path)
+
+
 def recorder_node(
     robot: str, path: str | Path, *, namespace: str = '', use_sim_time: bool = False, privileged: bool = False
 ) -> NodeSpec:

@@ -57,17 +57,16 @@ class Refusal(Exception):
     message: str
 
 
-def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
-    """The chunk's set-points as (horizon, dof) in the profile's joint order.
+def ordered_positions(chunk: StampedChunk, joint_names: tuple[str, ...]) -> np.ndarray:
+    """The chunk's set-points as (horizon, dof) in the order of joint_names.
 
-    Raises Refusal when names, sizes, values or limits are not as they must be. Nothing is clamped: a chunk that
-    leaves the hard position limits, or asks for a multiple of the hard velocity limits, was not made for this arm.
+    Raises Refusal when names, sizes or values are not as they must be.
     """
     names = chunk.joint_names
-    if sorted(names) != sorted(profile.joint_names):
+    if sorted(names) != sorted(joint_names):
         raise Refusal(
             Verdict.WRONG_JOINTS,
-            f'chunk has joints {list(names)}, the robot profile {list(profile.joint_names)}: is it for this robot?',
+            f'chunk has joints {list(names)}, the robot profile {list(joint_names)}: is it for this robot?',
         )
     if not (np.isfinite(chunk.dt) and 1e-3 <= chunk.dt <= 1.0):
         raise Refusal(Verdict.WRONG_SIZE, f'chunk has dt {chunk.dt} s, must be 0.001 to 1')
@@ -84,8 +83,16 @@ def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
     if not (np.isfinite(chunk.positions).all() and np.isfinite(chunk.gripper).all()):
         raise Refusal(Verdict.NOT_FINITE, 'chunk has NaN or infinity: the source is broken')
     positions = chunk.positions.reshape(chunk.horizon, len(names))
-    if names != profile.joint_names:
-        positions = positions[:, [names.index(n) for n in profile.joint_names]]
+    return positions if names == joint_names else positions[:, [names.index(n) for n in joint_names]]
+
+
+def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
+    """The chunk's set-points as (horizon, dof) in the profile's joint order.
+
+    Raises Refusal when names, sizes, values or limits are not as they must be. Nothing is clamped: a chunk that
+    leaves the hard position limits, or asks for a multiple of the hard velocity limits, was not made for this arm.
+    """
+    positions = ordered_positions(chunk, profile.joint_names)
     outside = np.maximum(profile.position_lower - positions, positions - profile.position_upper)
     if (outside > 0).any():
         step, joint = np.unravel_index(int(outside.argmax()), outside.shape)

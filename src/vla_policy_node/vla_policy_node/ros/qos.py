@@ -26,3 +26,8 @@ STATUS = QoSProfile(history=_LAST, depth=10, reliability=ReliabilityPolicy.RELIA
 
 CHANGES = QoSProfile(history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE)
 """Changes of something that we keep a copy of: none may be missed."""
+
+LATCHED_BY_MANY = QoSProfile(
+    history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
+)
+"""For subscribers of a latched topic that several publish, as /tf_static: the last word of each of them."""

@@ -1,0 +1,86 @@
+"""The arm as it is shown: its measured joints, its tool by forward kinematics, and the chunk that is meant."""
+
+from collections.abc import Callable
+
+import numpy as np
+from rclpy.node import Node
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
+
+from vla_msgs.msg import ActionChunk
+from vla_policy_node.core.chunk import Refusal
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.arm import load_kinematics
+from vla_policy_node.kinematics.ik import Kinematics
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import stamped_chunk
+from vla_policy_node.ros.joints import decode_positions
+from vla_policy_node.ros.parameters import declare
+from vla_policy_node.show.sources import Source
+from vla_policy_node.show.tool_path import ToolPath, tool_path
+
+LINGER = 0.5  # [s] that a chunk is shown after its last step was due
+KEEP = 512  # joint states: half a second of those that come a thousand times a second
+
+
+class Arm:
+    """tell: takes a sentence that a person should see, each time that something is not as it must be."""
+
+    def __init__(self, node: Node, profile: RobotProfile, tell: Callable[[str], None]) -> None:
+        self._profile, self._tell, self._node = profile, tell, node
+        topic = declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)', read_only=True)
+        self.chunk = Source(node, ActionChunk, 'action_chunk', qos.CHUNK, stamped=True)
+        self.joints = Source(node, JointState, topic, qos.SENSOR, keep=KEEP, stamped=True)
+        self.description = Source(node, String, 'robot_description', qos.LATCHED)
+        self._text = ''  # of the description that _kinematics is of
+        self._kinematics: Kinematics | None = None
+        self._path: tuple[int, ToolPath | None] = (-1, None)  # of the newest chunk: its count, and its path
+
+    @property
+    def kinematics(self) -> Kinematics | None:
+        """None while there is no usable robot description."""
+        message = self.description.newest
+        if message is None:
+            self._tell(
+                f'no robot description on {self.description.topic}: start robot_state_publisher or the simulator'
+            )
+            return None
+        if message.data != self._text:
+            self._text, self._kinematics, self._path = message.data, None, (-1, None)
+            try:
+                self._kinematics = load_kinematics(message.data, self._profile)
+            except ValueError as error:
+                self._node.get_logger().error(f'no paths of the tool: {error}')
+        return self._kinematics
+
+    def path(self, now: int) -> ToolPath | None:
+        """Of the newest chunk, while it means something at time now [ns]; None: nothing is meant, or not known."""
+        message, kinematics = self.chunk.newest, self.kinematics
+        if message is None or kinematics is None:
+            return None
+        if self._path[0] != self.chunk.count:
+            found = None
+            if message.horizon > 0:  # 0: a request to stop
+                try:
+                    found = tool_path(stamped_chunk(message), self._profile, kinematics)
+                except Refusal as error:
+                    self._tell(f'chunk {message.sequence} of {message.source} is not shown: {error.message}')
+            self._path = self.chunk.count, found
+        found = self._path[1]
+        return found if found is not None and now <= found.end + LINGER * 1e9 else None
+
+    def tool(self, time: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
+        """Stamp [ns], position (3,) [m] and rotation (3, 3) of the tool in the base frame as it was measured last,
+        not after time [ns] if that is given; None: not known."""
+        kinematics, names = self.kinematics, self._profile.joint_names
+        ours = set(names)
+        message = self.joints.as_of(2**63 if time is None else time, lambda m: ours.issubset(m.name))
+        if kinematics is None or message is None:
+            return None
+        try:
+            q = decode_positions(message, names, self.joints.topic)
+        except ValueError as error:
+            self._tell(str(error))
+            return None
+        position, rotation, _ = kinematics(q)
+        return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec, position, rotation

@@ -1,0 +1,51 @@
+"""The lines of text that stand beside the robot."""
+
+import math
+
+from vla_model.prompt_texts import progress
+from vla_msgs.msg import ExecutorStatus, PolicyStatus
+from vla_policy_node.core.states import Hold, State
+from vla_policy_node.policy_report import CODE_NAMES
+from vla_policy_node.show.pictures import wrapped
+
+WIDTH = 60  # characters of a line
+STATES = {
+    PolicyStatus.STATE_INACTIVE: 'inactive',
+    PolicyStatus.STATE_IDLE: 'idle',
+    PolicyStatus.STATE_WAITING: 'waiting',
+    PolicyStatus.STATE_RUNNING: 'running',
+}
+
+
+def words(policy: PolicyStatus | None, plan: str, executor: ExecutorStatus | None) -> str:
+    """Instruction, plan, progress, what policy and executor do and why not, latency and surprise.
+
+    None: nothing was heard of that node.
+    """
+    lines = []
+    if policy is None:
+        lines.append('policy: not heard')
+    else:
+        if policy.instruction:
+            lines.append(f'"{policy.instruction}"')
+        if plan:
+            lines.append(plan)
+            if not math.isnan(done := progress(plan)):
+                lines.append(f'progress {done:.0%}')
+        code = '' if policy.code == PolicyStatus.OK else f', {CODE_NAMES[policy.code]}: {policy.message}'
+        how = 'drives' if policy.drive else 'in shadow'
+        lines.append(f'policy {STATES.get(policy.state, policy.state)}, {how}{code}')
+        numbers = []
+        if policy.chunks and not math.isnan(policy.latency):
+            numbers.append(f'latency {1e3 * policy.latency:.0f} ms')
+        if not math.isnan(policy.surprise):
+            numbers.append(f'surprise {policy.surprise:.2f}')
+        if numbers:
+            lines.append(', '.join(numbers))
+    if executor is None:
+        lines.append('executor: not heard')
+    else:
+        held = '' if executor.hold_reason == Hold.NONE else f', {Hold(executor.hold_reason).name}'
+        why = f': {executor.message}' if executor.message else ''
+        lines.append(f'executor {State(executor.state).name.lower()}{held}{why}')
+    return '\n'.join(wrapped(line, WIDTH) for line in lines)
