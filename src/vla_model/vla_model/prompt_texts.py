@@ -1,5 +1,8 @@
 """The fixed English of the prompts, word for word as the released models were trained."""
 
+import math
+import re
+
 STATE = 'The current states of robot is:'
 HEAD_VIEW = 'The third/head view of robot is:'
 WRIST_VIEW = 'The wrist view of robot is:'
@@ -22,3 +25,18 @@ def plan(instruction: str, subtasks: list[str], finished: list[str], current: st
     if finished:
         text += f'Currently, I have finished {", ".join(finished)}. '
     return text + f'So now I should continue to {current}.'
+
+
+_PLAN = re.compile(
+    r'to finish this task by (.+?)\. (?:Currently, I have finished (.+?)\. )?So now I should continue to '
+)
+
+
+def progress(text: str) -> float:
+    """Share of the sub-tasks that a plan text calls finished, 0..1; NaN where it is no such text."""
+    found = _PLAN.search(text)
+    if found is None:
+        return math.nan
+    subtasks = found[1].split(', ')
+    finished = found[2].split(', ') if found[2] else []
+    return sum(s in finished for s in subtasks) / len(subtasks)

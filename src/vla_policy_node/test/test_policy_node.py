@@ -21,15 +21,17 @@ from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 
 from vla_model.config import RobotInterface
+from vla_model.prompt_texts import plan
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_msgs.msg import PolicyStatus as S
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.goals import MOST
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.policy_node import PolicyNode
 from vla_policy_node.ros import qos
@@ -62,7 +64,8 @@ class FakePolicy:
 
     model_id = 'fake-1'
     config = SimpleNamespace(
-        trained=True, robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True)
+        trained=True,
+        robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=16, dt=0.05),
     )
 
     def __init__(self):
@@ -195,10 +198,10 @@ class World:
     def say(self, instruction):
         self.instruction.publish(String(data=instruction))
 
-    def goal(self, instruction, seconds=0):
+    def goal(self, instruction, seconds=0, plan=False):
         """Sends a goal; returns its handle."""
         assert self.execute.wait_for_server(20.0)
-        request = ExecuteInstruction.Goal(instruction=instruction, time_limit=Duration(sec=seconds))
+        request = ExecuteInstruction.Goal(instruction=instruction, time_limit=Duration(sec=seconds), plan=plan)
         future = self.execute.send_goal_async(request, feedback_callback=lambda m: self.feedback.append(m.feedback))
         self.wait(future.done, 'goal response')
         return future.result()
@@ -320,7 +323,7 @@ def test_an_executor_that_holds_is_told_to_the_client(start):
         world.wait(lambda s=status: world.feedback[-1].hold_reason == s.hold_reason, 'the code of the hold')
         world.wait(lambda s=says: s in world.feedback[-1].message, 'the reason')
     world.executor.publish(E(source='/policy'))
-    world.wait(lambda: world.feedback[-1].code == S.OK, 'all is well again')
+    world.wait(lambda: world.feedback and world.feedback[-1].code == S.OK, 'all is well again')
 
 
 class EndEffectorModel(FakePolicy):
@@ -674,8 +677,8 @@ def test_cancel_while_the_model_thinks(start):
     assert world.chunks[-1] is stop
 
 
-def test_newer_goals_and_instructions_supersede(start):
-    world, _ = start(FakePolicy())
+def test_superseded_by_newer_goals_and_instructions_where_that_is_asked_for(start):
+    world, _ = start(FakePolicy(), instruction_change='supersede')
     activate(world)
     first = world.goal('first')
     second = world.goal('second')
@@ -686,6 +689,126 @@ def test_newer_goals_and_instructions_supersede(start):
     assert (response.status, response.result.outcome) == (GoalStatus.STATUS_ABORTED, R.OUTCOME_SUPERSEDED)
     assert 'third' in response.result.message
     world.wait(lambda: world.chunks[-1].instruction == 'third', 'chunks of the third instruction')
+
+
+def test_other_words_change_a_goal_without_ending_it(start):
+    world, _ = start(FakePolicy(), drive=True, instruction_change='seamless')
+    activate(world)
+    handle = world.goal('first', seconds=3)
+    world.new_chunks()
+    world.say('second')
+    world.wait(lambda: world.feedback and world.feedback[-1].instruction == 'second', 'feedback with the new words')
+    world.wait(lambda: world.chunks[-1].instruction == 'second', 'chunks for the new words')
+    world.say(' second ')  # the same words again
+    assert all(chunk.horizon > 0 for chunk in world.chunks)  # the motion was never stopped
+    response = world.result(handle)
+    result = response.result
+    assert (response.status, result.outcome) == (GoalStatus.STATUS_SUCCEEDED, R.OUTCOME_TIME_LIMIT)
+    assert (result.instruction, result.changes) == ('second', 1)
+    assert result.chunks == sum(chunk.horizon > 0 for chunk in world.chunks)
+    assert 0 < result.latency_p50 <= result.latency_p95 <= result.latency_p99
+
+
+def test_goals_of_one_run_go_along_and_end_together(start):
+    world, _ = start(FakePolicy(), drive=True, instruction_change='seamless')
+    activate(world)
+    first, short, newest = world.goal('first'), world.goal('second', seconds=1), world.goal('third')
+    response = world.result(short)
+    assert (response.status, response.result.outcome) == (GoalStatus.STATUS_SUCCEEDED, R.OUTCOME_TIME_LIMIT)
+    assert 'goes on' in response.result.message
+    world.new_chunks()
+    assert all(chunk.horizon > 0 for chunk in world.chunks)
+    cancel = first.cancel_goal_async()  # not the newest one's client: the arm stops all the same
+    world.wait(cancel.done, 'cancel response')
+    for handle, status in ((first, GoalStatus.STATUS_CANCELED), (newest, GoalStatus.STATUS_ABORTED)):
+        response = world.result(handle)
+        assert (response.status, response.result.outcome) == (status, R.OUTCOME_CANCELLED)
+        assert response.result.instruction == 'third'
+    assert world.result(first).result.changes == 2
+    assert 'another goal' in world.result(newest).result.message
+    world.wait(lambda: world.chunks[-1].horizon == 0, 'stop chunk')
+    world.code(S.NO_INSTRUCTION, S.STATE_IDLE)
+
+
+def test_the_oldest_goal_goes_when_there_are_too_many(start):
+    world, _ = start(FakePolicy(), instruction_change='seamless')
+    activate(world)
+    handles = [world.goal(f'words {i}') for i in range(MOST + 1)]
+    assert world.result(handles[0]).result.outcome == R.OUTCOME_SUPERSEDED
+    assert world.transition(DEACTIVATE)
+    assert {world.result(h).result.outcome for h in handles[1:]} == {R.OUTCOME_DEACTIVATED}
+
+
+def test_the_arm_rests_before_it_follows_other_words(start):
+    E = ExecutorStatus
+    world, node = start(FakePolicy(), drive=True)
+    source = node.get_fully_qualified_name()
+    world.executor.publish(E(epoch=1, state=E.STATE_HOLDING))
+    activate(world)
+    handle = world.goal('first')
+    world.wait(lambda: world.chunks and world.chunks[-1].epoch == 1, 'chunks of the epoch')
+    world.executor.publish(E(epoch=1, state=E.STATE_EXECUTING, source=source))
+    world.wait(
+        lambda: world.feedback and world.feedback[-1].hold_reason == E.HOLD_NONE, 'the policy hears of the motion'
+    )
+    mark = len(world.chunks)
+    world.say('second')
+    stop = world.wait(lambda: next((c for c in world.chunks[mark:] if c.horizon == 0), None), 'stop chunk')
+    world.executor.publish(E(epoch=2, state=E.STATE_BRAKING, hold_reason=E.HOLD_STOP_REQUESTED))
+    told = world.code(S.CHANGING, S.STATE_WAITING, says='comes to rest')
+    assert told.instruction == 'second'
+    world.wait(lambda: world.feedback and world.feedback[-1].code == S.CHANGING, 'the client is told')
+    assert world.chunks[-1] is stop  # while the arm brakes, nothing is thought out
+    world.executor.publish(
+        E(epoch=2, state=E.STATE_HOLDING, hold_reason=E.HOLD_STOP_REQUESTED, horizon_left=0.0, limit_margin=0.25)
+    )
+    world.wait(lambda: world.chunks[-1].instruction == 'second', 'chunks for the new words')
+    assert {c.epoch for c in world.chunks[world.chunks.index(stop) + 1 :]} == {2}
+    world.wait(lambda: world.feedback and world.feedback[-1].code == S.OK, 'all is well')
+    assert (world.feedback[-1].instruction, world.feedback[-1].limit_margin) == ('second', 0.25)
+    world.wait(handle.cancel_goal_async().done, 'cancel response')
+    assert world.result(handle).result.changes == 1
+
+
+def test_the_next_words_wait_for_the_end_of_a_cancelled_motion(start):
+    E = ExecutorStatus
+    world, node = start(FakePolicy(), drive=True)
+    activate(world)
+    handle = world.goal('first')
+    world.new_chunks()
+    world.executor.publish(E(epoch=1, state=E.STATE_EXECUTING, source=node.get_fully_qualified_name()))
+    world.wait(lambda: world.status[-1].epoch == 1, 'the policy hears of the motion')
+    world.wait(handle.cancel_goal_async().done, 'cancel response')
+    world.goal('second')
+    world.code(S.CHANGING, S.STATE_WAITING)
+    world.code(S.CHANGING, S.STATE_WAITING)
+    assert world.chunks[-1].horizon == 0
+    world.executor.publish(E(epoch=2, state=E.STATE_HOLDING))
+    world.wait(lambda: world.chunks[-1].instruction == 'second', 'chunks for the new words')
+
+
+def test_in_shadow_other_words_stop_nobody(start):
+    world, _ = start(FakePolicy())
+    activate(world)
+    world.say('first')
+    world.new_chunks()
+    world.say('second')
+    world.wait(lambda: world.chunks[-1].instruction == 'second', 'chunks for the new words')
+    assert all(c.horizon > 0 for c in world.chunks)
+
+
+def test_a_goal_that_asks_for_plans_is_told_how_far_it_is(start):
+    policy = FakePolicy()
+    policy.words = lambda observation: plan('tidy up', ['reach', 'grasp', 'lift', 'place'], ['reach'], 'grasp')
+    world, _ = start(policy, rate=10.0, plan_rate=5.0)
+    activate(world)
+    world.goal('tidy up')
+    world.wait(lambda: len(world.feedback) > 3, 'feedback')
+    assert world.feedback[-1].plan_text == '' and math.isnan(world.feedback[-1].progress)
+    assert {steps for _, steps in policy.planned} == {3}  # those of the warm-up: nobody asked
+    world.goal('tidy up', plan=True)
+    world.wait(lambda: world.feedback and world.feedback[-1].plan_text, 'a plan')
+    assert world.feedback[-1].progress == 0.25
 
 
 def test_goals_are_refused_when_they_cannot_be_followed(start):
@@ -817,6 +940,34 @@ def test_plans_and_predicted_images_come_out_while_somebody_listens(start):
     begun = len(policy.planned)
     world.new_chunks(10)
     assert len(policy.planned) <= begun + 1
+
+
+def test_what_came_is_compared_with_what_was_imagined(start):
+    policy = FakePolicy()
+    world, node = start(policy, rate=10.0, plan_rate=0.0, imagine_rate=5.0)
+    activate(world)
+    world.say('go')
+    assert math.isnan(world.code(S.OK, S.STATE_RUNNING).surprise)
+    assert not node.get_subscriptions_info_by_topic('/front/camera_info')
+    world.look()
+    infos = []
+    calibration = CameraInfo(width=8, height=6, k=[8.0, 0.0, 3.5, 0.0, 8.0, 2.5, 0.0, 0.0, 1.0], p=[8.0, *[0.0] * 11])
+    ours = world.node.create_publisher(CameraInfo, 'front/camera_info', qos.SENSOR_OUT)
+    world.node.create_subscription(CameraInfo, 'policy/camera_info', infos.append, qos.SENSOR)
+    world.wait(lambda: ours.get_subscription_count() == 1, 'the policy asks for the calibration')
+    ours.publish(calibration)
+    info = world.wait(lambda: infos, 'camera info')[0]
+    # 8 x 6 pixels get a bar of one row above, and are halved.
+    assert (info.width, info.height, info.header.frame_id) == (4, 4, 'front_optical')
+    np.testing.assert_allclose(info.k, [4, 0, 1.5, 0, 4, 1.5, 0, 0, 1])
+    status = world.wait(lambda: not math.isnan(world.status[-1].surprise) and world.status[-1], 'a comparison')
+    assert 0 < status.surprise < 1  # something grey was imagined, all is black
+    assert to_ns(info.header.stamp) in {to_ns(image.header.stamp) for image in world.predicted}
+    assert to_ns(status.surprise_stamp) in {to_ns(image.header.stamp) for image in world.predicted}
+    assert to_ns(status.surprise_stamp) <= to_ns(status.header.stamp)
+    world.wait(lambda: (d := world.diagnosis('surprise')) and 'nan' not in str(values_of(d)), 'diagnostics')
+    world.say('come back')
+    world.wait(lambda: math.isnan(world.status[-1].surprise), 'what was imagined for other words counts no more')
 
 
 def test_an_action_that_is_due_comes_before_the_next_step(start):

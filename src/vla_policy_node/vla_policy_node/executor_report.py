@@ -80,6 +80,7 @@ class ExecutorReport:
             speed_scale=float(core.rate),
             tracking_error=float(core.tracking_error()),
             joint_state_age=float(core.joint_state_age(now.nanoseconds)),
+            limit_margin=float(core.limit_margin()),
         )
         msg.header.stamp = now.to_msg()
         msg.header.frame_id = core.profile.base_frame

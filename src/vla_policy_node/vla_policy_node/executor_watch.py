@@ -1,5 +1,6 @@
 """What the policy knows of the executor: its epoch, and whether it moves the arm with our chunks."""
 
+import math
 import time
 
 from vla_msgs.msg import ExecutorStatus
@@ -30,6 +31,18 @@ class ExecutorWatch:
         """Whether the arm moves by our chunks now."""
         s = self._status
         return s is not None and s.source == self._source and s.state == ExecutorStatus.STATE_EXECUTING
+
+    @property
+    def rests(self) -> bool:
+        """Whether nothing of ours moves the arm, as heard last."""
+        s = self._status
+        return s is None or (s.state != ExecutorStatus.STATE_BRAKING and not self.follows)
+
+    @property
+    def margins(self) -> tuple[float, float]:
+        """horizon_left [s] and limit_margin [rad] of its status; NaN before anything is heard."""
+        s = self._status
+        return (s.horizon_left, s.limit_margin) if s is not None else (math.nan, math.nan)
 
     @property
     def hold(self) -> Hold:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
@@ -11,29 +11,51 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from vla_msgs.action import ExecuteInstruction
+from vla_policy_node.core.stats import Window
 from vla_policy_node.core.streams import NS
-from vla_policy_node.inference import Assignment
+from vla_policy_node.inference import Answer
 from vla_policy_node.ros.chunk_msg import to_ns
 
 Result, Feedback = ExecuteInstruction.Result, ExecuteInstruction.Feedback
+MOST = 8  # goals of one run: a client that only ever sends new ones must not fill the memory
+
+
+@dataclass
+class Tally:
+    """What came about while a goal ran."""
+
+    changes: int = 0  # of the instruction
+    chunks: int = 0  # published
+    skipped: int = 0  # complete sets passed over
+    inference: Window = field(default_factory=lambda: Window(1000))  # [s]
+    latency: Window = field(default_factory=lambda: Window(1000))  # [s] t_ref -> published
 
 
 @dataclass(eq=False)
 class Goal:
     handle: ServerGoalHandle
-    assignment: Assignment
     started: int  # [ns] on the node's clock
-    deadline: int | None  # [ns]
+    limit: int  # [ns]; 0: none
+    instruction: str  # in force: its own, or one that came later
     done: Future  # of (outcome, message)
+    tally: Tally = field(default_factory=Tally)
+    cancelled: bool = False  # by its own client
+
+    def over(self, now: int) -> bool:
+        """Whether its time limit is reached at time now [ns]."""
+        return self.limit > 0 and now >= self.started + self.limit
 
 
 class Goals:
-    """At most one goal at a time; a newer one ends it.
+    """The goals of one *run*: motion without end between them. The newest goal leads, those before go along.
 
-    refusal: why an instruction cannot be taken now, empty when it can. take: puts an instruction in force, which
-    ends the goal before it. halt: ends the motion of the instruction in force.
+    Its own time limit ends a goal; with the goal that leads, or when any of them is cancelled, all end and the arm stops.
 
-    The execute coroutine awaits a Future, so that the single spin thread stays free to hear a cancel request.
+    refusal: why an instruction cannot be taken now, empty when it can. take: puts a new goal's instruction in force and
+    returns it, after `end` where the goal is not to go along with those before. halt: ends the motion of what is in
+    force. lock: the node's, held wherever `answered` is called.
+
+    The execute coroutines await a Future, so that the single spin thread stays free to hear a cancel request.
     """
 
     def __init__(
@@ -41,12 +63,13 @@ class Goals:
         node: Node,
         *,
         refusal: Callable[[str], str],
-        take: Callable[[str], Assignment],
+        take: Callable[[str], str],
         halt: Callable[[], None],
+        lock: Any,
     ) -> None:
-        self._node, self._refusal, self._take, self._halt = node, refusal, take, halt
-        self._current: Goal | None = None
-        self._running = 0  # coroutines that have not returned
+        self._node, self._refusal, self._take, self._halt, self._lock = node, refusal, take, halt, lock
+        self._run: tuple[Goal, ...] = ()  # replaced, never changed: the worker's thread reads it
+        self._waiting = 0  # coroutines that have not returned
         self._server = ActionServer(
             node,
             ExecuteInstruction,
@@ -59,36 +82,63 @@ class Goals:
     @property
     def following(self) -> bool:
         """Whether a goal is in force."""
-        return self._current is not None
+        return bool(self._run)
+
+    @property
+    def wants_plans(self) -> bool:
+        """Whether a goal in force asked for plan texts."""
+        return any(goal.handle.request.plan for goal in self._run)
 
     @property
     def busy(self) -> bool:
         """Whether a result is still to be sent."""
-        return self._running > 0
+        return self._waiting > 0
 
     def end(self, outcome: int, message: str) -> None:
-        """End the current goal, if there is one. What the arm does is the caller's business."""
-        if self._current is not None:
-            goal, self._current = self._current, None
-            goal.done.set_result((outcome, message))
+        """End all goals. What the arm does is the caller's business."""
+        for goal in self._run:
+            self._end(goal, outcome, message)
+
+    def changed(self, instruction: str) -> None:
+        """Other words came into force."""
+        for goal in self._run:
+            goal.instruction = instruction
+            goal.tally.changes += 1
+
+    def answered(self, answer: Answer, latency: float) -> None:
+        """A chunk was published, `latency` seconds after its t_ref. From the worker's thread."""
+        for goal in self._run:
+            goal.tally.chunks += 1
+            goal.tally.skipped += answer.skipped
+            goal.tally.inference.add(answer.inference_time)
+            goal.tally.latency.add(latency)
 
     def tick(self, feedback: Callable[[], Any] | None) -> None:
-        """Enforce the time limit; send feedback when the caller says it is due."""
-        goal = self._current
-        if goal is None:
-            return
-        if goal.deadline is not None and self._now() >= goal.deadline:
-            limit = (goal.deadline - goal.started) / NS
+        """Enforce the time limits; send feedback when the caller says it is due."""
+        now = self._now()
+        if self._run and self._run[-1].over(now):
+            message = f'the time limit of {self._run[-1].limit / NS:g} s was reached'
             self._halt()
-            self.end(Result.OUTCOME_TIME_LIMIT, f'the time limit of {limit:g} s was reached')
-        elif feedback is not None and goal.handle.is_active:
-            goal.handle.publish_feedback(feedback())
+            self.end(Result.OUTCOME_TIME_LIMIT, message)
+        for goal in self._run:
+            if goal.over(now):
+                message = f'the time limit of {goal.limit / NS:g} s was reached; the arm goes on for a newer goal'
+                self._end(goal, Result.OUTCOME_TIME_LIMIT, message)
+        live = [goal for goal in self._run if goal.handle.is_active]
+        if feedback is not None and live:
+            msg = feedback()
+            for goal in live:
+                goal.handle.publish_feedback(msg)
 
     def destroy(self) -> None:
         self._server.destroy()
 
     def _now(self) -> int:
         return self._node.get_clock().now().nanoseconds
+
+    def _end(self, goal: Goal, outcome: int, message: str) -> None:
+        self._run = tuple(g for g in self._run if g is not goal)
+        goal.done.set_result((outcome, message))
 
     def _on_goal(self, request: Any) -> GoalResponse:
         reason = self._refusal(request.instruction)
@@ -100,20 +150,23 @@ class Goals:
         return GoalResponse.ACCEPT
 
     def _on_cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        if self._current is not None and self._current.handle is handle:
+        found = next((goal for goal in self._run if goal.handle is handle), None)
+        if found is not None:  # whoever asks for it, the arm stops
+            found.cancelled = True
             self._halt()
-            self.end(Result.OUTCOME_CANCELLED, 'cancelled by the client')
+            for goal in self._run:
+                message = 'cancelled by the client' + ' of another goal of the same run' * (goal is not found)
+                self._end(goal, Result.OUTCOME_CANCELLED, message)
         return CancelResponse.ACCEPT
 
     async def _execute(self, handle: ServerGoalHandle) -> Any:
-        self._running += 1
+        self._waiting += 1
         try:
             return await self._follow(handle)
         finally:
-            self._running -= 1
+            self._waiting -= 1
 
     async def _follow(self, handle: ServerGoalHandle) -> Any:
-        now, limit = self._now(), to_ns(handle.request.time_limit)
         if handle.is_cancel_requested:
             handle.canceled()
             return Result(outcome=Result.OUTCOME_CANCELLED, message='cancelled before it began')
@@ -121,32 +174,42 @@ class Goals:
         if reason:
             handle.abort()
             return Result(outcome=Result.OUTCOME_DEACTIVATED, message=reason)
-        assignment = self._take(handle.request.instruction)
-        goal = Goal(handle, assignment, now, now + limit if limit else None, Future(executor=self._node.executor))
-        self._current = goal
+        limit = to_ns(handle.request.time_limit)
+        with self._lock:  # no chunk comes before there is a goal to count it
+            instruction = self._take(handle.request.instruction)
+            goal = Goal(handle, self._now(), limit, instruction, Future(executor=self._node.executor))
+            if len(self._run) >= MOST:
+                message = f'{MOST} newer goals came: publish ~/instruction instead'
+                self._end(self._run[0], Result.OUTCOME_SUPERSEDED, message)
+            self._run = (*self._run, goal)
         outcome, message = await goal.done
         result = self._result(goal, outcome, message)
-        if outcome == Result.OUTCOME_CANCELLED:
+        if goal.cancelled:
             handle.canceled()
         elif outcome == Result.OUTCOME_TIME_LIMIT:
             handle.succeed()
         else:
             handle.abort()
         self._node.get_logger().info(
-            f'"{assignment.instruction}" ended after {result.duration:.1f} s and {result.chunks} chunks: {message}'
+            f'"{handle.request.instruction}" ended after {result.duration:.1f} s and {result.chunks} chunks: {message}'
         )
         return result
 
     def _result(self, goal: Goal, outcome: int, message: str) -> Any:
-        p = goal.assignment.inference.percentiles()
-        duration = (self._now() - goal.started) / NS
+        tally, duration = goal.tally, (self._now() - goal.started) / NS
+        inference, latency = tally.inference.percentiles(), tally.latency.percentiles()
         return Result(
             outcome=int(outcome),
             message=message,
-            chunks=goal.assignment.chunks,
-            skipped=goal.assignment.skipped,
+            instruction=goal.instruction,
+            changes=tally.changes,
+            chunks=tally.chunks,
+            skipped=tally.skipped,
             duration=duration if duration >= 0 else math.nan,  # the clock was set back meanwhile
-            inference_p50=p.p50,
-            inference_p95=p.p95,
-            inference_p99=p.p99,
+            inference_p50=inference.p50,
+            inference_p95=inference.p95,
+            inference_p99=inference.p99,
+            latency_p50=latency.p50,
+            latency_p95=latency.p95,
+            latency_p99=latency.p99,
         )

@@ -1,15 +1,18 @@
 """The policy as a lifecycle node: cameras and joints in, action chunks out."""
 
+import math
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from std_msgs.msg import String
 
+from vla_model.prompt_texts import progress
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from vla_policy_node.core.committed import Committed
@@ -20,11 +23,12 @@ from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.kinematics.end_effector import EndEffectorPolicy
+from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observer import Fault, Observer
-from vla_policy_node.policy_parameters import PolicyParameters, declare_drive
+from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
 from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
-from vla_policy_node.ros.chunk_msg import chunk_msg
+from vla_policy_node.ros.chunk_msg import chunk_msg, to_time
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
 from vla_policy_node.ros.robot_description import read_description
 from vla_policy_node.ros.run import run
@@ -33,6 +37,7 @@ S = PolicyStatus
 TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
 REFUSAL_SHOWN = 5.0  # [s] of wall time in which a refused instruction is told beside the one in force
 CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
+HEARD = 0.1  # [s] of wall time after which the executor's status tells what a stop request did
 
 
 class PolicyNode(SafeLifecycleNode):
@@ -46,12 +51,15 @@ class PolicyNode(SafeLifecycleNode):
     def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
         super().__init__(name, **kwargs)
         self._load = load
-        self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next six
+        self._lock = threading.RLock()  # guards what the worker and the spin thread share: the next seven
         self._assignment: Assignment | None = None
         self._sequence = 0  # never starts again: within an epoch it must grow
         self._executor = ExecutorWatch(self.get_fully_qualified_name())
         self._committed = Committed()
         self._failure = ''  # of the newest inference
+        self._stopped: float | None = (
+            None  # (monotonic, s) when the arm was asked to stop before it follows other words
+        )
         self._report: PolicyReport | None = None
         self._foresight: Foresight | None = None
 
@@ -59,6 +67,7 @@ class PolicyNode(SafeLifecycleNode):
         self._policy: Policy | None = None
         self._inference: Inference | None = None
         self._observer: Observer | None = None
+        self._lockstep: Lockstep | None = None
         self._made: list[tuple[Callable, Any]] = []  # what set_up made, with how to destroy it
         self._refused, self._refused_at = '', 0.0  # why and when (monotonic, s) the newest instruction was refused
         self._standing = ''  # ~/instruction received while not active
@@ -69,7 +78,7 @@ class PolicyNode(SafeLifecycleNode):
         self._ticks = 0
 
         # These live as long as the node, so that people can see its state and clients get their results always.
-        self._goals = Goals(self, refusal=self._refusal, take=self._take, halt=self._halt)
+        self._goals = Goals(self, refusal=self._refusal, take=self._take, halt=self._halt, lock=self._lock)
         self._status = self.create_publisher(PolicyStatus, '~/status', qos.STATUS)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
@@ -119,13 +128,13 @@ class PolicyNode(SafeLifecycleNode):
         if not robot.joints:
             urdf = read_description(self, f'a model with {robot.action_space} actions')
             policy = self._policy = EndEffectorPolicy(policy, load_kinematics(urdf, profile), profile)
-        policy.warm_up()
         foresight = Foresight(
             self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
         )
         with self._lock:
             self._report, self._failure, self._foresight = PolicyReport(self, policy.model_id), '', foresight
         foresight.schedule.warm_up(policy.example, policy.act)
+        policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._committed = Committed()
         self._inference = Inference(
@@ -139,7 +148,8 @@ class PolicyNode(SafeLifecycleNode):
             rate=p.rate,
             committed=self._committed if p.inpaint else None,
         )
-        self._observer = Observer(self, p, self._inference.wake)
+        self._lockstep = Lockstep(self) if p.lockstep else None
+        self._observer = Observer(self, p, self._on_image, self._lockstep)
         self._made = [
             (self.destroy_publisher, self._chunks),
             (self.destroy_subscription, self._listen(String, '~/instruction', self._on_instruction)),
@@ -185,6 +195,9 @@ class PolicyNode(SafeLifecycleNode):
             close()
         if self._observer is not None:
             self._observer.close()
+        if self._lockstep is not None:
+            self._lockstep.close()
+            self._lockstep = None
         if self._report is not None:
             self._report.destroy()
         if self._foresight is not None:
@@ -218,6 +231,13 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             self._executor.hear(msg)
             self._committed.followed = self._executor.follows
+
+    def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
+        """Each good image; stamp in ns."""
+        if self._foresight is not None:
+            self._foresight.saw(camera, stamp, pixels)
+        if self._inference is not None:
+            self._inference.wake()
 
     def _on_jump(self, jump: TimeJump) -> None:
         self.get_logger().warning('the clock went back: observations are forgotten')
@@ -262,26 +282,49 @@ class PolicyNode(SafeLifecycleNode):
             self._take(msg.data)
         else:
             self._standing = msg.data  # in force once the node is activated
+        if self._lockstep is not None:
+            self._lockstep.took(INSTRUCTION)
 
-    def _take(self, instruction: str) -> Assignment:
-        """Put an instruction in force. The arm goes on with its chunk until the first one of the new instruction."""
-        assignment = Assignment(instruction.strip())
-        with self._lock:
-            self._assign(assignment)
+    def _take(self, instruction: str) -> str:
+        """Put an instruction in force, as `instruction_change` says; the same words again change nothing."""
+        text, how = instruction.strip(), self._settings.instruction_change
         self._refused = ''
-        self._goals.end(Result.OUTCOME_SUPERSEDED, f'superseded by "{assignment.instruction}"')
+        if how == SUPERSEDE:
+            self._goals.end(Result.OUTCOME_SUPERSEDED, f'superseded by "{text}"')
+        elif self._assignment is not None and self._assignment.instruction == text:
+            return text
+        with self._lock:
+            if self._assignment is not None and how == NEW_EPOCH:
+                self._request_stop()
+            self._assign(Assignment(text))
+        self._goals.changed(text)
         assert self._inference is not None
         self._inference.wake()
-        self.get_logger().info(f'instruction: "{assignment.instruction}"')
+        self.get_logger().info(f'instruction: "{text}"')
         self._publish_status()
-        return assignment
+        return text
 
     def _halt(self) -> None:
         """No more chunks of what is in force; a stop chunk when this node drives the arm."""
         with self._lock:
             self._assign(None)
-            if self._active and self._drive:
-                self._publish_chunk(None, self._now(), self._executor.epoch)
+            self._request_stop()
+
+    def _request_stop(self) -> None:
+        """Under the lock: a stop chunk when this node drives the arm."""
+        if self._active and self._drive:
+            self._publish_chunk(None, self._now(), self._executor.epoch)
+            self._stopped = time.monotonic()
+
+    @property
+    def _comes_to_rest(self) -> bool:
+        """Under the lock: whether the arm is to rest before it follows what is in force, and does not yet."""
+        if self._stopped is None or self._settings.instruction_change != NEW_EPOCH:
+            return False
+        # A status of before the stop arrived may still call an arm resting that was about to move.
+        if time.monotonic() - self._stopped > HEARD and self._executor.rests:
+            self._stopped = None
+        return self._stopped is not None
 
     def _assign(self, assignment: Assignment | None) -> None:
         """Under the lock."""
@@ -302,13 +345,13 @@ class PolicyNode(SafeLifecycleNode):
         if self.get_parameter('use_sim_time').value:
             if now == 0:
                 return Fault(S.CLOCK_NOT_RUNNING, 'use_sim_time is set and no /clock has come: start the simulator')
-            if time.monotonic() - self._clock_moved > CLOCK_PATIENCE:
+            if self._lockstep is None and time.monotonic() - self._clock_moved > CLOCK_PATIENCE:
                 return Fault(S.CLOCK_NOT_RUNNING, '/clock stands still: is the simulator paused or gone?')
         return observer.observe(now)
 
     def _in_force(self) -> tuple[Assignment | None, int]:
         with self._lock:
-            return self._assignment, self._executor.epoch
+            return self._assignment if not self._comes_to_rest else None, self._executor.epoch
 
     def _usable(self) -> Aligned | None:
         found = self._observe(self._now())
@@ -350,9 +393,7 @@ class PolicyNode(SafeLifecycleNode):
             )
             latency = (self._now() - answer.aligned.t_ref) * 1e-9
             self._committed.sent(answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
-            assignment.chunks += 1
-            assignment.skipped += answer.skipped
-            assignment.inference.add(answer.inference_time)
+            self._goals.answered(answer, latency)
             report.answered(answer, self._sequence, latency)
             self._failure = ''
         self._publish_status()
@@ -375,7 +416,12 @@ class PolicyNode(SafeLifecycleNode):
         """State, code and message of PolicyStatus at time now [ns]."""
         if not self._active:
             return S.STATE_INACTIVE, S.BAD_INSTRUCTION if self._refused else S.OK, self._refused or self._note
-        found, assignment = self._observe(now), self._assignment
+        with self._lock:
+            assignment, comes_to_rest = self._assignment, self._comes_to_rest
+        if assignment is not None and comes_to_rest:
+            why = self._executor.problem() or 'the arm comes to rest before it follows the new instruction'
+            return S.STATE_WAITING, S.CHANGING, why
+        found = self._observe(now)
         if isinstance(found, Fault) and (assignment is not None or found.code == S.CLOCK_NOT_RUNNING):
             return S.STATE_WAITING if assignment else S.STATE_IDLE, found.code, found.message
         if assignment is not None and self._failure:
@@ -402,6 +448,8 @@ class PolicyNode(SafeLifecycleNode):
             msg.instruction = self._assignment.instruction if self._assignment is not None else ''
             if self._report is not None and self._observer is not None:
                 self._report.fill(msg, self._observer.streams.ages(now))
+            stamp, msg.surprise = self._foresight.surprise if self._foresight is not None else (0, math.nan)
+            msg.surprise_stamp = to_time(stamp)
             self._told = (state, code_now, msg.instruction, msg.epoch)
             self._status.publish(msg)
 
@@ -414,9 +462,13 @@ class PolicyNode(SafeLifecycleNode):
         if now != self._clock_seen:
             self._clock_seen, self._clock_moved = now, time.monotonic()
         self._ticks += 1
+        if self._foresight is not None:
+            self._foresight.look()
         if self._refused and self._assignment is not None and time.monotonic() - self._refused_at > REFUSAL_SHOWN:
             self._refused = ''
         self._goals.tick(self._feedback if self._ticks % FEEDBACK_EVERY == 0 else None)
+        if self._foresight is not None:
+            self._foresight.asked = self._goals.wants_plans
         state, code, message = self._assess(now)
         with self._lock:
             instruction = self._assignment.instruction if self._assignment is not None else ''
@@ -434,9 +486,20 @@ class PolicyNode(SafeLifecycleNode):
     def _feedback(self) -> Any:
         _, code, message = self._assess(self._now())
         with self._lock:
-            latency = self._report.latency if self._report is not None else 0.0
-            hold = int(self._executor.hold)
-            return Feedback(sequence=self._sequence, latency=latency, code=code, message=message, hold_reason=hold)
+            plan = self._foresight.said if self._foresight is not None else ''
+            horizon_left, limit_margin = self._executor.margins
+            return Feedback(
+                instruction=self._assignment.instruction if self._assignment is not None else '',
+                plan_text=plan,
+                progress=progress(plan),
+                sequence=self._sequence,
+                latency=self._report.latency if self._report is not None else math.nan,
+                code=code,
+                message=message,
+                hold_reason=int(self._executor.hold),
+                horizon_left=horizon_left,
+                limit_margin=limit_margin,
+            )
 
     def destroy_node(self) -> None:
         self._goals.destroy()

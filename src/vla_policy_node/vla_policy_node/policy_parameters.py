@@ -7,7 +7,10 @@ from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.streams import GRIPPER, JOINTS
+from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.ros.parameters import declare, declare_profile
+
+CHANGES = NEW_EPOCH, SEAMLESS, SUPERSEDE = ('new_epoch', 'seamless', 'supersede')
 
 
 @dataclass(frozen=True)
@@ -25,6 +28,7 @@ class PolicyParameters:
     rate: float
     inpaint: bool
     instruction_max_length: int
+    instruction_change: str
     model: str
     device: str
     dtype: str
@@ -40,6 +44,7 @@ class PolicyParameters:
     imagine_rate: float
     imagine_steps: int
     decode_cached: bool
+    lockstep: bool
 
     @classmethod
     def of(cls, node: Node) -> 'PolicyParameters':
@@ -63,10 +68,20 @@ class PolicyParameters:
             image_width=declare(node, 'image_width', 0, 'expected width [pixel]; 0: any', low=0, high=16384),
             image_height=declare(node, 'image_height', 0, 'expected height [pixel]; 0: any', low=0, high=16384),
             camera_max_age=declare(
-                node, 'camera_max_age', 0.3, 'with an older image there is no inference [s]', low=0.01, high=10.0
+                node,
+                'camera_max_age',
+                CAMERA_MAX_AGE,
+                'with an older image there is no inference [s]',
+                low=0.01,
+                high=10.0,
             ),
             joint_max_age=declare(
-                node, 'joint_max_age', 0.1, 'with an older joint state there is no inference [s]', low=0.005, high=10.0
+                node,
+                'joint_max_age',
+                JOINT_MAX_AGE,
+                'with an older joint state there is no inference [s]',
+                low=0.005,
+                high=10.0,
             ),
             rate=declare(
                 node, 'rate', 10.0, 'most inferences per second of observation time [Hz]', low=0.1, high=200.0
@@ -80,6 +95,15 @@ class PolicyParameters:
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000
+            ),
+            instruction_change=declare(
+                node,
+                'instruction_change',
+                'new_epoch',
+                'what other words do to a motion under way: new_epoch: the arm comes to rest, then follows them; '
+                'seamless: the next chunk follows them and continues the motion; supersede: as seamless, and goals '
+                'that run end',
+                choices=CHANGES,
             ),
             model=declare(node, 'model', 'random-nano', 'checkpoint folder, or random-nano'),
             device=declare(node, 'device', 'cpu', 'what the model runs on: cpu, cuda, cuda:1'),
@@ -143,6 +167,13 @@ class PolicyParameters:
                 True,
                 'plan and imagine compute the prompt once per observation, later forwards only what is decoded: '
                 'much faster, not quite the same',
+            ),
+            lockstep=declare(
+                node,
+                'lockstep',
+                False,
+                'a player of bags drives clock and messages: it is told on ~/taken what was taken, and may let the '
+                'clock stand',
             ),
         )
         if parameters.plan_steps > parameters.plan_tokens:

@@ -263,6 +263,13 @@ class ChunkExecutor:
         """[s]; infinite when none was received."""
         return (now - self._measured_at) * 1e-9 if self._measured is not None else math.inf
 
+    def limit_margin(self) -> float:
+        """How far the joint that is closest to a position limit is from it [rad]; NaN before the first activation."""
+        if self._positions is None:
+            return math.nan
+        q = self._positions
+        return float(np.minimum(q - self.limits.lower, self.limits.upper - q).min())
+
     def tracking_error(self) -> float:
         """Largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
         if self._measured is None or self._positions is None:
