@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_model import prompt_texts
 from vla_model.prompt import PromptBuilder
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import RELEASED_SPECIALS, Vocabulary
@@ -168,3 +171,12 @@ def test_plans_and_images_refuse_what_does_not_fit(make):
         make(b, 'red ' * 200)
     with pytest.raises(ValueError, match='instruction is empty'):
         make(b, ' ')
+
+
+@pytest.mark.parametrize(
+    ('finished', 'share'), [([], 0.0), (['reach'], 0.25), (['reach', 'grasp', 'lift', 'place'], 1.0), (['dance'], 0.0)]
+)
+def test_a_plan_text_says_how_far_it_is(finished, share):
+    text = prompt_texts.plan('tidy up', ['reach', 'grasp', 'lift', 'place'], finished, 'grasp')
+    assert prompt_texts.progress(text) == share
+    assert math.isnan(prompt_texts.progress('no idea'))

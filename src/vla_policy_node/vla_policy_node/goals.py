@@ -49,7 +49,7 @@ class Goal:
 class Goals:
     """The goals of one *run*: motion without end between them. The newest goal leads, those before go along.
 
-    Its own time limit ends a goal; with the goal that leads, or when any of them is cancelled, all end and the arm stops.
+    Its own time limit ends a goal. With the goal that leads, or when any is cancelled, all end and the arm stops.
 
     refusal: why an instruction cannot be taken now, empty when it can. take: puts a new goal's instruction in force and
     returns it, after `end` where the goal is not to go along with those before. halt: ends the motion of what is in

@@ -57,9 +57,7 @@ class PolicyNode(SafeLifecycleNode):
         self._executor = ExecutorWatch(self.get_fully_qualified_name())
         self._committed = Committed()
         self._failure = ''  # of the newest inference
-        self._stopped: float | None = (
-            None  # (monotonic, s) when the arm was asked to stop before it follows other words
-        )
+        self._stopped: float | None = None  # when the arm was asked to stop (monotonic, s)
         self._report: PolicyReport | None = None
         self._foresight: Foresight | None = None
 
