@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vla_training.cli import app as train
+from vla_training.cli import simulated_robot
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 bench = typer.Typer(no_args_is_help=True, help='Measure.')
@@ -86,6 +87,87 @@ def doctor(
 
 
 @app.command()
+def replay(
+    bag: Annotated[
+        Path, typer.Argument(help='rosbag2 folder, or one .mcap or .db3 file; a damaged one gives what it has.')
+    ],
+    model: Model = '',
+    against: Annotated[str, typer.Option(help='Another checkpoint on the same bag, to compare.')] = '',
+    robot: Annotated[str, typer.Option(help='Robot profile: name or file. It names the topics.')] = 'sim_panda',
+    mode: Annotated[
+        str, typer.Option(help='offline: no ROS graph. live: the policy node over DDS, in shadow.')
+    ] = 'offline',
+    out: Annotated[Path, typer.Option(help='Folder for report.html, tables and figures.')] = Path('out/replay'),
+    instruction: Annotated[str, typer.Option(help='In force all the time; by default what the bag says.')] = '',
+    namespace: Annotated[str, typer.Option(help='Of the topics in the bag, e.g. /cell/arm.')] = '',
+    rate: Annotated[float, typer.Option(min=0.1, max=200.0, help='Most inferences per second of the bag.')] = 10.0,
+    real_time_factor: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help='Live: pace of the bag. 0: each answer is waited for, exact.')
+    ] = 0.0,
+    latency: Annotated[
+        str,
+        typer.Option(help='Offline: how long the model thinks, in time of the bag: zero, measured, recorded, or s.'),
+    ] = 'zero',
+    plan_rate: Annotated[float, typer.Option(min=0.0, max=10.0, help='Offline: plan texts per second; 0: none.')] = 0.0,
+    imagine_rate: Annotated[
+        float, typer.Option(min=0.0, max=10.0, help='Offline: imagined images per second, for surprise; 0: none.')
+    ] = 0.0,
+    seconds: Annotated[float, typer.Option(min=0.0, help='Of the bag, from its beginning; 0: all.')] = 0.0,
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    engine: Annotated[str, typer.Option(help='Of the model, as the parameter engine of the policy node.')] = 'eager',
+    threads: Annotated[int, typer.Option(min=0, help='CPU threads of the model; 0: all cores but one.')] = 0,
+    seed: Annotated[int, typer.Option(min=0, help='Of random weights.')] = 0,
+) -> None:
+    """A recorded bag through a model: what it would have said against what the robot did. HTML report, CSV, figures.
+
+    Nothing moves: in live mode only the policy node runs, in shadow, in a ROS domain of its own.
+    """
+    from vla_bringup.replay import Options, run_replay
+    from vla_model.shipped import default_model
+
+    _end(
+        lambda: run_replay(
+            Options(
+                bag=bag,
+                model=model or default_model(),
+                against=against,
+                robot=robot,
+                mode=mode,
+                out=out,
+                instruction=instruction,
+                namespace=namespace,
+                rate=rate,
+                real_time_factor=real_time_factor,
+                latency=latency,
+                plan_rate=plan_rate,
+                imagine_rate=imagine_rate,
+                seconds=seconds,
+                device=device,
+                engine=engine,
+                threads=threads,
+                seed=seed,
+            )
+        )
+    )
+
+
+@app.command()
+def record(
+    out: Annotated[Path, typer.Option(help='Folder of the bag; must not exist.')],
+    robot: Annotated[str, typer.Option(help='Robot profile: a file, or the name of one of the suite.')] = 'fr3',
+    namespace: Annotated[str, typer.Option(help='Of the robot, /left say.')] = '',
+    minutes: Annotated[float, typer.Option(min=0.0, help='Of wall time; 0: until Ctrl-C.')] = 0.0,
+    compress: Annotated[bool, typer.Option('--compress', help='Images as jpeg: a tenth of the size.')] = False,
+    sim_time: Annotated[bool, typer.Option('--sim-time', help='Bag time is that of /clock: the simulator.')] = False,
+    keep_free: Annotated[float, typer.Option(min=0.0, help='End before its disk has less room (GB).')] = 1.0,
+) -> None:
+    """Record all that is needed to replay and to train, as a rosbag2 (MCAP). Ctrl-C ends it."""
+    from vla_bringup.record import record
+
+    _end(lambda: record(out, robot, namespace, minutes, compress, sim_time, keep_free))
+
+
+@app.command()
 def graph(
     seconds: Annotated[float, typer.Option(min=1.0, max=600.0, help='Wall time to measure rates.')] = 5.0,
     out: Annotated[Path | None, typer.Option(help='Write it there, not to the terminal.')] = None,
@@ -104,6 +186,68 @@ def parameters(
     from vla_bringup.parameters import write_parameters
 
     _end(lambda: write_parameters(out))
+
+
+@app.command()
+def reference(root: Annotated[Path, typer.Option(help='Of the repository.')] = Path()) -> None:
+    """Write the reference pages of messages, codes and robot profile from their sources."""
+    from vla_bringup.reference import write_reference
+
+    _end(lambda: write_reference(root))
+
+
+@app.command()
+def quantize(
+    model: Annotated[str, typer.Argument(help='Checkpoint folder; with --plan also 8b, the released size.')],
+    scheme: Annotated[str, typer.Option(help='int8, fp8, int4, mixed.')] = 'int8',
+    calibration: Annotated[
+        Path | None, typer.Option(help='Folder that ./vla train tokenize wrote, or a LeRobotDataset.')
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help='New folder; MODEL-SCHEME by default.')] = None,
+    activations: Annotated[str, typer.Option(help='Scale of the inputs of int8 layers: tensor, token.')] = 'tensor',
+    bits: Annotated[float, typer.Option(min=4.0, max=16.0, help='Per weight of a block, with mixed.')] = 6.0,
+    prompts: Annotated[int, typer.Option(min=1, help='That calibrate.')] = 32,
+    checks: Annotated[int, typer.Option(min=1, help='Other prompts, that the gate is measured on.')] = 48,
+    episodes: Annotated[
+        int, typer.Option(min=0, help='Per task, in simulation, of the original and of the quantized one.')
+    ] = 0,
+    force: Annotated[bool, typer.Option('--force', help='Keep a checkpoint that fails its gate.')] = False,
+    plan: Annotated[bool, typer.Option('--plan', help='Only say what each scheme needs, on disk and on an Orin.')] = False,
+    image_tokenizer: Annotated[Path | None, typer.Option(help='Its folder, if not in the checkpoint.')] = None,
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile, for episodes.', default_factory=simulated_robot, show_default='sim_panda')
+    ] = None,  # type: ignore[assignment]
+    device: Annotated[str, typer.Option(help='cpu, cuda.')] = 'cpu',
+) -> None:
+    """Make a smaller checkpoint; exit code 1, and nothing is kept, if it differs too much from the original."""
+    from vla_bringup.quantize import Options, print_plan, run_quantize
+
+    def run() -> bool:
+        if plan:
+            return print_plan(model)
+        if calibration is None:
+            raise ValueError('--calibration is missing: give a folder of tokens (./vla train tokenize) or a LeRobotDataset')
+        folder = out or Path(f'{model.rstrip("/")}-{scheme}')
+        return run_quantize(
+            Options(
+                model=Path(model),
+                scheme=scheme,
+                data=calibration,
+                robot=robot,
+                out=folder,
+                work=Path('out/quantize'),
+                activations=activations,
+                bits=bits,
+                prompts=prompts,
+                checks=checks,
+                episodes=episodes,
+                force=force,
+                image_tokenizer=image_tokenizer,
+                device=device,
+            )
+        )
+
+    _end(run)
 
 
 @app.command()

@@ -55,7 +55,7 @@ def declare(
     return parameter.value
 
 
-_ABOUT = {
+ABOUT = {  # field of RobotProfile -> meaning
     'name': 'name of the robot',
     'base_frame': 'frame that the joint chain starts from',
     'tool_frame': 'frame of the tool centre point',
@@ -87,6 +87,6 @@ def declare_profile(node: Node) -> RobotProfile:
             float: Parameter.Type.DOUBLE,
         }
         kind = kinds.get(f.type, Parameter.Type.STRING_ARRAY)
-        about, optional = _ABOUT[f.name] + ' (robot profile)', f.default is not MISSING
+        about, optional = ABOUT[f.name] + ' (robot profile)', f.default is not MISSING
         values[f.name] = declare(node, f'robot.{f.name}', kind, about, read_only=True, optional=optional)
     return RobotProfile.from_dict(values)
