@@ -199,6 +199,9 @@ def reference(root: Annotated[Path, typer.Option(help='Of the repository.')] = P
 @app.command()
 def quantize(
     model: Annotated[str, typer.Argument(help='Checkpoint folder; with --plan also 8b, the released size.')],
+    robot: Annotated[
+        Path, typer.Option(help='Profile, for episodes.', default_factory=simulated_robot, show_default='sim_panda')
+    ],
     scheme: Annotated[str, typer.Option(help='int8, fp8, int4, mixed.')] = 'int8',
     calibration: Annotated[
         Path | None, typer.Option(help='Folder that ./vla train tokenize wrote, or a LeRobotDataset.')
@@ -212,11 +215,8 @@ def quantize(
         int, typer.Option(min=0, help='Per task, in simulation, of the original and of the quantized one.')
     ] = 0,
     force: Annotated[bool, typer.Option('--force', help='Keep a checkpoint that fails its gate.')] = False,
-    plan: Annotated[bool, typer.Option('--plan', help='Only say what each scheme needs, on disk and on an Orin.')] = False,
+    plan: Annotated[bool, typer.Option('--plan', help='Only say what each scheme needs, on an Orin.')] = False,
     image_tokenizer: Annotated[Path | None, typer.Option(help='Its folder, if not in the checkpoint.')] = None,
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile, for episodes.', default_factory=simulated_robot, show_default='sim_panda')
-    ] = None,  # type: ignore[assignment]
     device: Annotated[str, typer.Option(help='cpu, cuda.')] = 'cpu',
 ) -> None:
     """Make a smaller checkpoint; exit code 1, and nothing is kept, if it differs too much from the original."""
@@ -226,7 +226,7 @@ def quantize(
         if plan:
             return print_plan(model)
         if calibration is None:
-            raise ValueError('--calibration is missing: give a folder of tokens (./vla train tokenize) or a LeRobotDataset')
+            raise ValueError('--calibration is missing: give a folder of ./vla train tokenize, or a LeRobotDataset')
         folder = out or Path(f'{model.rstrip("/")}-{scheme}')
         return run_quantize(
             Options(

@@ -1,5 +1,6 @@
 """For a player of bags that waits: what the policy node has taken, told message by message."""
 
+from builtin_interfaces.msg import Time
 from rclpy.clock import JumpThreshold
 from rclpy.duration import Duration
 from rclpy.node import Node
@@ -12,8 +13,9 @@ CLOCK, INSTRUCTION = 'clock', 'instruction'
 
 
 class Lockstep:
-    """Publishes on `~/taken`: frame_id is the topic as in the parameters, `clock` or `instruction`; the stamp is the
-    node's time. Between two of them the player sends nothing, so it knows all that the node knows."""
+    """Publishes on `~/taken`: frame_id is the topic as in the parameters, with the stamp of the message; or `clock` or
+    `instruction`, with the node's time. Until then the player sends nothing else, so it knows all that the node knows.
+    """
 
     def __init__(self, node: Node) -> None:
         self._node = node
@@ -24,8 +26,8 @@ class Lockstep:
             post_callback=lambda _: self.took(CLOCK),
         )
 
-    def took(self, what: str) -> None:
-        self._publisher.publish(Header(stamp=self._node.get_clock().now().to_msg(), frame_id=what))
+    def took(self, what: str, stamp: Time | None = None) -> None:
+        self._publisher.publish(Header(stamp=stamp or self._node.get_clock().now().to_msg(), frame_id=what))
 
     def close(self) -> None:
         self._jumps.unregister()

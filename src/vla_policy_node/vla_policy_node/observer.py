@@ -81,7 +81,7 @@ class Observer:
         if stored and topic in self._intake.cameras:
             self._on_image(stored[0][0], to_ns(msg.header.stamp), stored[0][1])
         if self._lockstep is not None:
-            self._lockstep.took(topic)
+            self._lockstep.took(topic, msg.header.stamp)
 
     def _log(self, stream: str, message: str) -> None:
         if time.monotonic() - self._logged.get(stream, -math.inf) > LOG_EVERY:

@@ -18,6 +18,7 @@ import yaml
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
+from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import (
     decode_array,
@@ -31,7 +32,6 @@ from vla_training.bag import Message
 from vla_training.conversion_report import BagReport
 from vla_training.lerobot.video import VideoEncoder
 
-CAMERA_MAX_AGE, JOINT_MAX_AGE = 0.3, 0.1  # [s] the policy node's own
 SET_POINT_MAX_AGE = 0.3  # [s] gripper commands come at 10 Hz
 SETTLE = 0.2  # [s] after an action is due until it counts: an episode that ends meanwhile takes the frame with it
 FOLLOW = 0.1  # share of a frame's deviation by which the grid of frames moves

@@ -9,7 +9,7 @@ was lost. For a bag that is whole, `messages` gives every message of it.
 import functools
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,10 +17,10 @@ import yaml
 from backports import zstd
 
 from vla_training.bag.mcap import read_mcap
-from vla_training.bag.parts import Damage, Types
+from vla_training.bag.parts import Damage, Raw, Types
 from vla_training.bag.sqlite import read_sqlite
 
-__all__ = ['Damage', 'Message', 'bag_files', 'messages']
+__all__ = ['Damage', 'Message', 'bag_files', 'messages', 'topics_seen']
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 EXAMPLES = 3  # of undecodable messages that are told per topic
 
@@ -51,23 +51,42 @@ def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callab
 
     Raises ValueError when the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
     """
-    wanted, types, before = set(topics), Types(), 0
+    wanted, types = set(topics), Types()
+    for raw in _raws(path, types, damage, progress):
+        if raw.topic not in wanted:
+            continue
+        try:
+            data = zstd.decompress(raw.data) if raw.data[:4] == ZSTD_MAGIC else raw.data
+            yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind), data)
+        except Exception as error:  # damaged bytes make the decoder fail in any way
+            damage.undecodable[raw.topic] += 1
+            if damage.undecodable[raw.topic] <= EXAMPLES:
+                damage.examples.append(f'{raw.topic} at {raw.time}: {type(error).__name__}: {error}')
+
+
+def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict[str, str]:
+    """Topic -> type of the messages, in the order in which they come, until that is enough or the bag ends.
+
+    Raises ValueError when the path is no bag.
+    """
+    found: dict[str, str] = {}
+    for raw in _raws(path, Types(), Damage(), lambda read: None):
+        if raw.topic not in found:
+            found[raw.topic] = raw.kind
+            if enough(found):
+                break
+    return found
+
+
+def _raws(path: Path, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
+    before = 0
     for file in bag_files(path):
         read = read_mcap if _kind(file) == 'mcap' else read_sqlite
         with tempfile.TemporaryDirectory() as folder:
             plain = file
             if file.suffix == '.zstd':
                 plain = _unpacked(file, Path(folder), damage)
-            for raw in read(plain, file.name, types, damage, functools.partial(_further, progress, before)):
-                if raw.topic not in wanted:
-                    continue
-                try:
-                    data = zstd.decompress(raw.data) if raw.data[:4] == ZSTD_MAGIC else raw.data
-                    yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind), data)
-                except Exception as error:  # damaged bytes make the decoder fail in any way
-                    damage.undecodable[raw.topic] += 1
-                    if damage.undecodable[raw.topic] <= EXAMPLES:
-                        damage.examples.append(f'{raw.topic} at {raw.time}: {type(error).__name__}: {error}')
+            yield from read(plain, file.name, types, damage, functools.partial(_further, progress, before))
         before += file.stat().st_size
         progress(before)
 

@@ -1,0 +1,191 @@
+"""./vla replay: yesterday's bag through today's model."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vla_bringup.console import make_console
+from vla_bringup.machine import facts
+from vla_bringup.replay_feed import Feed, load_setup
+from vla_bringup.replay_figures import Result
+from vla_bringup.replay_live import NodeSettings, run_live
+from vla_bringup.replay_measures import Said, measure
+from vla_bringup.replay_offline import ZERO, Asker, Run, parse_latency, prepare, run_offline
+from vla_bringup.replay_report import comparison, shown, summary, verdict, warnings, write_report
+from vla_bringup.replay_session import Session
+from vla_training.bag import bag_files
+
+OFFLINE, LIVE = 'offline', 'live'
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is replayed, and how."""
+
+    bag: Path
+    model: str = 'random-nano'
+    against: str = ''  # another model, on the same bag
+    robot: str = 'sim_panda'
+    mode: str = OFFLINE
+    out: Path = Path('out/replay')
+    instruction: str = ''  # empty: as the bag says
+    namespace: str = ''
+    rate: float = 10.0  # [Hz] most inferences per second of the bag
+    real_time_factor: float = 0.0  # live; 0: as fast as the node goes, exact
+    latency: str = ZERO  # offline
+    plan_rate: float = 0.0  # [Hz] offline; 0: none
+    imagine_rate: float = 0.0  # [Hz] same
+    seconds: float = 0.0  # of the bag; 0: all
+    device: str = 'cpu'
+    engine: str = 'eager'
+    threads: int = 0
+    seed: int = 0
+
+
+def run_replay(options: Options) -> bool:
+    """Replay and report; True when something could be replayed. Raises ValueError saying why nothing could be."""
+    check(options)
+    console = make_console()
+    runs, feed = [], None
+    for model in filter(None, (options.model, options.against)):
+        feed, run = replay(options, model, console)
+        runs.append(run)
+    assert feed is not None
+    names = ['A', 'B'] if len(runs) == 2 else [runs[0].model_id]
+    began = runs[0].cycles[0].t_ref
+    results = [result(run, name, began) for run, name in zip(runs, names, strict=True)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    title = f'{feed.report.bag}: ' + ' against '.join(
+        f'{n} = {r.model_id}' if len(runs) == 2 else r.model_id for n, r in zip(names, runs, strict=True)
+    )
+    write_report(options.out, results, feed.report, how(options, runs), feed.frames, title)
+    tell(console, results, feed, options)
+    return True
+
+
+def check(options: Options) -> None:
+    """Raises ValueError for options that contradict one another, before anything is loaded."""
+    parse_latency(options.latency)
+    if options.mode not in (OFFLINE, LIVE):
+        raise ValueError(f'--mode must be {OFFLINE} or {LIVE}, got {options.mode!r}')
+    if options.mode == LIVE and (options.latency != ZERO or options.plan_rate or options.imagine_rate):
+        raise ValueError('--latency, --plan-rate and --imagine-rate are for --mode offline: leave them out')
+    if options.mode == OFFLINE and options.real_time_factor:
+        raise ValueError('--real-time-factor is for --mode live: offline runs as fast as the model goes')
+
+
+def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
+    """One model on the bag. Raises ValueError when it gave no chunk at all."""
+    setup = load_setup(options.robot, options.namespace)
+    with progress(options.bag, Path(model).name, console) as advance:
+        feed = Feed(options.bag, setup, seconds=options.seconds, progress=advance)
+        session = Session(feed, rate=options.rate, instruction=options.instruction)
+        run = Run(model, session)
+        if options.mode == LIVE:
+            node = NodeSettings(
+                options.robot,
+                options.namespace,
+                model,
+                options.device,
+                options.engine,
+                options.threads,
+                options.seed,
+                options.rate,
+            )
+            run_live(feed, run, node, options.out / 'logs', options.real_time_factor)
+        else:
+            from vla_model.policy import load  # torch is loaded here
+
+            policy = load(
+                model, device=options.device, engine=options.engine, threads=options.threads, seed=options.seed
+            )
+            policy = prepare(policy, feed, model)
+            run.model_id, run.trained = policy.model_id, policy.config.trained
+            latency = parse_latency(options.latency)
+            run_offline(feed, session, Asker(run, policy, latency, options.plan_rate, options.imagine_rate))
+    if not run.cycles:
+        raise ValueError(nothing(feed, run))
+    return feed, run
+
+
+def nothing(feed: Feed, run: Run) -> str:
+    """Why there is no chunk, in one line."""
+    lines = warnings(feed.report.as_dict())
+    if run.failures:
+        why = f'the model failed each time: {run.failures[0][1]}'
+    elif not feed.seen:
+        why = lines[0] if lines else 'it has no message'
+    else:
+        why = f'{run.session.fault or "it has none of the topics of the robot profile"}'
+        missing = [t for t in feed.inputs if t not in feed.seen]
+        if missing and all(t not in run.session.report.streams for t in missing):
+            why += f' (topics in the bag: {", ".join(sorted(feed.seen))})'
+    return f'nothing of {feed.path} could be replayed: {why}'
+
+
+def result(run: Run, name: str, began: int) -> Result:
+    """The numbers of a run that has chunks."""
+    profile, session = run.session.setup.profile, run.session
+    said = [Said(c.t_ref, c.at, c.chunk.positions, c.chunk.gripper, c.chunk.dt) for c in run.cycles]
+    measures = measure(said, session.arm.arrays(profile.dof), session.opening.arrays(1), session.boundaries)
+    return Result(name, run, measures, said[0].dt, profile.joint_names, began)
+
+
+def how(options: Options, runs: list[Run]) -> dict[str, str]:
+    """The small print."""
+    pace = 'each answer waited for' if options.real_time_factor == 0 else f'{options.real_time_factor:g} x real time'
+    times = {
+        OFFLINE: f'offline; inference time on the clock of the bag: {options.latency}',
+        LIVE: f'live, the policy node over DDS, in shadow; {pace}',
+    }
+    return {
+        'command': shlex.join(['./vla', *sys.argv[1:]]),
+        'bag': str(options.bag),
+        'mode': times[options.mode],
+        'rate': f'at most {options.rate:g} inferences per second of the bag',
+        'models': ', '.join(f'{r.model_id}{"" if r.trained else " (random weights)"}' for r in runs),
+        'engine': f'{options.engine} on {options.device}',
+        **facts(),
+    }
+
+
+def tell(console: Console, results: list[Result], feed: Feed, options: Options) -> None:
+    """What stands in the report, in short."""
+    numbers = [summary(r) for r in results]
+    table = Table('', *(r.name for r in results), title=f'{feed.report.bag}; angles in mrad')
+    for key in numbers[0]:
+        values = [n[key] for n in numbers]
+        table.add_row(escape(key), *map(shown, values))
+    console.print(table)
+    for line in warnings(feed.report.as_dict()):
+        console.print(f'warning: {line}', style='yellow', markup=False)
+    for r in results:
+        if r.run.failures:
+            failed = f'{r.name} failed {len(r.run.failures)} times: {r.run.failures[0][1]}'
+            console.print(f'warning: {failed}', style='yellow', markup=False)
+    if len(results) == 2:
+        console.print(verdict(comparison(results), [r.name for r in results]), markup=False)
+    console.print(f'the report is in {options.out / "report.html"}', markup=False)
+
+
+@contextmanager
+def progress(bag: Path, model: str, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar; gives what is told the bytes read so far. Raises ValueError when there is no bag."""
+    size = sum(f.stat().st_size for f in bag_files(bag))
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.percentage:.0f} %'),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        job = bar.add_task(model, total=max(size, 1))
+        yield lambda read: bar.update(job, completed=read)

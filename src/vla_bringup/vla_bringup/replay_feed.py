@@ -1,0 +1,95 @@
+"""A bag as the policy node would have met it: messages with the time on the node's clock."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vla_bringup.nodes import profile_path
+from vla_policy_node.core.streams import NS
+from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.ros.images import COMPRESSED, decode_image
+from vla_training.bag import Damage, Message, messages, topics_seen
+from vla_training.conversion_report import BagReport
+from vla_training.convert import bag_name
+from vla_training.recording import STATES, Setup
+
+CLOCK = '/clock'
+INSTRUCTIONS = ('sim/episode', 'sim/task', 'policy/instruction')
+CHUNKS, DESCRIPTION = 'action_chunk', 'robot_description'
+IMAGE_KINDS = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
+JOINT_KIND = 'sensor_msgs/msg/JointState'
+RESTART = NS  # [ns] a clock that goes back this far begins anew; a smaller step back is disorder in the file
+
+
+class Feed:
+    """Iterate over it: (now [ns], message), now never going back but where the bag's clock begins anew.
+
+    now is what /clock said last, where the bag has it, else the time of recording. setup: topics of the robot profile;
+    a camera whose images are in the bag as `<topic>/compressed` is read from there, whichever comes first.
+    seconds: of the bag to read; 0: all. Raises ValueError when the path is no bag.
+    """
+
+    def __init__(
+        self, path: Path, setup: Setup, *, seconds: float = 0.0, progress: Callable[[int], None] = lambda read: None
+    ) -> None:
+        self.path, self._seconds, self._progress = path, seconds, progress
+        self.report = BagReport(bag_name(path))
+        pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in setup.cameras.items()}
+        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
+        self.seen = topics_seen(path, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
+        cameras = {name: next((t for t in self.seen if t in pair), pair[0]) for name, pair in pairs.items()}
+        self.setup = replace(setup, cameras=cameras)
+        joints = [setup.joint_states, *([setup.gripper_joint_states] if setup.gripper else [])]
+        kinds = {topic: IMAGE_KINDS[topic.endswith(COMPRESSED)] for topic in cameras.values()}
+        self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type
+        self.instructions = [setup.topic(name) for name in INSTRUCTIONS]
+
+    def __iter__(self) -> Iterator[tuple[int, Message]]:
+        setup = self.setup
+        wanted = [CLOCK, *self.inputs, *self.instructions, setup.topic(CHUNKS)]
+        now, began, has_clock = -1, 0, False
+        for m in messages(self.path, wanted, self.report.damage, self._progress):
+            if m.topic == CLOCK:
+                time, has_clock = to_ns(m.data.clock), True
+            else:
+                time = now if has_clock else m.time
+            if m.kind != self.inputs.get(m.topic, m.kind):
+                self.report.bad(m.topic, f'{m.topic} has {m.kind} where {self.inputs[m.topic]} should be')
+                continue
+            if now < 0:
+                began = time
+            now = time if time < now - RESTART else max(now, time)
+            if self._seconds and now > began + self._seconds * NS:
+                return
+            yield now, m
+
+    def description(self) -> str:
+        """The robot's URDF. Raises ValueError when the bag has none."""
+        topic = self.setup.topic(DESCRIPTION)
+        for m in messages(self.path, [topic], Damage(), lambda read: None):
+            return str(m.data.data)
+        raise ValueError(f'the model needs the robot description, and the bag has no {topic}: record it, too')
+
+    def frames(self, times: list[int]) -> dict[int, dict[str, Any]]:
+        """t_ref [ns] -> camera -> its image as of then, (height, width, 3) uint8 RGB. Reads the bag once more."""
+        names = {topic: name for name, topic in self.setup.cameras.items()}
+        best: dict[int, dict[str, tuple[int, Message]]] = {t: {} for t in times}
+        for m in messages(self.path, list(names), Damage(), lambda read: None):
+            stamp, name = to_ns(m.data.header.stamp), names[m.topic]
+            for t in times:
+                if stamp <= t and (name not in best[t] or stamp >= best[t][name][0]):
+                    best[t][name] = stamp, m
+        found: dict[int, dict[str, Any]] = {}
+        for t, views in best.items():
+            for name, (_, m) in views.items():
+                try:
+                    found.setdefault(t, {})[name] = decode_image(m.data, m.topic)
+                except ValueError:
+                    continue  # told by the first reading
+        return found
+
+
+def load_setup(robot: str, namespace: str) -> Setup:
+    """From a robot profile, by name or file. Raises ValueError."""
+    return Setup.load(Path(profile_path(robot)), namespace=namespace, fps=10, actions=STATES)

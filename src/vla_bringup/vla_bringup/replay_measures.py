@@ -1,0 +1,146 @@
+"""Numbers of a replay: what the model said against what the robot did. No ROS."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vla_policy_node.core.path import ChunkPath
+
+NS = 1e-9
+GAP = 0.1  # [s] between two recorded states further apart nothing is known
+
+
+@dataclass(frozen=True)
+class Said:
+    """One chunk: step i is due at t_ref + (i + 1) dt."""
+
+    t_ref: int  # [ns]
+    at: int  # [ns] when it was there
+    positions: np.ndarray  # (horizon, dof) [rad]
+    gripper: np.ndarray  # (horizon,) [m], or (0,)
+    dt: float  # [s]
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of n chunks. NaN where nothing was recorded for a time."""
+
+    due: np.ndarray  # (n, horizon) [ns]
+    recorded: np.ndarray  # (n, horizon, dof) [rad]
+    error: np.ndarray  # (n, horizon, dof) [rad] said - recorded
+    gripper_recorded: np.ndarray  # (n, horizon) [m]
+    gripper_error: np.ndarray  # (n, horizon) [m]; all NaN without a gripper
+    still: np.ndarray  # (n, horizon) [rad] the norm of the error, had the arm been said to stay where it is
+    seam: np.ndarray  # (n,) [rad] largest joint jump from the chunk before, where this one takes over
+
+    @property
+    def norm(self) -> np.ndarray:
+        """(n, horizon) [rad] length of the error over the joints."""
+        return np.linalg.norm(self.error, axis=-1)
+
+    @property
+    def cycle(self) -> np.ndarray:
+        """(n,) [rad] mean of `norm` over the steps that were recorded."""
+        return mean_known(self.norm, 1)
+
+
+def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over an axis of what is not NaN; NaN where nothing is left."""
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
+def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_gap: float = GAP) -> np.ndarray:
+    """(m, k) values at times (m,) [ns], linear between the two of stamps (n,) [ns, growing] around each.
+
+    NaN outside, and where the two are more than max_gap [s] apart.
+    """
+    if not len(stamps):
+        return np.full((len(times), values.shape[1]), np.nan)
+    after = np.searchsorted(stamps, times, side='left')
+    exact = (after < len(stamps)) & (stamps[np.minimum(after, len(stamps) - 1)] == times)
+    high = np.clip(after, 1, len(stamps) - 1) if len(stamps) > 1 else np.zeros(len(times), int)
+    low = np.maximum(high - 1, 0)
+    apart = np.maximum(stamps[high] - stamps[low], 1)
+    share = ((times - stamps[low]) / apart)[:, None]
+    found = values[low] + (values[high] - values[low]) * share
+    known = (times >= stamps[0]) & (times <= stamps[-1]) & (apart <= max_gap / NS)
+    found = np.where(known[:, None], found, np.nan)
+    found[exact] = values[after[exact]]
+    return found
+
+
+def measure(
+    said: Sequence[Said],
+    arm: tuple[np.ndarray, np.ndarray],
+    opening: tuple[np.ndarray, np.ndarray],
+    boundaries: Sequence[int] = (),
+) -> Measures:
+    """arm, opening: stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m] of what the robot did.
+
+    boundaries [ns]: an episode or other words begin; what was said before does not count from there on.
+    All chunks must have the same horizon. Raises ValueError when there is none.
+    """
+    if not said:
+        raise ValueError('there is no chunk to measure')
+    t_ref = np.array([s.t_ref for s in said], np.int64)
+    horizon, dof = said[0].positions.shape
+    after = np.arange(1, horizon + 1)
+    due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in said])
+    recorded = interpolate(*arm, due.ravel()).reshape(len(said), horizon, dof)
+    fingers = interpolate(*opening, due.ravel()).reshape(len(said), horizon)
+    ends = np.array([*sorted(boundaries), np.iinfo(np.int64).max])
+    over = due >= ends[np.searchsorted(ends, t_ref, side='right')][:, None]
+    recorded[over], fingers[over] = np.nan, np.nan
+    now = interpolate(*arm, t_ref)
+    error = np.stack([s.positions for s in said]) - recorded
+    grip = np.stack([s.gripper if s.gripper.size else np.full(horizon, np.nan) for s in said]) - fingers
+    still = np.linalg.norm(now[:, None] - recorded, axis=-1)
+    return Measures(due, recorded, error, fingers, grip, still, seams(said, ends))
+
+
+def seams(said: Sequence[Said], ends: np.ndarray) -> np.ndarray:
+    """(n,) [rad] where each chunk takes over, at its first step that is due after it came: the largest |difference| of
+    a joint to the path of the chunk before. NaN for the first, after a boundary of ends (k,) [ns], and where the chunk
+    before had ended."""
+    found = np.full(len(said), np.nan)
+    for k, (old, new) in enumerate(itertools.pairwise(said), 1):
+        same = np.searchsorted(ends, old.t_ref, side='right') == np.searchsorted(ends, new.t_ref, side='right')
+        step = max(math.floor((new.at - new.t_ref) * NS / new.dt + 1e-9), 0)  # its index; it is due after `at`
+        if not same or step >= len(new.positions) or new.t_ref <= old.t_ref:
+            continue
+        due = (new.t_ref - old.t_ref) * NS + (step + 1) * new.dt  # [s] since the old chunk's t_ref
+        if due <= len(old.positions) * old.dt + 1e-6:
+            path = ChunkPath(old.positions, old.dt).sample(np.array([due]))[0][0]
+            found[k] = np.abs(new.positions[step] - path).max()
+    return found
+
+
+def bootstrap(differences: np.ndarray, block: int, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of paired differences (n,) in the order of time, and its 95 % interval, by the circular block bootstrap
+    (Politis and Romano, 1992): neighbours are alike, so runs of `block` are drawn, not single ones. NaN are left out;
+    all three are NaN where nothing is left."""
+    d = differences[np.isfinite(differences)]
+    if not len(d):
+        return math.nan, math.nan, math.nan
+    block = min(max(block, 1), len(d))
+    starts = np.random.default_rng(seed).integers(0, len(d), (draws, math.ceil(len(d) / block)))
+    sums = np.cumsum(np.concatenate([[0.0], d, d]))  # a run from i: sums[i + block] - sums[i]
+    means = (sums[starts + block] - sums[starts]).sum(1) / (block * starts.shape[1])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(d.mean()), float(low), float(high)
+
+
+def worst(values: np.ndarray, times: np.ndarray, count: int, apart: float) -> list[int]:
+    """Indices of the largest values (n,), at most `count`, at times (n,) [ns] that are `apart` [s] from one another."""
+    chosen: list[int] = []
+    for i in np.argsort(-np.nan_to_num(values, nan=-1.0), kind='stable'):
+        if len(chosen) == count or not np.isfinite(values[i]):
+            break
+        if all(abs(int(times[i]) - int(times[j])) * NS >= apart for j in chosen):
+            chosen.append(int(i))
+    return chosen
