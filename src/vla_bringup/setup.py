@@ -18,6 +18,7 @@ setup(
         (f'share/{name}', ['package.xml']),
         (f'share/{name}/launch', files('launch', '*.launch.py')),
         (f'share/{name}/config', files('config', '*.xml')),
+        (f'share/{name}/rviz', files('rviz', '*.rviz')),
         (f'share/{name}/config/robots', files('config/robots', '*.yaml')),
     ],
     install_requires=['setuptools'],

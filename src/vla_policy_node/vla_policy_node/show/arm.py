@@ -1,6 +1,7 @@
 """The arm as it is shown: its measured joints, its tool by forward kinematics, and the chunk that is meant."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from rclpy.node import Node
@@ -20,6 +21,7 @@ from vla_policy_node.show.sources import Source
 from vla_policy_node.show.tool_path import ToolPath, tool_path
 
 LINGER = 0.5  # [s] that a chunk is shown after its last step was due
+CHUNKS = 8  # among which one of the wanted source is looked for
 KEEP = 512  # joint states: half a second of those that come a thousand times a second
 
 
@@ -29,12 +31,20 @@ class Arm:
     def __init__(self, node: Node, profile: RobotProfile, tell: Callable[[str], None]) -> None:
         self._profile, self._tell, self._node = profile, tell, node
         topic = declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)', read_only=True)
-        self.chunk = Source(node, ActionChunk, 'action_chunk', qos.CHUNK, stamped=True)
+        name = declare(
+            node,
+            'chunk_source',
+            'policy',
+            'node whose chunks are shown; empty: whoever sent the newest',
+            read_only=True,
+        )
+        self._source = f'{node.get_namespace().rstrip("/")}/{name}' if name and not name.startswith('/') else name
+        self.chunk = Source(node, ActionChunk, 'action_chunk', qos.CHUNK, keep=CHUNKS, stamped=True)
         self.joints = Source(node, JointState, topic, qos.SENSOR, keep=KEEP, stamped=True)
         self.description = Source(node, String, 'robot_description', qos.LATCHED)
         self._text = ''  # of the description that _kinematics is of
         self._kinematics: Kinematics | None = None
-        self._path: tuple[int, ToolPath | None] = (-1, None)  # of the newest chunk: its count, and its path
+        self._path: tuple[Any, ToolPath | None] = (None, None)  # the newest chunk, and the path in it
 
     @property
     def kinematics(self) -> Kinematics | None:
@@ -46,7 +56,7 @@ class Arm:
             )
             return None
         if message.data != self._text:
-            self._text, self._kinematics, self._path = message.data, None, (-1, None)
+            self._text, self._kinematics, self._path = message.data, None, (None, None)
             try:
                 self._kinematics = load_kinematics(message.data, self._profile)
             except ValueError as error:
@@ -54,18 +64,24 @@ class Arm:
         return self._kinematics
 
     def path(self, now: int) -> ToolPath | None:
-        """Of the newest chunk, while it means something at time now [ns]; None: nothing is meant, or not known."""
-        message, kinematics = self.chunk.newest, self.kinematics
+        """Of the newest chunk of the wanted source, while it means something at time now [ns].
+
+        None: nothing is meant, or it is not known.
+        """
+        kinematics = self.kinematics
+        message = self.chunk.as_of(2**63, lambda m: self._source in ('', m.source))
+        if message is None and (other := self.chunk.newest) is not None:
+            self._tell(f'chunks come from {other.source}, none from {self._source}: set chunk_source to see those')
         if message is None or kinematics is None:
             return None
-        if self._path[0] != self.chunk.count:
+        if self._path[0] is not message:
             found = None
             if message.horizon > 0:  # 0: a request to stop
                 try:
                     found = tool_path(stamped_chunk(message), self._profile, kinematics)
                 except Refusal as error:
                     self._tell(f'chunk {message.sequence} of {message.source} is not shown: {error.message}')
-            self._path = self.chunk.count, found
+            self._path = message, found
         found = self._path[1]
         return found if found is not None and now <= found.end + LINGER * 1e9 else None
 

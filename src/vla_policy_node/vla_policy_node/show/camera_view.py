@@ -20,7 +20,8 @@ from vla_policy_node.show.sources import Source
 from vla_policy_node.show.tf import Tf
 from vla_policy_node.show.tool_path import Colour
 
-IMAGES = 16  # that are kept: what belongs to one may come a little after it
+IMAGES = 96  # that are kept: an image may be imagined only after the time that it shows
+TRIED = 8  # images that a trace may belong to: joints and transforms come a little later than images
 
 
 def declare_cameras(node: Node) -> dict[str, str]:
@@ -66,7 +67,7 @@ class CameraView:
         if not stamps:
             return None
         problem = ''
-        for stamp in reversed(stamps):
+        for stamp in reversed(stamps[-TRIED:]):
             try:
                 return self._trace_in(stamp, arm, base, now)
             except (FrameError, ValueError) as error:

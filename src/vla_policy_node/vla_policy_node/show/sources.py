@@ -10,6 +10,9 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
+LOOK = 8  # messages that are looked at in search of one that fits, and kept decoded
+MOST = 64_000_000  # [bytes] of messages that a source keeps
+
 
 def stamp_of(data: bytes) -> int:
     """[ns] of a serialized message that begins with a std_msgs/Header, read without decoding the message.
@@ -21,7 +24,8 @@ def stamp_of(data: bytes) -> int:
 
 
 class Source:
-    """One topic. keep: how many of its newest messages; stamped: they begin with a header, whose stamp is wanted.
+    """One topic. keep: how many of its newest messages, fewer where they would be more than 64 MB; stamped: they begin
+    with a header, whose stamp is wanted.
 
     Joint states come a thousand times a second, images with megabytes: none of them is decoded before it is needed.
     """
@@ -30,12 +34,12 @@ class Source:
         self, node: Node, kind: Any, topic: str, profile: QoSProfile, *, keep: int = 1, stamped: bool = False
     ) -> None:
         self.topic = topic
-        self._node, self._kind, self._profile, self._stamped = node, kind, profile, stamped
-        self._raw: deque[tuple[int, bytes]] = deque(maxlen=keep)  # stamp [ns], or 0; as they came
+        self._node, self._kind, self._profile, self._stamped, self._keep = node, kind, profile, stamped, keep
+        self._raw: deque[tuple[int, bytes]] = deque()  # stamp [ns], or 0; as they came
+        self._size = 0  # [bytes] of all that
         self._users = 0
         self._subscription: Any = None
         self._decoded: dict[int, Any] = {}  # id of the bytes -> message; of the last few that were looked at
-        self.count = 0  # messages that came, ever
 
     def open(self) -> None:
         """One user more."""
@@ -51,15 +55,21 @@ class Source:
         if self._users == 0:
             self._node.destroy_subscription(self._subscription)
             self._subscription = None
-            self._raw.clear()
-            self._decoded.clear()
+            self._forget()
+
+    def _forget(self) -> None:
+        self._raw.clear()
+        self._decoded.clear()
+        self._size = 0
 
     def _store(self, data: bytes) -> None:
         stamp = stamp_of(data) if self._stamped else 0
         if self._raw and stamp < self._raw[-1][0] - 1_000_000_000:
-            self._raw.clear()  # the sender's clock went back
+            self._forget()  # the sender's clock went back
         self._raw.append((stamp, data))
-        self.count += 1
+        self._size += len(data)
+        while len(self._raw) > self._keep or (self._size > MOST and len(self._raw) > 1):
+            self._size -= len(self._raw.popleft()[1])
 
     @property
     def newest(self) -> Any:
@@ -81,7 +91,7 @@ class Source:
         """The newest that is not newer than time [ns] and that fits, of the last few before it; None: none."""
         items = list(self._raw)
         end = bisect_right([stamp for stamp, _ in items], time)
-        for _, data in reversed(items[max(end - 10, 0) : end]):
+        for _, data in reversed(items[max(end - LOOK, 0) : end]):
             message = self._decode(data)
             if fits(message):
                 return message
@@ -91,7 +101,7 @@ class Source:
         key = id(data)
         found = self._decoded.get(key)
         if found is None or found[0] is not data:
-            while len(self._decoded) >= 4:
+            while len(self._decoded) >= LOOK:
                 del self._decoded[next(iter(self._decoded))]
             found = self._decoded[key] = data, deserialize_message(data, self._kind)
         return found[1]

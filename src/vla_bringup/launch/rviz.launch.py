@@ -1,0 +1,59 @@
+"""RViz on a running robot or simulator: `ros2 launch vla_bringup rviz.launch.py --show-args`.
+
+It may run on another machine than the policy; what it shows is in docs/how-to/see-in-rviz.md.
+"""
+
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
+from launch_ros.actions import Node
+
+from vla_bringup.launching import launch_actions
+from vla_bringup.nodes import rviz_path, show_node
+
+ARGUMENTS = [
+    DeclareLaunchArgument(
+        'robot', default_value='sim_panda', description='robot profile, whose RViz configuration is taken, too'
+    ),
+    DeclareLaunchArgument(
+        'config', default_value='', description='another RViz configuration: a .rviz file; empty: that of the robot'
+    ),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='that of the policy, e.g. /cell/arm; empty: none'
+    ),
+    DeclareLaunchArgument(
+        'show',
+        default_value='true',
+        choices=['true', 'false'],
+        description='start the node show, which makes most of what is seen; false: it runs elsewhere',
+    ),
+    DeclareLaunchArgument(
+        'use_sim_time',
+        default_value='auto',
+        choices=['true', 'false', 'auto'],
+        description='times come from /clock; auto: with robot:=sim_panda',
+    ),
+]
+
+
+def nodes(context: LaunchContext) -> list:
+    value = context.launch_configurations
+    robot, namespace = value['robot'], value['namespace']
+    use_sim_time = robot == 'sim_panda' if value['use_sim_time'] == 'auto' else value['use_sim_time'] == 'true'
+    # Its topics are relative: in the namespace they are those of this arm.
+    rviz = Node(
+        package='rviz2',
+        executable='rviz2',
+        name='rviz',
+        namespace=namespace,
+        arguments=['-d', rviz_path(value['config'] or robot)],
+        parameters=[{'use_sim_time': use_sim_time}],
+        output='screen',
+        on_exit=Shutdown(reason='RViz was closed'),
+    )
+    if value['show'] == 'false':
+        return [rviz]
+    return [rviz, *launch_actions([show_node(robot, namespace=namespace, use_sim_time=use_sim_time)])]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=nodes)])
