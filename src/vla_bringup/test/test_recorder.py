@@ -1,6 +1,10 @@
 """The recorder against real publishers, its bag read back; QoS and message definitions."""
 
+import errno
 import os
+import shutil
+import signal
+from types import SimpleNamespace
 
 import domain_coordinator
 import numpy as np
@@ -13,12 +17,15 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
 from vla_bringup.bag import Bag
+from vla_bringup.bag_writer import bag_qos
 from vla_bringup.message_types import MessageTypes, message_class, parts
 from vla_bringup.probe import Probe
-from vla_bringup.recorder_node import RecorderNode, bag_qos, matching_qos
+from vla_bringup.recorder_node import RecorderNode, matching_qos
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.ros.images import decode_image
+from vla_training.bag import Damage, messages
 
 
 @pytest.fixture
@@ -70,7 +77,7 @@ def test_what_was_published_is_read_back(probe, tmp_path):
     wanted = {p.topic_name for p in (latched, *live)}
 
     def written():
-        counts = {topic: node._writer.counts[c.id] for topic, c in node._recorded.items() if topic in wanted}
+        counts = {topic: node._bag.count(c) for topic, c in node._recorded.items() if topic in wanted}
         return counts.keys() == wanted and all(counts.values())
 
     probe.wait(written, 20, 'all are written', publish)
@@ -109,7 +116,7 @@ def test_every_chunk_has_a_checksum(probe, tmp_path):
     task = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)
     task.publish(String(data='press the red button'))
     probe.wait(lambda: '/arm/sim/task' in {c.topic for c in node._recorded.values()}, 20, 'it is recorded')
-    probe.wait(lambda: node._count > 0, 20, 'it is written')
+    probe.wait(lambda: node._bag.messages > 0, 20, 'it is written')
     close(probe, node)
     content = (tmp_path / 'bag' / 'bag.mcap').read_bytes()
     frame = content.index(b'\x04\x00\x00\x00zstd') + 16
@@ -202,3 +209,92 @@ def test_unknown_types_are_told():
         MessageTypes().full_definition('no_msgs/msg/X')
     with pytest.raises(ValueError, match='std_msgs/msg/X'):
         message_class('std_msgs/msg/X')
+
+
+def talk(probe, node, topic='sim/task'):
+    """Publishes until a message of the topic is in the bag."""
+    publisher = probe.node.create_publisher(String, topic, qos.LATCHED)
+    publisher.publish(String(data='press the red button'))
+    probe.wait(lambda: node._bag.messages > 0, 20, 'it is written')
+    return publisher
+
+
+def test_a_recorder_that_is_killed_leaves_what_was_flushed(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag')
+    talk(probe, node)
+    probe.wait(lambda: not node._bag._storage.chunk.msgs, 20, 'it is flushed')
+    shutil.copytree(tmp_path / 'bag', tmp_path / 'killed')  # what a process killed now would leave
+    close(probe, node)
+    damage = Damage()
+    found = list(messages(tmp_path / 'killed', ['/arm/sim/task'], damage, lambda read: None))
+    assert [m.data.data for m in found] == ['press the red button']
+
+
+def test_a_full_disk_ends_the_recording_in_one_line_and_what_was_flushed_stays(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag')
+    publisher = talk(probe, node)
+    probe.wait(lambda: not node._bag._storage.chunk.msgs, 20, 'it is flushed')
+
+    class Full:
+        def __init__(self, file):
+            self.tell, self.close = file.tell, file.close
+
+        def write(self, data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        def flush(self):
+            pass
+
+    node._bag._storage.bio = Full(node._bag._storage.bio)
+    with pytest.raises(SystemExit, match=r'No space left on device.*the arm is not concerned'):
+        probe.wait(lambda: False, 20, 'never', lambda: publisher.publish(String(data='more')))
+    close(probe, node)  # says nothing more
+    found = list(messages(tmp_path / 'bag', ['/arm/sim/task'], Damage(), lambda read: None))
+    assert [m.data.data for m in found] == ['press the red button']
+
+
+def test_it_ends_with_a_complete_bag_while_there_is_room_left(probe, tmp_path, monkeypatch):
+    node = recorder(probe, tmp_path / 'bag', keep_free=1.0)
+    talk(probe, node)
+    usage = SimpleNamespace(free=0.9e9)
+    monkeypatch.setattr('vla_bringup.bag_writer.shutil.disk_usage', lambda path: usage)
+    with pytest.raises(SystemExit, match=r'only 0.90 GB are free.*complete up to here'):
+        probe.wait(lambda: False, 20, 'never')
+    close(probe, node)
+    with Bag(tmp_path / 'bag') as bag:
+        assert bag.counts['/arm/sim/task'] == 1
+    with pytest.raises(ValueError, match='Choose a folder with room'):
+        recorder(probe, tmp_path / 'other', keep_free=1.0)
+    assert not (tmp_path / 'other').exists()
+
+
+def test_a_folder_that_cannot_be_made_is_told(probe, tmp_path):
+    (tmp_path / 'file').write_text('')
+    with pytest.raises(ValueError, match=r'cannot write a bag to .*Not a directory'):
+        recorder(probe, tmp_path / 'file' / 'bag')
+
+
+def test_images_become_jpeg_where_that_is_asked_for(probe, tmp_path):
+    node = recorder(probe, tmp_path / 'bag', jpeg_quality=90)
+    camera = probe.node.create_publisher(Image, 'front/image_raw', qos.SENSOR_OUT)
+    probe.wait(camera.get_subscription_count, 20, 'the recorder subscribes')
+    pixels = np.full((32, 48, 3), (200, 50, 10), np.uint8)
+    picture = Image(height=32, width=48, encoding='rgb8', step=144, data=pixels.tobytes())
+    picture.header.stamp.sec = 5
+    probe.wait(lambda: node._bag.messages > 0, 20, 'it is written', lambda: camera.publish(picture))
+    close(probe, node)
+    with Bag(tmp_path / 'bag') as bag:
+        assert '/arm/front/image_raw' not in bag.topics
+        read = next(iter(bag.messages(['/arm/front/image_raw/compressed']))).data
+    assert read.format == 'rgb8; jpeg compressed bgr8'
+    assert to_ns(read.header.stamp) == 5_000_000_000
+    assert np.abs(decode_image(read, 'front').astype(int) - pixels).max() < 8
+    assert len(read.data) < pixels.size / 2
+
+
+def test_it_ends_by_itself_when_its_time_is_over(probe, tmp_path, monkeypatch):
+    ended = []
+    monkeypatch.setattr('vla_bringup.recorder_node.os.kill', lambda pid, number: ended.append(number))
+    node = recorder(probe, tmp_path / 'bag', minutes=1e-4)
+    probe.wait(lambda: ended == [signal.SIGINT], 20, 'it ends')
+    close(probe, node)

@@ -405,6 +405,16 @@ def bench_policy(
     )
 
 
+@bench.command('replay')
+def bench_replay(
+    seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help='Of the bags that are made up.')] = 60.0,
+) -> None:
+    """Decode and alignment of a bag without a model, raw and JPEG images; exit code 1 below 20 times real time."""
+    from vla_bringup.bench_replay import bench_replay
+
+    _end(lambda: bench_replay(seconds))
+
+
 def _tasks(text: str) -> tuple[str, ...]:
     """Comma-separated task ids. Raises ValueError for an unknown one."""
     from vla_sim.tasks import TASKS, check_task

@@ -17,7 +17,7 @@ RETRY = 1.0  # [s] between two attempts to activate a node
 def launch_actions(specs: list[NodeSpec], *, autostart: bool = True) -> list[Action]:
     """What starts these nodes and, with autostart, configures and activates those with a lifecycle.
 
-    When one node ends, all are stopped: half a robot stack is worse than none.
+    When one of the essential nodes ends, all are stopped: half a robot stack is worse than none.
     """
     return [action for spec in specs for action in _node(spec, autostart)]
 
@@ -32,7 +32,7 @@ def _node(spec: NodeSpec, autostart: bool) -> list[Action]:
         parameters=[*spec.parameter_files, spec.parameters],
         remappings=list(spec.remappings),
         output='screen',
-        on_exit=[OpaqueFunction(function=_shut_down, args=[spec.full_name])],
+        on_exit=[OpaqueFunction(function=_shut_down, args=[spec.full_name])] if spec.essential else None,
     )
     if not (spec.lifecycle and autostart):
         return [node]

@@ -18,6 +18,7 @@ class NodeSpec:
     name: str
     namespace: str = ''  # '' or '/cell/arm'
     lifecycle: bool = False  # must be configured and activated
+    essential: bool = True  # when it ends, the others are stopped
     parameter_files: tuple[str, ...] = ()  # ROS parameter files, keys /**: so that they hold in every namespace
     parameters: dict[str, bool | int | float | str | list] = field(default_factory=dict)  # over the files
     remappings: tuple[tuple[str, str], ...] = ()
@@ -143,14 +144,33 @@ def rviz_path(robot: str) -> str:
 
 
 def recorder_node(
-    robot: str, path: str | Path, *, namespace: str = '', use_sim_time: bool = False, privileged: bool = False
+    robot: str,
+    path: str | Path,
+    *,
+    namespace: str = '',
+    use_sim_time: bool = False,
+    privileged: bool = False,
+    compress: bool = False,
+    minutes: float = 0.0,
+    keep_free: float = 1.0,
 ) -> NodeSpec:
-    """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses."""
+    """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses.
+
+    compress: images become jpeg. minutes: of wall time, 0 without end. keep_free [GB]: of its disk.
+    """
     return NodeSpec(
         'vla_bringup',
         'recorder_node',
         'recorder',
         namespace,
         parameter_files=(profile_path(robot),),
-        parameters={'use_sim_time': use_sim_time, 'path': str(path), 'privileged': privileged},
+        essential=False,
+        parameters={
+            'use_sim_time': use_sim_time,
+            'path': str(path),
+            'privileged': privileged,
+            'jpeg_quality': 90 if compress else 0,
+            'minutes': float(minutes),
+            'keep_free': float(keep_free),
+        },
     )

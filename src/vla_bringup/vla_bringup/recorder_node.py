@@ -1,21 +1,29 @@
 """Writes a rosbag2 (MCAP) of the robot's topics: what `ros2 bag record` does, where there is no rosbag2."""
 
 import functools
-from collections.abc import Sequence
+import io
+import os
+import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from backports import zstd
+from PIL import Image as Pillow
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
+from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.serialization import serialize_message
 from rclpy.topic_endpoint_info import TopicEndpointInfo
-from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
-from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.interfaces import Connection
+from sensor_msgs.msg import CompressedImage
 
+from vla_bringup.bag_writer import GB, BagWriter
 from vla_bringup.message_types import MessageTypes, message_class
+from vla_policy_node.ros.camera_info import camera_info_topic
+from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.ros.run import run
 
@@ -33,6 +41,7 @@ FIXED_TOPICS = (
     'policy/instruction',
     'policy/plan_text',
     'policy/predicted_image',
+    'policy/camera_info',
     'sim/episode',
     'sim/task',
     'sim/success',
@@ -41,15 +50,18 @@ FIXED_TOPICS = (
     'expert/progress',
 )
 PRIVILEGED_TOPICS = ('sim/objects',)
-METADATA_VERSION: Literal[8] = 8  # the newest that both Humble and Jazzy read
+IMAGE = 'sensor_msgs/msg/Image'
 DEPTH = 100  # messages per topic that may wait while the disk is busy
 LOOK = 0.1  # [s] between two looks at the graph
+FLUSH, TELL = 1.0, 10.0  # [s] between two flushes, and two lines in the log
 
 
 class RecorderNode(Node):
     """Subscribes to each topic of its list as soon as somebody publishes it, and writes the bytes as they come.
 
-    Bag time is the node's clock: simulation time with use_sim_time. The bag is complete once the node is destroyed.
+    Bag time is the node's clock: simulation time with use_sim_time. The bag is complete once the node is destroyed; one
+    that is killed leaves all but the last second, without index. When the disk fails or is full the node ends with
+    one line; nothing depends on it.
     """
 
     def __init__(self, name: str = 'recorder', **kwargs) -> None:
@@ -58,22 +70,28 @@ class RecorderNode(Node):
         topics = declare(self, 'topics', self._robot_topics(), 'topics to record', read_only=True)
         if declare(self, 'privileged', False, 'record what only the simulator knows, too', read_only=True):
             topics = [*topics, *PRIVILEGED_TOPICS]
+        self._quality = declare(
+            self, 'jpeg_quality', 0, 'images become jpeg of this quality on <topic>/compressed; 0: left as they are',
+            low=0, high=100, read_only=True,
+        )  # fmt: skip
+        minutes = declare(
+            self, 'minutes', 0.0, 'ends after so many minutes of wall time; 0: when it is stopped',
+            low=0.0, high=1e5, read_only=True,
+        )  # fmt: skip
+        free = declare(
+            self, 'keep_free', 1.0, 'ends before its disk has less room than this [GB]', low=0.0, high=1e5,
+            read_only=True,
+        )  # fmt: skip
         self._wanted = {self.resolve_topic_name(topic) for topic in topics}
         self._types = MessageTypes()
         self._recorded: dict[str, Connection] = {}
         self._refused: set[str] = set()
         self._early: list[tuple[Connection, bytes]] = []  # what came before the clock ran
-        self._count = 0
-        if path.exists():
-            raise ValueError(f'{path} exists already: choose another path for the bag, or move it away')
-        self._writer = Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
-        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
-        self._writer.open()
-        # Each chunk gets a checksum: damage is noticed when it is read. rosbags has no setting for it.
-        storage: Any = self._writer.storage
-        storage.compressor = functools.partial(zstd.compress, options={int(zstd.CompressionParameter.checksum_flag): 1})
+        self._lost: dict[str, int] = {}  # topic -> messages that came and could not wait
+        self._bag = BagWriter(path, free * GB)
         self._closed = False
-        self._path = path
+        self._flushed = self._told = time.monotonic()
+        self._end = self._told + 60.0 * minutes if minutes else None
         # Not on the node's clock: simulation time may not run yet.
         self.create_timer(LOOK, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -88,9 +106,11 @@ class RecorderNode(Node):
             'gripper/gripper_position_controller/commands',
             'input of the gripper, 0 closed .. 1 open',
         )
+        state = declare(self, 'topics.robot_state', '', 'FrankaRobotState; empty: none')
         images = declare(self, 'camera_topics', ['front/image_raw', 'wrist/image_raw'], 'images, in order of cameras')
-        infos = [image.rsplit('/', 1)[0] + '/camera_info' for image in images]
-        return list(dict.fromkeys([joints, fingers, command, gripper, *images, *infos, *FIXED_TOPICS]))
+        infos = [camera_info_topic(image) for image in images]
+        own = [joints, fingers, command, gripper, *([state] if state else []), *images, *infos]
+        return list(dict.fromkeys([*own, *FIXED_TOPICS]))
 
     def _look(self) -> None:
         for topic in sorted(self._wanted - self._recorded.keys() - self._refused):
@@ -102,43 +122,100 @@ class RecorderNode(Node):
             except ValueError as error:
                 self._refused.add(topic)
                 self.get_logger().error(f'{topic} is not recorded: {error}')
+        self._keep(self._housekeeping)
+
+    def _housekeeping(self) -> None:
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH:
+            self._flushed = now
+            self._bag.flush()
+            self._bag.check_space()
+        if now - self._told >= TELL:
+            self._told = now
+            self.get_logger().info(f'{self._bag.summary}{self._losses}')
+        if self._end is not None and now >= self._end:
+            self._end = None
+            os.kill(os.getpid(), signal.SIGINT)  # as a person would
 
     def _record(self, topic: str, publishers: Sequence[TopicEndpointInfo]) -> None:
         kind, *others = {p.topic_type for p in publishers}
         if others:
             raise ValueError(f'it is published with several types: {kind}, {", ".join(others)}')
         offered = [p.qos_profile for p in publishers]
-        definition, type_hash = self._types.full_definition(kind), self._types.type_hash(kind)
-        connection = self._writer.add_connection(
-            topic, kind, msgdef=definition, rihs01=type_hash, offered_qos_profiles=[bag_qos(q) for q in offered]
-        )
+        jpeg = self._quality > 0 and kind == IMAGE
+        written = ('sensor_msgs/msg/CompressedImage', topic + COMPRESSED) if jpeg else (kind, topic)
+        definition, type_hash = self._types.full_definition(written[0]), self._types.type_hash(written[0])
+        connection = self._bag.add(written[1], written[0], definition, type_hash, offered)
         qos = matching_qos(offered)
-        write = functools.partial(self._write, connection)
-        self.create_subscription(message_class(kind), topic, write, qos, raw=True)
+        take: Callable[[Any], None] = functools.partial(self._write, connection)
+        if jpeg:
+            take = functools.partial(self._write_jpeg, connection, topic)
+        lost = SubscriptionEventCallbacks(
+            message_lost=functools.partial(self._on_lost, topic), use_default_callbacks=False
+        )
+        self.create_subscription(message_class(kind), topic, take, qos, raw=not jpeg, event_callbacks=lost)
         self._recorded[topic] = connection
-        self.get_logger().info(f'recording {topic} ({kind}, {qos.reliability.name.lower()})')
+        self.get_logger().info(f'recording {written[1]} ({written[0]}, {qos.reliability.name.lower()})')
+
+    def _on_lost(self, topic: str, info: Any) -> None:
+        self._lost[topic] = int(info.total_count)
+
+    @property
+    def _losses(self) -> str:
+        if not self._lost:
+            return ', none lost'
+        return '; LOST before they could be written: ' + ', '.join(f'{n} of {t}' for t, n in sorted(self._lost.items()))
+
+    def _write_jpeg(self, connection: Connection, topic: str, msg: Any) -> None:
+        try:
+            pixels = decode_image(msg, topic)
+        except ValueError as error:
+            self.get_logger().error(f'not recorded: {error}', throttle_duration_sec=5.0)
+            return
+        jpeg = io.BytesIO()
+        Pillow.fromarray(pixels).save(jpeg, 'JPEG', quality=self._quality)
+        # The format's words are those of image_transport's plugin: what the pixels were, what cv2 reads them as.
+        out = CompressedImage(header=msg.header, format=f'{msg.encoding}; jpeg compressed bgr8', data=jpeg.getvalue())
+        self._write(connection, serialize_message(out))
 
     def _write(self, connection: Connection, data: bytes) -> None:
+        if self._closed:
+            return
         now = self.get_clock().now().nanoseconds
         self._early.append((connection, data))
         if now > 0:  # else use_sim_time is set and no /clock has come yet
-            self._flush(now)
+            self._keep(functools.partial(self._flush_early, now))
 
-    def _flush(self, now: int) -> None:
+    def _flush_early(self, now: int) -> None:
         for connection, data in self._early:
-            self._writer.write(connection, now, data)
-        self._count += len(self._early)
+            self._bag.write(connection, now, data)
         self._early.clear()
+
+    def _keep(self, action: Callable[[], None]) -> None:
+        """Do something to the bag; end the node in one line if the disk does not take it."""
+        if self._closed:
+            return
+        try:
+            action()
+        except OSError as error:
+            self._closed = True
+            unfinished = self._bag.close()
+            rest = 'what is in it can be read, without index' if unfinished else 'it is complete up to here'
+            raise SystemExit(
+                f'recording ended: {error.strerror or error}. {self._bag.path}: {self._bag.summary}; {rest}. '
+                'Free space and start another recording; the arm is not concerned'
+            ) from None
 
     def destroy_node(self) -> None:
         if not self._closed:
+            self._keep(functools.partial(self._flush_early, self.get_clock().now().nanoseconds))
             self._closed = True
-            self._flush(self.get_clock().now().nanoseconds)
-            self._writer.close()
+            trouble = self._bag.close()
             missing = sorted(self._wanted - self._recorded.keys())
             self.get_logger().info(
-                f'{self._path}: {self._count} messages of {len(self._recorded)} topics'
+                f'{self._bag.path}: {self._bag.summary} of {len(self._recorded)} topics{self._losses}'
                 + (f'; never published: {", ".join(missing)}' if missing else '')
+                + (f'; NOT complete: {trouble}' if trouble else '')
             )
         super().destroy_node()
 
@@ -152,25 +229,6 @@ def matching_qos(offered: Sequence[QoSProfile]) -> QoSProfile:
         depth=DEPTH,
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )
-
-
-def bag_qos(q: QoSProfile) -> Qos:
-    """The same profile as the bag keeps it."""
-
-    def time(duration: Duration) -> QosTime:
-        return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))
-
-    return Qos(
-        QosHistory(int(q.history)),
-        q.depth,
-        QosReliability(int(q.reliability)),
-        QosDurability(int(q.durability)),
-        time(q.deadline),
-        time(q.lifespan),
-        QosLiveliness(int(q.liveliness)),
-        time(q.liveliness_lease_duration),
-        q.avoid_ros_namespace_conventions,
     )
 
 

@@ -1,0 +1,117 @@
+"""A rosbag2 (MCAP) under way: what was written a moment ago can be read, whatever happens next."""
+
+import functools
+import shutil
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from backports import zstd
+from rclpy.duration import Duration
+from rclpy.qos import QoSProfile
+from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLiveliness, QosReliability, QosTime
+from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
+from rosbags.rosbag2.errors import WriterError
+
+METADATA_VERSION: Literal[8] = 8  # the newest that both Humble and Jazzy read
+GB = 1e9
+
+
+class BagWriter:
+    """A new bag. Every method but close and abandon may raise OSError, when the disk says so."""
+
+    def __init__(self, path: Path, keep_free: float = 0.0) -> None:
+        """keep_free [bytes]: `check_space` raises below. Raises ValueError when the folder exists or cannot be made."""
+        self.path, self._keep_free = path, keep_free
+        if path.exists():
+            raise ValueError(f'{path} exists already: choose another path for the bag, or move it away')
+        self._writer = Writer(path, version=METADATA_VERSION, storage_plugin=StoragePlugin.MCAP)
+        self._writer.set_compression(CompressionMode.STORAGE, CompressionFormat.ZSTD)
+        try:
+            self._writer.open()
+            self.check_space()
+        except (OSError, WriterError) as error:
+            if path.is_dir():
+                shutil.rmtree(path)  # we made it
+            why = getattr(error, 'strerror', None) or error
+            raise ValueError(f'cannot write a bag to {path}: {why}. Choose a folder with room to write') from error
+        # Each chunk gets a checksum: damage is noticed when it is read. rosbags has no setting for it.
+        self._storage: Any = self._writer.storage
+        checked = {int(zstd.CompressionParameter.checksum_flag): 1}
+        self._storage.compressor = functools.partial(zstd.compress, options=checked)
+        self._open = True
+        self._began = time.monotonic()
+        self.messages = self.received = 0  # received: bytes of messages, before compression
+
+    def add(self, topic: str, kind: str, definition: str, type_hash: str, offered: Sequence[QoSProfile]) -> Connection:
+        """A topic, before the first message of it."""
+        return self._writer.add_connection(
+            topic, kind, msgdef=definition, rihs01=type_hash, offered_qos_profiles=[bag_qos(q) for q in offered]
+        )
+
+    def write(self, connection: Connection, now: int, data: bytes) -> None:
+        """A serialized message at bag time now [ns]."""
+        self._writer.write(connection, now, data)
+        self.messages += 1
+        self.received += len(data)
+
+    def flush(self) -> None:
+        """End the chunk and hand it to the system: a process that is killed loses nothing of it."""
+        if self._storage.chunk.msgs:
+            self._storage.close_chunk()
+        self._storage.bio.flush()
+
+    def check_space(self) -> None:
+        """Raises OSError when the disk is fuller than it should be."""
+        free = shutil.disk_usage(self.path).free
+        if free < self._keep_free:
+            raise OSError(f'only {free / GB:.2f} GB are free on its disk, keep_free is {self._keep_free / GB:g} GB')
+
+    def count(self, connection: Connection) -> int:
+        """Messages of a topic."""
+        return self._writer.counts[connection.id]
+
+    @property
+    def summary(self) -> str:
+        """Messages, bytes and rates since it was opened."""
+        size = sum(f.stat().st_size for f in self.path.iterdir()) if self.path.is_dir() else 0
+        seconds = max(time.monotonic() - self._began, 1e-3)
+        return (
+            f'{self.messages} messages, {self.received / 1e6:.1f} MB ({self.received / 1e6 / seconds:.2f} MB/s), '
+            f'{size / 1e6:.1f} MB on disk ({size / 1e6 / seconds:.2f} MB/s)'
+        )
+
+    def close(self) -> str:
+        """Write index and metadata; '' or why that failed. What was flushed can be read all the same."""
+        if not self._open:
+            return ''
+        self._open = False
+        try:
+            self._writer.close()
+        except OSError as error:
+            try:
+                self._storage.bio.close()
+            except OSError:  # its buffer does not fit either
+                pass
+            return str(error.strerror or error)
+        return ''
+
+
+def bag_qos(q: QoSProfile) -> Qos:
+    """The same profile as the bag keeps it."""
+
+    def time_of(duration: Duration) -> QosTime:
+        return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))
+
+    return Qos(
+        QosHistory(int(q.history)),
+        q.depth,
+        QosReliability(int(q.reliability)),
+        QosDurability(int(q.durability)),
+        time_of(q.deadline),
+        time_of(q.lifespan),
+        QosLiveliness(int(q.liveliness)),
+        time_of(q.liveliness_lease_duration),
+        q.avoid_ros_namespace_conventions,
+    )
