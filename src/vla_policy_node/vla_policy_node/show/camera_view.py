@@ -10,7 +10,6 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.camera_info import camera_info_topic
-from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.show.arm import Arm
@@ -39,7 +38,7 @@ def declare_cameras(node: Node) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trace:
-    """The tool's way in one image. key: what it was made of; problem: why it is empty, one sentence."""
+    """The tool's way in one image. key: what it was made of, stamp and problem; problem: why it is empty, one sentence."""
 
     image: Any  # sensor_msgs/Image, not decoded
     pixels: np.ndarray  # (n, 2) column, row: the tool now, then each step that is still due
@@ -91,5 +90,5 @@ class CameraView:
         pixels, ahead = project(np.array(points) @ rotation.T + translation, info, rectified=self._rectified)
         # A way that goes behind the camera ends there.
         count = len(points) if ahead.all() else int(np.argmin(ahead))
-        key = to_ns(image.header.stamp), path
-        return Trace(image, pixels[:count], colours[: max(count - 1, 0)], key)
+        # One picture for each image: a new chunk in an old image would look like news from the camera.
+        return Trace(image, pixels[:count], colours[: max(count - 1, 0)], (stamp, ''))
