@@ -97,7 +97,7 @@ def load_into(
     """
     expected = module.state_dict()
     check_names(expected, stored, folder)
-    _cast(module, dtype)
+    cast(module, dtype)
     module.to_empty(device=device)
     targets = module.state_dict()
     digests: dict[str, str] = {}
@@ -109,7 +109,7 @@ def load_into(
     return digests
 
 
-def _cast(module: nn.Module, dtype: torch.dtype) -> None:
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Floating point numbers to `dtype`, but for those of quantized layers, whose types are part of the scheme."""
     for part in module.modules():
         if isinstance(part, QuantizedLayer):

@@ -14,8 +14,9 @@ from . import export
 from .engine import Act, Engine, cache_folder, cpu_name, versions
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
+from .quantized import is_quantized
 
-FORMAT = 1  # of what is kept; grows when export.py makes other graphs
+FORMAT = 2  # of what is kept; grows when export.py makes other graphs
 
 
 class OpenVino(Engine):
@@ -71,7 +72,7 @@ class OpenVino(Engine):
             with contextlib.suppress(RuntimeError):  # damaged: made again
                 return core.read_model(file)
         model = export.to_openvino(self.network, self._act)
-        if precision == 'int8':
+        if precision == 'int8' and not is_quantized(self.network):  # which knows better where and how
             export.quantize(model, self.network, self._act)
         with contextlib.suppress(OSError):  # a folder that cannot be written costs an export at every start
             self.folder.mkdir(parents=True, exist_ok=True)

@@ -4,6 +4,7 @@ Only the converter itself is used: openvino.convert_model reports usage to its v
 """
 
 import contextlib
+import copy
 import warnings
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from .engine import Act, versions, write_json
 from .network import Network
+from .quantized import INT8, QuantizedLinear, is_quantized, plain_layers
 
 CALIBRATION = 8  # prompts whose activations set the ranges of int8; those after them are for the check
 # Relative difference from eager beyond which a graph is refused: it computes something else.
@@ -37,10 +39,21 @@ def rows_of(block: slice) -> Tensor:
 
 
 def to_openvino(network: Network, act: Act) -> Any:
-    """openvino.Model: ids (1, any length up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary)."""
+    """openvino.Model: ids (1, any length up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary).
+
+    int8 layers of a quantized network are int8 in the graph, by the scales of the checkpoint (that of the inputs is one
+    for the tensor); all other layers are there in floating point, with the numbers that they stand for.
+    """
     inputs = (act.prompts[0], rows_of(act.block))
+    layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLinear) and m.scheme == 'int8'}
+    if is_quantized(network):
+        network = plain_layers(copy.deepcopy(network))  # type: ignore[assignment]
     network._rope_for(act.longest, inputs[0].device)  # what is traced slices this table
-    return convert(_Forward(network, act.vocabulary), inputs, ([1, -1], [len(inputs[1])]))
+    model = convert(_Forward(network, act.vocabulary), inputs, ([1, -1], [len(inputs[1])]))
+    if layers:
+        limits = {n: (float(m.input_scale) * INT8, (m.scale * INT8).numpy()[:, None]) for n, m in layers.items()}
+        _round_in_graph(model, limits)
+    return model
 
 
 @torch.inference_mode()
@@ -92,8 +105,6 @@ def quantize(model: Any, network: Network, act: Act) -> int:
     The graph says where to round; OpenVINO computes in int8 what it can between two such places. Ranges of the
     activations are the largest magnitudes on the first CALIBRATION prompts. Attention, norms and head stay as they are.
     """
-    from openvino import opset13 as op
-
     largest: dict[str, float] = {}
 
     def watch(name: str) -> Any:
@@ -109,32 +120,51 @@ def quantize(model: Any, network: Network, act: Act) -> int:
         for ids in act.prompts[:CALIBRATION]:
             network(ids, act.block, act.vocabulary)
 
-    def rounded(source: Any, limit: np.ndarray, levels: int) -> Any:
-        low, high = op.constant(-limit), op.constant(limit)
-        return op.fake_quantize(source, low, high, low, high, levels).output(0)
+    limits = {
+        n: (max(largest[n], 1e-8), m.weight.abs().amax(1, keepdim=True).clamp(min=1e-8).numpy())
+        for n, m in linears.items()
+    }
+    _round_in_graph(model, limits)
+    return len(linears)
 
-    done = 0
+
+def _round_in_graph(model: Any, limits: dict[str, tuple[float, np.ndarray]]) -> None:
+    """Marks where the inputs and weights of matrix products are rounded to int8, in place.
+
+    limits: layer -> (largest magnitude of an input, of the weights of each output (n, 1)), which become 127. Raises
+    ValueError where a layer is not in the graph.
+    """
+    from openvino import opset13 as op
+
+    def rounded(source: Any, limit: np.ndarray, levels: int) -> Any:
+        high = limit.astype(np.float32)
+        low = -high if levels == 255 else -high * np.float32(128 / 127)  # zero stays zero
+        ends = op.constant(low), op.constant(high)
+        return op.fake_quantize(source, *ends, *ends, levels).output(0)
+
+    left = set(limits)
     for node in model.get_ordered_ops():
         name = node.get_friendly_name().split('/')[0].removeprefix('__module.network.')
-        if node.get_type_name() != 'MatMul' or name not in largest:
+        if node.get_type_name() != 'MatMul' or name not in left:
             continue
-        weight = linears[name].weight.abs().amax(1, keepdim=True).clamp(min=1e-8).numpy()
-        activation = np.array(max(largest[name], 1e-8), np.float32)
-        for place, limit, levels in ((node.input(0), activation, 256), (node.input(1), weight, 255)):
+        largest, weight = limits[name]
+        for place, limit, levels in ((node.input(0), np.array(largest), 256), (node.input(1), weight, 255)):
             place.replace_source_output(rounded(place.get_source_output(), limit, levels))
-        done += 1
-    if done != len(linears):
-        raise ValueError(f'int8: {done} of {len(linears)} linear layers were found in the graph: take another engine')
+        left.remove(name)
+    if left:
+        raise ValueError(f'int8: {len(left)} of {len(limits)} linear layers are not in the graph: take another engine')
     model.validate_nodes_and_infer_types()
-    return done
 
 
 @torch.inference_mode()
 def check(run: Any, precision: str, network: Network, act: Act, file: Path) -> float:
     """Compares run(ids, rows) with eager on prompts that calibrated nothing and writes the numbers to `file`.
 
-    Returns the relative difference |a - b| / |b| of the logits. Raises ValueError beyond LIMITS[precision].
+    Returns the relative difference |a - b| / |b| of the logits. Raises ValueError beyond the limit: that of int8 for a
+    quantized network, where the last digit of a sum decides here and there which way a number is rounded, and the
+    next layer then sees another number.
     """
+    limit = LIMITS['int8' if is_quantized(network) else precision]
     ours, eager = [], []
     for ids in act.prompts[CALIBRATION:]:
         ours.append(run(ids, rows_of(act.block))[0].float())
@@ -148,13 +178,13 @@ def check(run: Any, precision: str, network: Network, act: Act, file: Path) -> f
         'largest_difference': float((a - b).abs().max()),
         'equal_argmax': float((a.argmax(-1) == b.argmax(-1)).float().mean()),
         'largest_probability_difference': float((a.softmax(-1) - b.softmax(-1)).abs().max()),
-        'limit_of_relative_error': LIMITS[precision],
+        'limit_of_relative_error': limit,
         'versions': versions(),
     }
     write_json(file, content)
-    if not error <= LIMITS[precision]:
+    if not error <= limit:
         raise ValueError(
-            f'the graph in {precision} differs from eager by {error:.2g}, the limit is {LIMITS[precision]:g} '
+            f'the graph in {precision} differs from eager by {error:.2g}, the limit is {limit:g} '
             f"({file}): take engine 'eager'"
         )
     return error

@@ -1,5 +1,6 @@
 """The policy: an observation in, a chunk of set-points out."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -7,11 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import bins, checkpoint, decode, nano
+from . import bins, checkpoint, decode, memory, nano
 from .config import ModelConfig
 from .engine import Act, Engine, make
 from .engine import check as check_engine
-from .folder import open_folder
+from .folder import Opened, open_folder
 from .image_engine import DTYPES
 from .image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from .network import Network
@@ -20,6 +21,8 @@ from .prompt import PromptBuilder, Template
 from .quantized import plain_layers, put_layers
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation, Plan, PredictedImage
+
+_log = logging.getLogger(__name__)
 
 
 class Policy:
@@ -185,6 +188,10 @@ class Policy:
         prompts = self.prompts
         asked = Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
         self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, image_dtype, image_engine)
+        self.forget_images()
+
+    def forget_images(self) -> None:
+        """The next images are encoded even if they are those of before."""
         self._frames.clear()
 
     @torch.inference_mode()
@@ -252,14 +259,17 @@ def load(
         policy = _random_nano(seed, target, DTYPES[precision])
     else:
         elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
-        policy = _from_folder(Path(path_or_name), elsewhere, target, DTYPES[precision])
+        found = open_folder(Path(path_or_name), elsewhere)
+        needed = memory.plan(found.config, DTYPES[precision], DTYPES[image_dtype], target.type, engine)
+        _log.info('memory: %s', needed)
+        memory.check(needed, target)
+        policy = _from_folder(Path(path_or_name), found, target, DTYPES[precision])
     policy.use(engine, image_dtype, image_engine)
     policy.act_steps = act_steps
     return policy
 
 
-def _from_folder(folder: Path, image_tokenizer: Path | None, device: torch.device, dtype: torch.dtype) -> Policy:
-    found = open_folder(folder, image_tokenizer)
+def _from_folder(folder: Path, found: Opened, device: torch.device, dtype: torch.dtype) -> Policy:
     with torch.device('meta'):
         network, image = Network(found.config.network), ImageTokenizer(found.config.image_tokenizer)
     if found.config.quantization is not None:

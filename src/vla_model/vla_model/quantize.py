@@ -6,6 +6,7 @@ the end is what the gate compares.
 """
 
 import copy
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from . import checkpoint
 from .checkpoint import Stored
-from .config import NetworkConfig, Quantization
+from .config import ImageTokenizerConfig, NetworkConfig, Quantization
 from .folder import Opened, open_folder
 from .image_tokenizer import ImageTokenizer
 from .network import Block, Head, RMSNorm, rope_table
@@ -24,6 +25,7 @@ from .quantize_gate import Calibration, compare_images, judge, measure
 from .quantize_smooth import Seen, smooth, watch
 from .quantized import (
     INT8,
+    QuantizedLayer,
     QuantizedLinear,
     group_for,
     plain_layers,
@@ -111,6 +113,14 @@ def plan_layers(config: NetworkConfig, scheme: str, layers: Mapping[str, str] | 
     if unknown := sorted(blocks.keys() - set(names)):
         raise ValueError(f'the network has no layer {unknown[0]} in its blocks')
     return blocks | {EMBEDDING: 'int4' if scheme == 'int4' else 'int8-weight', HEAD: 'int8-weight'}
+
+
+def stored_layers(source: Path, image_tokenizer: Path | None = None) -> tuple[dict[str, int], int]:
+    """(weights of each linear layer of the blocks, group of int4) of a checkpoint."""
+    found = open_folder(source, image_tokenizer)
+    names = [f'{BLOCKS}.{i}.{n}' for i in range(found.config.network.n_layers) for n in LINEARS]
+    sizes = {n: math.prod(found.network[f'{n}.weight'].shape) for n in names if f'{n}.weight' in found.network}
+    return sizes, group_of(found.config.network)
 
 
 def group_of(config: NetworkConfig) -> int:
@@ -241,15 +251,22 @@ def round_block(block: Block, entered: Mapping[str, Seen], schemes: Mapping[str,
         set_layer(block, name, made)
 
 
+def image_layers(config: ImageTokenizerConfig) -> dict[str, str]:
+    """Scheme of each convolution of the image tokenizer."""
+    with torch.device('meta'):
+        tokenizer = ImageTokenizer(config)
+    return {n: 'int8-weight' for n, m in tokenizer.named_modules() if isinstance(m, nn.Conv2d)}
+
+
 def quantize_image_tokenizer(
     found: Opened, calibration: Calibration, device: torch.device
-) -> tuple[dict[str, Tensor], dict[str, str], dict[str, float]]:
+) -> tuple[dict[str, Tensor], dict[str, str], dict]:
     """(tensors, layers, agreement of codes): convolutions in int8, all else as it is stored."""
     with torch.device('meta'):
         exact = ImageTokenizer(found.config.image_tokenizer)
     folder = next(iter(found.image.values())).path.parent
     checkpoint.load_into(exact, found.image, device, torch.float32, folder)
-    layers = {n: 'int8-weight' for n, m in exact.named_modules() if isinstance(m, nn.Conv2d)}
+    layers = image_layers(found.config.image_tokenizer)
     tensors = dict(checkpoint.read_tensors(found.image))
     for name in layers:
         weight = f'{name}.weight'

@@ -90,10 +90,10 @@ def compare_images(exact: ImageTokenizer, other: torch.nn.Module, pictures: Tens
     return {'images': {'bfloat16': low / len(pictures), 'quantized': quantized / len(pictures)}}
 
 
-def judge(gate: Mapping) -> list[str]:
-    """What misses its threshold, in words."""
+def judged(gate: Mapping) -> dict[str, float]:
+    """The figures that have a threshold."""
     q = gate['quantized']
-    values = {
+    return {
         'logit_cosine': q['logit_cosine'],
         'equal_bins_of_bfloat16': q['equal_bins'] / max(gate['bfloat16']['equal_bins'], 1e-9),
         'action_difference_mean': q['action_difference_mean'],
@@ -101,9 +101,13 @@ def judge(gate: Mapping) -> list[str]:
         'error_of_exact': q['error_mean'] / max(gate['exact']['error_mean'], 1e-9),
         'image_codes_equal': gate['images']['quantized'],
     }
+
+
+def judge(gate: Mapping) -> list[str]:
+    """What misses its threshold, in words."""
     failed = []
-    for name, (limit, lowest) in THRESHOLDS.items():
-        value = values[name]
+    for name, value in judged(gate).items():
+        limit, lowest = THRESHOLDS[name]
         if not (value >= limit if lowest else value <= limit):
             failed.append(f'{name} is {value:.4g}, it must be {"at least" if lowest else "at most"} {limit:g}')
     return failed

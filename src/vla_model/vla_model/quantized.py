@@ -14,6 +14,7 @@ INT8, INT4, FP8 = 127.0, 7.0, 448.0  # what the largest magnitude becomes
 GROUPS = (128, 64, 32)
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest magnitude of a group of int4, of which the best is taken
 CHUNK = 1 << 22  # numbers of a weight that are rounded at a time: temporaries are a few times as large
+WIDE = 1 << 25  # numbers of a weight that are widened at a time: a head of 100 000 words would need gigabytes
 TINY = 1e-12  # scale of what is all zero
 
 
@@ -136,7 +137,10 @@ class QuantizedLinear(QuantizedLayer):
             q, scale = round_tokens(x, FP8)
             y = F.linear(q.to(torch.float8_e4m3fn).to(x.dtype), weight.to(x.dtype))
             return (y * scale * self.scale[rows]).to(x.dtype)
-        return F.linear(x, self.widened(rows).to(x.dtype))
+        first, last, _ = rows.indices(self.outputs)
+        step = max(1, WIDE // self.inputs[0])
+        pieces = [slice(i, min(i + step, last)) for i in range(first, last, step)]
+        return torch.cat([F.linear(x, self.widened(piece).to(x.dtype)) for piece in pieces], -1)
 
 
 class QuantizedEmbedding(QuantizedLayer):
@@ -161,6 +165,17 @@ class QuantizedConv2d(QuantizedLayer):
             conv = nn.Conv2d(k, n, size, self.stride, self.padding)  # type: ignore[arg-type]
         conv.weight, conv.bias = nn.Parameter(self.widened()), self.bias
         return conv
+
+
+class PlainLinear(nn.Module):
+    """What a quantized layer stands for, in floating point."""
+
+    def __init__(self, weight: Tensor):
+        super().__init__()
+        self.weight = nn.Parameter(weight)
+
+    def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
+        return F.linear(x, self.weight[rows])
 
 
 def put_layers(module: nn.Module, q: Quantization, prefixes: tuple[str, ...] = ('',)) -> None:
@@ -194,18 +209,19 @@ def quantized_like(layer: nn.Module, name: str, scheme: str, group: int, activat
     raise ValueError(f'quantization.layers: {name}, a {type(layer).__name__}, cannot be {scheme}')
 
 
+def is_quantized(module: nn.Module) -> bool:
+    return any(isinstance(m, QuantizedLayer) for m in module.modules())
+
+
 def plain_layers(module: nn.Module) -> nn.Module:
     """Replaces quantized layers, in place, by plain ones with the same weights in float32; returns the module."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, QuantizedConv2d):
             set_layer(module, name, layer.plain())
-        elif isinstance(layer, QuantizedLinear | QuantizedEmbedding):
-            with torch.device('meta'):
-                plain: nn.Module = nn.Embedding(layer.outputs, layer.inputs[0])
-                if isinstance(layer, QuantizedLinear):
-                    plain = nn.Linear(layer.inputs[0], layer.outputs, bias=False)
-            plain.weight = nn.Parameter(layer.widened())
-            set_layer(module, name, plain)
+        elif isinstance(layer, QuantizedEmbedding):
+            set_layer(module, name, nn.Embedding.from_pretrained(layer.widened()))
+        elif isinstance(layer, QuantizedLinear):
+            set_layer(module, name, PlainLinear(layer.widened()))
     return module
 
 

@@ -29,7 +29,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
-def _simulated_robot() -> Path:
+def simulated_robot() -> Path:
     """The profile of the simulator's robot, among the files that the suite installs."""
     from ament_index_python.packages import get_package_share_directory
 
@@ -39,7 +39,7 @@ def _simulated_robot() -> Path:
 @command
 def collect(
     robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
     out: Out = Path('out/train/dataset'),
     tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
@@ -69,7 +69,7 @@ def convert(
     bags: Annotated[list[Path], typer.Argument(help='Folders of rosbag2, or single .mcap or .db3 files.')],
     robot: Annotated[
         Path,
-        typer.Option(help='Robot profile: joints, topics.', default_factory=_simulated_robot, show_default='sim_panda'),
+        typer.Option(help='Robot profile: joints, topics.', default_factory=simulated_robot, show_default='sim_panda'),
     ],
     out: Out = Path('out/train/dataset'),
     fps: Annotated[int, typer.Option(min=1, max=100, help='Frames per second of the data set.')] = 10,
@@ -150,7 +150,7 @@ def images(
 @command
 def evaluate(
     robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
     checkpoint: Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')],
     out: Out = Path('out/evaluation'),
@@ -269,7 +269,7 @@ def plot(run: Annotated[Path, typer.Argument(help='Folder that fit wrote.')] = P
 def ablate(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
     robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=_simulated_robot, show_default='sim_panda')
+        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
     tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
     out: Out = Path('out/train/ablation'),
