@@ -1,7 +1,6 @@
 """A bag as the policy node would have met it: messages with the time on the node's clock."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ from vla_bringup.nodes import profile_path
 from vla_policy_node.core.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED, decode_image
-from vla_training.bag import Damage, Message, messages, topics_seen
+from vla_training.bag import Damage, Message, messages
 from vla_training.conversion_report import BagReport
 from vla_training.convert import bag_name
 from vla_training.recording import STATES, Setup
@@ -35,11 +34,8 @@ class Feed:
     ) -> None:
         self.path, self._seconds, self._progress = path, seconds, progress
         self.report = BagReport(bag_name(path))
-        pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in setup.cameras.items()}
-        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
-        self.seen = topics_seen(path, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
-        cameras = {name: next((t for t in self.seen if t in pair), pair[0]) for name, pair in pairs.items()}
-        self.setup = replace(setup, cameras=cameras)
+        self.setup, self.seen = setup.found_in(path)
+        cameras = self.setup.cameras
         joints = [setup.joint_states, *([setup.gripper_joint_states] if setup.gripper else [])]
         kinds = {topic: IMAGE_KINDS[topic.endswith(COMPRESSED)] for topic in cameras.values()}
         self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type

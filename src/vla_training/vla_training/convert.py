@@ -101,7 +101,6 @@ def _convert_bag(
     bag: Path, name: str, target: _Target, subtasks: list[tuple[float, str]], progress: Callable[[int], None]
 ) -> BagReport:
     report = BagReport(name)
-    recording = Recording(target.setup, report, subtasks)
     skip = target.done(name)
 
     def store(episodes: Iterable[Recorded]) -> None:
@@ -113,6 +112,7 @@ def _convert_bag(
                 target.add(episode)
 
     try:
+        recording = Recording(target.setup.found_in(bag)[0], report, subtasks)
         for message in messages(bag, recording.topics, report.damage, progress):
             recording.take(message)
             store(recording.episodes())

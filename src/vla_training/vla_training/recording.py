@@ -9,7 +9,7 @@ without gaps in a dataset.
 import functools
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import yaml
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
-from vla_policy_node.ros.images import decode_image
+from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.joints import (
     decode_array,
     decode_gripper,
@@ -28,7 +28,7 @@ from vla_policy_node.ros.joints import (
     decode_trajectory,
 )
 from vla_training import features
-from vla_training.bag import Message
+from vla_training.bag import Message, topics_seen
 from vla_training.conversion_report import BagReport
 from vla_training.lerobot.video import VideoEncoder
 
@@ -83,6 +83,15 @@ class Setup:
 
     def topic(self, name: str) -> str:
         return f'{self.namespace}/{name}'
+
+    def found_in(self, bag: Path) -> tuple['Setup', dict[str, str]]:
+        """With cameras read from `<topic>/compressed` where the bag has their images there; and topic -> type of what
+        the bag begins with. Raises ValueError when the path is no bag."""
+        pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in self.cameras.items()}
+        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
+        seen = topics_seen(bag, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
+        cameras = {name: next((t for t in seen if t in pair), pair[0]) for name, pair in pairs.items()}
+        return replace(self, cameras=cameras), seen
 
     @property
     def gripper(self) -> bool:
