@@ -38,7 +38,7 @@ def declare_cameras(node: Node) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Trace:
-    """The tool's way in one image. key: what it was made of, stamp and problem; problem: why it is empty, one sentence."""
+    """The tool's way in one image. key: what it is made of; problem: why it is empty, one sentence."""
 
     image: Any  # sensor_msgs/Image, not decoded
     pixels: np.ndarray  # (n, 2) column, row: the tool now, then each step that is still due

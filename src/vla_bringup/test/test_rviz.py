@@ -1,0 +1,84 @@
+"""The RViz configurations and the file that launches them. That their topics exist: tests/test_rviz.py."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from vla_bringup.nodes import profile_path, rviz_path, share
+
+# The displays, tools and view of rviz_default_plugins that a configuration of ours may name, and rviz_common's panels.
+KNOWN = {
+    f'rviz_default_plugins/{name}'
+    for name in (
+        'Camera', 'Grid', 'Image', 'Marker', 'MarkerArray', 'Path', 'RobotModel', 'TF',
+        'FocusCamera', 'Measure', 'MoveCamera', 'Select', 'Orbit',
+    )
+} | {f'rviz_common/{name}' for name in ('Displays', 'Time', 'Views')}  # fmt: skip
+ROBOTS = ('sim_panda', 'fr3')
+
+
+def config(robot):
+    with Path(rviz_path(robot)).open() as file:
+        return yaml.safe_load(file)
+
+
+def classes(node):
+    if isinstance(node, dict):
+        return {node['Class'] for _ in '1' if node.get('Class')} | {c for v in node.values() for c in classes(v)}
+    return {c for v in node for c in classes(v)} if isinstance(node, list) else set()
+
+
+def parameters(robot):
+    with Path(profile_path(robot)).open() as file:
+        return yaml.safe_load(file)['/**']['ros__parameters']
+
+
+@pytest.mark.parametrize('robot', ROBOTS)
+def test_rviz_has_all_that_is_named(robot):
+    named = classes(config(robot))
+    assert named <= KNOWN
+    assert {
+        f'rviz_default_plugins/{n}' for n in ('RobotModel', 'TF', 'Image', 'Path', 'MarkerArray', 'Marker')
+    } <= named
+
+
+@pytest.mark.parametrize('robot', ROBOTS)
+def test_it_stands_on_the_base_of_its_robot(robot):
+    c = config(robot)['Visualization Manager']
+    assert c['Global Options']['Fixed Frame'] == parameters(robot)['robot']['base_frame']
+    topics = [d['Topic']['Value'] for d in c['Displays'] if d['Class'].endswith('/Image')]
+    assert set(parameters(robot)['camera_topics']) <= set(topics)
+
+
+def test_a_configuration_may_be_a_file(tmp_path):
+    own = tmp_path / 'own.rviz'
+    own.write_text('{}')
+    assert rviz_path(str(own)) == str(own)
+    with pytest.raises(ValueError, match='fr3, sim_panda'):
+        rviz_path('ur5')
+
+
+def test_the_launch_file_compiles():
+    compile(share('launch', 'rviz.launch.py').read_text(), 'rviz.launch.py', 'exec')
+
+
+@pytest.mark.parametrize(('show', 'count'), [('true', 2), ('false', 1)])
+def test_it_launches_rviz_and_the_node_that_shows(show, count):
+    pytest.importorskip('launch_ros')
+    from launch import LaunchContext
+    from launch.actions import DeclareLaunchArgument
+    from launch.launch_description_sources import get_launch_description_from_python_launch_file as read
+    from launch_ros.actions import Node
+
+    context = LaunchContext()
+    context.launch_configurations.update(robot='fr3', namespace='/arm', show=show)
+    actions = []
+    for entity in read(str(share('launch', 'rviz.launch.py'))).entities:
+        if isinstance(entity, DeclareLaunchArgument):
+            entity.execute(context)
+            assert entity.description
+        else:
+            actions += entity.execute(context)
+    found = [(a.node_package, a.node_executable) for a in actions if isinstance(a, Node)]
+    assert found == [('rviz2', 'rviz2'), ('vla_policy_node', 'show')][:count]
