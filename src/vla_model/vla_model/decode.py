@@ -8,6 +8,7 @@ import math
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Generic, TypeVar
 
 import torch
@@ -123,12 +124,17 @@ def _remask(
         if sampling:  # drawn even at temperature 0: the reference's stream of random numbers
             u = torch.zeros_like(confidence).uniform_(generator=generator)
             confidence = confidence + temperature * -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
-        share = float(torch.cos(torch.tensor((k + 1) / len(temperatures)) * math.pi * 0.5))  # in fp32, on the host
-        again = torch.minimum((total * share).floor().long(), masked.sum() - 1).clamp(min=1)
+        again = torch.minimum((total * _share(k + 1, len(temperatures))).floor().long(), masked.sum() - 1).clamp(min=1)
         cut = confidence.sort().values.gather(0, again[None].clamp(max=len(tokens) - 1))
         masked = confidence < cut
         ids[0, block] = torch.where(masked, mask, tokens + codes.start)
     return tokens, probability
+
+
+@lru_cache
+def _share(step: int, steps: int) -> float:
+    """Of the tokens, that is masked again after `step`. Computed in fp32, on the host."""
+    return float(torch.cos(torch.tensor(step / steps) * math.pi * 0.5))
 
 
 def text(

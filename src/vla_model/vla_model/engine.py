@@ -9,6 +9,7 @@ import logging
 import os
 import platform
 import time
+from collections import Counter
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,18 +23,21 @@ from .image_engine import ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
 from .prompt import Template
+from .quantized import QuantizedLayer, is_quantized
 from .vocabulary import Vocabulary
 
 # Engine -> device -> precisions of the network that it takes. OpenVINO converts from float32 to what its name says.
 SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'eager': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
     'cuda-graph': {'cuda': ('bfloat16', 'float16', 'float32')},
+    'tensorrt': {'cuda': ('bfloat16', 'float16', 'float32')},
     'openvino-float32': {'cpu': ('float32',)},
     'openvino-bfloat16': {'cpu': ('float32',)},
     'openvino-int8': {'cpu': ('float32',)},
 }
 NAMES = ('auto', *SUPPORTED)
 AUTO_ERROR = 0.03  # 'auto' takes no engine whose logits are further from eager's, in the norm
+AUTO_QUANTIZED_ERROR = 0.05  # of a network that rounds, whose logits move so far by the last digit of a sum
 AUTO_PARAMETERS = 1e9  # larger networks are not exported by 'auto': it would take a second copy and minutes
 _log = logging.getLogger(__name__)
 
@@ -143,6 +147,12 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
         from .engine_cuda import CudaGraphs
 
         return CudaGraphs(network, image_tokenizer, act)
+    if name == 'tensorrt':
+        from .engine_tensorrt import TensorRt
+        from .onnx_export import folder_of
+
+        dtype = str(next(network.parameters()).dtype).removeprefix('torch.')
+        return TensorRt(network, image_tokenizer, act, folder_of(model_id, dtype))
     if name.startswith('openvino'):
         from .engine_openvino import OpenVino
 
@@ -153,7 +163,7 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
 def _fastest(network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str, dtype: str) -> Engine:
     eager = Engine(network, image_tokenizer)
     exports = [n for n in SUPPORTED if n.startswith('openvino')]
-    small = sum(p.numel() for p in network.parameters()) <= AUTO_PARAMETERS
+    small = sum(t.numel() for t in network.state_dict().values()) <= AUTO_PARAMETERS
     if dtype != 'float32' or not small or importlib.util.find_spec('openvino') is None:
         return eager
 
@@ -178,7 +188,7 @@ def _fastest(network: Network, image_tokenizer: ImageTokenizer, act: Act, model_
         write_json(file, known | {key: times})
     for name in sorted(times, key=times.__getitem__):
         chosen = engine(name)
-        if chosen is not None and chosen.error <= AUTO_ERROR:
+        if chosen is not None and chosen.error <= (AUTO_QUANTIZED_ERROR if is_quantized(network) else AUTO_ERROR):
             _log.info('engine %s, of %s [ms]', name, times)
             return chosen
     return eager
@@ -249,7 +259,8 @@ def cpu_name() -> str:
 def _machine_and_shape(network: Network, act: Act) -> str:
     cores = f'{torch.get_num_threads()} threads on {len(os.sched_getaffinity(0))} cores'
     shape = f'{act.prompts[0].shape[1]} tokens, {network.config}'
-    return f'{cpu_name()}, {cores}, {versions()}, {shape}'
+    rounded = Counter(m.scheme for m in network.modules() if isinstance(m, QuantizedLayer))
+    return f'{cpu_name()}, {cores}, {versions()}, {shape}, {dict(rounded)}'
 
 
 def _others(device: str) -> str:

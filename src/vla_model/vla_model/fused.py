@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from . import kernels
-from .network import Block, Network, Transformer, rope_table
+from .network import Block, Network, RMSNorm, Transformer, rope_table
 from .products import Product, kind_of
 
 
@@ -125,7 +125,7 @@ def _products(*layers: nn.Linear) -> list[Product]:
     return [Product(layers)] if alike else [Product([layer]) for layer in layers]
 
 
-def _apply(products: list[Product], h: Tensor, norm: nn.Module) -> Tensor:
+def _apply(products: list[Product], h: Tensor, norm: RMSNorm) -> Tensor:
     """Norm of h (M, K) and its products, side by side."""
     made: dict[tuple, Tensor | kernels.Rounded] = {}
     parts = []

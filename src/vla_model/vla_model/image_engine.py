@@ -134,7 +134,7 @@ def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> 
     return made
 
 
-def agreement(made: ImageEncoder, exact: ImageEncoder, pictures: list[Tensor]) -> float:
+def agreement(made: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> float:
     """Share of equal codes over pictures (3, side, side), encoded one at a time."""
     return sum(float((made(p[None]) == exact(p[None])).float().mean()) for p in pictures) / len(pictures)
 

@@ -29,7 +29,7 @@ def rows(
     if KIND == '':
         tl.store(out + row * k + at, a.to(model), mask=inside)
     else:
-        if FIXED:
+        if FIXED:  # noqa: SIM108 (the compiler takes one branch; of an expression it would make both)
             scale = tl.load(fixed).to(tl.float32)
         else:
             scale = tl.maximum(tl.max(tl.abs(a), 0) / LIMIT, TINY)

@@ -6,6 +6,7 @@ ways compute the same; which one is fastest depends on the GPU and the shape, so
 
 import logging
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -15,6 +16,7 @@ from . import kernels
 from .kernels import Rounded
 from .quantized import QuantizedLinear, int8_product, widen
 
+Timer = Callable[[Callable[[], object]], float]  # [s] that a call takes
 _log = logging.getLogger(__name__)
 ROUNDED = ('int8', 'fp8')  # schemes whose inputs are rounded
 
@@ -27,16 +29,16 @@ class Product:
 
     def __init__(self, layers: Sequence[nn.Linear | QuantizedLinear]):
         """Raises ValueError where the layers are not stored alike."""
-        first = layers[0]
+        first: Any = layers[0]
         self.scheme = first.scheme if isinstance(first, QuantizedLinear) else ''
         if len({kind_of(layer) for layer in layers}) > 1:
             raise ValueError(f'layers that share an input are stored as {sorted({kind_of(x) for x in layers})}')
         self.weight = _fused(layers, 'weight')
         self.scale = _fused(layers, 'scale') if self.scheme else None
         self.input_scale: Tensor | None = None
-        if self.scheme == 'int8' and first.activations == 'tensor':  # type: ignore[union-attr]
+        if self.scheme == 'int8' and first.activations == 'tensor':
             # They were calibrated on the same input. Where they were not, none may be clipped.
-            self.input_scale = torch.stack([x.input_scale for x in layers]).amax()  # type: ignore[union-attr]
+            self.input_scale = torch.stack([x.get_buffer('input_scale') for x in layers]).amax()
         self.outputs = len(self.weight)
         self.way = WAYS[self.scheme][0]
 
@@ -109,7 +111,7 @@ def plain(p: Product, x: Tensor, dtype: torch.dtype) -> Tensor:
 
 def library_int8(p: Product, x: Rounded, dtype: torch.dtype) -> Tensor:
     """torch._int_mm, and its scales after it."""
-    return (int8_product(x[0], p.weight) * x[1] * p.scale).to(dtype)
+    return (int8_product(x[0], p.weight) * x[1] * p.scale).to(dtype)  # type: ignore[operator]
 
 
 def library_fp8(p: Product, x: Rounded, dtype: torch.dtype) -> Tensor:

@@ -1,0 +1,98 @@
+"""./vla tensorrt export, build, verify: a checkpoint as TensorRT engines, step by step."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    no_args_is_help=True, help='A checkpoint as TensorRT engines: export, build, verify. See docs/how-to/tensorrt.md.'
+)
+Checkpoint = Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')]
+Dtype = Annotated[str, typer.Option(help='Of what is not quantized: bfloat16, float16, float32.')]
+
+
+@app.command('export')
+def export(
+    checkpoint: Checkpoint,
+    dtype: Dtype = 'bfloat16',
+    image_dtype: Annotated[str, typer.Option(help='Of the image tokenizer: float16, float32.')] = 'float16',
+    plan_tokens: Annotated[int, typer.Option(min=1, help='As the plan_tokens of the policy node.')] = 112,
+    check: Annotated[bool, typer.Option(help='Compare the graphs with torch, in ONNX Runtime on the CPU.')] = True,
+) -> None:
+    """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""
+    from vla_model import onnx_export
+    from vla_model.policy import load
+
+    def run() -> None:
+        policy = load(checkpoint, 'cpu', 'float32')
+        folder = onnx_export.folder_of(policy.model_id, dtype)
+        onnx_export.export(policy, folder, dtype, image_dtype, plan_tokens)
+        size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
+        typer.echo(f'{folder}: {size / 1e6:.0f} MB')
+        if check:
+            table = Table('graph', 'run as', 'relative error of logits', 'equal tokens')
+            for name, row in onnx_export.check(policy, folder).items():
+                error = row.get('relative error')
+                table.add_row(
+                    name, str(row['run as']), '' if error is None else f'{error:.1e}', f'{row["equal tokens"]:.2%}'
+                )
+            Console().print(table)
+
+    _end(run)
+
+
+@app.command('build')
+def build(
+    checkpoint: Checkpoint,
+    dtype: Dtype = 'bfloat16',
+    workspace: Annotated[float, typer.Option(min=0.1, help='Most memory that TensorRT uses in between [GiB].')] = 8.0,
+    level: Annotated[int, typer.Option(min=0, max=5, help='Of optimization; higher ones take longer.')] = 3,
+) -> None:
+    """Build the engines for this GPU and this TensorRT, from what was exported."""
+    from vla_model import onnx_export, tensorrt_build
+    from vla_model.policy import load
+
+    def run() -> None:
+        tensorrt_build.library()  # before the checkpoint is read
+        folder = onnx_export.folder_of(load(checkpoint, 'cpu', 'float32').model_id, dtype)
+        for name, seconds in tensorrt_build.build(folder, workspace, level).items():
+            typer.echo(f'{name}: {f"{seconds:.0f} s" if seconds else "was there"}')
+        typer.echo(str(tensorrt_build.built_in(folder)))
+
+    _end(run)
+
+
+@app.command('verify')
+def verify(
+    checkpoint: Checkpoint,
+    observations: Annotated[Path, typer.Option(help='What the robot saw: a folder that ./vla train tokenize wrote.')],
+    dtype: Dtype = 'bfloat16',
+    count: Annotated[int, typer.Option(min=1, help='How many observations, evenly over the folder.')] = 200,
+) -> None:
+    """Compare the engines with torch on recorded observations. Only engines that pass are used."""
+    from vla_model import engine_tensorrt, onnx_export, tensorrt_build
+    from vla_model.policy import load
+    from vla_training.calibration import observations as read
+
+    def run() -> None:
+        tensorrt_build.library()
+        policy = load(checkpoint, 'cuda', dtype)
+        seen = read(observations, Path(checkpoint), count)
+        result = engine_tensorrt.verify(policy, onnx_export.folder_of(policy.model_id, dtype), seen)
+        for name, value in result.items():
+            typer.echo(f'{name.replace("_", " ")}: {value:.4g}')
+
+    _end(run)
+
+
+def _end(run: Callable[[], None]) -> None:
+    """An error that names its remedy ends the program with it, and with exit code 1."""
+    try:
+        run()
+    except (ValueError, FileNotFoundError) as error:
+        typer.secho(str(error), fg=typer.colors.RED, err=True)
+        raise typer.Exit(1) from None
