@@ -11,6 +11,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from vla_bringup.tensorrt import app as tensorrt
 from vla_training.cli import app as train
 from vla_training.cli import simulated_robot
 
@@ -18,6 +19,7 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 bench = typer.Typer(no_args_is_help=True, help='Measure.')
 app.add_typer(bench, name='bench')
 app.add_typer(train, name='train')
+app.add_typer(tensorrt, name='tensorrt')
 
 Tasks = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
 Model = Annotated[
@@ -291,6 +293,36 @@ def bench_model(
 
     def run() -> bool:
         typer.echo(bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads, images)))
+        return True
+
+    _end(run)
+
+
+@bench.command('engines')
+def bench_engines(
+    checkpoints: Annotated[
+        list[str], typer.Argument(help='Folders, or random-nano; the others are compared with the first one.')
+    ],
+    observations: Annotated[
+        Path | None, typer.Option(help='Folder that ./vla train tokenize wrote: what is acted on. Else noise.')
+    ] = None,
+    device: Annotated[str, typer.Option(help='cpu, cuda.')] = 'cpu',
+    engine: Annotated[str, typer.Option(help='Comma-separated; all that run here by default.')] = '',
+    seconds: Annotated[float, typer.Option(min=0.0, help='Wall time, about.')] = 30.0,
+    threads: Annotated[int, typer.Option(min=0, help='0: all cores but one.')] = 0,
+    plan: Annotated[bool, typer.Option('--plan', help='Only say what each scheme needs, on an Orin.')] = False,
+) -> None:
+    """act from images to set-points on every engine: latency, share of the peak, memory, distance from float32."""
+    from vla_bringup.quantize import print_plan
+    from vla_model import bench_engines as bench
+    from vla_training.calibration import observations as read
+
+    def run() -> bool:
+        if plan:
+            return print_plan(checkpoints[0])
+        seen = read(observations, Path(checkpoints[0])) if observations is not None else []
+        engines = tuple(name.strip() for name in engine.split(',') if name.strip())
+        typer.echo(bench.report(bench.bench_engines(checkpoints, seen, device, engines, seconds, threads)))
         return True
 
     _end(run)

@@ -1,0 +1,291 @@
+"""Bags through a model that says the arm stays: whole, damaged, with wrong content; and the numbers of the report."""
+
+import csv
+import itertools
+import json
+import math
+import re
+import shutil
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+from typer.testing import CliRunner
+
+import vla_model.policy
+from vla_bringup.bench_replay import write_bag
+from vla_bringup.cli import app
+from vla_bringup.replay_feed import Feed, load_setup
+from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, worst
+from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
+from vla_bringup.replay_session import Session
+from vla_model.types import Chunk
+from vla_policy_node.core.streams import NS
+
+SIDE, SECONDS, HORIZON, DT = 32, 2.0, 8, 0.1
+
+
+class Still:
+    """A model that says: stay, `off` [rad] beside it."""
+
+    def __init__(self, model_id='still', off=0.0):
+        robot = SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=HORIZON, dt=DT)
+        self.config, self.model_id, self.off = SimpleNamespace(robot=robot, trained=True), model_id, off
+
+    def act(self, observation, prefix=None):
+        assert prefix is None
+        positions = np.tile(observation.positions + self.off, (HORIZON, 1))
+        return Chunk(positions, np.full(HORIZON, observation.gripper), DT)
+
+    def warm_up(self):
+        pass
+
+
+@pytest.fixture(autouse=True)
+def models(monkeypatch):
+    made = {'a': Still('a'), 'b': Still('b', off=0.3)}
+    monkeypatch.setattr(vla_model.policy, 'load', lambda name, **_: made[str(name)])
+
+
+@pytest.fixture(scope='session')
+def bag(tmp_path_factory):
+    path = tmp_path_factory.mktemp('bags') / 'good'
+    write_bag(path, SECONDS, compressed=False, side=SIDE)
+    return path
+
+
+def replay(bag, out, *more, model='a'):
+    words = ['replay', str(bag), '--model', model, '--instruction', 'press it', '--out', str(out), *more]
+    done = CliRunner().invoke(app, words)
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done
+
+
+def rows(path):
+    with path.open(newline='') as file:
+        return list(csv.DictReader(file))
+
+
+def chunks(bag, **settings):
+    """Cycles of a bag without the report, and the session."""
+    feed = Feed(bag, load_setup('sim_panda', ''))
+    session = Session(feed, rate=settings.pop('rate', 10.0), instruction='press it')
+    run = Run('still', session)
+    run_offline(feed, session, Asker(run, Still(), **settings))
+    return run.cycles, session
+
+
+def test_a_whole_bag_makes_a_whole_report(bag, tmp_path):
+    done = replay(bag, tmp_path)
+    assert done.exit_code == 0, done.output
+    assert 'warning' not in done.output.replace('CAMERA_MISSING', '').replace('warning: 1 images without a set:', '')
+    page = (tmp_path / 'report.html').read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count('data:image/jpeg') >= 2  # a worst moment with both cameras
+    said = rows(tmp_path / 'steps.csv')
+    t_refs = sorted({int(r['t_ref_ns']) for r in said})
+    assert np.allclose(np.diff(t_refs), 0.1 * NS, atol=2)
+    assert len(t_refs) == 20
+    # The arm moves as 0.3 sin(t): what was recorded at due, and the error of staying, are known.
+    one = next(r for r in said if int(r['t_ref_ns']) == t_refs[3] and r['step'] == '4')
+    t = int(one['due_ns']) / NS
+    assert float(one['recorded_panda_joint1']) == pytest.approx(0.3 * math.sin(t), abs=1e-4)
+    assert float(one['said_panda_joint1']) == pytest.approx(0.3 * math.sin(t_refs[3] / NS), abs=2e-3)
+    numbers = json.loads((tmp_path / 'summary.json').read_text())['models'][0]
+    assert numbers['error mean'] == pytest.approx(numbers['error had the arm been said to stay'], rel=0.02)
+    assert numbers['chunks'] == 20
+    by_step = [float(r['error']) for r in rows(tmp_path / 'error_by_horizon.csv')]
+    assert by_step == sorted(by_step)
+
+
+@pytest.mark.parametrize(('storage', 'compressed'), [('mcap', True), ('sqlite3', False), ('sqlite3', True)])
+def test_storages_and_compressed_images_give_the_same_cycles(bag, tmp_path, storage, compressed):
+    other = tmp_path / 'other'
+    write_bag(other, SECONDS, compressed=compressed, side=SIDE, storage=storage)
+    expected, _ = chunks(bag)
+    found, _ = chunks(other)
+    assert [c.t_ref for c in found] == [c.t_ref for c in expected]
+    for a, b in zip(found, expected, strict=True):
+        assert np.array_equal(a.chunk.positions, b.chunk.positions)
+
+
+def test_two_models_are_compared_with_an_interval(bag, tmp_path):
+    done = replay(bag, tmp_path, '--against', 'b')
+    assert done.exit_code == 0, done.output
+    assert 'A is nearer' in done.output
+    found = json.loads((tmp_path / 'summary.json').read_text())['comparison']
+    low, high = found['95 % interval [mrad]']
+    assert 0 < low < found['mean error, second minus first [mrad]'] < high
+    assert found['chunks in common'] == 20
+    assert {r['model'] for r in rows(tmp_path / 'chunks.csv')} == {'A', 'B'}
+
+
+@pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
+def test_what_is_whole_of_a_cut_bag_is_replayed_and_the_rest_is_told(tmp_path, storage):
+    path = tmp_path / 'bag'
+    write_bag(path, 4 * SECONDS, compressed=False, side=SIDE, storage=storage)
+    (path / 'metadata.yaml').unlink()
+    (file,) = path.iterdir()
+    with file.open('r+b') as f:
+        f.truncate(file.stat().st_size * 3 // 4)
+    done = replay(path, tmp_path / 'out')
+    assert done.exit_code == 0, done.output
+    assert 'warning' in done.output
+    assert re.search(r'cannot be read|damaged|was cut', done.output)
+    assert 20 < json.loads((tmp_path / 'out/summary.json').read_text())['models'][0]['chunks'] < 80
+
+
+def test_a_bag_without_metadata_is_whole(bag, tmp_path):
+    path = tmp_path / 'bag'
+    shutil.copytree(bag, path)
+    (path / 'metadata.yaml').unlink()
+    assert [c.t_ref for c in chunks(path)[0]] == [c.t_ref for c in chunks(bag)[0]]
+
+
+def test_nothing_to_replay_is_one_clear_line(tmp_path):
+    def fails(path, *more):
+        done = replay(path, tmp_path / 'out', *more)
+        assert done.exit_code == 1
+        lines = [line for line in done.output.strip().splitlines() if line]
+        assert len(lines) == 1, done.output
+        return lines[0]
+
+    assert 'there is no bag' in fails(tmp_path / 'none')
+    empty = tmp_path / 'empty.mcap'
+    empty.write_bytes(b'')
+    assert 'is empty' in fails(empty)
+    lacking = tmp_path / 'lacking'
+    write_bag(lacking, 1.0, compressed=False, side=SIDE, change=lambda topic, k, m: None if 'wrist' in topic else m)
+    line = fails(lacking)
+    assert 'no wrist received on /wrist/image_raw' in line
+    assert '/front/image_raw' in line
+    assert '/joint_states' in line
+    strange = tmp_path / 'strange'
+    write_bag(strange, 1.0, compressed=False, side=SIDE, change=lambda topic, k, m: renamed(m))
+    assert 'robot profile' in fails(strange)
+    assert '--mode' in fails(lacking, '--mode', 'sideways')
+    assert '--latency' in fails(lacking, '--latency', 'long')
+
+
+def renamed(message):
+    if hasattr(message, 'name'):
+        message.name = [f'ur5_{name}' for name in message.name]
+    return message
+
+
+def test_no_instruction_in_the_bag_is_told(bag, tmp_path):
+    done = CliRunner().invoke(app, ['replay', str(bag), '--model', 'a', '--out', str(tmp_path)])
+    assert done.exit_code == 1
+    assert 'give --instruction' in done.output
+
+
+def test_joints_that_are_no_numbers_make_no_chunk_and_are_counted(tmp_path):
+    def broken(topic, k, message):
+        if topic == '/joint_states' and 50 <= k < 100:
+            message.position[2] = math.nan
+        return message
+
+    path = tmp_path / 'bag'
+    write_bag(path, SECONDS, compressed=False, side=SIDE, change=broken)
+    done = replay(path, tmp_path / 'out')
+    assert done.exit_code == 0, done.output
+    assert 'not finite' in done.output
+    content = json.loads((tmp_path / 'out/summary.json').read_text())
+    assert content['bag']['messages_with_wrong_content'] == {'/joint_states': 50}  # the fingers are good
+    t = np.array([int(r['t_ref_ns']) for r in rows(tmp_path / 'out/chunks.csv')]) / NS - 100
+    assert ((t <= 0.5) | (t >= 1.0)).all()
+    assert (t < 0.5).sum() >= 4
+    assert (t > 1.0).sum() >= 9
+
+
+def test_inference_time_passes_over_sets_and_moves_the_seams(bag):
+    zero, _ = chunks(bag)
+    slow, session = chunks(bag, latency=0.25)
+    assert 6 <= len(slow) <= 8 < len(zero)
+    assert all(b.t_ref - a.t_ref >= 0.2 * NS for a, b in itertools.pairwise(slow))
+    assert all(c.at - c.t_ref >= 0.25 * NS for c in slow)
+    assert session.report.kept == len(slow)
+    assert parse_latency('0.25') == 0.25
+
+
+def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
+    class Broken(Still):
+        def act(self, observation, prefix=None):
+            raise RuntimeError('no memory')
+
+    monkeypatch.setattr(vla_model.policy, 'load', lambda name, **_: Broken())
+    done = replay(bag, tmp_path)
+    assert done.exit_code == 1
+    assert 'the model failed each time: no memory' in done.output
+
+
+# ---- numbers
+
+
+@given(st.lists(st.integers(0, 10**9), min_size=1, max_size=30, unique=True), st.integers(-(10**8), 11 * 10**8))
+def test_interpolation_is_numpys_where_there_is_something_on_both_sides(stamps, time):
+    stamps = np.array(sorted(stamps), np.int64)
+    values = np.cos(stamps / 1e8)[:, None]
+    found = interpolate(stamps, values, np.array([time]), max_gap=0.05)[0, 0]
+    inside = stamps[0] <= time <= stamps[-1]
+    k = int(np.searchsorted(stamps, time))
+    if inside and (stamps[k] == time or stamps[k] - stamps[k - 1] <= 0.05 * NS):
+        assert found == pytest.approx(np.interp(time, stamps, values[:, 0]), abs=1e-9)
+    else:
+        assert math.isnan(found)
+
+
+def said(t, position, at=None, horizon=5, dt=0.1):
+    steps = np.tile([float(position), 0.0], (horizon, 1))
+    return Said(round(t * NS), round((t if at is None else at) * NS), steps, np.zeros(horizon), dt)
+
+
+def test_measures_of_known_chunks():
+    stamps = np.arange(0, 2 * NS, NS // 100)
+    arm = stamps, np.stack([stamps / NS, np.zeros(len(stamps))], 1)  # joint 1 is the time
+    opening = stamps, np.full((len(stamps), 1), 0.04)
+    m = measure([said(0.5, 0.5), said(0.6, 0.62), said(1.8, 1.8)], arm, opening, boundaries=[round(0.85 * NS)])
+    np.testing.assert_allclose(m.error[0, :3, 0], [-0.1, -0.2, -0.3], atol=1e-9)
+    assert np.isnan(m.error[0, 3:]).all()  # another episode began
+    np.testing.assert_allclose(m.norm[1, :2], [0.08, 0.18], atol=1e-9)
+    np.testing.assert_allclose(m.still[1, :2], [0.1, 0.2], atol=1e-9)
+    assert np.isnan(m.error[2, 2:]).all()  # the bag ended
+    np.testing.assert_allclose(m.gripper_error[0, :3], -0.04)
+    np.testing.assert_allclose(m.seam, [np.nan, 0.12, np.nan], atol=1e-9)
+    with pytest.raises(ValueError, match='no chunk'):
+        measure([], arm, opening)
+
+
+def test_seam_counts_where_the_new_chunk_takes_over():
+    arm = np.array([0, NS]), np.zeros((2, 2))
+    ramp = said(0.0, 0.0)
+    ramp.positions[:] = np.arange(1, 6)[:, None] * 0.1  # position = time
+    late = said(0.1, 0.0, at=0.25)  # its steps 0 (0.2 s) is past; step 1 is due at 0.3 s
+    m = measure([ramp, late], arm, (np.zeros(0, np.int64), np.zeros((0, 1))))
+    assert m.seam[1] == pytest.approx(0.3, abs=1e-9)
+    assert np.isnan(m.gripper_error).all()
+
+
+@given(hnp.arrays(float, st.integers(1, 60), elements=st.floats(-5, 5)), st.integers(1, 20), st.floats(-3, 3))
+def test_bootstrap_holds_the_mean_and_shifts_with_it(values, block, shift):
+    mean, low, high = bootstrap(values, block, draws=300)
+    assert mean == pytest.approx(values.mean(), abs=1e-9)
+    assert values.min() - 1e-6 <= low <= high <= values.max() + 1e-6
+    moved = bootstrap(np.append(values, np.nan) + shift, block, draws=300)
+    np.testing.assert_allclose(moved, np.array([mean, low, high]) + shift, atol=1e-6)
+
+
+def test_bootstrap_of_neighbours_that_are_alike_is_wider():
+    alike = np.repeat(np.random.default_rng(0).normal(size=20), 10)
+    _, low, high = bootstrap(alike, 1)
+    _, low_b, high_b = bootstrap(alike, 20)
+    assert high_b - low_b > 2 * (high - low)
+    assert all(math.isnan(v) for v in bootstrap(np.full(3, np.nan), 2))
+
+
+def test_worst_moments_lie_apart():
+    values, times = np.array([1.0, 5.0, 4.0, np.nan, 3.0]), np.arange(5) * NS // 2
+    assert worst(values, times, 3, apart=1.0) == [1, 4]
