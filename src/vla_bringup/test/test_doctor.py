@@ -212,10 +212,18 @@ def checkpoint(tmp_path_factory):
 
 def test_a_checkpoint_is_read_through(checkpoint):
     found = {c.name: c for c in check_checkpoint(str(checkpoint))}
-    assert {n: c.verdict for n, c in found.items()} == {
-        'checkpoint': OK, 'actions': OK, 'trained': WARN, 'statistics': OK, 'weights': OK, 'evaluation': WARN,
-    }  # fmt: skip
+    wanted = {'checkpoint': OK, 'actions': OK, 'trained': WARN, 'statistics': OK, 'memory of it': OK, 'weights': OK}
+    assert {n: c.verdict for n, c in found.items()} == {**wanted, 'evaluation': WARN}
     assert 'model id random-nano-' in found['weights'].fact
+
+
+def test_a_checkpoint_that_does_not_fit_is_told(checkpoint, monkeypatch):
+    from vla_model import memory
+
+    monkeypatch.setattr(memory, 'available', lambda device: (1 << 20, 'a small machine'))
+    found = {c.name: c for c in check_checkpoint(str(checkpoint))}
+    assert found['memory of it'].verdict is BAD
+    assert '0.0 GiB free on a small machine' in found['memory of it'].fact
 
 
 def test_evaluations_of_a_checkpoint_are_told(checkpoint):

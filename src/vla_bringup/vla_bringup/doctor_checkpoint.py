@@ -3,18 +3,21 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vla_bringup.doctor_check import Check, bad, skip, warn
 
-READ = 4 * 2**30  # [byte] larger checkpoints are not read through; the policy node does when it loads them
+if TYPE_CHECKING:
+    from vla_model.config import ModelConfig, Quantization
+
+READ = 2 * 2**30  # [byte] larger checkpoints are not loaded here; the policy node does
 
 
 def check_checkpoint(model: str) -> Iterator[Check]:
-    """model: a folder, or random-nano. Small ones are read through, tensor by tensor."""
+    """model: a folder, or random-nano. Small ones are loaded, as the policy node does it."""
     if model == 'random-nano':
         yield warn('checkpoint', 'none: random-nano has random weights, for shadow only', './vla doctor --model FOLDER')
         return
-    from vla_model import checkpoint
     from vla_model.folder import open_folder
 
     folder = Path(model)
@@ -37,39 +40,48 @@ def check_checkpoint(model: str) -> Iterator[Check]:
         yield Check('statistics', "none needed: 'limits' of the robot are what becomes -1 and +1")
     else:
         yield Check('statistics', f'{robot.normalization}, fit the limits')  # ModelConfig checked them
-    yield (
-        _numbers(checkpoint, folder, found)
-        if size <= READ
-        else skip(
-            'weights', f'{size / 2**30:.0f} GiB are not read here: the policy node checks them when it loads them'
-        )
-    )
+    if config.quantization is not None:
+        yield _quantization(config.quantization)
+    yield _memory(config)
+    if size <= READ:
+        yield _weights(folder)
+    else:
+        why = f'{size / 2**30:.0f} GiB are not read here: the policy node checks them when it loads them'
+        yield skip('weights', why)
     yield from _evaluations(folder)
 
 
-def _numbers(checkpoint, folder: Path, found) -> Check:
-    """Names, shapes, finite numbers, and the hash that is the model's id."""
+def _quantization(q: 'Quantization') -> Check:
+    fact = f'{q.scheme}, {len(q.layers)} layers, made from {q.made_from}'
+    if not q.gate:
+        return warn('quantization', f'{fact}; nobody has compared it', './vla quantize makes one that is compared')
+    return Check('quantization', f'{fact}; compared with it when it was made')
+
+
+def _memory(config: 'ModelConfig') -> Check:
+    """Whether the model fits where it would run: the GPU if there is one."""
     import torch
 
-    from vla_model.image_tokenizer import ImageTokenizer
-    from vla_model.network import Network
+    from vla_model import memory
 
-    with torch.device('meta'):
-        parts: list[tuple[torch.nn.Module, dict]] = [
-            (Network(found.config.network), found.network),
-            (ImageTokenizer(found.config.image_tokenizer), found.image),
-        ]
-    digests = {}
+    cuda = torch.cuda.is_available()
+    device = torch.device('cuda' if cuda else 'cpu')
+    needed = memory.plan(config, torch.bfloat16 if cuda else torch.float32, device=device.type)
+    free, where = memory.available(device)
+    fact = f'needs {needed.total / 2**30:.2f} GiB; {free / 2**30:.1f} GiB free on {where}'
+    if needed.total > free:
+        return bad('memory of it', fact, 'take a quantized checkpoint (./vla quantize), or end other programs')
+    return Check('memory of it', fact)
+
+
+def _weights(folder: Path) -> Check:
+    """Names, shapes, finite numbers, and the hash that is in the model's id."""
+    from vla_model import policy
+
     try:
-        for module, stored in parts:
-            checkpoint.check_names(module.state_dict(), stored, folder)
-            for name, tensor in checkpoint.read_tensors(stored):
-                checkpoint.check_finite(name, tensor, tensor.dtype, folder)
-                digests[name] = checkpoint.digest(tensor)
-    except ValueError as error:
+        return Check('weights', f'all there and finite; model id {policy.load(folder).model_id}')
+    except (FileNotFoundError, ValueError) as error:
         return bad('weights', str(error), 'copy the checkpoint again')
-    identity = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
-    return Check('weights', f'all there and finite; model id {identity}')
 
 
 def _evaluations(folder: Path) -> Iterator[Check]:
