@@ -95,8 +95,12 @@ def encoder_flops(config: ImageTokenizerConfig) -> int:
     return counter.get_total_flops()
 
 
-def matmul_peak(device: torch.device, dtype: torch.dtype, side: int = 1024) -> float:
-    """[FLOP/s] of a product of square matrices: the best of ten, by torch or, on a CPU, by OpenVINO if that is more."""
+def matmul_peak(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
+    """[FLOP/s] of a product of square matrices: the best of ten, by torch or, on a CPU, by OpenVINO if that is more.
+
+    side: 0 is 1024 on a CPU and 8192 on a GPU, which smaller ones do not fill.
+    """
+    side = side or (8192 if device.type == 'cuda' else 1024)
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
     runs: list[Callable[[], Any]] = [lambda: a @ b]
     try:
