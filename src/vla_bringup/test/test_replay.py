@@ -18,7 +18,8 @@ from typer.testing import CliRunner
 import vla_model.policy
 from vla_bringup.bench_replay import write_bag
 from vla_bringup.cli import app
-from vla_bringup.replay_feed import Feed, load_setup
+from vla_bringup.nodes import share
+from vla_bringup.replay_feed import Feed, load_setup, played_topics
 from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, worst
 from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
 from vla_bringup.replay_session import Session
@@ -289,3 +290,13 @@ def test_bootstrap_of_neighbours_that_are_alike_is_wider():
 def test_worst_moments_lie_apart():
     values, times = np.array([1.0, 5.0, 4.0, np.nan, 3.0]), np.arange(5) * NS // 2
     assert worst(values, times, 3, apart=1.0) == [1, 4]
+
+
+def test_what_bag_play_plays_moves_nothing():
+    topics = played_topics('sim_panda', '/arm')
+    assert '/arm/front/image_raw' in topics
+    assert '/arm/policy/instruction' in topics
+    assert not {'/arm/target_joint', '/arm/action_chunk', '/clock'} & set(topics)
+    text = share('launch', 'replay.launch.py').read_text()
+    compile(text, 'replay.launch.py', 'exec')
+    assert 'drive=False' in text

@@ -162,7 +162,7 @@ def tell(console: Console, results: list[Result], feed: Feed, options: Options) 
     numbers = [summary(r) for r in results]
     table = Table('', *(r.name for r in results), title=f'{feed.report.bag}; angles in mrad')
     for key in numbers[0]:
-        values = [n[key] for n in numbers]
+        values = [n.get(key) for n in numbers]
         table.add_row(escape(key), *map(shown, values))
     console.print(table)
     for line in warnings(feed.report.as_dict()):

@@ -32,6 +32,8 @@ def summary(result: Result) -> dict[str, Any]:
     """The numbers of one model. Angles in mrad, times in ms unless named."""
     m, cycles = result.measures, result.run.cycles
     inference = 1e3 * np.array([c.inference_time for c in cycles])
+    latency = 1e3 * NS * np.array([c.at - c.t_ref for c in cycles])
+    recorded = 1e3 * np.array(result.run.session.inference_times)
     seam = 1e3 * m.seam[np.isfinite(m.seam)]
     by_step = 1e3 * mean_known(m.norm, 0)
     return {
@@ -47,6 +49,9 @@ def summary(result: Result) -> dict[str, Any]:
         'gripper error mean [mm]': _number(1e3 * mean_known(np.abs(m.gripper_error).ravel(), 0)),
         **{f'seam {p}': _percentile(seam, p) for p in ('p50', 'p95', 'max')},
         **{f'inference {p} [ms]': _percentile(inference, p) for p in ('p50', 'p95', 'p99', 'max')},
+        **{f't_ref to chunk, clock of the bag, {p} [ms]': _percentile(latency, p) for p in ('p50', 'p95', 'max')},
+        **({'inference of the chunks in the bag p50 [ms]': _percentile(recorded, 'p50')} if len(recorded) else {}),
+        **({'surprise mean': _number(np.mean([v for _, v in result.run.surprises]))} if result.run.surprises else {}),
     }
 
 
@@ -183,7 +188,7 @@ def _moments(results: Sequence[Result], frames: Any) -> str:
 
 
 def _numbers_table(numbers: list[dict[str, Any]], names: list[str]) -> str:
-    rows = [(key, *(shown(n[key]) for n in numbers)) for key in numbers[0]]
+    rows = [(key, *(shown(n.get(key)) for n in numbers)) for key in numbers[0]]
     return _table(('', *names), rows)
 
 

@@ -73,10 +73,10 @@ class Intake:
         """(stream, value) of what was stored of a message; empty: none of it could be used."""
         stored = []
         if topic in self.cameras:
-            stream, read = self.cameras[topic]
-            stored = self._store(stream, read, msg, S.CAMERA_BAD)
+            camera, decode = self.cameras[topic]
+            stored = self._store(camera, decode, msg, S.CAMERA_BAD)
             if stored:
-                self.frames[stream] = msg.header.frame_id
+                self.frames[camera] = msg.header.frame_id
         for stream, read, joints in self.joints.get(topic, ()):
             # A message without any of our joints is another sender's on a shared topic. While nothing else has
             # come it is told: the robot profile may be of another robot.

@@ -1,0 +1,85 @@
+"""Messages in, usable sets out; and which sets are acted on."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vla_msgs.msg import PolicyStatus as S
+from vla_policy_node.core.cadence import Cadence
+from vla_policy_node.core.streams import GRIPPER, JOINTS, NS
+from vla_policy_node.intake import Fault, Intake
+
+PROFILE = SimpleNamespace(joint_names=('a', 'b'), gripper_joint_names=('f',))
+
+
+def header(time):
+    return SimpleNamespace(stamp=SimpleNamespace(sec=int(time), nanosec=round(time % 1 * NS)), frame_id='eye')
+
+
+def image(time, encoding='rgb8'):
+    data = np.zeros(12, np.uint8)
+    return SimpleNamespace(header=header(time), encoding=encoding, width=2, height=2, step=6, data=data)
+
+
+def joints(time, names=('a', 'b', 'f'), position=(1.0, 2.0, 0.04)):
+    return SimpleNamespace(header=header(time), name=list(names), position=position, velocity=[0.0] * len(names))
+
+
+@pytest.fixture
+def intake():
+    told = []
+    made = Intake(PROFILE, {'front': '/image'}, '/joints', '/joints', tell=lambda stream, message: told.append(stream))
+    made.told = told
+    return made
+
+
+def test_one_message_fills_both_streams_of_its_topic(intake):
+    stored = intake.take('/joints', joints(1.0))
+    assert [name for name, _ in stored] == [JOINTS, GRIPPER]
+    assert intake.take('/image', image(1.0))[0][0] == 'front'
+    assert intake.frames == {'front': 'eye'}
+    found = intake.observe(NS)
+    assert found.t_ref == NS
+    assert found.values[GRIPPER] == pytest.approx(0.04)
+    assert intake.take('/elsewhere', joints(1.0)) == []
+
+
+def test_a_stream_is_unusable_until_its_next_good_message(intake):
+    intake.take('/joints', joints(1.0))
+    intake.take('/image', image(1.0))
+    assert intake.take('/image', image(1.1, 'yuv422')) == []
+    found = intake.observe(round(1.1 * NS))
+    assert isinstance(found, Fault)
+    assert found.code == S.CAMERA_BAD
+    assert intake.told == ['front']
+    intake.take('/image', image(1.2))
+    intake.take('/joints', joints(1.2))
+    assert intake.observe(round(1.2 * NS)).t_ref == round(1.2 * NS)
+
+
+def test_joints_of_another_robot_are_told_only_while_there_are_none_of_ours(intake):
+    intake.take('/joints', joints(1.0, ('x', 'y', 'z')))
+    assert intake.told == [JOINTS, GRIPPER]
+    intake.take('/joints', joints(1.0))
+    intake.take('/joints', joints(1.1, ('x', 'y', 'z')))
+    assert intake.told == [JOINTS, GRIPPER]
+    intake.take('/image', image(2.0))
+    assert "have the joints ['x', 'y', 'z']" in intake.observe(2 * NS).message
+
+
+@given(st.lists(st.integers(0, 10 * NS), min_size=1, max_size=50), st.floats(0.5, 50))
+def test_cadence_acts_once_per_set_and_not_above_its_rate(times, rate):
+    cadence, acted = Cadence(rate), []
+    for t in sorted(times):
+        if cadence.due(t):
+            cadence.last = t
+            acted.append(t)
+        assert not cadence.due(t)
+    assert acted[0] == min(times)
+    assert (np.diff(acted) >= 0.9 / rate * NS - 1).all()
+    assert cadence.due(cadence.last - 1)  # the clock went back
+    cadence.restart()
+    assert cadence.due(times[0])
