@@ -10,7 +10,7 @@ from rcl_interfaces.msg import ParameterDescriptor, ParameterType, ParameterValu
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
 
-from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, sim_nodes
+from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, show_node, sim_nodes
 from vla_bringup.probe import Probe
 from vla_bringup.supervisor import Supervisor
 
@@ -38,7 +38,8 @@ def write_parameters(out: Path) -> bool:
     with domain_coordinator.domain_id() as domain, tempfile.TemporaryDirectory() as temporary:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         recorder = recorder_node('sim_panda', Path(temporary, 'bag'), use_sim_time=True)
-        specs = [*policy_nodes('sim_panda', use_sim_time=True), *sim_nodes(), recorder]
+        show = show_node('sim_panda', use_sim_time=True)
+        specs = [*policy_nodes('sim_panda', use_sim_time=True), show, *sim_nodes(), recorder]
         with Supervisor(Path(temporary, 'logs')) as supervisor, Probe('parameters') as probe:
             for spec in specs:
                 supervisor.start(spec)
