@@ -39,6 +39,7 @@ COVERED = {
     'graph': 'tests/test_tutorial.py',
     'reference': 'tests/test_docs.py',
     'parity': 'src/vla_model/test/test_parity.py',
+    'replay': 'tests/test_replay.py',
     'train collect': 'src/vla_training/test/test_collect.py',
     'train convert': 'tests/test_tutorial.py',
     'train annotate': 'tests/test_tutorial.py',

@@ -36,9 +36,10 @@ PIP = {
     'torch': 'torch',
     'typer': 'typer',
 }
-# What comes with one of those, or is used only where it is found.
+# What comes with one of those.
 BROUGHT = {'backports.zstd': 'rosbags', 'lz4': 'rosbags', 'coal': 'pin'}
-OPTIONAL = {'lerobot', 'onnx', 'onnxruntime', 'tensorrt', 'torchao', 'triton'}
+# Used only where it is found; models: the public MM-ACT code, whose checkout a benchmark may be pointed to.
+OPTIONAL = {'lerobot', 'models', 'onnx', 'onnxruntime', 'tensorrt', 'torchao', 'triton'}
 PACKAGES = sorted(p.parent for p in (ROOT / 'src').glob('*/setup.py'))
 
 
