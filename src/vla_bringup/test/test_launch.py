@@ -1,10 +1,15 @@
 """The launch files: they compile everywhere; with launch_ros they make the nodes of the node list."""
 
+import os
+from pathlib import Path
+
 import pytest
+import yaml
 
-from vla_bringup.nodes import policy_nodes, share, sim_nodes
+from vla_bringup.nodes import CONTROLLERS, franka_nodes, policy_nodes, profile_path, recorder_node, share, sim_nodes
+from vla_policy_node.core.profile import RobotProfile
 
-FILES = ('sim.launch.py', 'policy.launch.py')
+FILES = ('sim.launch.py', 'policy.launch.py', 'franka.launch.py', 'two_arms.launch.py')
 
 
 @pytest.mark.parametrize('name', FILES)
@@ -12,8 +17,8 @@ def test_it_compiles_and_takes_its_nodes_from_the_list(name):
     text = share('launch', name).read_text()
     compile(text, name, 'exec')
     assert 'launch_actions(' in text
-    assert 'policy_nodes(' in text
-    assert 'executable=' not in text  # no node of its own
+    assert '_nodes(' in text
+    assert text.count('executable=') == (name == 'franka.launch.py')  # no node of its own but the spawner
 
 
 def load(name, **arguments):
@@ -65,3 +70,96 @@ def test_without_autostart_nothing_changes_states():
     kinds = {type(a) for a in load('policy.launch.py', autostart='false')}
     assert not kinds & {EmitEvent, RegisterEventHandler}
     assert {EmitEvent, RegisterEventHandler} <= {type(a) for a in load('policy.launch.py')}
+
+
+@pytest.fixture
+def franka_bringup(tmp_path, monkeypatch):
+    """A package of this name; its launch file declares what ours hands over."""
+    share = tmp_path / 'share'
+    (share / 'ament_index/resource_index/packages').mkdir(parents=True)
+    (share / 'ament_index/resource_index/packages/franka_bringup').write_text('')
+    (share / 'franka_bringup/launch').mkdir(parents=True)
+    names = 'robot_type arm_prefix namespace robot_ip load_gripper use_fake_hardware fake_sensor_commands'
+    (share / 'franka_bringup/launch/franka.launch.py').write_text(
+        'from launch import LaunchDescription\nfrom launch.actions import DeclareLaunchArgument\n'
+        f'NAMES = "{names} controllers_yaml"\n'
+        'def generate_launch_description():\n'
+        '    return LaunchDescription([DeclareLaunchArgument(n) for n in NAMES.split()])\n'
+    )
+    monkeypatch.setenv('AMENT_PREFIX_PATH', f'{tmp_path}:{os.environ["AMENT_PREFIX_PATH"]}')
+
+
+def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup):
+    pytest.importorskip('launch_ros')
+    from launch.actions import IncludeLaunchDescription
+
+    actions = load('franka.launch.py', robot_ip='172.16.0.3', namespace='/arm', controller='joint_trajectory')
+    ours = [(s.package, s.executable) for s in policy_nodes('fr3')]
+    assert executables(actions) == [('controller_manager', 'spawner'), *ours]
+    (include,) = [a for a in actions if isinstance(a, IncludeLaunchDescription)]
+    handed = dict(include.launch_arguments)
+    assert (handed['robot_ip'], handed['namespace'], handed['load_gripper']) == ('172.16.0.3', '/arm', 'true')
+    assert Path(handed['controllers_yaml']).is_file()
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'says'),
+    [
+        ({}, 'needs robot_ip'),
+        ({'robot_ip': '1.2.3.4', 'controller': 'forward_command'}, 'every millisecond'),
+        ({'robot_ip': '1.2.3.4', 'robot': 'fr4'}, "no robot profile 'fr4'"),
+        ({'robot_ip': '1.2.3.4', 'namespace': 'arm'}, "'/cell/arm'"),
+        ({'robot_ip': '1.2.3.4'}, 'franka_bringup is not installed'),
+    ],
+)
+def test_what_cannot_work_is_one_sentence(arguments, says):
+    with pytest.raises(ValueError, match=says):
+        load('franka.launch.py', **arguments)
+
+
+def test_two_arms_share_no_name_and_no_clock():
+    actions = load('two_arms.launch.py')
+    both = executables(actions)
+    assert len(both) == 8 and both[:4] == both[4:]
+    with pytest.raises(ValueError, match='simulated arms only'):
+        load('two_arms.launch.py', simulated='false')
+    alone = load('two_arms.launch.py', simulated='false', driver='none', left_robot='fr3', right_robot='fr3')
+    assert executables(alone) == [(s.package, s.executable) for s in policy_nodes('fr3')] * 2
+
+
+def test_a_recorder_that_ends_stops_nobody():
+    pytest.importorskip('launch_ros')
+    from vla_bringup.launching import launch_actions
+
+    recorder = recorder_node('sim_panda', '/nowhere')
+    assert not recorder.essential and all(spec.essential for spec in policy_nodes('sim_panda'))
+    (action,) = launch_actions([recorder])
+    assert not getattr(action, '_ExecuteLocal__on_exit', None)
+
+
+def test_the_executor_waits_for_controller_and_joint_states():
+    executor, policy = policy_nodes('fr3')
+    assert executor.waits_for == (('reader', 'target_joint'), ('writer', 'franka/joint_states'))
+    assert policy.waits_for == ()
+
+
+@pytest.mark.parametrize('controller', CONTROLLERS)
+def test_the_executor_speaks_the_language_of_the_controller(controller):
+    executor, _ = franka_nodes('fr3', controller=controller, gripper='franka', fake=True)
+    p = executor.parameters
+    assert (p['controller'], p['topics.gripper_command']) == (controller, 'franka_gripper')
+    assert executor.waits_for[0] == ('reader', CONTROLLERS[controller].topic)
+    known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']
+    name = CONTROLLERS[controller].name
+    assert p['controller_node'] == name and 'type' in known['controller_manager']['ros__parameters'][name]
+    profile = RobotProfile.load(profile_path('fr3'))
+    assert tuple(known[name]['ros__parameters']['joints']) == profile.joint_names
+
+
+def test_the_gains_of_the_profile_are_those_of_the_controller():
+    own = yaml.safe_load(Path(profile_path('fr3')).read_text())['/**']['ros__parameters']['gains']
+    known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']
+    nullspace = known['joint_controller']['ros__parameters']['nullspace']
+    weights = list(nullspace['weights'].values())
+    assert [nullspace['stiffness'] * w for w in weights] == own['stiffness']
+    assert [nullspace['damping'] * w for w in weights] == own['damping']

@@ -1,17 +1,22 @@
 """Node list to launch actions. Needs launch_ros, which only a real ROS installation brings; the supervisor does not."""
 
+from typing import Any
+
 from launch import LaunchContext  # type: ignore[attr-defined]  # mypy takes our launch/ folder for it
 from launch.action import Action
-from launch.actions import EmitEvent, OpaqueFunction, RegisterEventHandler, Shutdown, TimerAction
+from launch.actions import EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown, TimerAction
 from launch.events import matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
+from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import Transition
 
 from vla_bringup.nodes import NodeSpec
+from vla_policy_node.adapters.command_topic import is_controller
 
 RETRY = 1.0  # [s] between two attempts to activate a node
+LOOK, LATER = 0.3, 0.7  # [s] between two looks at what a node waits for, and from when it is there
 
 
 def launch_actions(specs: list[NodeSpec], *, autostart: bool = True) -> list[Action]:
@@ -45,7 +50,7 @@ def _node(spec: NodeSpec, autostart: bool) -> list[Action]:
         target_lifecycle_node=node,
         start_state='configuring',
         goal_state='inactive',
-        entities=[change(Transition.TRANSITION_ACTIVATE)],
+        entities=[OpaqueFunction(function=_when_there, args=[spec, change(Transition.TRANSITION_ACTIVATE)])],
     )
     # A node that cannot be activated yet (no joint state has come, say) is inactive again: ask until it can.
     refused = OnStateTransition(
@@ -60,6 +65,25 @@ def _node(spec: NodeSpec, autostart: bool) -> list[Action]:
         node,
         change(Transition.TRANSITION_CONFIGURE),
     ]
+
+
+def _when_there(context: LaunchContext, spec: NodeSpec, activate: Action, told: bool = False) -> list[Action]:
+    """Activate when what the node waits for is there: a first try without it would leave an error in the log."""
+    node = get_ros_node(context)
+    missing = [f'a {kind} of {topic}' for kind, topic in spec.waits_for if not _there(node, spec, kind, topic)]
+    if not missing:  # the node itself may hear of it a little later than we
+        return [TimerAction(period=LATER, actions=[activate])] if spec.waits_for else [activate]
+    again = OpaqueFunction(function=_when_there, args=[spec, activate, True])
+    wait = TimerAction(period=LOOK, actions=[again])
+    return [wait] if told else [LogInfo(msg=f'{spec.full_name} waits for {" and ".join(missing)}'), wait]
+
+
+def _there(node: Any, spec: NodeSpec, kind: str, topic: str) -> bool:
+    # From the executor's place: its own publisher is no writer of what it waits for.
+    name = topic if topic.startswith('/') else f'{spec.namespace}/{topic}'
+    if kind == 'writer':
+        return node.count_publishers(name) > 0
+    return any(is_controller(e) for e in node.get_subscriptions_info_by_topic(name))
 
 
 def _shut_down(context: LaunchContext, name: str) -> list[Action]:

@@ -1,9 +1,12 @@
 """The node list of the suite. It exists here once: the launch files and the supervisor both read it."""
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 
 PARAMETER_TYPES = (bool, int, float, str, list)
@@ -22,6 +25,7 @@ class NodeSpec:
     parameter_files: tuple[str, ...] = ()  # ROS parameter files, keys /**: so that they hold in every namespace
     parameters: dict[str, bool | int | float | str | list] = field(default_factory=dict)  # over the files
     remappings: tuple[tuple[str, str], ...] = ()
+    waits_for: tuple[tuple[str, str], ...] = ()  # ('reader' or 'writer', topic): there before it is activated
 
     def __post_init__(self) -> None:
         if self.namespace and not re.fullmatch(r'(/[A-Za-z][A-Za-z0-9_]*)+', self.namespace):
@@ -93,10 +97,12 @@ def policy_nodes(
     drive: bool = False,
     rate: float = 10.0,
     use_sim_time: bool = False,
+    executor_parameters: Mapping[str, bool | int | float | str | list] | None = None,
 ) -> list[NodeSpec]:
     """What runs beside the robot: the executor, then the policy.
 
     drive False: the policy's chunks are for show. rate: most inferences per second of observation time [Hz].
+    executor_parameters: over the profile's.
     """
     profile = profile_path(robot)
     executor = NodeSpec(
@@ -106,7 +112,8 @@ def policy_nodes(
         namespace,
         lifecycle=True,
         parameter_files=(profile,),
-        parameters={'use_sim_time': use_sim_time},
+        parameters={'use_sim_time': use_sim_time, **(executor_parameters or {})},
+        waits_for=waits_for(profile, executor_parameters or {}),
     )
     policy = NodeSpec(
         'vla_policy_node',
@@ -141,6 +148,62 @@ def rviz_path(robot: str) -> str:
         known = ', '.join(sorted(p.stem for p in share('rviz').glob('*.rviz')))
         raise ValueError(f'no RViz configuration for {robot!r}: give a .rviz file, or one of {known}')
     return str(path)
+
+
+def waits_for(profile: str, parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """What an executor needs before it can be activated: a controller, and joint states."""
+    own = yaml.safe_load(Path(profile).read_text())['/**']['ros__parameters']
+    topics = {f'topics.{name}': topic for name, topic in own.get('topics', {}).items()} | dict(parameters)
+    return (
+        ('reader', topics.get('topics.joint_command', 'target_joint')),
+        ('writer', topics.get('topics.joint_states', 'joint_states')),
+    )
+
+
+class Controller(NamedTuple):
+    """A controller of config/controllers/fr3.yaml: its name, and where it listens."""
+
+    name: str
+    topic: str
+
+
+CONTROLLERS = {
+    'crisp': Controller('joint_controller', 'target_joint'),
+    'joint_trajectory': Controller('joint_trajectory_controller', 'joint_trajectory_controller/joint_trajectory'),
+    'forward_command': Controller('forward_position_controller', 'forward_position_controller/commands'),
+}
+
+
+def franka_nodes(
+    robot: str, *, controller: str, gripper: str, fake: bool, namespace: str = '', **policy: Any
+) -> list[NodeSpec]:
+    """Executor and policy for an FR3 under franka_ros2. policy: as of policy_nodes.
+
+    controller: of CONTROLLERS. gripper: franka, position or none. fake: ros2_control's mock hardware, which has no
+    FrankaRobotState. Raises ValueError for what cannot work.
+    """
+    if controller == 'forward_command' and not fake:
+        raise ValueError(
+            'controller forward_command sends positions as they are, and the robot stops at any that do not come every '
+            'millisecond: take crisp or joint_trajectory, or use_fake_hardware'
+        )
+    parameters: dict[str, Any] = {
+        'controller': controller,
+        'topics.joint_command': CONTROLLERS[controller].topic,
+        'controller_node': CONTROLLERS[controller].name,
+        'gripper': gripper,
+    }
+    if gripper == 'franka':
+        parameters['topics.gripper_command'] = 'franka_gripper'
+    if fake:
+        parameters['topics.robot_state'] = ''
+    return policy_nodes(robot, namespace=namespace, executor_parameters=parameters, **policy)
+
+
+def on_its_own(spec: NodeSpec) -> NodeSpec:
+    """With clock and transforms in its namespace: for several simulators at once, each with its own time."""
+    own = tuple((f'/{name}', name) for name in ('clock', 'tf', 'tf_static'))
+    return replace(spec, remappings=(*spec.remappings, *own))
 
 
 def recorder_node(

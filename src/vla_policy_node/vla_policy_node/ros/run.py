@@ -54,5 +54,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
             node.get_logger().error(f'shutdown transition: {error}')
     node.destroy_node()
     rclpy.try_shutdown()
+    # Who asks twice (a terminal does, and ros2 launch after it) must not kill what is about to return.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     if failure:
         raise failure[0]

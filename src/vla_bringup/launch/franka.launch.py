@@ -1,0 +1,111 @@
+"""A Franka Research 3 with executor and policy: `ros2 launch vla_bringup franka.launch.py --show-args`.
+
+franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers/fr3.yaml); one of them
+is spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
+"""
+
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
+from launch import LaunchContext, LaunchDescription
+from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, OpaqueFunction
+from launch.launch_description_sources import PythonLaunchDescriptionSource
+from launch_ros.actions import Node
+
+from vla_bringup.launching import launch_actions
+from vla_bringup.nodes import CONTROLLERS, franka_nodes, profile_names, recorder_node, share
+
+YES_NO = ['true', 'false']
+ARGUMENTS = [
+    DeclareLaunchArgument('robot_ip', default_value='', description='address of the robot; not with fake hardware'),
+    DeclareLaunchArgument(
+        'controller',
+        default_value='crisp',
+        choices=list(CONTROLLERS),
+        description='who moves the arm by our set-points: crisp, joint impedance of crisp_controllers; '
+        'joint_trajectory, joint_trajectory_controller on torques; forward_command, fake hardware only',
+    ),
+    DeclareLaunchArgument(
+        'gripper',
+        default_value='franka',
+        choices=['franka', 'position', 'none'],
+        description="franka: Franka's hand; position: one that you bring up, see the profile's topics.gripper_command",
+    ),
+    DeclareLaunchArgument(
+        'robot',
+        default_value='fr3',
+        description=f'robot profile: the path of a file, or one of {", ".join(profile_names())}',
+    ),
+    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument(
+        'use_fake_hardware',
+        default_value='false',
+        choices=YES_NO,
+        description='ros2_control without a robot: joints follow at once. Try wiring with it, not motion',
+    ),
+    DeclareLaunchArgument(
+        'controllers_yaml',
+        default_value=str(share('config', 'controllers', 'fr3.yaml')),
+        description='parameters of controller_manager and the controllers; gains are there',
+    ),
+    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
+    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    DeclareLaunchArgument(
+        'drive',
+        default_value='false',
+        choices=YES_NO,
+        description='true: the policy moves the arm; false: shadow, it infers and publishes, and the arm holds',
+    ),
+    DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
+    DeclareLaunchArgument(
+        'autostart', default_value='true', choices=YES_NO, description='configure and activate executor and policy'
+    ),
+]
+
+
+def nodes(context: LaunchContext) -> list:
+    value = context.launch_configurations
+    fake, namespace = value['use_fake_hardware'] == 'true', value['namespace']
+    if not fake and not value['robot_ip']:
+        raise ValueError('franka.launch.py needs robot_ip:=ADDRESS, or use_fake_hardware:=true')
+    specs = franka_nodes(
+        value['robot'],
+        namespace=namespace,
+        controller=value['controller'],
+        gripper=value['gripper'],
+        fake=fake,
+        model=value['model'],
+        device=value['device'],
+        drive=value['drive'] == 'true',
+    )
+    if value['record']:
+        specs.append(recorder_node(value['robot'], value['record'], namespace=namespace))
+    try:
+        robot = f'{get_package_share_directory("franka_bringup")}/launch/franka.launch.py'
+    except PackageNotFoundError:
+        raise ValueError(
+            'franka_bringup is not installed: build franka_ros2 and source its workspace before this one'
+        ) from None
+    bringup = IncludeLaunchDescription(
+        PythonLaunchDescriptionSource(robot),
+        launch_arguments={
+            'robot_type': 'fr3',
+            'arm_prefix': '',
+            'namespace': namespace,
+            'robot_ip': value['robot_ip'],
+            'load_gripper': str(value['gripper'] == 'franka').lower(),
+            'use_fake_hardware': value['use_fake_hardware'],
+            'fake_sensor_commands': 'false',
+            'controllers_yaml': value['controllers_yaml'],
+        }.items(),
+    )
+    spawner = Node(
+        package='controller_manager',
+        executable='spawner',
+        namespace=namespace,
+        arguments=[CONTROLLERS[value['controller']].name, '--controller-manager-timeout', '60'],
+        output='screen',
+    )
+    return [bringup, spawner, *launch_actions(specs, autostart=value['autostart'] == 'true')]
+
+
+def generate_launch_description() -> LaunchDescription:
+    return LaunchDescription([*ARGUMENTS, OpaqueFunction(function=nodes)])
