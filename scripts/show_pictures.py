@@ -45,7 +45,7 @@ def main() -> None:
     ticks = iter(range(10**9))
     before = round(a.at * 1000 / TICK)
 
-    def watch(world: World, _: str) -> None:
+    def watch(world: World, subtask: str) -> None:
         tick = next(ticks)
         if tick == before:
             seen = Observation(
@@ -60,6 +60,7 @@ def main() -> None:
             job = policy.start_imagine(seen)
             while not job.step():
                 pass
+            assert job.result is not None
             taken['imagined'] = job.result.image
             chunk = policy.act(seen)
             stamped = StampedChunk(
@@ -74,7 +75,8 @@ def main() -> None:
                 k=camera.matrix.ravel(), d=[], distortion_model='plumb_bob', binning_x=0, binning_y=0,
                 roi=SimpleNamespace(x_offset=0, y_offset=0),
             )  # fmt: skip
-            pixels, _ = project((points - place) @ quaternion_matrix(quaternion), info)
+            pixels, ahead = project((points - place) @ quaternion_matrix(quaternion), info)
+            assert ahead.all()
             large = np.asarray(Image.fromarray(seen.images['front']).resize((368, 368), Image.Resampling.LANCZOS))
             taken['trace'] = draw_trace(large, (pixels + 0.5) * 368 / camera.width - 0.5, path.colours)
         if tick == before + horizon:
