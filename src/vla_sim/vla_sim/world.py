@@ -78,6 +78,28 @@ class World:
         self._success = SuccessTest(self.episode.goal)
         self._referee = Referee(self.episode.goal, self._scene_state())
 
+    def put_arm(self, q: np.ndarray, opening: float) -> bool:
+        """Put the resting arm elsewhere, at the start of an episode: q (7,) [rad], gripper opening [m].
+
+        False, and nothing moves, where it would touch itself or anything.
+        """
+        data, limit = self._data, self._opening_target
+        before = data.qpos.copy()
+        data.qpos[self._q], data.qpos[self._finger_q] = q, opening / 2
+        mujoco.mj_forward(self.model, data)
+        if clear := not self._arm_touches():
+            data.ctrl[self._gripper] = self._opening_target = opening
+            self._controller.reset(data.qpos[self._q])
+        else:
+            data.qpos[:], self._opening_target = before, limit
+            mujoco.mj_forward(self.model, data)
+        return clear
+
+    def _arm_touches(self) -> bool:
+        links = range(self._base, self._last_link + 1)
+        body = self.model.geom_bodyid
+        return any(body[a] in links or body[b] in links for a, b in self._data.contact.geom[: self._data.ncon])
+
     @property
     def seed(self) -> int:
         return self.episode.seed

@@ -3,9 +3,10 @@ import pytest
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
+from vla_sim.kinematics import tool_down
 from vla_sim.world import World
-from vla_training.collect import HELD_OUT, Disturbance, Push, collect, record_episode
-from vla_training.features import ACTION, COMPLETED, DONE, EXECUTED, REMAINING, STATE, SUBTASK, SUCCESS, split
+from vla_training.collect import HELD_OUT, Away, Disturbance, How, Push, begin_away, collect, record_episode
+from vla_training.features import ACTION, COMPLETED, DONE, EXECUTED, FPS, REMAINING, STATE, SUBTASK, SUCCESS, split
 from vla_training.lerobot import Dataset
 
 
@@ -52,6 +53,35 @@ def test_pushes_are_in_what_was_sent_and_not_in_what_was_wanted(stage):
     assert not recording.success
 
 
+def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
+    world, cameras, expert = stage
+    begun, after = [], 0.5
+    for seed in (11, 12):
+        columns = record_episode(world, cameras, expert, seed, away=Away(share=1.0), tail=after).columns()
+        begun.append(columns[STATE][0, :7])
+        assert columns[SUCCESS][-1] and after * FPS <= columns[SUCCESS].sum() <= after * FPS + 2
+    assert all(np.abs(q - expert.profile.home).max() > 0.1 for q in begun) and np.abs(begun[0] - begun[1]).max() > 0.1
+
+
+def test_an_arm_begins_over_the_table_and_touches_nothing(stage):
+    world, _, expert = stage
+    heights = []
+    for seed in range(30):
+        world.reset(seed)
+        begin_away(world, expert, Away(), np.random.default_rng(seed))
+        (x, y, z), _ = world.tool_pose()
+        assert 0.15 < x < 0.9 and abs(y) < 0.6
+        heights.append(z)
+        before = {name: pose[0].copy() for name, pose in world.objects().items()}
+        world.step(20)
+        assert all(np.abs(pose[0] - before[name]).max() < 1e-3 for name, pose in world.objects().items())
+    assert min(heights) < 0.12 and max(heights) > 0.3
+    q = world.joint_positions.copy()
+    below, _ = world.tool_pose()
+    assert not world.put_arm(expert.kinematics.inverse(below * [1, 1, 0], tool_down(0.0), expert.kinematics.home), 0.08)
+    assert np.array_equal(world.joint_positions, q)
+
+
 def test_the_same_seed_is_the_same_episode(stage):
     world, cameras, expert = stage
     a, b = (record_episode(world, cameras, expert, 5, Push(), time_limit=60).columns() for _ in range(2))
@@ -70,15 +100,15 @@ def test_a_push_is_smooth_and_small_near_the_table():
 
 def test_held_out_seeds_are_refused(profile, tmp_path):
     with pytest.raises(ValueError, match='held out for evaluation'):
-        collect(tmp_path / 'out', profile, ('press_button',), range(HELD_OUT - 1, HELD_OUT + 1))
+        collect(tmp_path / 'out', profile, ('press_button',), range(HELD_OUT - 1, HELD_OUT + 1), how=How())
     assert not (tmp_path / 'out').exists()
 
 
 def test_a_data_set_is_gone_on_with(profile, tmp_path):
     out = tmp_path / 'data'
-    found = collect(out, profile, ('press_button',), range(2), push=None)
+    found = collect(out, profile, ('press_button',), range(2), how=How(push=None, away=None))
     assert found == {'press_button': (2, 2)}
-    assert collect(out, profile, ('press_button',), range(3), push=None) == {'press_button': (1, 1)}
+    assert collect(out, profile, ('press_button',), range(3), how=How(push=None, away=None)) == {'press_button': (1, 1)}
     data = Dataset(out)
     assert [e.extra['seed'] for e in data.episodes] == [0, 1, 2]
     assert data.episode(2).task in {'press the red button'} | {e.task for e in data.episodes}

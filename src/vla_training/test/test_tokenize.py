@@ -12,9 +12,20 @@ from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.network import Network
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_training import shards
-from vla_training.features import ACTION, COMPLETED, EXECUTED, FPS, REMAINING, STATE, SUBTASK, image, simulator_features
+from vla_training.features import (
+    ACTION,
+    COMPLETED,
+    EXECUTED,
+    FPS,
+    REMAINING,
+    STATE,
+    SUBTASK,
+    SUCCESS,
+    image,
+    simulator_features,
+)
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.tokenize import LONGEST_REST, chunks_of, starts, tokenize
+from vla_training.tokenize import LONGEST_REST, TAIL, chunks_of, frames_used, starts, tokenize
 
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))
 LENGTHS = (14, 11)
@@ -91,6 +102,9 @@ class Columns:
 
     columns: dict
 
+    def __len__(self) -> int:
+        return len(self.columns[STATE])
+
 
 def rests(arm, gripper, fingers):
     """Starts of an episode in which joint 0 is sent along `arm` [rad], measured one frame behind."""
@@ -112,6 +126,17 @@ def test_a_rest_for_the_gripper_is_kept():
     fingers = [0.04, 0.04, 0.04, 0.03, 0.02, 0.02, 0.02, 0.02]
     # Up to the command; while the fingers move each frame is its own start; then on to the motion.
     assert rests(arm, closing, fingers) == [2, 2, 2, 3, 6, 6, 6, 7]
+
+
+def test_what_follows_success_is_cut_and_so_is_the_end_of_the_way_back():
+    state = np.linspace(0, 5, 100)[:, None].repeat(8, 1)
+    assert frames_used(Columns({STATE: state}), 7, 10.0) == 100
+    reached = np.zeros(100, bool)
+    reached[20:25] = reached[60:] = True  # at first it did not last
+    assert frames_used(Columns({STATE: state, SUCCESS: reached}), 7, 10.0) == 60 + TAIL * 10
+    assert frames_used(Columns({STATE: state, SUCCESS: np.zeros(100, bool)}), 7, 10.0) == 100
+    back = np.concatenate([state[:50], state[:50][::-1]])
+    assert frames_used(Columns({STATE: back}), 7, 10.0) == 96  # those nearer than BACK are gone: 4 frames of 0.05 rad
 
 
 def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):

@@ -47,11 +47,13 @@ def collect(
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 10_000,
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
     push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
+    away: Annotated[bool, typer.Option(help='Begin most episodes elsewhere than at home.')] = True,
+    tail: Annotated[float, typer.Option(min=0.0, help='Seconds recorded after success.')] = 3.5,
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
     from vla_policy_node.core.profile import RobotProfile
     from vla_sim.tasks import TASKS, check_task
-    from vla_training.collect import Push
+    from vla_training.collect import Away, How, Push
     from vla_training.collect import collect as run
 
     chosen = tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS
@@ -59,7 +61,8 @@ def collect(
         check_task(task)
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    found = run(out, RobotProfile.load(robot), chosen, seeds, processes=workers, push=Push() if push else None)
+    how = How(Push() if push else None, Away() if away else None, tail)
+    found = run(out, RobotProfile.load(robot), chosen, seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
 

@@ -4,6 +4,7 @@ The arm is pushed off the expert's path now and then by a smooth error of its se
 the set-point without it, so the data shows the way back (DART, Laskey et al. 2017).
 """
 
+import math
 import multiprocessing
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -18,8 +19,9 @@ from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert, ExpertStep
-from vla_sim.kinematics import IKError
+from vla_sim.kinematics import IKError, rotation_matrix, tool_down
 from vla_sim.scene import CAMERAS
+from vla_sim.tasks import X_RANGE, Y_RANGE
 from vla_sim.world import World
 from vla_training.features import (
     ACTION,
@@ -60,6 +62,40 @@ class Push:
     rest: tuple[float, float] = (0.4, 2.0)  # between two pushes
     hold: tuple[float, float] = (0.3, 0.9)
     lag: float = 0.12  # the error follows the push like two low-pass filters in a row
+
+
+@dataclass(frozen=True)
+class Away:
+    """Where episodes begin that do not begin at home. Else the arm's pose tells where the object is, and who learns
+    from that looks at the joints, not at the pictures.
+    """
+
+    share: float = 0.6  # of the episodes
+    near: float = 0.5  # share of those that begin over one of the props, not anywhere over the table
+    spread: float = 0.08  # [m] from the prop, standard deviation of each axis
+    height: tuple[float, float] = (0.06, 0.42)  # [m] of the tool above the table; low ones are likelier
+    yaw: float = 0.5  # [rad] standard deviation, from where the tool faces away from the base
+    tilt: float = 0.08  # [rad] standard deviation about each axis
+
+
+def begin_away(world: World, expert: Expert, away: Away, rng: np.random.Generator) -> None:
+    """Puts the arm where an episode begins that does not begin at home; leaves it there where nothing is found."""
+    for _ in range(20):
+        place = rng.uniform((X_RANGE[0] - 0.05, Y_RANGE[0]), (X_RANGE[1], Y_RANGE[1]))
+        if rng.random() < away.near:
+            prop = world.episode.placements[rng.integers(len(world.episode.placements))]
+            place = np.array([prop.x, prop.y]) + rng.normal(0.0, away.spread, 2)
+        low, high = away.height
+        height = low + (high - low) * rng.random() ** 2
+        yaw = np.arctan2(place[1], place[0]) + rng.normal(0.0, away.yaw)
+        rotation = tool_down(float(yaw)) @ rotation_matrix(np.append(rng.normal(0.0, away.tilt, 2), 0.0))
+        opening = float(rng.choice([0.0, 0.05, expert.profile.gripper_max_opening]))
+        try:
+            q = expert.kinematics.inverse(np.append(place, height), rotation, expert.kinematics.home)
+        except IKError:
+            continue
+        if world.put_arm(q, opening):
+            return
 
 
 class Disturbance:
@@ -112,10 +148,22 @@ class Recording:
 
 
 def record_episode(
-    world: World, cameras: Cameras, expert: Expert, seed: int, push: Push | None = None, time_limit: int = LONGEST
+    world: World,
+    cameras: Cameras,
+    expert: Expert,
+    seed: int,
+    push: Push | None = None,
+    away: Away | None = None,
+    tail: float = math.inf,
+    time_limit: int = LONGEST,
 ) -> Recording:
-    """The expert does the world's task once. push None: undisturbed. time_limit: control steps."""
+    """The expert does the world's task once. push None: undisturbed; away None: from home.
+
+    tail: [s] that are recorded after success, or until the expert is done and at rest. time_limit: control steps.
+    """
     world.reset(seed)
+    if away is not None and (rng := np.random.default_rng([seed, 2])).random() < away.share:
+        begin_away(world, expert, away, rng)
     expert.begin(world.task, world.instruction)
     drive = ChunkExecutor(expert.profile)
     drive.observe(world.joint_positions, world.time_ns)
@@ -123,7 +171,7 @@ def record_episode(
     recording = Recording(world.task, seed, world.instruction)
     disturbance = Disturbance(push, np.random.default_rng([seed, 1]), expert.profile.dof) if push else None
     plan: ExpertStep | None = None
-    ends, tick = time_limit, 0
+    ends, tick, since = time_limit, 0, 0
     while tick <= ends:
         now = world.time_ns
         drive.observe(world.joint_positions, now)
@@ -145,6 +193,9 @@ def record_episode(
         world.set_gripper(opening)
         world.step(TICK)
         tick += 1
+        since = since + 1 if world.success() else 0
+        if since * TICK > tail * 1000:
+            break
     recording.success = world.success()
     _finish(recording)
     return recording
@@ -217,23 +268,33 @@ def _finish(recording: Recording) -> None:
 
 # ---- many episodes
 
-_worker: tuple[RobotProfile, Push | None, dict[str, tuple[World, Cameras]], Expert] | None = None
+
+@dataclass(frozen=True)
+class How:
+    """How episodes are collected."""
+
+    push: Push | None = field(default_factory=Push)  # None: undisturbed
+    away: Away | None = field(default_factory=Away)  # None: all begin at home
+    tail: float = 3.5  # [s] recorded after success: time for a chunk to look into, and to see that it stays
 
 
-def _start_worker(profile: RobotProfile, push: Push | None) -> None:
+_worker: tuple[How, dict[str, tuple[World, Cameras]], Expert] | None = None
+
+
+def _start_worker(profile: RobotProfile, how: How) -> None:
     global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
-    _worker = profile, push, {}, Expert(profile)
+    _worker = how, {}, Expert(profile)
 
 
 def _run(job: tuple[str, int]) -> tuple[Recording, dict[str, bytes]]:
     """The episode of (task, seed), its images already as video."""
     assert _worker is not None
-    _, push, worlds, expert = _worker
+    how, worlds, expert = _worker
     task, seed = job
     if task not in worlds:
         world = World(task)
         worlds[task] = world, world.cameras()
-    recording = record_episode(*worlds[task], expert, seed, push)
+    recording = record_episode(*worlds[task], expert, seed, how.push, how.away, how.tail)
     videos = {image(name): encode_video(np.stack(frames), FPS) for name, frames in recording.images.items() if frames}
     recording.images = {}
     return recording, videos
@@ -246,7 +307,7 @@ def collect(
     seeds: range,
     *,
     processes: int = 1,
-    push: Push | None = None,
+    how: How,
 ) -> dict[str, tuple[int, int]]:
     """Writes a data set with one episode per task and seed. Returns (episodes, successes) by task.
 
@@ -262,7 +323,7 @@ def collect(
     jobs = [(task, seed) for seed in seeds for task in tasks if (task, seed) not in known]
     with Progress(transient=True) as bar:
         line = bar.add_task('episodes', total=len(jobs))
-        for recording, videos in _all(profile, push, jobs, processes):
+        for recording, videos in _all(profile, how, jobs, processes):
             done[recording.task][0] += 1
             if recording.success:
                 done[recording.task][1] += 1
@@ -274,8 +335,8 @@ def collect(
 
 
 def _all(
-    profile: RobotProfile, push: Push | None, jobs: Iterable[tuple[str, int]], processes: int
+    profile: RobotProfile, how: How, jobs: Iterable[tuple[str, int]], processes: int
 ) -> Iterator[tuple[Recording, dict[str, bytes]]]:
     # Spawned, not forked: the caller may hold locks, threads and a GL context.
-    with multiprocessing.get_context('spawn').Pool(processes, _start_worker, (profile, push)) as pool:
+    with multiprocessing.get_context('spawn').Pool(processes, _start_worker, (profile, how)) as pool:
         yield from pool.imap(_run, jobs)

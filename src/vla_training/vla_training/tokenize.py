@@ -25,7 +25,7 @@ from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import Vocabulary
 from vla_training import shards
 from vla_training.annotate import plan_texts
-from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, image
+from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, SUCCESS, image
 from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
@@ -33,6 +33,7 @@ RECOVER = 0.5  # share of a disturbance that is left one frame later
 BATCH = 64  # images per forward of the encoder
 STILL = 0.003  # [rad] joints that have moved less since the frame stand still
 FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
+TAIL = 1.5  # [s] after success: time to get clear of what was let go
 BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
 LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
 
@@ -205,15 +206,19 @@ def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]
         yield part
 
 
-def _length(episode: Episode, dof: int) -> int:
-    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, and before the arm comes
-    back to rest where it began.
+def frames_used(episode: Episode, dof: int, fps: float) -> int:
+    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, those up to TAIL after
+    success, where it is known (the way back is long and of no use), and those before the arm comes back to rest where
+    it began.
 
     An arm that is back where it began sees much the same as before, if not exactly: a button that was pressed looks
     like one that was not. Who learns to come to rest there learns never to begin.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
     length = named[-1] + 1 if named else len(episode)
+    done = np.asarray(episode.columns.get(SUCCESS, []), bool)
+    if len(done) and done[-1]:
+        length = min(length, len(done) - int(done[::-1].argmin() or len(done)) + round(TAIL * fps))
     q = np.asarray(episode.columns[STATE], np.float64)[:, :dof]
     if np.abs(q[length - 1] - q[0]).max() < 2 * BACK:
         away = np.flatnonzero(np.abs(q[:length] - q[length - 1]).max(1) > BACK)
@@ -232,7 +237,7 @@ def _shard(
     count = 0
     for number in part:
         episode = data.episode(number)
-        length = _length(episode, robot.dof)
+        length = frames_used(episode, robot.dof, data.fps)
         ends = starts(episode, robot.dof) + robot.horizon * frames
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
         chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames)

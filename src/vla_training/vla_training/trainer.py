@@ -73,6 +73,8 @@ class Trainer:
             run_state.restore(newest, self.trained, self.average, self.optimizers)
             self.step, self.seconds = then.step, then.seconds
         whole = recipe.compile and self.world.mesh is None
+        if whole:  # modes, padded or not, last batches of a validation: more shapes than it would compile for by itself
+            torch._dynamo.config.recompile_limit = 64
         self._loss: Callable = torch.compile(self.objective.loss) if whole else self.objective.loss
 
     def _make_optimizers(self) -> list[torch.optim.Optimizer]:
