@@ -285,6 +285,8 @@ def bench_model(
     layers: Annotated[int, typer.Option(min=0, help='Of the network; 0: all. The rest is extrapolated.')] = 0,
     seconds: Annotated[float, typer.Option(min=0.0, help='Wall time, about.')] = 20.0,
     threads: Annotated[int, typer.Option(min=0, help='0: all cores but one.')] = 0,
+    reference: Annotated[Path | None, typer.Option(help='Checkout of the public MM-ACT code, to time it, too.')] = None,
+    reference_python: Annotated[str, typer.Option(help='Interpreter that can run that code.')] = 'python3',
 ) -> None:
     """Latency of act, of images and of the decoders, against a baseline that pads and masks as the reference does."""
     from vla_model import bench
@@ -292,7 +294,10 @@ def bench_model(
     engines, images = (tuple(n.strip() for n in names.split(',') if n.strip()) for names in (engine, image_engine))
 
     def run() -> bool:
-        typer.echo(bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads, images)))
+        other = (reference, reference_python) if reference is not None else None
+        typer.echo(
+            bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads, images, other))
+        )
         return True
 
     _end(run)
@@ -363,6 +368,19 @@ def bench_executor(
     from vla_bringup.bench_executor import Options, bench_executor
 
     _end(lambda: bench_executor(Options(out=out, model=model, device=device, rate=rate, seconds=seconds, quick=quick)))
+
+
+@bench.command('overhead')
+def bench_overhead(
+    seconds: Annotated[float, typer.Option(min=2.0, help='Measured.')] = 60.0,
+    model: Annotated[str, typer.Option(help='random-nano, or a checkpoint folder.')] = 'random-nano',
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_overhead'),
+) -> None:
+    """From the stamp of the newest image to the chunk, less the model's time, beside the simulator; p99 above 8 ms: 1."""
+    from vla_bringup.bench_overhead import Options, bench_overhead
+
+    _end(lambda: bench_overhead(Options(out=out, model=model, device=device, seconds=seconds)))
 
 
 @bench.command('motion')

@@ -5,6 +5,7 @@ import gc
 import math
 import threading
 import time
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -30,10 +31,13 @@ from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_msgs.msg import PolicyStatus as S
+from vla_policy_node import foresight, policy_report
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.stats import Window
 from vla_policy_node.goals import MOST
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.policy_node import PolicyNode
+from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 
@@ -123,9 +127,11 @@ class World:
         self.instruction = node.create_publisher(String, 'policy/instruction', qos.LATCHED)
         self.executor = node.create_publisher(ExecutorStatus, 'executor/status', qos.LATCHED)
         self.executor.publish(ExecutorStatus())
-        node.create_subscription(S, 'policy/status', self.status.append, qos.STATUS)
+        self.told = [
+            node.create_subscription(S, 'policy/status', self.status.append, qos.STATUS),
+            node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, qos.STATUS),
+        ]
         node.create_subscription(ActionChunk, 'action_chunk', self.chunks.append, qos.CHUNK)
-        node.create_subscription(DiagnosticArray, '/diagnostics', self.diagnostics.append, qos.STATUS)
         self.change = node.create_client(ChangeState, 'policy/change_state')
         self.get = node.create_client(GetState, 'policy/get_state')
         self.execute = ActionClient(node, ExecuteInstruction, 'policy/execute_instruction')
@@ -893,6 +899,39 @@ def test_simulated_clock(start):
     world.wait(lambda: 50 < to_ns(world.chunks[-1].header.stamp) * 1e-9 < 90, 'chunks on the new time')
     world.clock = None
     world.code(S.CLOCK_NOT_RUNNING, S.STATE_WAITING, says='stands still')
+
+
+def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
+    policy, made = FakePolicy(), Counter()
+
+    def counted(kind, name):
+        inner = getattr(kind, name)
+
+        def wrapped(*args, **kwargs):
+            made[name] += 1
+            return inner(*args, **kwargs)
+
+        monkeypatch.setattr(kind, name, wrapped)
+
+    counted(PolicyReport, 'fill')  # of the status
+    counted(Window, 'percentiles')  # of status and diagnostics
+    counted(policy_report, 'KeyValue')  # of diagnostics
+    counted(foresight, 'KeyValue')
+    counted(foresight, 'image_msg')
+    world, node = start(policy, rate=100.0)
+    activate(world)
+    world.say('go')
+    world.wait(lambda: made['fill'] and made['KeyValue'], 'somebody listens')
+    for subscription in world.told:
+        world.node.destroy_subscription(subscription)
+    topics = ('/policy/status', '/diagnostics')
+    world.wait(lambda: not any(map(node.count_subscribers, topics)), 'nobody listens')
+    world.new_chunks(3)
+    made.clear()
+    planned = len(policy.planned) + len(policy.imagined)
+    world.new_chunks(40)  # more than a second: each timer of the node had its turn
+    assert not made
+    assert len(policy.planned) + len(policy.imagined) == planned
 
 
 def test_diagnostics(start):

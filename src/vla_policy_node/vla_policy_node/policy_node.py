@@ -1,6 +1,7 @@
 """The policy as a lifecycle node: cameras and joints in, action chunks out."""
 
 import math
+import sys
 import threading
 import time
 import traceback
@@ -438,17 +439,20 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             now = self._now()
             state, code_now, message_now = self._assess(now)
+            instruction = self._assignment.instruction if self._assignment is not None else ''
+            self._told = (state, code_now, instruction, self._executor.epoch)
+            if self._status.get_subscription_count() == 0:
+                return  # its numbers cost more than the chunk
             msg = PolicyStatus(state=state, code=code_now, message=message_now)
             if code is not None:
                 msg.code, msg.message = code, message
             msg.header.stamp = self.get_clock().now().to_msg()
             msg.drive, msg.epoch, msg.sequence = bool(self._drive), self._executor.epoch, self._sequence
-            msg.instruction = self._assignment.instruction if self._assignment is not None else ''
+            msg.instruction = instruction
             if self._report is not None and self._observer is not None:
                 self._report.fill(msg, self._observer.streams.ages(now))
             stamp, msg.surprise = self._foresight.surprise if self._foresight is not None else (0, math.nan)
             msg.surprise_stamp = to_time(stamp)
-            self._told = (state, code_now, msg.instruction, msg.epoch)
             self._status.publish(msg)
 
     def _tick(self) -> None:
@@ -477,7 +481,7 @@ class PolicyNode(SafeLifecycleNode):
             self._publish_status()
         if self._ticks % STATUS_EVERY == 0:
             self._publish_status()
-            if self._report is not None and self._observer is not None:
+            if self._report is not None and self._observer is not None and self._report.heard:
                 ages, more = self._observer.streams.ages(now), self._foresight.diagnose() if self._foresight else []
                 self._report.diagnose((state, code, message), ages, self._drive, more)
 
@@ -505,4 +509,6 @@ class PolicyNode(SafeLifecycleNode):
 
 
 def main() -> None:
+    # A new image waits for Python's lock at most so long [s], and so does the worker that it wakes; 5 ms is usual.
+    sys.setswitchinterval(0.5e-3)
     run(PolicyNode)

@@ -62,6 +62,11 @@ class PolicyReport:
         msg.inference_p50, msg.inference_p95, msg.inference_p99 = p.p50, p.p95, p.p99
         msg.streams, msg.stream_ages = list(ages), list(ages.values())
 
+    @property
+    def heard(self) -> bool:
+        """Whether somebody subscribes to the diagnostics."""
+        return self._publisher.get_subscription_count() > 0
+
     def diagnose(
         self, assessment: tuple[int, int, str], ages: dict[str, float], drive: bool, more: list[DiagnosticStatus]
     ) -> None:
