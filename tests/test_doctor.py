@@ -5,24 +5,30 @@ import os
 import subprocess
 import sys
 
+import pytest
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import JointState
 
+from vla_bringup.doctor_check import Verdict
+from vla_bringup.doctor_robot import check_robot
 
-def doctor(*arguments):
+
+def doctor():
     """Lines of the robot by name, and whether all was good; the exit code says the same."""
-    words = [sys.executable, '-m', 'vla_bringup.cli', 'doctor', '--json', *arguments]
+    words = [sys.executable, '-m', 'vla_bringup.cli', 'doctor', '--json']
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=os.environ)
     told = json.loads(done.stdout)
     assert done.returncode == (0 if told['good'] else 1), done.stderr
     return {c['name']: c for c in told['checks'] if c['section'] == 'robot'}
 
 
+@pytest.mark.timeout(500)
 def test_a_robot_that_is_well_and_one_that_is_not(graph):
     sim = graph.start('vla_sim', 'sim_node')
     graph.start('vla_policy_node', 'executor_node', params={'use_sim_time': 'true'})
-    graph.start('vla_policy_node', 'policy_node', params={'use_sim_time': 'true'})
-    graph.bring_up('executor', 'policy')
+    graph.start('vla_policy_node', 'policy_node', params={'use_sim_time': 'true', 'engine': 'eager'})
+    for node in ('executor', 'policy'):
+        graph.probe.bring_up(node, 180.0)
 
     found = doctor()
     for name in ('topics', 'controller', 'command topic', 'simulated time', 'executor', 'policy'):
@@ -34,16 +40,16 @@ def test_a_robot_that_is_well_and_one_that_is_not(graph):
     # Somebody else commands the arm, the policy is not active, and the profile is that of another robot.
     rival = graph.node.create_publisher(JointState, 'target_joint', 1)
     assert graph.transition('policy', Transition.TRANSITION_DEACTIVATE)
-    found = doctor('--robot', 'fr3')
-    assert found['command topic']['verdict'] == 'bad'
-    assert found['joint states']['verdict'] == 'bad'
-    assert 'franka/joint_states' in found['joint states']['fact']
-    assert found['policy']['verdict'] == 'warning'
+    found = {c.name: c for c in check_robot('fr3')}
+    assert found['command topic'].verdict is Verdict.BAD
+    assert found['joint states'].verdict is Verdict.BAD
+    assert 'franka/joint_states' in found['joint states'].fact
+    assert found['policy'].verdict is Verdict.WARN
     graph.node.destroy_publisher(rival)
 
     graph.kill(sim)
-    found = doctor()
-    assert found['joint states']['verdict'] == found['camera front']['verdict'] == 'bad'
+    found = {c.name: c for c in check_robot()}
+    assert found['joint states'].verdict is found['camera front'].verdict is Verdict.BAD
 
 
 def test_without_a_robot_it_says_what_was_not_asked(domain):
