@@ -1,5 +1,7 @@
 """The benchmark runs, counts the work right, and its baseline computes what the model computes."""
 
+import sys
+
 import pytest
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -7,6 +9,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vla_model import bench
 from vla_model.bench_parts import baseline_act, encoder_flops, forward_flops, padded_forward, size_of
+from vla_model.bench_reference import time_reference
 from vla_model.config import NetworkConfig
 from vla_model.network import Network
 from vla_model.prompt import PromptBuilder
@@ -26,7 +29,8 @@ def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     assert {'eager float32', 'eager bfloat16', 'openvino float32'} <= result['images'].keys() | result[
         'image_left_out'
     ].keys()
-    assert result['decoders'].keys() == {'plan', 'imagine', 'plan, prefix cache', 'imagine, prefix cache'}
+    decoders = ('plan', 'imagine', 'plan, prefix cache', 'imagine, prefix cache')
+    assert result['decoders'].keys() == {f'eager: {name}' for name in decoders}
     text = bench.report(result)
     assert '1 of 2 layers' in text and 'extrapolated' in text and 'random weights' in text
 
@@ -93,3 +97,13 @@ def test_the_baseline_decodes_the_same_bins_from_the_same_logits():
         assert (long[block, v.bins_offset :] - short).abs().max() < 1e-4
         assert torch.equal(baseline_act(network, v, template, state, views), short.argmax(-1))
     assert len(short.argmax(-1).unique()) > 1
+
+
+def test_a_checkout_that_is_none_or_does_not_run_is_named(tmp_path):
+    with pytest.raises(ValueError, match=r'has no models/modeling_mmact.py: give a checkout'):
+        time_reference(tmp_path, sys.executable, {})
+    (tmp_path / 'models').mkdir()
+    (tmp_path / 'models' / '__init__.py').write_text('import a_module_that_nobody_has')
+    (tmp_path / 'models' / 'modeling_mmact.py').write_text('')
+    with pytest.raises(ValueError, match=r"No module named 'a_module_that_nobody_has'.*--reference-python"):
+        time_reference(tmp_path, sys.executable, {})

@@ -11,7 +11,8 @@ import platform
 import resource
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +30,8 @@ from .bench_parts import (
     size_of,
     timed,
 )
+from .bench_reference import time_reference
+from .config import ImageTokenizerConfig, NetworkConfig
 from .engine import Act, Engine, check, cpu_name, make, versions
 from .image_engine import DTYPES, ImageEncoder
 from .image_tokenizer import ImageTokenizer
@@ -53,8 +56,11 @@ def bench_model(
     seconds: float = 20.0,
     threads: int = 0,
     image_engines: tuple[str, ...] = image_engine.NAMES,
+    reference: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:
     """Measures for about `seconds`, at least three rounds. layers: of the network, 0 for all.
+
+    reference: a checkout of the public MM-ACT code, and a Python that can run it: it is timed, too.
 
     Weights are random. image_engines: what else encodes images, of which those are left out that cannot run here.
     Raises ValueError for what this machine cannot do. Times in the result are in milliseconds.
@@ -123,18 +129,22 @@ def bench_model(
         forward_rows = _rounds(forwards, seconds * 0.5, target)
         act_rows = _rounds(acts, seconds * 0.25, target)
         image_rows, agreement, left_out = _image_rows(image_engines, plain, pictures, target, seconds * 0.15)
-        decoders = _decoder_rows(network, v, builder, codes[0], target)
+        decoders = _decoder_rows('eager', built[f'eager {precision}'], v, builder, codes[0], target)
+        for name, engine in exports.items():
+            if engine.fixed_shapes:
+                decoders |= _decoder_rows(name, engine, v, builder, codes[0], target)
     precisions = {name: _precision(name, precision) for name in forwards}
     peaks = {p: matmul_peak(target, DTYPES[p]) for p in networks}
     for name, row in forward_rows.items():
         rate = work[name] / (row['p50'] * 1e-3)
         row |= {'gflop': work[name] / 1e9, 'gflops': rate / 1e9, 'share_of_peak': rate / peaks[precisions[name]]}
+        row |= {'ms_per_tflop': row['p50'] / work[name] * 1e12}
         row |= {'speedup': forward_rows[f'baseline {precisions[name]}']['p50'] / row['p50']}
         row |= {'error': built[name].error if name in built else 0.0}
     for name, row in act_rows.items():
         row |= {'speedup': act_rows[f'baseline {precisions[name]}']['p50'] / row['p50']}
     result = {
-        'machine': _machine(target),
+        'machine': machine(target),
         'size': size,
         'precision': precision,
         'layers': [config.n_layers, shape.network.n_layers],
@@ -151,9 +161,27 @@ def bench_model(
         'peak_gflops': {name: peak / 1e9 for name, peak in peaks.items()},
         'peak_memory_gib': _peak_memory(target),
     }
+    if reference is not None:
+        lengths = (builder.plan(INSTRUCTION, PLAN_TOKENS), builder.image(INSTRUCTION))
+        result['reference'] = _reference(reference, shape, config, target, precision, padded, lengths)
     if config.n_layers < shape.network.n_layers:
         result['extrapolated'] = _extrapolate(network, forward_rows, template, shape, target)
     return result
+
+
+def _reference(
+    where: tuple[Path, str], shape: Size, config: NetworkConfig, device: torch.device, precision: str, padded: int,
+    prompts: tuple[Template, Template],
+) -> Row:  # fmt: skip
+    """Times [ms] of the public code, in the same run on the same machine."""
+    plan, image = prompts
+    spec = {
+        'device': str(device), 'dtype': precision, 'network': asdict(config), 'bins': shape.vocabulary.bins,
+        'length': padded, 'rows': shape.dims[1] * shape.horizon, 'mask': shape.vocabulary.mask,
+        'plan_length': len(plan.ids), 'image_length': image.left + len(image.ids) + image.right,
+        'images': shape.image_tokenizer == ImageTokenizerConfig.released(), 'runs': 5,
+    }  # fmt: skip
+    return time_reference(*where, spec)
 
 
 @torch.inference_mode()
@@ -228,23 +256,31 @@ def _image_rows(
 
 
 def _decoder_rows(
-    network: Network, v: Vocabulary, builder: PromptBuilder, views: Tensor, device: torch.device
+    who: str, network: Engine, v: Vocabulary, builder: PromptBuilder, views: Tensor, device: torch.device
 ) -> dict[str, Row]:
-    """Time [ms] of plan and imagine: the first forward, a later one, and all, exact and with the prefix cache."""
+    """Time [ms] of plan and imagine: the first forward, a later one, and all, exact and with the prefix cache.
+
+    What an engine of graphs captures comes before.
+    """
     plan, image = builder.plan(INSTRUCTION, PLAN_TOKENS), builder.image(INSTRUCTION)
     rows = {}
+    fixed = network.fixed_shapes
+
+    def start(name: str, steps: int, cached: bool) -> decode.Job:
+        if name == 'plan':
+            ids, block = plan.fill(None, views), plan.block
+            return decode.Job(decode.text(network, v, ids, block, steps, stop=False, cached=cached, fixed=fixed))
+        return decode.Job(decode.image(network, v, image.fill(None, views), image.block, steps, cached=cached))
+
     for cached in (False, True):
         for name, steps in (('plan', PLAN_STEPS), ('imagine', IMAGINE_STEPS)):
-            if name == 'plan':
-                job = decode.Job(
-                    decode.text(network, v, plan.fill(None, views), plan.block, steps, stop=False, cached=cached)
-                )
-            else:
-                job = decode.Job(decode.image(network, v, image.fill(None, views), image.block, steps, cached=cached))
+            if fixed:
+                start(name, 2, cached).run()
+            job = start(name, steps, cached)
             times = [timed(job.step, device) * 1e3 for _ in range(min(steps, 4))]
             later = float(np.median(times[1:]))
             total = times[0] + later * (steps - 1)
-            label = f'{name}, prefix cache' if cached else name
+            label = f'{who}: {name}, prefix cache' if cached else f'{who}: {name}'
             rows[label] = {'first': times[0], 'later': later, 'total': total, 'steps': steps}
     return rows
 
@@ -286,7 +322,8 @@ def _peak_memory(device: torch.device) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def _machine(device: torch.device) -> dict[str, str]:
+def machine(device: torch.device) -> dict[str, str]:
+    """What it was measured on."""
     facts = {
         'processor': cpu_name(),
         'cores': str(len(os.sched_getaffinity(0))),
@@ -311,12 +348,12 @@ def report(result: dict[str, Any]) -> str:
         f'baseline {padded} tokens x {all_ids} logits; the others {tokens} tokens, {rows} x {ids} logits',
         '',
         f'{"forward, ids to bins [ms]":28} {"p50":>8} {"p95":>8} {"p99":>8}   {"GFLOP":>8} {"GFLOP/s":>8} '
-        f'{"of peak":>8} {"baseline/it":>12} {"logit error":>12}',
+        f'{"of peak":>8} {"ms/TFLOP":>9} {"baseline/it":>12} {"logit error":>12}',
     ]
     for name, row in result['forward'].items():
         lines.append(
             f'  {name:26} {_times(row)}   {row["gflop"]:8.1f} {row["gflops"]:8.0f} {row["share_of_peak"]:8.0%} '
-            f'{row["speedup"]:11.2f}x {row["error"]:12.1e}'
+            f'{row["ms_per_tflop"]:9.1f} {row["speedup"]:11.2f}x {row["error"]:12.1e}'
         )
     if 'extrapolated' in result:
         full = result['extrapolated']
@@ -336,13 +373,16 @@ def report(result: dict[str, Any]) -> str:
         tail = '' if same is None else f' {same["codes"]:12.2%} {same["bits"]:11.2%}'
         lines.append(f'  {name:34} {_times(row)}   {row["speedup"]:7.2f}x{tail}')
     lines += [f'  {name} left out: {reason}' for name, reason in result['image_left_out'].items()]
-    lines += ['', f'{"decoders, torch eager [ms]":28} {"first":>8} {"later":>8} {"all":>8}   steps']
+    lines += ['', f'{"decoders [ms]":36} {"first":>8} {"later":>8} {"all":>8}   steps']
     lines += [
-        f'  {name:26} {row["first"]:8.1f} {row["later"]:8.1f} {row["total"]:8.0f}   {row["steps"]:5}'
+        f'  {name:34} {row["first"]:8.1f} {row["later"]:8.1f} {row["total"]:8.0f}   {row["steps"]:5}'
         for name, row in result['decoders'].items()
     ]
+    if 'reference' in result:
+        times = ', '.join(f'{name} {ms:.1f}' for name, ms in result['reference'].items())
+        lines += ['', f'the public MM-ACT code, median [ms]: {times}']
     peaks = ', '.join(f'{name} {peak:.0f}' for name, peak in result['peak_gflops'].items())
-    lines += ['', f'peak of a 1024 x 1024 matrix product [GFLOP/s]: {peaks}']
+    lines += ['', f'peak of a square matrix product [GFLOP/s]: {peaks}']
     where = 'GPU' if 'GPU' in result['machine'] else 'process, all contenders together'
     lines.append(f'peak memory ({where}): {result["peak_memory_gib"]:.2f} GiB')
     return '\n'.join(lines)

@@ -39,17 +39,19 @@ def action(
     steps: int = 1,
     sampling: Sampling | None = None,
     cached: bool = False,
+    kept: PrefixCache | None = None,
 ) -> Steps[Tokens]:
     """Bins of the action block, in `steps` forwards.
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
     keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `PrefixCache`. network: a `Network` or an `Engine`.
+    `PrefixCache`. kept: one of an earlier prompt, whose positions say what is computed again; for one step.
+    network: a `Network` or an `Engine`.
     """
     if given == block.stop - block.start:
         return ids[0, block] - vocabulary.bins_offset, torch.ones(given, device=ids.device)
     codes = slice(vocabulary.bins_offset, vocabulary.size)
-    cache = _cache(block, cached and steps > 1)
+    cache = kept or _cache(block, cached and steps > 1)
 
     def logits(ids: Tensor) -> Tensor:
         return network(ids, block, codes, cache=cache)[0].float()

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from .engine import check as check_engine
 from .folder import Opened, open_folder
 from .image_engine import DTYPES
 from .image_tokenizer import ImageTokenizer, preprocess, to_image, upload
-from .network import Network
+from .network import Network, PrefixCache
 from .observation import check_image, check_state, prefix_steps, state_of
 from .prompt import PromptBuilder, Template
 from .quantized import plain_layers, put_layers
@@ -23,6 +24,16 @@ from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation, Plan, PredictedImage
 
 _log = logging.getLogger(__name__)
+
+
+@dataclass
+class Kept:
+    """The prompt of the newest act, and the keys and values of it and of those before."""
+
+    template: Template
+    ids: Tensor  # (1, T)
+    cache: PrefixCache
+    age: int  # acts since the last full forward
 
 
 class Policy:
@@ -40,6 +51,8 @@ class Policy:
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
         self.act_steps = 1  # forwards per chunk: more are slower; what they gain depends on the training
+        self.reuse = 1  # acts per full forward: above 1, what did not change in between is not computed again
+        self._kept: Kept | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
         self._frames: dict[str, tuple[np.ndarray, Tensor]] = {}  # camera -> its newest image and the ids of it
         self.prompts = PromptBuilder(
@@ -100,7 +113,13 @@ class Policy:
         ids = template.fill(self._state_ids(state), self._view_ids(images), first)
         indices, probability = decode.run(
             decode.action(
-                self.engine, vocabulary, ids, template.block, 0 if first is None else len(first), self.act_steps
+                self.engine,
+                vocabulary,
+                ids,
+                template.block,
+                0 if first is None else len(first),
+                self.act_steps,
+                kept=self._reused(template, ids) if self.reuse > 1 else None,
             )
         )
         # The one time in a cycle that the host waits. A bin is exact in float32.
@@ -199,6 +218,22 @@ class Policy:
         """A prompt without state."""
         return template.fill(None, self._view_ids(observation.images))
 
+    def _reused(self, template: Template, ids: Tensor) -> PrefixCache:
+        """What the act before knows of this prompt: only ids that changed, and the block, are computed again.
+
+        That is approximate, see docs/reference/performance.md. A new prompt, one that changed by more than half, and
+        every `reuse`-th one is computed in full.
+        """
+        kept, start = self._kept, template.block.start
+        if kept is not None and kept.template is template and kept.age + 1 < self.reuse:
+            changed = (ids != kept.ids)[0, :start].nonzero()[:, 0]
+            if len(changed) <= start // 2:
+                kept.cache.positions = torch.cat((changed, torch.arange(start, ids.shape[1], device=self.device)))
+                kept.ids, kept.age = ids, kept.age + 1
+                return kept.cache
+        self._kept = Kept(template, ids, PrefixCache(start), 0)
+        return self._kept.cache
+
     def _bin_ids(self, normalized: np.ndarray) -> Tensor:
         """Ids, same shape, of numbers in [-1, 1]."""
         vocabulary = self.config.vocabulary
@@ -232,6 +267,7 @@ def load(
     image_dtype: str = 'float32',
     image_engine: str = 'eager',
     act_steps: int = 1,
+    reuse: int = 1,
     image_tokenizer: str | Path | None = None,
 ) -> Policy:
     """A policy, from a checkpoint folder or by name.
@@ -241,7 +277,7 @@ def load(
     image_dtype is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads: CPU threads
     of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`; 'auto' is
     the fastest one here that is close to 'eager'.
-    act_steps: forwards per chunk. image_tokenizer: its folder, where it is not in that of a released checkpoint.
+    act_steps: forwards per chunk. reuse: acts per full forward, see `Policy.reuse`. image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
@@ -253,6 +289,8 @@ def load(
         raise ValueError(f'threads must be 0 or more, got {threads}')
     if act_steps < 1:
         raise ValueError(f'act_steps must be 1 or more, got {act_steps}')
+    if reuse < 1 or (reuse > 1 and (act_steps > 1 or engine != 'eager')):
+        raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {reuse}")
     # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     if str(path_or_name) == 'random-nano':
@@ -265,7 +303,7 @@ def load(
         memory.check(needed, target)
         policy = _from_folder(Path(path_or_name), found, target, DTYPES[precision])
     policy.use(engine, image_dtype, image_engine)
-    policy.act_steps = act_steps
+    policy.act_steps, policy.reuse = act_steps, reuse
     return policy
 
 

@@ -1,0 +1,50 @@
+"""Acts that compute again only what changed since the act before."""
+
+import numpy as np
+import pytest
+
+from vla_model import policy
+from vla_model.types import Observation
+
+
+class Counting:
+    """The network, and how many positions each forward computed."""
+
+    def __init__(self, engine):
+        self.network, self.encode, self.computed = engine.network, engine.encode, []
+
+    def __call__(self, ids, rows, vocabulary, valid=None, cache=None):
+        fresh = cache is None or not cache.layers
+        self.computed.append(ids.shape[1] if fresh else len(cache.positions))
+        return self.network(ids, rows, vocabulary, valid, cache)
+
+
+def observation(moved=0.0, noise=0, instruction='go'):
+    image = np.full((128, 128, 3), 90, np.uint8)
+    image[:16, :16] += np.uint8(noise)
+    joints = np.array([moved, -0.78, 0.0, -2.35, 0.0, 1.57, 0.78])
+    return Observation(0, {'front': image, 'wrist': image}, joints, np.zeros(7), 0.04, instruction)
+
+
+def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
+    p, exact = policy.load('random-nano', threads=1, reuse=3), policy.load('random-nano', threads=1)
+    p.engine = counting = Counting(p.engine)
+    block = 64
+    for i, seen in enumerate(observation(0.1 * k) for k in range(5)):
+        ours, theirs = p.act(seen), exact.act(seen)
+        if i in (0, 3):
+            assert np.array_equal(ours.positions, theirs.positions)
+    length = counting.computed[0]
+    assert counting.computed == [length, block + 2, block + 2, length, block + 2]  # one joint, the block, its end
+    p.act(observation(0.4, instruction='stop'))
+    assert counting.computed[-1] >= length - 4, 'another instruction is another prompt'
+    same = p.act(observation(0.4, instruction='stop'))
+    assert counting.computed[-1] == block + 1
+    assert np.allclose(same.positions, exact.act(observation(0.4, instruction='stop')).positions, atol=2e-3)
+
+
+def test_it_is_off_by_default_and_for_eager_alone():
+    assert policy.load('random-nano', threads=1).reuse == 1
+    for arguments in ({'reuse': 0}, {'reuse': 2, 'act_steps': 2}, {'reuse': 2, 'engine': 'auto'}):
+        with pytest.raises(ValueError, match='reuse must be 1, or more with engine'):
+            policy.load('random-nano', threads=1, **arguments)
