@@ -40,6 +40,8 @@ COVERED = {
     'reference': 'tests/test_docs.py',
     'parity': 'src/vla_model/test/test_parity.py',
     'replay': 'tests/test_replay.py',
+    'bench replay': 'src/vla_bringup/test/test_replay.py',
+    'quantize': 'src/vla_model/test/test_quantize.py',
     'train collect': 'src/vla_training/test/test_collect.py',
     'train convert': 'tests/test_tutorial.py',
     'train annotate': 'tests/test_tutorial.py',
@@ -90,7 +92,7 @@ def blocks(page: Path) -> list[Block]:
             needs = tuple(word.strip() for word in comment.group(1).split(','))
             if unknown := set(needs) - set(NEEDS):
                 raise ValueError(f'{page}: needs {sorted(unknown)}: one of {sorted(NEEDS)}')
-        elif re.match(r' {4}(\./vla|python3?|ros2|docker) ', line):
+        elif re.match(r' {4}(\./vla|python3?|pip|ros2|docker) ', line):
             found.append(Block(page, _joined([line.strip()]), needs))
         elif line.strip():
             needs = ()
