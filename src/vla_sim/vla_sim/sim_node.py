@@ -24,6 +24,7 @@ from tf2_msgs.msg import TFMessage
 from vla_msgs.msg import Episode
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.parameters import declare, declare_profile
@@ -170,7 +171,7 @@ class SimNode(Node):
         self._description.publish(String(data=urdf))
         self._images = {n: self.create_publisher(Image, t, qos.SENSOR_OUT) for n, t in self._camera_topics.items()}
         self._infos = {
-            name: self.create_publisher(CameraInfo, '/'.join([*topic.split('/')[:-1], 'camera_info']), qos.SENSOR_OUT)
+            name: self.create_publisher(CameraInfo, camera_info_topic(topic), qos.SENSOR_OUT)
             for name, topic in self._camera_topics.items()
         }
 
