@@ -66,7 +66,7 @@ def plan(
     copies = 0
     if engine.startswith('openvino'):
         # The exported graph in float32, and what the library makes of it.
-        count = sum(m.weight.numel() for m in _tables(network))
+        count = network_numbers(config.network)
         copies = count * (4 + (4 if engine.endswith('float32') else 2 if engine.endswith('bfloat16') else 1))
     c, robot = config.network, config.robot
     tokens = robot.max_prompt_tokens + 2 + robot.horizon * robot.action_dim
@@ -82,8 +82,10 @@ def plan(
     )
 
 
-def _tables(network: Network) -> list[nn.Module]:
-    return [m for m in network.modules() if isinstance(m, nn.Linear | nn.Embedding | QuantizedLinear)]
+def network_numbers(config: NetworkConfig) -> int:
+    """Parameters of the network, however they are stored."""
+    with torch.device('meta'):
+        return sum(p.numel() for p in Network(config).parameters())
 
 
 def _activations(config: ModelConfig, tokens: int, dtype: torch.dtype, image_dtype: torch.dtype) -> int:
@@ -157,23 +159,23 @@ def scheme_config(config: ModelConfig, scheme: str) -> ModelConfig:
     )
 
 
-def table(config: ModelConfig, dtype: torch.dtype = torch.bfloat16, schemes: tuple[str, ...] = ()) -> str:
-    """Sizes on disk and in memory of each scheme, and whether they fit each Orin, as Markdown."""
-    names = ['on disk [GB]', *MemoryPlan.__dataclass_fields__, 'total', *(f'Orin {size} GB' for size in ORINS)]
-    lines = ['| [GiB] | ' + ' | '.join(n.replace('_', ' ') for n in names) + ' |', '|---' * (len(names) + 1) + '|']
-    for scheme in schemes or ('bfloat16', 'int8', 'fp8', 'int4'):
-        stored = scheme_config(config, scheme)
-        needed = plan(stored, dtype, torch.bfloat16 if dtype == torch.bfloat16 else torch.float32)
-        cells = [f'{stored_size(stored, dtype) / 1e9:.2f}']
-        cells += [f'{size / GIB:.2f}' for size in (*needed.parts().values(), needed.total)]
-        cells += [
-            f'fits, {(orin(o) - needed.total) / GIB:.1f} left'
-            if needed.total <= orin(o)
-            else f'no: {(needed.total - orin(o)) / GIB:.1f} too much'
-            for o in ORINS
-        ]
-        lines.append(f'| {scheme} | ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+def table(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> str:
+    """What each scheme needs on disk and in memory, and whether that fits each Orin, as Markdown."""
+    schemes = ('bfloat16', 'int8', 'fp8', 'int4')
+    stored = [scheme_config(config, scheme) for scheme in schemes]
+    image_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
+    plans = [plan(c, dtype, image_dtype) for c in stored]
+    rows = [('on disk [GB]', [f'{stored_size(c, dtype) / 1e9:.2f}' for c in stored])]
+    for name in plans[0].parts():
+        rows.append((f'{name} [GiB]', [f'{p.parts()[name] / GIB:.2f}' for p in plans]))
+    rows.append(('all [GiB]', [f'{p.total / GIB:.2f}' for p in plans]))
+    for size in ORINS:
+        room = orin(size)
+        left = [(room - p.total) / GIB for p in plans]
+        cells = [f'{x:.1f} left' if x >= 0 else f'**{-x:.1f} too much**' for x in left]
+        rows.append((f'Orin {size} GB, {room / GIB:.1f} free', cells))
+    lines = ['| | ' + ' | '.join(schemes) + ' |', '|---' * (len(schemes) + 1) + '|']
+    return '\n'.join([*lines, *(f'| {name} | ' + ' | '.join(cells) + ' |' for name, cells in rows)])
 
 
 def released(network: NetworkConfig | None = None) -> ModelConfig:

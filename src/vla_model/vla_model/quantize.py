@@ -37,6 +37,7 @@ from .quantized import (
 
 SCHEMES = ('int8', 'fp8', 'int4', 'mixed')
 LINEARS = ('q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out')
+LEAST_SHARD = 64 << 20  # [bytes] smaller files are not worth it
 BLOCKS, EMBEDDING, NORM, HEAD = (f'model.transformer.{name}' for name in ('blocks', 'wte', 'ln_f', 'ff_out'))
 
 
@@ -85,7 +86,7 @@ def quantize(
     config = replace(found.config, name=f'{found.config.name}-{scheme}')
     largest = max(path.stat().st_size for path in {s.path for s in found.network.values()})
     # What is held until it is written counts as well: a quarter of what was one file.
-    limit = min(checkpoint.MAX_SHARD_BYTES, max(largest // 4, 1 << 20))
+    limit = min(checkpoint.MAX_SHARD_BYTES, max(largest // 4, LEAST_SHARD))
     making = out.with_name(f'.{out.name}.writing')
     shutil.rmtree(making, ignore_errors=True)
     try:

@@ -13,7 +13,7 @@ from .config import Quantization
 INT8, INT4, FP8 = 127.0, 7.0, 448.0  # what the largest magnitude becomes
 GROUPS = (128, 64, 32)
 CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest magnitude of a group of int4, of which the best is taken
-CHUNK = 1 << 22  # numbers of a weight that are rounded at a time: temporaries are a few times as large
+CHUNK = 1 << 20  # numbers of a weight that are rounded at a time: temporaries are a few times as large
 WIDE = 1 << 25  # numbers of a weight that are widened at a time: a head of 100 000 words would need gigabytes
 TINY = 1e-12  # scale of what is all zero
 

@@ -3,12 +3,15 @@
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from vla_model import checkpoint
+from vla_model.bins import dequantize
 from vla_model.folder import Opened, open_folder
-from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.image_tokenizer import ImageTokenizer, to_image
 from vla_model.quantize_gate import Calibration, Check
+from vla_model.types import Observation
 from vla_training import shards
 from vla_training.objective import Masking, Objective
 
@@ -67,10 +70,7 @@ def _from_tokens(
         batches = [asked.draw('action', row[None], generator) for row in rows]
         return tuple(Check(b.ids, b.block, b.label[0]) for b in batches if b is not None)
 
-    with torch.device('meta'):
-        tokenizer = ImageTokenizer(found.config.image_tokenizer)
-    folder = next(iter(found.image.values())).path.parent
-    checkpoint.load_into(tokenizer, found.image, torch.device('cpu'), torch.float32, folder)
+    tokenizer = _image_tokenizer(found)
     with torch.inference_mode():
         codes = tokens.codes[_spread(other, pictures)].long()
         views = [tokenizer.decode(c[i % len(c)][None]).clamp(-1, 1) for i, c in enumerate(codes)]
@@ -78,6 +78,39 @@ def _from_tokens(
     return Calibration(
         tuple(ids), asking(_spread(seen, TUNING)), asking(_spread(other, checks)), torch.cat(views), where
     )
+
+
+def observations(source: Path, model: Path, count: int = 24) -> list[Observation]:
+    """What the robot saw in rows of a folder of tokens for the checkpoint; pictures are those of the codes."""
+    found = open_folder(model)
+    tokens = shards.read(source)
+    _check_same(tokens, found)
+    tokenizer = _image_tokenizer(found)
+    robot, v = found.config.robot, found.config.vocabulary
+    made = []
+    for row in _spread(torch.arange(len(tokens)), count).tolist():
+        with torch.inference_mode():
+            views = [to_image(tokenizer.decode(codes.long()[None])[0]) for codes in tokens.codes[row]]
+        state = found.config.ranges('state').denormalize(dequantize(tokens.state[row].numpy(), v.bins))
+        made.append(
+            Observation(
+                t_ref=0,
+                images=dict(zip(robot.cameras, views, strict=True)),
+                positions=state[: robot.dof],
+                velocities=np.zeros(robot.dof),
+                gripper=float(state[-1]) if robot.gripper else 0.0,
+                instruction=tokens.text.decode(tokens.texts[int(tokens.instruction[row])]),
+            )
+        )
+    return made
+
+
+def _image_tokenizer(found: Opened) -> ImageTokenizer:
+    with torch.device('meta'):
+        tokenizer = ImageTokenizer(found.config.image_tokenizer)
+    folder = next(iter(found.image.values())).path.parent
+    checkpoint.load_into(tokenizer, found.image, torch.device('cpu'), torch.float32, folder)
+    return tokenizer
 
 
 def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
