@@ -17,9 +17,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'config', default_value='', description='another RViz configuration: a .rviz file; empty: that of the robot'
     ),
-    DeclareLaunchArgument(
-        'namespace', default_value='', description='that of the policy, e.g. /cell/arm; empty: none'
-    ),
+    DeclareLaunchArgument('namespace', default_value='', description='that of the policy, e.g. /cell/arm; empty: none'),
     DeclareLaunchArgument(
         'show',
         default_value='true',
