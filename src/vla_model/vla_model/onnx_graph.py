@@ -187,7 +187,7 @@ def network_graph(
     name = f'head_{vocabulary.start}_{vocabulary.stop}'
     logits = g.op('Gemm', h, g.constant(name, head.to(dtype)), transB=1)
     g.op('Cast', logits, out='logits', to=TensorProto.FLOAT)
-    inputs = [('ids', ['tokens']), ('length', [1]), ('start', [1])]
+    inputs: list[tuple[str, list[str | int]]] = [('ids', ['tokens']), ('length', [1]), ('start', [1])]
     shape = [rows, vocabulary.stop - vocabulary.start]
     return g.model(
         [helper.make_tensor_value_info(name, TensorProto.INT64, dims) for name, dims in inputs],

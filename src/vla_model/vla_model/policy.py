@@ -277,7 +277,8 @@ def load(
     image_dtype is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads: CPU threads
     of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`; 'auto' is
     the fastest one here that is close to 'eager'.
-    act_steps: forwards per chunk. reuse: acts per full forward, see `Policy.reuse`. image_tokenizer: its folder, where it is not in that of a released checkpoint.
+    act_steps: forwards per chunk. reuse: acts per full forward, see `Policy.reuse`. image_tokenizer: its folder, where
+    it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)

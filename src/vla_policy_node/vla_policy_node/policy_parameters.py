@@ -118,8 +118,8 @@ class PolicyParameters:
                 node,
                 'engine',
                 'auto',
-                'what runs the network: eager, cuda-graph, tensorrt, openvino-float32, openvino-bfloat16, openvino-int8; '
-                'auto: the fastest here whose results are close to those of eager',
+                'what runs the network: eager, cuda-graph, tensorrt, openvino-float32, openvino-bfloat16, '
+                'openvino-int8; auto: the fastest here whose results are close to those of eager',
             ),
             image_dtype=declare(
                 node,
