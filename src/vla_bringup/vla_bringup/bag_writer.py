@@ -37,9 +37,10 @@ class BagWriter:
             why = getattr(error, 'strerror', None) or error
             raise ValueError(f'cannot write a bag to {path}: {why}. Choose a folder with room to write') from error
         # Each chunk gets a checksum: damage is noticed when it is read. rosbags has no setting for it.
-        self._storage: Any = self._writer.storage
+        storage: Any = self._writer.storage
         checked = {int(zstd.CompressionParameter.checksum_flag): 1}
-        self._storage.compressor = functools.partial(zstd.compress, options=checked)
+        storage.compressor = functools.partial(zstd.compress, options=checked)
+        self._storage = storage
         self._open = True
         self._began = time.monotonic()
         self.messages = self.received = 0  # received: bytes of messages, before compression

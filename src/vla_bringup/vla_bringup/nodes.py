@@ -21,11 +21,11 @@ class NodeSpec:
     name: str
     namespace: str = ''  # '' or '/cell/arm'
     lifecycle: bool = False  # must be configured and activated
-    essential: bool = True  # when it ends, the others are stopped
     parameter_files: tuple[str, ...] = ()  # ROS parameter files, keys /**: so that they hold in every namespace
     parameters: dict[str, bool | int | float | str | list] = field(default_factory=dict)  # over the files
     remappings: tuple[tuple[str, str], ...] = ()
     waits_for: tuple[tuple[str, str], ...] = ()  # ('reader' or 'writer', topic): there before it is activated
+    essential: bool = True  # when it ends, the others are stopped
 
     def __post_init__(self) -> None:
         if self.namespace and not re.fullmatch(r'(/[A-Za-z][A-Za-z0-9_]*)+', self.namespace):
