@@ -6,6 +6,7 @@ torch. With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, for tests.
 
 import importlib.util
 import os
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -23,7 +24,12 @@ Rounded = tuple[Tensor, Tensor]  # (M, K) int8 or float8_e4m3fn, and the scale (
 def available(device: torch.device) -> bool:
     """True where the Triton kernels can run on tensors of `device`."""
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
-    return (device.type == 'cuda' or interpreted) and importlib.util.find_spec('triton') is not None
+    return (device.type == 'cuda' or interpreted) and _installed()
+
+
+@lru_cache
+def _installed() -> bool:
+    return importlib.util.find_spec('triton') is not None
 
 
 # ---- in torch: the reference
