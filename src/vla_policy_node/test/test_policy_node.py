@@ -84,7 +84,7 @@ class FakePolicy:
         self.gate = threading.Event()
         self.gate.set()
 
-    def warm_up(self):
+    def warm_up(self, runs=2):
         pass
 
     def example(self, grey):

@@ -68,7 +68,7 @@ class EndEffectorPolicy:
         for run in range(runs):
             seen = self.example(128 + run)
             self._policy.actions(seen.images, state_of(self._policy.config.robot, seen), seen.instruction)
-        self._policy.engine.seal()
+        self._policy.warm_up(0)  # nothing more to capture
 
     def example(self, grey: int = 128) -> Observation:
         """A grey scene, the arm at home."""
