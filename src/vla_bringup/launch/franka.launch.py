@@ -1,7 +1,7 @@
 """A Franka Research 3 with executor and policy: `ros2 launch vla_bringup franka.launch.py --show-args`.
 
-franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers/fr3.yaml); one of them
-is spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
+franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers/fr3.yaml); one of
+them is spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
 """
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory

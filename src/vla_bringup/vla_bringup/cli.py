@@ -377,7 +377,7 @@ def bench_overhead(
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_overhead'),
 ) -> None:
-    """From the stamp of the newest image to the chunk, less the model's time, beside the simulator; p99 above 8 ms: 1."""
+    """Newest image's stamp to chunk, less the model's time, beside the simulator; p99 above 8 ms: 1."""
     from vla_bringup.bench_overhead import Options, bench_overhead
 
     _end(lambda: bench_overhead(Options(out=out, model=model, device=device, seconds=seconds)))
