@@ -14,6 +14,8 @@ from vla_bringup.probe import Probe
 from vla_bringup.recorder_node import matching_qos
 
 HOUSEKEEPING = ('/parameter_events', '/rosout')
+UNKNOWN = 'UNKNOWN'  # in the names that rmw gives to nodes whose names have not come yet
+DISCOVERY = 10.0  # [s] at most; a participant that was killed may stay half known
 PARAMETER_SERVICES = (
     'describe_parameters', 'get_parameter_types', 'get_parameters', 'get_type_description', 'list_parameters',
     'set_parameters', 'set_parameters_atomically',
@@ -51,7 +53,7 @@ class Graph:
 def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
     """Look at everything the probe can discover, and measure rates for some seconds of wall time; 0: do not."""
     node = probe.node
-    probe.spin(settle)
+    _discover(probe, settle)
     own = node.get_fully_qualified_name()
     topics = {}
     for name, types in node.get_topic_names_and_types():
@@ -86,6 +88,24 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
         services=dict(sorted(shown.items())),
         actions={name: types[0] for name, types in sorted(get_action_names_and_types(node))},
     )
+
+
+def _discover(probe: Probe, settle: float) -> None:
+    """Spins until nothing new has been found for `settle` seconds and the node of every endpoint is known."""
+    node, deadline = probe.node, time.monotonic() + DISCOVERY
+    before, since = None, time.monotonic()
+    while time.monotonic() < deadline:
+        probe.spin(0.1)
+        ends = [
+            _full(info)
+            for name, _ in node.get_topic_names_and_types()
+            for info in (*node.get_publishers_info_by_topic(name), *node.get_subscriptions_info_by_topic(name))
+        ]
+        found = sorted(ends), sorted(node.get_node_names_and_namespaces()), sorted(node.get_service_names_and_types())
+        if found != before:
+            before, since = found, time.monotonic()
+        elif time.monotonic() - since >= settle and not any(UNKNOWN in name for name in ends):
+            return
 
 
 def _note(stamps: list[float], _: bytes) -> None:
