@@ -52,6 +52,7 @@ COVERED = {
     'train evaluate': 'src/vla_training/test/test_evaluate.py',
     'bench model': 'src/vla_model/test/test_bench.py',
     'bench executor': 'tests/test_bench_executor.py',
+    'bench overhead': 'tests/test_bench_overhead.py',
     'bench motion': 'src/vla_bringup/test/test_bench_motion.py',
     'vla_policy_node.proof.prove': 'src/vla_policy_node/test/test_stress.py',
 }
