@@ -16,8 +16,10 @@ from vla_model.quantize import Result, quantize, stored_layers
 from vla_model.quantize_gate import THRESHOLDS, Calibration, judged
 from vla_model.quantize_mixed import choose, sensitivity
 from vla_policy_node.core.profile import RobotProfile
+from vla_sim.robot import urdf_text
 from vla_sim.tasks import TASKS
 from vla_training.calibration import calibration
+from vla_training.tokenize import Arm
 
 LOST = 0.02  # of the success rate that may go, beyond what so few episodes can tell
 
@@ -44,7 +46,8 @@ def run_quantize(o: Options) -> bool:
     """True where the checkpoint passes its gate, or was forced. Raises ValueError or FileNotFoundError."""
     console = Console()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
-    data = calibration(o.data, o.model, o.prompts, o.checks, image_tokenizer=o.image_tokenizer)
+    arm = Arm(RobotProfile.load(o.robot), urdf_text)
+    data = calibration(o.data, o.model, o.prompts, o.checks, image_tokenizer=o.image_tokenizer, arm=arm)
     layers = _mixed(o, data, console) if o.scheme == 'mixed' else None
     result = quantize(
         o.model, o.out, data, o.scheme, activations=o.activations, layers=layers, keep_failed=o.force,

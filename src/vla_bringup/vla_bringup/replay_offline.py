@@ -11,8 +11,7 @@ from vla_model.types import Observation
 from vla_policy_node.core.streams import NS
 from vla_policy_node.core.surprise import Expectations, surprise
 from vla_policy_node.inference import check_chunk, to_observation
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.end_effector import EndEffectorPolicy
+from vla_policy_node.kinematics.end_effector import in_joints
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
 PLAN = {'length': 112, 'steps': 32, 'threshold': 0.9, 'cached': True}  # the policy node's own
@@ -55,8 +54,7 @@ def prepare(policy: Any, feed: Feed, model: str) -> Any:
             f'model {model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot profile '
             f'{profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
         )
-    if not robot.joints:
-        policy = EndEffectorPolicy(policy, load_kinematics(feed.description(), profile), profile)
+    policy = in_joints(policy, profile, feed.description)
     policy.warm_up()
     return policy
 

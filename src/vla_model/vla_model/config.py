@@ -74,9 +74,9 @@ class ImageTokenizerConfig:
         return (self.resolution >> (len(self.encoder_mult) - 1)) ** 2
 
 
-# What an action says: joint_delta is relative to the joints of the observation, ee_delta (as in LIBERO) to the tool's
-# pose one step before, the others are absolute. Poses are in the base frame.
-ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_delta', 'ee_position')
+# What an action says: joint_delta is relative to the joints of the observation, ee_relative to the tool's pose then,
+# ee_delta (as in LIBERO) to its pose one step before, the others are absolute. Poses are in the base frame.
+ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_relative', 'ee_delta', 'ee_position')
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,17 @@ from .config import ImageTokenizerConfig, ModelConfig, NetworkConfig, RobotInter
 from .vocabulary import Vocabulary
 
 
-def config(text: int) -> ModelConfig:
-    """`text`: length of the text tokenizer."""
+# Of the action spaces that nano models are made for, the ends of an action without the gripper.
+ACTIONS = {
+    # 1 rad/s for the 1.6 s of a chunk: 1.6 mrad between bins.
+    'joint_delta': ((-1.6,) * 7, (1.6,) * 7),
+    # Half a metre per second, and half a turn: 0.8 mm and 3 mrad between bins.
+    'ee_relative': ((-0.8,) * 3 + (-3.2,) * 3, (0.8,) * 3 + (3.2,) * 3),
+}
+
+
+def config(text: int, action_space: str = 'joint_delta') -> ModelConfig:
+    """`text`: length of the text tokenizer. action_space: one of ACTIONS."""
     image_tokenizer = ImageTokenizerConfig(
         resolution=128,
         channels=16,
@@ -30,9 +39,10 @@ def config(text: int) -> ModelConfig:
         rms_norm_eps=1e-5,
         vocab_size=vocabulary.size,
     )
+    low, high = ACTIONS[action_space]
     robot = RobotInterface(
         cameras=('front', 'wrist'),
-        action_space='joint_delta',
+        action_space=action_space,
         dof=7,
         gripper=True,
         horizon=8,
@@ -41,9 +51,8 @@ def config(text: int) -> ModelConfig:
         # Widest position limits of Panda and FR3, and the opening of their gripper.
         state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
         state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, 0.08),
-        # 1 rad/s for the 1.6 s of a chunk: 1.6 mrad between bins.
-        action_low=(-1.6,) * 7 + (0.0,),
-        action_high=(1.6,) * 7 + (0.08,),
+        action_low=(*low, 0.0),
+        action_high=(*high, 0.08),
         max_prompt_tokens=256,
     )
     return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)

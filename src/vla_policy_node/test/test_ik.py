@@ -10,7 +10,7 @@ from vla_model.config import RobotInterface
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.end_effector import EndEffectorPolicy
+from vla_policy_node.kinematics.end_effector import EndEffectorPolicy, to_actions
 from vla_policy_node.kinematics.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
@@ -138,18 +138,25 @@ def test_deltas_go_from_pose_to_pose(kinematics):
     np.testing.assert_allclose(chunk.confidence, 0.5)
 
 
-@pytest.mark.parametrize('size', [6, 7])
-@pytest.mark.parametrize('space', ['ee_delta', 'ee_position'])
+def test_relative_poses_all_count_from_the_observation(kinematics):
+    said = np.linspace(0, 1, 8)[:, None] * [0.08, 0.02, -0.04, 0.0, 0.1, 0.2, 0.0]
+    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, PROFILE).act(seen())
+    at, rotation, _ = kinematics(HOME)
+    for q, action in zip(chunk.positions, said, strict=True):
+        there, turned, _ = kinematics(q)
+        np.testing.assert_allclose(there - at, action[:3], atol=1e-4)
+        np.testing.assert_allclose(rotation_vector(turned @ rotation.T), action[3:6], atol=1e-3)
+
+
+@pytest.mark.parametrize(('space', 'size'), [('ee_relative', 6), ('ee_delta', 6), ('ee_position', 6), ('ee_position', 7)])
 def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, size):
-    if (space, size) == ('ee_delta', 7):
-        return
     rng = np.random.default_rng(1)
     path = HOME + np.cumsum(rng.uniform(-0.02, 0.02, (8, 7)), axis=0)
     prefix = Chunk(path[:3], np.array([0.01, 0.02, 0.03]), 0.05)
     model = Model(space, np.zeros((8, size + 1)), size=size)
     policy = EndEffectorPolicy(model, kinematics, PROFILE)
     # The model continues the motion: asked for all its steps as actions, it must lead to the same places.
-    model.said = policy._as_actions(HOME, np.column_stack([path, np.full(8, 0.02)]), model.config.robot)
+    model.said = to_actions(kinematics, model.config.robot, HOME, np.column_stack([path, np.full(8, 0.02)]))
     chunk = policy.act(seen(), prefix)
     np.testing.assert_allclose(model.given, np.column_stack([model.said[:3, :-1], prefix.gripper]))
     assert chunk.frozen == 3

@@ -22,8 +22,7 @@ from vla_policy_node.executor_watch import ExecutorWatch
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.end_effector import EndEffectorPolicy
+from vla_policy_node.kinematics.end_effector import in_joints
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
@@ -124,9 +123,9 @@ class PolicyNode(SafeLifecycleNode):
                 f'model {p.model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot '
                 f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
             )
-        if not robot.joints:
-            urdf = read_description(self, f'a model with {robot.action_space} actions')
-            policy = self._policy = EndEffectorPolicy(policy, load_kinematics(urdf, profile), profile)
+        policy = self._policy = in_joints(
+            policy, profile, lambda: read_description(self, f'a model with {robot.action_space} actions')
+        )
         foresight = Foresight(
             self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
         )

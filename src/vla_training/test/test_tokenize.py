@@ -1,5 +1,6 @@
 import json
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,9 @@ from vla_model.checkpoint import IMAGE_FILE
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.network import Network
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.arm import load_kinematics
+from vla_sim.robot import urdf_text
 from vla_training import shards
 from vla_training.features import (
     ACTION,
@@ -25,8 +29,9 @@ from vla_training.features import (
     simulator_features,
 )
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.tokenize import LONGEST_REST, TAIL, chunks_of, frames_used, starts, tokenize
+from vla_training.tokenize import LONGEST_REST, TAIL, Arm, actions_of, chunks_of, frames_used, starts, tokenize
 
+ARM = Arm(RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'), urdf_text)
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))
 LENGTHS = (14, 11)
 
@@ -76,21 +81,44 @@ def images(tmp_path_factory, config):
 
 def test_chunks_are_the_set_points_to_come(dataset):
     episode = Dataset(dataset).episode(0)
-    chunks = chunks_of(episode, 7, horizon=8, relative=False)
+    chunks = chunks_of(episode, 7, horizon=8)
     wanted = episode.columns[ACTION]
     assert chunks.shape == (14, 8, 8)
     assert np.allclose(chunks[2, :, 1], wanted[2:10, 1])
     assert np.allclose(chunks[12, :, 1], [wanted[12, 1], *[wanted[13, 1]] * 7])  # the last one is held
-    every_other = chunks_of(episode, 7, horizon=4, relative=False, stride=2)
+    every_other = chunks_of(episode, 7, horizon=4, stride=2)
     assert np.allclose(every_other[2, :, 1], wanted[3:10:2, 1])  # due 2, 4, 6 and 8 frames later
-    relative = chunks_of(episode, 7, horizon=8, relative=True)
-    assert np.allclose(relative[:, :, :7] + episode.columns[STATE][:, None, :7], chunks[:, :, :7])
-    assert np.array_equal(relative[:, :, 7], chunks[:, :, 7])  # an opening is absolute
+
+
+def test_actions_of_each_space(dataset, config):
+    episode, kinematics = Dataset(dataset).episode(0), load_kinematics(urdf_text(), ARM.profile)
+    state, chunks = episode.columns[STATE], chunks_of(episode, 7, horizon=4)
+
+    def actions(space, size):
+        ends = {'action_low': (-1.0,) * size, 'action_high': (1.0,) * size}
+        return actions_of(episode, replace(config.robot, action_space=space, **ends), 1, kinematics, 12)
+
+    assert np.array_equal(actions('joint_position', 8), chunks[:12])
+    relative = actions('joint_delta', 8)
+    assert np.allclose(relative[:, :, :7] + state[:12, None, :7], chunks[:12, :, :7])
+    at = np.array([kinematics(q)[0] for q in state[:12, :7].astype(float)])
+    there = np.array([[kinematics(q)[0] for q in chunk[:, :7]] for chunk in chunks[:12]])
+    assert np.allclose(actions('ee_relative', 7)[:, :, :3], there - at[:, None])
+    assert np.allclose(actions('ee_delta', 7)[:, 1:, :3], np.diff(there, axis=1))
+    assert np.allclose(actions('ee_position', 7)[:, :, :3], there)
+    for space in ('ee_relative', 'ee_delta', 'ee_position'):
+        assert np.array_equal(actions(space, 7)[:, :, 6], chunks[:12, :, 7])  # an opening is absolute
+    assert np.allclose(relative[:, :, 7], chunks[:12, :, 7])
+
+
+def test_actions_of_the_tool_need_a_robot(dataset, images, tmp_path):
+    with pytest.raises(ValueError, match='ee_relative actions need the robot: give its profile and its URDF'):
+        tokenize(dataset, images[0], tmp_path)
 
 
 def test_a_chunk_leads_back_from_where_the_arm_was_pushed(dataset):
     episode = Dataset(dataset).episode(0)
-    chunks = chunks_of(episode, 7, horizon=8, relative=False)
+    chunks = chunks_of(episode, 7, horizon=8)
     more = chunks[5, :, 0] - episode.columns[ACTION][5:13, 0]
     assert np.allclose(more, 0.1 * 0.5 ** np.arange(1, 9), atol=1e-6)
     assert np.allclose(chunks[4, :, 0], episode.columns[ACTION][4:12, 0])
@@ -141,7 +169,7 @@ def test_what_follows_success_is_cut_and_so_is_the_end_of_the_way_back():
 
 def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     folder, model = images
-    print(tokenize(dataset, folder, tmp_path))
+    print(tokenize(dataset, folder, tmp_path, arm=ARM))
     tokens = shards.read(tmp_path)
     data = Dataset(dataset)
     assert len(tokens) == sum(LENGTHS) - 2 and tokens.episode.tolist() == [0] * 13 + [1] * 10  # not what is done
@@ -154,13 +182,14 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     assert np.allclose(back[:13], data.episode(0).columns[STATE][:13], atol=2e-3)
     action = bins.dequantize(tokens.action.numpy(), tokens.config.vocabulary.bins)
     back = tokens.config.ranges('action').denormalize(action)
-    assert np.allclose(back[13:], chunks_of(data.episode(1), 7, 8, True, 2)[:10], atol=1e-3)
+    kinematics = load_kinematics(urdf_text(), ARM.profile)
+    assert np.allclose(back[13:], actions_of(data.episode(1), tokens.config.robot, 2, kinematics, 10), atol=1e-3)
     assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
     assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
 
 
 def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):
-    tokenize(dataset, images[0], tmp_path, copies=1)
+    tokenize(dataset, images[0], tmp_path, copies=1, action_space='joint_delta')
     tokens = shards.read(tmp_path)
     assert len(tokens) == 2 * (sum(LENGTHS) - 2)
     one, other = slice(0, 13), slice(13, 26)
@@ -170,10 +199,10 @@ def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):
 
 
 def test_shards_that_are_there_are_kept(dataset, images, tmp_path):
-    tokenize(dataset, images[0], tmp_path)
+    tokenize(dataset, images[0], tmp_path, arm=ARM)
     path = shards.shard_path(tmp_path, 0)
     before = path.stat().st_mtime_ns
-    tokenize(dataset, images[0], tmp_path)
+    tokenize(dataset, images[0], tmp_path, arm=ARM)
     assert path.stat().st_mtime_ns == before
 
 
@@ -190,7 +219,7 @@ def test_tokens_like_a_checkpoint_have_its_prompts_and_statistics_of_the_data(da
     tokens = shards.read(tmp_path / 'limits')
     assert tokens.config == config and tokens.action.shape == (sum(LENGTHS) - 2, 4, 8)
 
-    tokenize(dataset, images[0], tmp_path / 'nano')
+    tokenize(dataset, images[0], tmp_path / 'nano', action_space='joint_delta')
     data = shards.read(tmp_path / 'nano').config
     scaled = replace(config, robot=data.robot, statistics=data.statistics, network=data.network,
                      vocabulary=data.vocabulary)  # fmt: skip
@@ -221,4 +250,4 @@ def test_a_data_set_of_another_robot_is_refused(dataset, images, config, tmp_pat
 def test_shards_for_another_model_are_not_mixed(dataset, images, config, tmp_path):
     tokenize(dataset, None, tmp_path / 'tokens', like=checkpoint_of(tmp_path / 'base', config, images))
     with pytest.raises(ValueError, match='shards of other data or for another model'):
-        tokenize(dataset, images[0], tmp_path / 'tokens')
+        tokenize(dataset, images[0], tmp_path / 'tokens', arm=ARM)

@@ -14,6 +14,7 @@ from vla_model.quantize_gate import Calibration, Check
 from vla_model.types import Observation
 from vla_training import shards
 from vla_training.objective import Masking, Objective
+from vla_training.tokenize import Arm, tokenize
 
 # As at inference: nothing is disturbed. Some chunks begin with steps that are given.
 AS_TRAINED = Masking(state_noise=0.0, code_drop=0.0, code_flip=0.0)
@@ -29,18 +30,17 @@ def calibration(
     checks: int = 48,
     pictures: int = 16,
     image_tokenizer: Path | None = None,
+    arm: Arm | None = None,
 ) -> Calibration:
     """Rows of `source`, a folder of tokens or a LeRobotDataset that is tokenized first, for the checkpoint `model`.
 
-    Rows are spread evenly; those that check are of other episodes than those that calibrate. Raises ValueError or
+    Rows are spread evenly; those that check are of other episodes than those that calibrate. arm: see tokenize. Raises ValueError or
     FileNotFoundError where the data is not for this checkpoint, or there is too little.
     """
     found = open_folder(model, image_tokenizer)
     if (source / 'meta' / 'info.json').is_file():
-        from vla_training.tokenize import tokenize
-
         with tempfile.TemporaryDirectory() as made:
-            tokenize(source, image_tokenizer, Path(made) / 'tokens', like=model, keep_statistics=True)
+            tokenize(source, image_tokenizer, Path(made) / 'tokens', like=model, keep_statistics=True, arm=arm)
             return _from_tokens(shards.read(Path(made) / 'tokens'), str(source), found, prompts, checks, pictures)
     return _from_tokens(shards.read(source), str(source), found, prompts, checks, pictures)
 

@@ -208,6 +208,9 @@ def evaluate(
 
 @command
 def tokenize(
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
+    ],
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     image_tokenizer: Annotated[
         Path | None,
@@ -221,17 +224,39 @@ def tokenize(
     keep_statistics: Annotated[
         bool, typer.Option('--keep-statistics', help='Of --like: where robot and motions are the same.')
     ] = False,
+    actions: Annotated[
+        str, typer.Option(help='Of a new model: ee_relative (poses of the tool) or joint_delta.')
+    ] = 'ee_relative',
+    urdf: Annotated[
+        Path | None, typer.Option(help='Of the robot, for actions of the tool.', show_default='the simulated Panda')
+    ] = None,
     copies: Annotated[int, typer.Option(min=0, help='Further copies of each frame, in other light.')] = 0,
     device: Device = 'cpu',
 ) -> None:
     """Images to codes, states and chunks to bins, texts to ids: what training reads."""
+    from vla_model import nano
+    from vla_policy_node.core.profile import RobotProfile
+    from vla_sim.robot import urdf_text
+    from vla_training.tokenize import Arm
     from vla_training.tokenize import tokenize as run
 
     if like is None and image_tokenizer is None:
         image_tokenizer = Path('out/train/images')
-    Console().print(
-        run(dataset, image_tokenizer, out, like=like, keep_statistics=keep_statistics, copies=copies, device=device)
+    if actions not in nano.ACTIONS:
+        raise ValueError(f'--actions must be one of {list(nano.ACTIONS)}, got {actions!r}')
+    arm = Arm(RobotProfile.load(robot), urdf.read_text if urdf is not None else urdf_text)
+    line = run(
+        dataset,
+        image_tokenizer,
+        out,
+        arm=arm,
+        like=like,
+        keep_statistics=keep_statistics,
+        action_space=actions,
+        copies=copies,
+        device=device,
     )
+    Console().print(line)
 
 
 @command

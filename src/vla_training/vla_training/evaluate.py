@@ -16,10 +16,12 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from vla_model.policy import Policy, load
+from vla_model.policy import load
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.end_effector import in_joints
 from vla_sim.cameras import Cameras
+from vla_sim.robot import urdf_text
 from vla_sim.rollout import Acting, PolicyDriver, run_episode
 from vla_sim.scene import CAMERAS
 from vla_sim.tasks import TASKS, check_task, contrast, sample_episode
@@ -47,15 +49,15 @@ class Drive:
     device: str = 'cpu'
     inpaint: bool = True  # the policy is given the steps that are under way
 
-    def load(self) -> Policy:
+    def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
         policy = load(self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps)
         robot = policy.config.robot
         if missing := [camera for camera in robot.cameras if camera not in CAMERAS]:
             raise ValueError(f'{self.checkpoint} needs the cameras {missing}, the simulator has {list(CAMERAS)}')
-        if not robot.joints or robot.dof != 7 or not robot.gripper:
+        if robot.dof != 7 or not robot.gripper:
             raise ValueError(f'{self.checkpoint} is not for seven joints and a gripper, which the simulated arm has')
-        return policy
+        return in_joints(policy, profile, urdf_text)
 
 
 class Worker:
@@ -70,7 +72,7 @@ class Worker:
     ) -> None:
         """sheets: folder for contact sheets of failures. policy: makes one for a world, instead of the checkpoint."""
         self.profile, self.drive, self.sheets = profile, drive, sheets
-        loaded = drive.load() if policy is None else None
+        loaded = drive.load(profile) if policy is None else None
         self._policy: Callable[[World], Any] = policy or (lambda world: loaded)
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 
@@ -189,7 +191,7 @@ def evaluate(
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
     jobs = jobs_of(tasks, episodes, seed, contrasts)
-    policy = drive.load() if not model_id else None
+    policy = drive.load(profile) if not model_id else None
     facts = {'model': policy.model_id if policy is not None else model_id} | asdict(drive)
     del facts['checkpoint']  # the model's id says what it is, wherever it lies
     file = RecordFile(out, facts)

@@ -115,7 +115,7 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
         needed = {*at, *(int(ends[t]) for t in at)}
         views = {camera: _pictures(episode, image(camera), needed) for camera in robot.cameras}
         state = np.asarray(episode.columns[STATE], np.float64)
-        actions = chunks_of(episode, robot.dof, robot.horizon, relative=False, stride=frames)
+        actions = chunks_of(episode, robot.dof, robot.horizon, frames)
         texts, parts = texts_of(episode), plans(episode)
         for t in at:
             observation = Observation(

@@ -5,7 +5,7 @@ that the demonstrator stood still first (see `starts`). Where the demonstration 
 from what was wanted; a chunk then leads from the one to the other within a few frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,6 +23,10 @@ from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import Vocabulary
+from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.arm import load_kinematics
+from vla_policy_node.kinematics.end_effector import check_actions, to_actions
+from vla_policy_node.kinematics.ik import Kinematics
 from vla_training import shards
 from vla_training.annotate import plan_texts
 from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, SUCCESS, image
@@ -69,12 +73,12 @@ def stride(data: Dataset, robot: RobotInterface) -> int:
     return round(frames)
 
 
-def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool, stride: int = 1) -> np.ndarray:
-    """(T, horizon, action_dim) float64 targets in robot units; joints relative to the frame's state if `relative`.
+def chunks_of(episode: Episode, dof: int, horizon: int, stride: int = 1) -> np.ndarray:
+    """(T, horizon, dof + gripper) float64 set-points to come.
 
     stride: frames per step. They begin at `starts`. After the end of the episode the last set-point is held.
     """
-    wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
+    wanted = np.asarray(episode.columns[ACTION], np.float64)
     ahead = stride * np.arange(1, horizon + 1)  # frames
     step = np.minimum(starts(episode, dof)[:, None] + ahead - 1, len(wanted) - 1)
     chunks = wanted[step]
@@ -83,12 +87,27 @@ def chunks_of(episode: Episode, dof: int, horizon: int, relative: bool, stride: 
         now = np.concatenate([np.zeros((1, dof)), error[:-1]])  # an action is due one frame later
         left = RECOVER**ahead
         chunks[:, :, :dof] += now[:, None] * left[:, None]
-    if relative:
-        chunks[:, :, :dof] -= state[:, None, :dof]
     return chunks
 
 
-def configure(dataset: Dataset, base: ModelConfig, method: str) -> ModelConfig:
+def actions_of(
+    episode: Episode, robot: RobotInterface, stride: int, kinematics: Kinematics | None, length: int | None = None
+) -> np.ndarray:
+    """(length, horizon, action_dim) float64: the chunks of the first `length` frames (None: of all) as the model's
+    actions, in robot units. kinematics: of the robot's tool, where actions are of the tool.
+    """
+    chunks = chunks_of(episode, robot.dof, robot.horizon, stride)[:length]
+    if robot.action_space == 'joint_position':
+        return chunks
+    state = np.asarray(episode.columns[STATE], np.float64)[: len(chunks), : robot.dof]
+    if robot.action_space == 'joint_delta':
+        chunks[:, :, : robot.dof] -= state[:, None]
+        return chunks
+    assert kinematics is not None
+    return np.stack([to_actions(kinematics, robot, q, chunk) for q, chunk in zip(state, chunks, strict=True)])
+
+
+def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kinematics | None = None) -> ModelConfig:
     """`base` with the statistics of the data set, of which `method` says what becomes -1 and +1 (RobotInterface)."""
     robot = base.robot
     if method == 'limits':
@@ -96,11 +115,29 @@ def configure(dataset: Dataset, base: ModelConfig, method: str) -> ModelConfig:
     states, actions, frames = [], [], stride(dataset, robot)
     for i in range(len(dataset.episodes)):
         episode = dataset.episode(i)
-        states.append(np.asarray(episode.columns[STATE]))
-        actions.append(chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames))
+        length = frames_used(episode, robot.dof, dataset.fps)
+        states.append(np.asarray(episode.columns[STATE])[:length])
+        actions.append(actions_of(episode, robot, frames, kinematics, length))
     flat = np.concatenate(actions).reshape(-1, robot.action_dim)
     statistics = Statistics.of(np.concatenate(states), flat)
     return replace(base, robot=replace(robot, normalization=method), statistics=statistics)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Where the tool is, for models whose actions are of the tool."""
+
+    profile: RobotProfile
+    description: Callable[[], str]  # gives the URDF; asked only if it is needed
+
+
+def _kinematics(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
+    """None where actions are joint set-points. Raises FileNotFoundError or ValueError."""
+    if robot.joints:
+        return None
+    if arm is None:
+        raise ValueError(f'{robot.action_space} actions need the robot: give its profile and its URDF')
+    return load_kinematics(arm.description(), arm.profile)
 
 
 @dataclass(frozen=True)
@@ -110,31 +147,43 @@ class _Model:
     config: ModelConfig
     text: TextTokenizer
     encoder: ImageTokenizer
+    kinematics: Kinematics | None  # None: actions are joint set-points
 
 
-def _nano_model(data: Dataset, image_tokenizer: Path, device: str) -> _Model:
+def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Arm | None, device: str) -> _Model:
     text = TextTokenizer.load(NANO_FILE)
     encoder = load_image_tokenizer(image_tokenizer, device)
-    base = _with_images(nano.config(text.size), encoder.config)
+    base = _with_images(nano.config(text.size, action_space), encoder.config)
     _check(data, base)
-    return _Model(configure(data, base, 'min_max'), text, encoder)
+    kinematics = _kinematics(arm, base.robot)
+    return _Model(configure(data, base, 'min_max', kinematics), text, encoder, kinematics)
 
 
-def _model_like(data: Dataset, folder: Path, image_tokenizer: Path | None, device: str, keep: bool) -> _Model:
+def _model_like(
+    data: Dataset, folder: Path, image_tokenizer: Path | None, arm: Arm | None, device: str, keep: bool
+) -> _Model:
     """The text and image tokenizers, the prompts and the method of the statistics of a checkpoint."""
     found = open_folder(folder, image_tokenizer)
-    _check(data, found.config)
+    config = found.config
+    _check(data, config)
     with torch.device('meta'):
-        encoder = ImageTokenizer(found.config.image_tokenizer)
+        encoder = ImageTokenizer(config.image_tokenizer)
     checkpoint.load_into(encoder, found.image, torch.device(device), torch.float32, folder)
-    config = found.config if keep else configure(data, found.config, found.config.robot.normalization)
-    return _Model(config, found.text, encoder.eval())
+    kinematics = _kinematics(arm, config.robot)
+    if not keep:
+        config = configure(data, config, config.robot.normalization, kinematics)
+    return _Model(config, found.text, encoder.eval(), kinematics)
 
 
 def _check(data: Dataset, config: ModelConfig) -> None:
     """Raises ValueError naming what the data set has otherwise than the model needs."""
     robot = config.robot
-    for name, size in ((STATE, robot.state_dim), (ACTION, robot.action_dim)):
+    size = robot.dof + robot.gripper
+    if robot.state_dim != size:
+        raise ValueError(f'the model wants a state of {robot.state_dim} numbers, data sets here have joints and gripper')
+    if not robot.joints:
+        check_actions(robot)
+    for name in (STATE, ACTION):
         has = data.features[name].shape if name in data.features else 'missing'
         if has != (size,):
             raise ValueError(f'{data.folder}: {name} is {has}, the model has {(size,)}: it is of another robot')
@@ -151,25 +200,27 @@ def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig
 
 
 def tokenize(
-    dataset: Path, image_tokenizer: Path | None, out: Path, *, like: Path | None = None, keep_statistics: bool = False,
-    copies: int = 0, device: str = 'cpu', seed: int = 0,
+    dataset: Path, image_tokenizer: Path | None, out: Path, *, arm: Arm | None = None, like: Path | None = None,
+    keep_statistics: bool = False, action_space: str = 'ee_relative', copies: int = 0, device: str = 'cpu',
+    seed: int = 0,
 ) -> str:  # fmt: skip
     """Writes the shards and what belongs to them into `out`; returns a line about them.
 
-    image_tokenizer: folder of a trained one. like: folder of the checkpoint to be fine-tuned, else tokens are made for
-    the nano model; image_tokenizer is then needed only where a released one is not in that folder. keep_statistics: of
-    `like`, instead of those of the data. copies: further versions of each frame with other brightness, contrast and
-    colour. Shards that are there already are kept, so a run that was cut goes on. Raises FileNotFoundError or
-    ValueError naming the file.
+    image_tokenizer: folder of a trained one. arm: whose joints the data set has,
+    for actions of its tool. like: folder of the checkpoint to be
+    fine-tuned, else tokens are made for the nano model with actions of `action_space`, see nano.ACTIONS;
+    image_tokenizer is then needed only where a released one is not in that folder. keep_statistics: of `like`, instead
+    of those of the data. copies: further versions of each frame with other brightness, contrast and colour. Shards that
+    are there already are kept, so a run that was cut goes on. Raises FileNotFoundError or ValueError naming the file.
     """
     data = Dataset(dataset)
     if like is not None:
-        model = _model_like(data, like, image_tokenizer, device, keep_statistics)
+        model = _model_like(data, like, image_tokenizer, arm, device, keep_statistics)
     elif image_tokenizer is not None:
-        model = _nano_model(data, image_tokenizer, device)
+        model = _nano_model(data, image_tokenizer, action_space, arm, device)
     else:
         raise ValueError('tokens need an image tokenizer, or a checkpoint that they shall be like')
-    config, text, encoder = model.config, model.text, model.encoder
+    config = model.config
     out.mkdir(parents=True, exist_ok=True)
     _write_model_files(out, model)
     # As many episodes per shard as fit, counted before any is encoded: the same shards in every run.
@@ -181,7 +232,7 @@ def tokenize(
             path = shards.shard_path(out, index)
             if not path.exists():
                 rng = np.random.default_rng([seed, index])
-                shards.write_shard(path, _shard(data, part, config, text, encoder, copies, rng))
+                shards.write_shard(path, _shard(data, part, model, copies, rng))
             done += sum(data.episodes[i].length for i in part)
             bar.update(line, completed=done)
     size = sum(p.stat().st_size for p in out.glob('shard-*'))
@@ -227,9 +278,9 @@ def frames_used(episode: Episode, dof: int, fps: float) -> int:
 
 
 def _shard(
-    data: Dataset, part: list[int], config: ModelConfig, text: TextTokenizer, encoder: ImageTokenizer, copies: int,
-    rng: np.random.Generator,
-) -> dict[str, Tensor]:  # fmt: skip
+    data: Dataset, part: list[int], model: _Model, copies: int, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    config, text, encoder = model.config, model.text, model.encoder
     robot = config.robot
     frames = stride(data, robot)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
@@ -240,14 +291,14 @@ def _shard(
         length = frames_used(episode, robot.dof, data.fps)
         ends = starts(episode, robot.dof) + robot.horizon * frames
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
-        chunks = chunks_of(episode, robot.dof, robot.horizon, robot.action_space == 'joint_delta', frames)
+        chunks = actions_of(episode, robot, frames, model.kinematics, length)
         action = config.ranges('action').normalize(chunks).astype(np.float32)
         plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)[:length]]
         for copy in range(1 + copies):
             codes = [_encode(episode, camera, encoder, rng if copy else None) for camera in robot.cameras]
             rows['codes'].append(np.stack(codes, 1)[:length])
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
-            rows['action'].append(bins.quantize(action[:length], config.vocabulary.bins))
+            rows['action'].append(bins.quantize(action, config.vocabulary.bins))
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
