@@ -6,7 +6,6 @@ from torch import nn
 from .config import ImageTokenizerConfig, ModelConfig, NetworkConfig, RobotInterface
 from .vocabulary import Vocabulary
 
-
 # Of the action spaces that nano models are made for, the ends of an action without the gripper.
 ACTIONS = {
     # 1 rad/s for the 1.6 s of a chunk: 1.6 mrad between bins.

@@ -148,7 +148,9 @@ def test_relative_poses_all_count_from_the_observation(kinematics):
         np.testing.assert_allclose(rotation_vector(turned @ rotation.T), action[3:6], atol=1e-3)
 
 
-@pytest.mark.parametrize(('space', 'size'), [('ee_relative', 6), ('ee_delta', 6), ('ee_position', 6), ('ee_position', 7)])
+@pytest.mark.parametrize(
+    ('space', 'size'), [('ee_relative', 6), ('ee_delta', 6), ('ee_position', 6), ('ee_position', 7)]
+)
 def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, size):
     rng = np.random.default_rng(1)
     path = HOME + np.cumsum(rng.uniform(-0.02, 0.02, (8, 7)), axis=0)

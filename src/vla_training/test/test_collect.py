@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 
@@ -6,7 +8,19 @@ from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
 from vla_sim.world import World
 from vla_training.collect import HELD_OUT, Away, Disturbance, How, Push, begin_away, collect, record_episode
-from vla_training.features import ACTION, COMPLETED, DONE, EXECUTED, FPS, REMAINING, STATE, SUBTASK, SUCCESS, split
+from vla_training.features import (
+    ACTION,
+    COMPLETED,
+    DONE,
+    EXECUTED,
+    FPS,
+    POINTS,
+    REMAINING,
+    STATE,
+    SUBTASK,
+    SUCCESS,
+    split,
+)
 from vla_training.lerobot import Dataset
 
 
@@ -40,6 +54,13 @@ def test_an_undisturbed_episode(stage):
     rows = zip(columns[COMPLETED], columns[SUBTASK], columns[REMAINING], strict=True)
     everything = [[*split(c), s, *split(r)] for c, s, r in rows if s]
     assert all(sequence == everything[0] for sequence in everything) and len(everything[0]) == 3
+    # What is pressed is where its name points: a button of that colour, in the front view.
+    wanted = next(p for p in world.episode.placements if p.name == world.episode.goal.object)
+    x, y = json.loads(columns[POINTS][0])['front'][wanted.name.replace('_', ' ')]
+    picture = recording.images['front'][0]
+    scale = picture.shape[0] / world.camera_info('front').height
+    seen = picture[round(y * scale), round(x * scale)] / 255.0
+    assert np.abs(seen / seen.sum() - np.array(wanted.rgb) / sum(wanted.rgb)).max() < 0.2
 
 
 def test_pushes_are_in_what_was_sent_and_not_in_what_was_wanted(stage):

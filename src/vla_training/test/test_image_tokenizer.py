@@ -18,6 +18,7 @@ from vla_training.image_tokenizer import (
     load_image_tokenizer,
     train_image_tokenizer,
 )
+from vla_training.pointing import pointing_loss
 
 SIDE = 32
 CONFIG = ImageTokenizerConfig(SIDE, 8, 4, 6, (1, 2, 2), (0, 1, 1), (1, 2, 2), (0, 1, 1))
@@ -46,6 +47,19 @@ def folder(tmp_path_factory):
     return write(tmp_path_factory.mktemp('frames'))
 
 
+def write_with_points(folder, count=60):
+    """Scenes whose red square is told, in which a blue one is only spoken of now and then, out of sight."""
+    rng = np.random.default_rng(0)
+    with FrameWriter(folder, SIDE, ('front',)) as writer:
+        for i in range(count):
+            picture = scene(rng)
+            y, x = (float(v.mean()) for v in np.nonzero(picture[..., 1] == 30))
+            writer.add(
+                picture, 'front', i // 10, points={'red': (x, y)} | ({'blue': (99.0, 5.0)} if i % 3 == 0 else {})
+            )
+    return folder
+
+
 # ---- files of frames
 
 
@@ -68,6 +82,19 @@ def test_frames_of_other_sizes_are_preprocessed_as_the_policy_does(tmp_path):
         writer.add(np.full((48, 64, 3), 200, np.uint8), 'front', 0)
     image = FrameSet.load(tmp_path).images[0].float()
     assert abs(image[:, SIDE // 2].mean() - 200) < 2 and image[:, 0].mean() < 10  # black bars
+
+
+def test_points_come_back_in_pixels_of_the_tokenizer(tmp_path):
+    frames = FrameSet.load(write_with_points(tmp_path / 'square'))
+    assert frames.names == ('blue', 'red') and frames.points.shape == (60, 2, 2)
+    assert (~frames.points[:, 0].isnan()).all(1).tolist() == [i % 3 == 0 for i in range(60)]
+    red = frames.images.float()[:, 1] < 100
+    for i in range(60):
+        y, x = (float(v.float().mean()) for v in torch.nonzero(red[i], as_tuple=True))
+        assert torch.allclose(frames.points[i, 1], torch.tensor([x, y]), atol=0.6)
+    with FrameWriter(tmp_path / 'wide', SIDE, ('front',)) as writer:  # twice as large and wide: bars above and below
+        writer.add(np.zeros((32, 64, 3), np.uint8), 'front', 0, points={'corner': (0, 0), 'middle': (31.5, 15.5)})
+    assert FrameSet.load(tmp_path / 'wide').points[0].tolist() == [[-0.25, 7.75], [15.5, 15.5]]
 
 
 def test_whole_episodes_are_held_out(folder):
@@ -264,3 +291,57 @@ def test_bad_settings_and_frames_are_named(folder, tmp_path):
         ImageTokenizerTrainer(FrameSet.load(folder), tmp_path, replace(CONFIG, resolution=64), SETTINGS)
     with pytest.raises(FileNotFoundError, match=r'config.json is missing'):
         load_image_tokenizer(tmp_path / 'none')
+
+
+# ---- codes that say where things are
+
+
+def test_pointing_counts_what_is_in_the_picture():
+    places = torch.tensor([[[0.0, 0.5], [np.nan, np.nan]], [[0.2, -3.0], [-0.4, 0.0]]])
+    pointed = torch.tensor([[[0.1, 0.5], [9.0, 9.0]], [[9.0, 9.0], [-0.4, 0.4]]], requires_grad=True)
+    loss, off = pointing_loss(pointed, places)
+    assert float(loss.detach()) == pytest.approx((0.1 + 0.4) / 4) and float(off.detach()) == pytest.approx(0.125)
+    loss.backward()
+    assert torch.isfinite(pointed.grad).all() and not pointed.grad[0, 1].any() and not pointed.grad[1, 0].any()
+    assert float(pointing_loss(pointed, torch.full_like(places, np.nan))[0]) == 0
+
+
+def test_places_move_with_the_picture(tmp_path):
+    trainer = ImageTokenizerTrainer(
+        FrameSet.load(write_with_points(tmp_path / 'f')), tmp_path / 'run', CONFIG, SETTINGS
+    )
+    for trainer.step in range(3):
+        pixels, _, places = trainer._batch()
+        for picture, (_, place) in zip(pixels, places, strict=True):
+            y, x = (float(v.float().mean()) for v in torch.nonzero(picture[1] < -0.3, as_tuple=True))
+            assert torch.allclose((place + 1) / 2 * SIDE - 0.5, torch.tensor([x, y]), atol=1.0)
+
+
+def test_it_learns_to_point_and_goes_on_where_it_was_cut(tmp_path):
+    frames = FrameSet.load(write_with_points(tmp_path / 'f', 120))
+    settings = replace(SETTINGS, steps=60, lr=3e-3, batch=16)
+    whole = ImageTokenizerTrainer(frames, tmp_path / 'whole', CONFIG, settings)
+    whole.run()
+    report = whole.finish()
+    off = [float(row['off']) for row in csv.DictReader((tmp_path / 'whole' / 'log.csv').open())]
+    assert off[-1] < 0.6 * off[0] and report.off < 0.2
+    first = ImageTokenizerTrainer(frames, tmp_path / 'cut', CONFIG, settings)
+    for first.step in range(30):
+        first.train_step()
+    first.step = 30
+    first.save()
+    second = ImageTokenizerTrainer(frames, tmp_path / 'cut', CONFIG, settings)
+    second.run()
+    assert all(torch.allclose(p, second.parameters[n], atol=1e-5) for n, p in whole.parameters.items())
+    assert not any('pointer' in name for name in load_image_tokenizer(tmp_path / 'whole').state_dict())
+
+
+def test_it_begins_with_another_tokenizer(folder, tmp_path):
+    first = train_image_tokenizer(folder, tmp_path / 'first', config=CONFIG, steps=4, batch=8, settings=SETTINGS)
+    assert first.off is None
+    begun = ImageTokenizerTrainer(FrameSet.load(folder), tmp_path / 'b', CONFIG, SETTINGS, init=tmp_path / 'first')
+    then = load_image_tokenizer(tmp_path / 'first').state_dict()
+    assert all(torch.equal(value, then[name]) for name, value in begun.model.state_dict().items())
+    other = replace(CONFIG, z_channels=7)
+    with pytest.raises(ValueError, match='a tokenizer of another shape'):
+        ImageTokenizerTrainer(FrameSet.load(folder), tmp_path / 'c', other, SETTINGS, init=tmp_path / 'first')

@@ -34,8 +34,8 @@ def calibration(
 ) -> Calibration:
     """Rows of `source`, a folder of tokens or a LeRobotDataset that is tokenized first, for the checkpoint `model`.
 
-    Rows are spread evenly; those that check are of other episodes than those that calibrate. arm: see tokenize. Raises ValueError or
-    FileNotFoundError where the data is not for this checkpoint, or there is too little.
+    Rows are spread evenly; those that check are of other episodes than those that calibrate. arm: see tokenize. Raises
+    ValueError or FileNotFoundError where the data is not for this checkpoint, or there is too little.
     """
     found = open_folder(model, image_tokenizer)
     if (source / 'meta' / 'info.json').is_file():

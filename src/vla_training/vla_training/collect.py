@@ -4,6 +4,7 @@ The arm is pushed off the expert's path now and then by a smooth error of its se
 the set-point without it, so the data shows the way back (DART, Laskey et al. 2017).
 """
 
+import json
 import math
 import multiprocessing
 from collections.abc import Iterable, Iterator
@@ -30,6 +31,7 @@ from vla_training.features import (
     DONE,
     EXECUTED,
     FPS,
+    POINTS,
     REMAINING,
     STATE,
     SUBTASK,
@@ -236,12 +238,23 @@ def _record(
         SUCCESS: world.success(),
         DONE: False,
     }
-    row |= {ee_pixel(name): _pixel(world, name) for name in CAMERAS}
+    row |= {ee_pixel(name): _pixel(world, name, world.tool_pose()[0]) for name in CAMERAS}
+    things = world.objects()
+    row[POINTS] = json.dumps({
+        camera: {
+            # Of a button what gets pressed.
+            p.name.replace('_', ' '): [
+                round(float(x), 1) for x in _pixel(world, camera, things.get(f'{p.name}_cap', things[p.name])[0])
+            ]
+            for p in world.episode.placements
+        }
+        for camera in CAMERAS
+    })  # fmt: skip
     recording.rows.append(row)
 
 
-def _pixel(world: World, camera: str) -> np.ndarray:
-    """(2,) [px] where the tool centre point is in the image, x right, y down; it may lie outside."""
+def _pixel(world: World, camera: str, place: np.ndarray) -> np.ndarray:
+    """(2,) [px] where a place (3,) [m] is in the image, x right, y down; it may lie outside, far behind the camera."""
     position, quat = world.camera_pose(camera)
     w, x, y, z = quat
     rotation = np.array([
@@ -249,7 +262,7 @@ def _pixel(world: World, camera: str) -> np.ndarray:
         [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
         [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
     ])  # fmt: skip
-    point = rotation.T @ (world.tool_pose()[0] - position)
+    point = rotation.T @ (place - position)
     info = world.camera_info(camera)
     return (info.matrix @ point / max(point[2], 1e-3))[:2].astype(np.float32)
 

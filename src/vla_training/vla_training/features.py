@@ -18,6 +18,7 @@ EXECUTED = 'action.executed'  # the set-point that was sent for that time, with 
 SUBTASK = 'annotation.subtask'  # what is being done, in words; empty: nothing
 COMPLETED = 'annotation.completed'  # sub-tasks done, in order, joined by SEPARATOR
 REMAINING = 'annotation.remaining'  # sub-tasks to come, without the current one, joined by SEPARATOR
+POINTS = 'annotation.points'  # JSON: camera -> name of a thing -> [x, y] in its image [px]; may lie outside
 SUCCESS = 'next.success'
 DONE = 'next.done'  # true in the last frame of an episode
 SEPARATOR = '; '
@@ -66,6 +67,7 @@ def simulator_features(joint_names: Sequence[str], cameras: Sequence[str]) -> di
         **subtask_features(),
         EXECUTED: robot[ACTION],
         SUCCESS: Feature('bool'),
+        POINTS: Feature('string'),
         depth(cameras[0]): Feature('uint16', (DEPTH_SIDE, DEPTH_SIDE), ['height', 'width']),
         **{ee_pixel(name): Feature('float32', (2,), ['x', 'y']) for name in cameras},
     }

@@ -6,12 +6,15 @@ Made by `FrameWriter`, read by `FrameSet`. Tensors of a file, N frames:
     ends      (N,) int64       where each ends
     camera    (N,) uint8       row of `cameras`
     episode   (N,) int32       number of the episode, so that whole episodes can be held out
+    points    (N, names, 2) float32  optional: x and y of named things [px], NaN where they are not in the scene
     weight    (bytes,) uint8   optional, PNG: how much each pixel counts
     weight_ends (N,) int64
 """
 
 import io
 import json
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +48,16 @@ class FrameWriter:
         self._weighted = False
         self._clear()
 
-    def add(self, image: np.ndarray, camera: str, episode: int, weight: np.ndarray | None = None) -> None:
-        """image: (height, width, 3) uint8 RGB as the camera gives it. weight: (resolution, resolution) uint8.
+    def add(
+        self,
+        image: np.ndarray,
+        camera: str,
+        episode: int,
+        weight: np.ndarray | None = None,
+        points: Mapping[str, Sequence[float]] | None = None,
+    ) -> None:
+        """image: (height, width, 3) uint8 RGB as the camera gives it. weight: (resolution, resolution) uint8. points:
+        x and y [px] of the image by the name of what is there.
 
         Raises ValueError naming what is wrong with the frame.
         """
@@ -71,7 +82,16 @@ class FrameWriter:
         self._size += sum(map(len, blobs)) + 32
         self._camera.append(self.cameras.index(camera))
         self._episode.append(episode)
+        self._points.append({name: self._place(at, image) for name, at in (points or {}).items()})
         self.frames += 1
+
+    def _place(self, at: Sequence[float], image: np.ndarray) -> tuple[float, float]:
+        """A pixel of the image in the preprocessed one, which bars make square."""
+        height, width = image.shape[:2]
+        side = max(height, width)
+        return tuple(  # type: ignore[return-value]
+            (x + 0.5 + (side - n) // 2) * self.resolution / side - 0.5 for x, n in zip(at, (width, height), strict=True)
+        )
 
     def close(self) -> None:
         if self._blobs:
@@ -87,6 +107,7 @@ class FrameWriter:
         self._blobs: list[list[bytes]] = []
         self._camera: list[int] = []
         self._episode: list[int] = []
+        self._points: list[dict[str, tuple[float, float]]] = []
         self._size = 0
 
     def _flush(self) -> None:
@@ -96,7 +117,11 @@ class FrameWriter:
             parts = [blobs[i] for blobs in self._blobs]
             tensors[name] = torch.frombuffer(bytearray(b''.join(parts)), dtype=torch.uint8)
             tensors[ends] = torch.tensor([len(p) for p in parts]).cumsum(0)
-        facts = {'resolution': str(self.resolution), 'cameras': json.dumps(self.cameras)}
+        names = sorted({name for points in self._points for name in points})
+        if names:
+            nowhere = (math.nan, math.nan)
+            tensors['points'] = torch.tensor([[points.get(name, nowhere) for name in names] for points in self._points])
+        facts = {'resolution': str(self.resolution), 'cameras': json.dumps(self.cameras), 'names': json.dumps(names)}
         path = self.folder / f'frames-{self._files:05d}.safetensors'
         save_file(tensors, path.with_suffix('.writing'), facts)
         path.with_suffix('.writing').replace(path)
@@ -113,6 +138,8 @@ class FrameSet:
     episode: Tensor  # (N,) int64
     cameras: tuple[str, ...]
     weight: Tensor | None = None  # (N, R, R) uint8, 0: counts once, 255: most
+    names: tuple[str, ...] = ()  # of things
+    points: Tensor | None = None  # (N, names, 2) float32 [px], x then y, NaN where a thing is not in the scene
 
     def __len__(self) -> int:
         return len(self.images)
@@ -141,12 +168,15 @@ class FrameSet:
             if not same or (part.weight is None) != (parts[0].weight is None):
                 raise ValueError(f'{path} is of another set than {paths[0].name}: keep one set per folder')
         weights = [part.weight for part in parts if part.weight is not None]
+        names = tuple(sorted({name for part in parts for name in part.names}))
         return cls(
             torch.cat([p.images for p in parts]),
             torch.cat([p.camera for p in parts]),
             torch.cat([p.episode for p in parts]),
             parts[0].cameras,
             torch.cat(weights) if weights else None,
+            names,
+            torch.cat([_spread(part, names) for part in parts]) if names else None,
         )
 
 
@@ -158,11 +188,23 @@ def _read(path: Path) -> FrameSet:
         side, cameras = int(facts['resolution']), tuple(json.loads(facts['cameras']))
         images = _decompress(t['jpeg'], t['ends'], (side, side, 3)).permute(0, 3, 1, 2).contiguous()
         weight = _decompress(t['weight'], t['weight_ends'], (side, side)) if 'weight' in t else None
-        if not len(images) == len(t['camera']) == len(t['episode']) or int(t['camera'].max()) >= len(cameras):
+        names = tuple(json.loads(facts.get('names', '[]')))
+        right = 'points' not in t or t['points'].shape == (len(images), len(names), 2)
+        if not (right and len(images) == len(t['camera']) == len(t['episode'])) or int(t['camera'].max()) >= len(
+            cameras
+        ):
             raise ValueError('its tensors do not belong together')
     except (SafetensorError, OSError, KeyError, ValueError, TypeError) as error:
         raise ValueError(f'{path} is damaged or holds no frames ({error}): collect the frames again') from None
-    return FrameSet(images, t['camera'].long(), t['episode'].long(), cameras, weight)
+    return FrameSet(images, t['camera'].long(), t['episode'].long(), cameras, weight, names, t.get('points'))
+
+
+def _spread(part: FrameSet, names: tuple[str, ...]) -> Tensor:
+    """(N, names, 2) of a part that may not know all of the names."""
+    points = torch.full((len(part), len(names), 2), math.nan)
+    if part.points is not None:
+        points[:, [names.index(name) for name in part.names]] = part.points
+    return points
 
 
 def _compress(pixels: np.ndarray, format: str) -> bytes:

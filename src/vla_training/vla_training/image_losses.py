@@ -21,6 +21,7 @@ class ImageLosses:
     diversity: float = 1.0  # how much the entropy of a batch counts beside that of single places
     temperature: float = 0.5  # of the bits' probabilities
     moving: float = 4.0  # extra weight of a pixel that is far from its camera's mean image
+    points: float = 1.0  # of pointing at named things, where the frames say where they are
     rare: float = 40.0  # extra weight of a pixel of a colour that its camera seldom sees; also of the weight map
 
 

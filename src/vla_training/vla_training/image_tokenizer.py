@@ -31,9 +31,14 @@ from vla_training.image_losses import Foreground, ImageLosses, code_losses, reco
 from vla_training.image_metrics import CodeUsage, psnr, ssim
 from vla_training.pieces import read_pieces, write_pieces
 from vla_training.plot import plot_log
+from vla_training.pointing import Pointer, pointing_loss
 
-COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entropy', 'psnr')
-PANELS = {'loss': ('loss', 'commitment', 'entropy'), 'PSNR [dB]': ('psnr',)}
+COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entropy', 'psnr', 'points', 'off')
+PANELS = {
+    'loss': ('loss', 'commitment', 'entropy', 'points'),
+    'PSNR [dB]': ('psnr',),
+    'off [shares of the edge]': ('off',),
+}
 _MAY_CHANGE = ('log_every', 'save_every', 'amp')
 
 
@@ -76,6 +81,9 @@ class Report:
     ssim: float
     codes: CodeUsage
     certain: float  # share of bits whose |z| is above 0.1: the others may flip with the precision
+    off: (
+        float | None
+    )  # [shares of the picture's edge] mean error of pointing at things; None: nobody said where they are
     steps: int
     seconds: float  # of training
 
@@ -90,17 +98,19 @@ def train_image_tokenizer(
     lr: float = 1e-3,
     seed: int = 0,
     device: str = 'cpu',
+    init: Path | None = None,
     resume: bool = True,
     minutes: float = math.inf,
     settings: Settings | None = None,
 ) -> Report:
     """Trains on the frames of a folder, see frames.py, and writes the tokenizer and what was measured to `out`.
 
-    resume: go on from `out/state` where there is one. minutes: stop and save after that. settings: all others, of which
-    steps, batch, lr and seed are replaced. Raises ValueError where frames, config and what was trained do not fit.
+    init: folder of a tokenizer to begin with. resume: go on from `out/state` where there is one. minutes: stop and save
+    after that. settings: all others, of which steps, batch, lr and seed are replaced. Raises ValueError where frames,
+    config and what was trained do not fit.
     """
     chosen = Settings(**{**vars(settings or Settings()), 'steps': steps, 'batch': batch, 'lr': lr, 'seed': seed})
-    trainer = ImageTokenizerTrainer(FrameSet.load(frames), out, config, chosen, device, resume)
+    trainer = ImageTokenizerTrainer(FrameSet.load(frames), out, config, chosen, device, resume, init)
     trainer.run(time.monotonic() + 60 * minutes)
     return trainer.finish()
 
@@ -133,6 +143,7 @@ class ImageTokenizerTrainer:
         settings: Settings,
         device: str = 'cpu',
         resume: bool = True,
+        init: Path | None = None,
     ) -> None:
         if frames.resolution != config.resolution:
             raise ValueError(
@@ -145,17 +156,33 @@ class ImageTokenizerTrainer:
         self.images, self.camera = frames.images.to(self.device), frames.camera.to(self.device)
         self.weight = None if frames.weight is None else frames.weight.to(self.device)
         model = ImageTokenizer(config)
-        init_weights(model, settings.seed)
+        if init is None:
+            init_weights(model, settings.seed)
+        else:
+            begun = load_image_tokenizer(init)
+            if begun.config != config:
+                raise ValueError(f'{init} is a tokenizer of another shape: begin with one of the same shape')
+            model.load_state_dict(begun.state_dict())
         self.model = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.average = {n: p.detach().clone() for n, p in self.model.named_parameters()}
         self.parameters = dict(self.model.named_parameters())
-        self.average = {n: p.detach().clone() for n, p in self.parameters.items()}
-        self.optimizer = torch.optim.AdamW(
-            self.parameters.values(),
-            lr=settings.lr,
-            betas=(0.9, settings.beta2),
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
+        self.names, self.points, self.pointer = frames.names, None, None
+        matrices: list[torch.nn.Parameter] = []
+        if frames.points is not None and settings.losses.points:
+            self.points = frames.points.to(self.device)
+            pointer = Pointer(len(frames.names), config.z_channels, config.tokens)
+            init_weights(pointer, settings.seed)
+            self.pointer = pointer.to(self.device)
+            self.parameters |= {f'pointer.{n}': p for n, p in pointer.named_parameters()}
+            matrices = pointer.matrices()
+        ids = {id(p) for p in matrices}
+        others = [p for p in self.parameters.values() if id(p) not in ids]
+        decay = {'lr': settings.lr, 'weight_decay': settings.weight_decay}
+        self.optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, betas=(0.9, settings.beta2), fused=True, **decay)
+        ]
+        if matrices:
+            self.optimizers.append(torch.optim.Muon(matrices, adjust_lr_fn='match_rms_adamw', **decay))
         self.step, self.seconds = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
         state, old = out / 'state', out / '.state-old'
@@ -210,27 +237,35 @@ class ImageTokenizerTrainer:
     def train_step(self) -> dict[str, Tensor]:
         """One step of the optimizer. Returns losses and PSNR [dB], detached."""
         s = self.settings
-        for group in self.optimizer.param_groups:
-            group['lr'] = self.lr(self.step)
-        real, weight = self._batch()
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = self.lr(self.step)
+        real, weight, places = self._batch()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.amp):
             z = self.model.encoder(real)
-            made = self.model.decoder(signs(z))
+            codes = signs(z)
+            made = self.model.decoder(codes)
+            pointed = self.pointer(codes) if self.pointer is not None else None
         commitment, entropy = code_losses(z, s.losses)
         loss = reconstruction_loss(made, real, weight, s.losses)
-        (loss + s.losses.commitment * commitment + s.losses.entropy * entropy).backward()
+        total = loss + s.losses.commitment * commitment + s.losses.entropy * entropy
+        found = {'loss': loss, 'commitment': commitment, 'entropy': entropy}
+        if pointed is not None and places is not None:
+            found['points'], found['off'] = pointing_loss(pointed, places)
+            total = total + s.losses.points * found['points']
+        total.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(s.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(list(self.average.values()), list(self.parameters.values()), 1 - decay)
-            quality = psnr((made.float().clamp(-1, 1) + 1) / 2, (real + 1) / 2).mean()
-        found = {'loss': loss, 'commitment': commitment, 'entropy': entropy, 'psnr': quality}
+            torch._foreach_lerp_(list(self.average.values()), [self.parameters[n] for n in self.average], 1 - decay)
+            found['psnr'] = psnr((made.float().clamp(-1, 1) + 1) / 2, (real + 1) / 2).mean()
         return {name: value.detach() for name, value in found.items()}
 
-    def _batch(self) -> tuple[Tensor, Tensor]:
-        """(images (B, 3, R, R) in [-1, 1], weights (B, 1, R, R)) of this step, moved and tinted."""
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(images (B, 3, R, R) in [-1, 1], weights (B, 1, R, R), places of things) of this step, moved and tinted."""
         s = self.settings
         generator = torch.Generator().manual_seed((s.seed << 32) + self.step)
         rows = self.train_rows[torch.randint(len(self.train_rows), (s.batch,), generator=generator)]
@@ -241,7 +276,16 @@ class ImageTokenizerTrainer:
         side = self.config.resolution
         both = torch.stack([x[:, i : i + side, j : j + side] for x, (i, j) in zip(both, shifts, strict=True)])
         pixels = (both[:, :3] * gain.to(self.device)).clamp(max=1) * 2 - 1
-        return pixels.contiguous(memory_format=torch.channels_last), both[:, 3:]
+        moved = torch.tensor([(s.shift - j, s.shift - i) for i, j in shifts], dtype=torch.float32, device=self.device)
+        places = self._places(rows.to(self.device), moved)
+        return pixels.contiguous(memory_format=torch.channels_last), both[:, 3:], places
+
+    def _places(self, rows: Tensor, moved: Tensor | float = 0.0) -> Tensor | None:
+        """(B, names, 2) in [-1, 1] of rows (B,) that were moved by (B, 2) [px]; None where nobody said."""
+        if self.points is None:
+            return None
+        at = self.points[rows] + (moved[:, None] if isinstance(moved, Tensor) else moved)
+        return 2 * (at + 0.5) / self.config.resolution - 1
 
     def _pictures(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """(images (B, 3, R, R) uint8, weights (B, 1, R, R)) of rows (B,)."""
@@ -253,10 +297,13 @@ class ImageTokenizerTrainer:
         path = self.out / 'log.csv'
         new = not path.exists()
         with path.open('a', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS)
+            writer = csv.DictWriter(file, COLUMNS, restval='')
             if new:
                 writer.writeheader()
             writer.writerow({k: f'{v:.6g}' for k, v in row.items()})
+
+    def _optimizer(self, p: torch.nn.Parameter) -> torch.optim.Optimizer:
+        return next(o for o in self.optimizers if any(p is q for group in o.param_groups for q in group['params']))
 
     # ---- what a run leaves
 
@@ -284,7 +331,7 @@ class ImageTokenizerTrainer:
     @torch.inference_mode()
     def evaluate(self, model: ImageTokenizer, batch: int = 64) -> Report:
         """Over all held-out frames."""
-        sums: dict[str, list[Tensor]] = {'psnr': [], 'ssim': [], 'error': [], 'count': [], 'certain': []}
+        sums: dict[str, list[Tensor]] = {'psnr': [], 'ssim': [], 'error': [], 'count': [], 'certain': [], 'off': []}
         codes = []
         for rows in self.held_rows.to(self.device).split(batch):
             images, weight = self._pictures(rows)
@@ -298,7 +345,9 @@ class ImageTokenizerTrainer:
             sums['error'].append(((made - real).square().mean(1, keepdim=True) * counts).sum()[None])
             sums['count'].append(counts.sum()[None])
             sums['certain'].append((z.abs() > 0.1).float().mean((1, 2, 3)))
-        found = {name: torch.cat(values) for name, values in sums.items()}
+            if self.pointer is not None and (places := self._places(rows)) is not None:
+                sums['off'].append(pointing_loss(self.pointer(signs(z)), places)[1][None])
+        found = {name: torch.cat(values) for name, values in sums.items() if values}
         error = float(found['error'].sum() / found['count'].sum().clamp(min=1))
         return Report(
             frames=len(self.held_rows),
@@ -307,6 +356,7 @@ class ImageTokenizerTrainer:
             ssim=float(found['ssim'].mean()),
             codes=CodeUsage.of(torch.cat(codes), self.config.z_channels),
             certain=float(found['certain'].mean()),
+            off=float(found['off'].mean()) if 'off' in found else None,
             steps=self.step,
             seconds=self.seconds,
         )
@@ -330,7 +380,7 @@ class ImageTokenizerTrainer:
         state = {f'weight.{n}': p.detach() for n, p in self.parameters.items()}
         state |= {f'average.{n}': value for n, value in self.average.items()}
         for name, p in self.parameters.items():
-            state |= {f'optimizer.{key}.{name}': value for key, value in self.optimizer.state[p].items()}
+            state |= {f'optimizer.{key}.{name}': value for key, value in self._optimizer(p).state[p].items()}
         write_pieces(new, state.items())
         (new / 'training.json').write_text(json.dumps(self._record(), indent=2) + '\n')
         shutil.rmtree(old, ignore_errors=True)
@@ -344,13 +394,14 @@ class ImageTokenizerTrainer:
             'step': self.step,
             'seconds': self.seconds,
             'frames': len(self.images),
+            'names': list(self.names),
             'settings': asdict(self.settings),
             'config': json.loads(json.dumps(asdict(self.config))),
         }
 
     def _restore(self, folder: Path) -> None:
         then, now = read_json(folder / 'training.json'), self._record()
-        before, after = (r['settings'] | {'config': r['config'], 'frames': r['frames']} for r in (then, now))
+        before, after = (r['settings'] | {k: r.get(k) for k in ('config', 'frames', 'names')} for r in (then, now))
         if changed := [k for k in after if k not in _MAY_CHANGE and before.get(k) != after[k]]:
             raise ValueError(
                 f'{folder} was trained with other {", ".join(changed)}: give another folder, the same settings, '
@@ -358,15 +409,19 @@ class ImageTokenizerTrainer:
             )
         state = read_pieces(folder)
         for name, p in self.parameters.items():
-            keys = {k: f'{k}.{name}' for k in ('weight', 'average')}
-            keys |= {k: f'optimizer.{k}.{name}' for k in ('step', 'exp_avg', 'exp_avg_sq')}
+            optimizer = self._optimizer(p)
+            moments = ('exp_avg', 'exp_avg_sq') if isinstance(optimizer, torch.optim.AdamW) else ('momentum_buffer',)
+            steps = ('step',) if isinstance(optimizer, torch.optim.AdamW) else ()
+            keys = {k: f'{k}.{name}' for k in ('weight', *(('average',) if name in self.average else ()))}
+            keys |= {k: f'optimizer.{k}.{name}' for k in (*steps, *moments)}
             if missing := [key for key in keys.values() if key not in state]:
                 raise ValueError(f'{folder} lacks {missing[0]}: a file of it is missing, copy it again')
             with torch.no_grad():
                 p.copy_(state[keys['weight']])
-            self.average[name].copy_(state[keys['average']])
+            if name in self.average:
+                self.average[name].copy_(state[keys['average']])
             # On a CPU, too, the optimizer keeps its moments as it keeps the weights: channels last.
-            self.optimizer.state[p] = {'step': state[keys['step']].to(self.device)} | {
-                k: torch.empty_like(p).copy_(state[keys[k]]) for k in ('exp_avg', 'exp_avg_sq')
+            optimizer.state[p] = {k: state[keys[k]].to(self.device) for k in steps} | {
+                k: torch.empty_like(p).copy_(state[keys[k]]) for k in moments
             }
         self.step, self.seconds = then['step'], then['seconds']

@@ -1,10 +1,11 @@
 """Camera frames out of a data set, for the training of the image tokenizer."""
 
+import json
 from pathlib import Path
 
 from rich.progress import Progress
 
-from vla_training.features import image
+from vla_training.features import POINTS, image
 from vla_training.frames import FrameWriter
 from vla_training.lerobot import Dataset
 
@@ -24,10 +25,11 @@ def sample_frames(dataset: Path, out: Path, resolution: int, cameras: tuple[str,
         for i in range(len(data.episodes)):
             episode = data.episode(i)
             for camera in cameras:
-                for picture in episode.frames(image(camera)):
+                for t, picture in enumerate(episode.frames(image(camera))):
                     due -= 1
                     if due < 0:
                         due += every
-                        writer.add(picture, camera, i)
+                        points = json.loads(told[t]).get(camera) if (told := episode.columns.get(POINTS)) else None
+                        writer.add(picture, camera, i, points=points)
                         bar.advance(line)
         return writer.frames

@@ -180,7 +180,9 @@ def _check(data: Dataset, config: ModelConfig) -> None:
     robot = config.robot
     size = robot.dof + robot.gripper
     if robot.state_dim != size:
-        raise ValueError(f'the model wants a state of {robot.state_dim} numbers, data sets here have joints and gripper')
+        raise ValueError(
+            f'the model wants a state of {robot.state_dim} numbers, data sets here have joints and gripper'
+        )
     if not robot.joints:
         check_actions(robot)
     for name in (STATE, ACTION):
@@ -277,9 +279,7 @@ def frames_used(episode: Episode, dof: int, fps: float) -> int:
     return length
 
 
-def _shard(
-    data: Dataset, part: list[int], model: _Model, copies: int, rng: np.random.Generator
-) -> dict[str, Tensor]:
+def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.random.Generator) -> dict[str, Tensor]:
     config, text, encoder = model.config, model.text, model.encoder
     robot = config.robot
     frames = stride(data, robot)
