@@ -20,6 +20,7 @@ from .bench_parts import encoder_flops, forward_flops, matmul_peak
 from .engine import NAMES, SUPPORTED
 from .image_tokenizer import to_image
 from .memory import size_of
+from .observation import state_of
 from .policy import Policy
 from .types import Observation
 
@@ -134,18 +135,19 @@ def _rounds(
     end, i = time.perf_counter() + seconds, 0
     while i < 5 or time.perf_counter() < end:
         for name, p in loaded.items():
-            p.forget_images()
             wall, cpu = time.perf_counter(), time.process_time()
-            p.act(seen[i % len(seen)])  # ends when the set-points are here
+            _values(p, seen[i % len(seen)])  # ends when the numbers are here
             samples[name].append((time.perf_counter() - wall, time.process_time() - cpu))
         i += 1
     return samples
 
 
 def _values(p: Policy, observation: Observation) -> np.ndarray:
-    """(horizon, dof) set-points [rad]"""
+    """(horizon, action_dim without gripper) as the model says them, of images that are new to it."""
+    robot = p.config.robot
     p.forget_images()
-    return p.act(observation).positions
+    values, _ = p.actions(observation.images, state_of(robot, observation), observation.instruction)
+    return values[:, : robot.action_dim - robot.gripper]
 
 
 def _work(p: Policy) -> int:
@@ -182,12 +184,13 @@ def report(result: dict[str, Any]) -> str:
         ', '.join(f'{key} {value}' for key, value in result['machine'].items()),
         f'act: two new images to set-points, {result["gflop"]:.2f} GFLOP; peak of a matrix product '
         + ', '.join(f'{peak:.0f} GFLOP/s in {d}' for d, peak in result['peak_gflops'].items()),
-        f'differences: set-points of {result["observations"]} observations from those of the first row',
+        f'differences: actions of {result["observations"]} observations from those of the first row, '
+        'in mrad, or mm where they are places',
         '',
         f'{"[ms]":{width}} {"p50":>7} {"p95":>7} {"p99":>7} {"cpu":>7} {"first/it":>9} {"by cpu":>7} {"ms/TFLOP":>9} '
         f'{"of peak":>8} {"weights":>8} {"memory":>8} {"equal":>7} {"mean":>8} {"p99":>8}',
         f'{"":{width}} {"":7} {"":7} {"":7} {"":7} {"":9} {"":7} {"":9} {"":8} {"[MiB]":>8} {"[MiB]":>8} {"":7} '
-        f'{"[mrad]":>8} {"[mrad]":>8}',
+        f'{"[1e-3]":>8} {"[1e-3]":>8}',
     ]
     for name, r in rows.items():
         lines.append(

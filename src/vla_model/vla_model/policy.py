@@ -180,12 +180,13 @@ class Policy:
         return PredictedImage(t_ref, t_ref + round(robot.horizon * robot.dt * 1e9), image, float(probability.mean()))
 
     def warm_up(self, runs: int = 2) -> None:
-        """Runs `act` on a grey scene, so that the first real observation finds everything allocated.
+        """Asks for actions in a grey scene, so that the first real observation finds everything allocated.
 
         On an engine of graphs nothing is captured afterwards: what else shall run, a plan say, must have run before.
         """
         for run in range(runs):  # another grey each time, or the images would not be encoded again
-            self.act(self.example(128 + run))
+            seen = self.example(128 + run)
+            self.actions(seen.images, state_of(self.config.robot, seen), seen.instruction)
         self.engine.seal()
 
     def example(self, grey: int = 128) -> Observation:

@@ -103,6 +103,9 @@ class FakePolicy:
     def close(self):
         self.closed = True
 
+    def actions(self, images, state, instruction):
+        """What the node warms up with."""
+
     def act(self, observation, prefix=None):
         self.seen.append(observation)
         self.prefixes.append(prefix)

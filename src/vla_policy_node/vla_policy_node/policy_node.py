@@ -13,6 +13,7 @@ from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
 from rclpy.duration import Duration
 from std_msgs.msg import String
 
+from vla_model.observation import state_of
 from vla_model.prompt_texts import progress
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
@@ -131,7 +132,10 @@ class PolicyNode(SafeLifecycleNode):
         )
         with self._lock:
             self._report, self._failure, self._foresight = PolicyReport(self, policy.model_id), '', foresight
-        foresight.schedule.warm_up(policy.example, policy.act)
+        # Not act: the arm need not reach what a grey scene makes a model say.
+        foresight.schedule.warm_up(
+            policy.example, lambda seen: policy.actions(seen.images, state_of(robot, seen), seen.instruction)
+        )
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._committed = Committed()

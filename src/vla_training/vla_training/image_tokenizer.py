@@ -39,7 +39,7 @@ PANELS = {
     'PSNR [dB]': ('psnr',),
     'off [shares of the edge]': ('off',),
 }
-_MAY_CHANGE = ('log_every', 'save_every', 'amp')
+_MAY_CHANGE = ('steps', 'log_every', 'save_every', 'amp')  # more steps: the cosine begins anew where it would be
 
 
 @dataclass(frozen=True)
@@ -171,7 +171,6 @@ class ImageTokenizerTrainer:
         if frames.points is not None and settings.losses.points:
             self.points = frames.points.to(self.device)
             pointer = Pointer(len(frames.names), config.z_channels, config.tokens)
-            init_weights(pointer, settings.seed)
             self.pointer = pointer.to(self.device)
             self.parameters |= {f'pointer.{n}': p for n, p in pointer.named_parameters()}
             matrices = pointer.matrices()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from vla_model.config import NetworkConfig
+from vla_model.nano import init_weights
 from vla_model.network import Block, RMSNorm, rope_table
 
 WIDTH, LAYERS, HEADS = 192, 2, 3
@@ -27,6 +28,13 @@ class Pointer(nn.Module):
         self.blocks = nn.ModuleList(Block(shape) for _ in range(LAYERS))
         self.norm = RMSNorm(WIDTH, 1e-5)
         self.out = nn.Linear(WIDTH, 2)
+        init_weights(self, 0)
+        with torch.no_grad():  # names and codes must be louder than what the blocks add at first, or they are lost
+            self.names.weight.mul_(WIDTH**0.5)
+            self.places.mul_(0.3 * WIDTH**0.5)
+            for block in self.blocks:
+                for out in (block.attn_out, block.ff_out):
+                    out.weight.mul_((2 * LAYERS) ** -0.5)  # type: ignore[operator, union-attr]
 
     def forward(self, bits: Tensor) -> Tensor:
         """(B, bits, H, W) of +-1 -> (B, names, 2): x and y of each name, -1 and +1 at the picture's edges."""

@@ -64,13 +64,6 @@ class EndEffectorPolicy:
             gripper[: len(steps)] = steps[:, robot.dof]
         return Chunk(positions, gripper, robot.dt, 0 if steps is None else len(steps), probability.mean(1))
 
-    def warm_up(self, runs: int = 2) -> None:
-        """As Policy.warm_up: a first forward, and the inverse kinematics behind it."""
-        for run in range(runs):
-            seen = self.example(128 + run)
-            self._policy.actions(seen.images, state_of(self._policy.config.robot, seen), seen.instruction)
-        self._policy.warm_up(0)  # nothing more to capture
-
     def example(self, grey: int = 128) -> Observation:
         """A grey scene, the arm at home."""
         return dataclasses.replace(self._policy.example(grey), positions=self._profile.home)
