@@ -5,6 +5,7 @@ that the demonstrator stood still first (see `starts`). Where the demonstration 
 from what was wanted; a chunk then leads from the one to the other within a few frames.
 """
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -295,8 +296,8 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
         action = config.ranges('action').normalize(chunks).astype(np.float32)
         plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)[:length]]
         for copy in range(1 + copies):
-            codes = [_encode(episode, camera, encoder, rng if copy else None) for camera in robot.cameras]
-            rows['codes'].append(np.stack(codes, 1)[:length])
+            codes = [_encode(episode, camera, length, encoder, rng if copy else None) for camera in robot.cameras]
+            rows['codes'].append(np.stack(codes, 1))
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action, config.vocabulary.bins))
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
@@ -311,14 +312,16 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
 
 
 @torch.inference_mode()
-def _encode(episode: Episode, camera: str, encoder: ImageTokenizer, rng: np.random.Generator | None) -> np.ndarray:
-    """(T, tokens) int64 codes of a camera's frames; with rng, in another light that holds for the episode."""
+def _encode(
+    episode: Episode, camera: str, length: int, encoder: ImageTokenizer, rng: np.random.Generator | None
+) -> np.ndarray:
+    """(length, tokens) int64 codes of a camera's first frames; with rng, in another light, the same for all."""
     device = next(encoder.parameters()).device
     side = encoder.config.resolution
     gain = rng.uniform(0.8, 1.25) * rng.uniform(0.95, 1.05, 3) if rng is not None else None
     offset = rng.uniform(-12, 12) if rng is not None else 0.0
     codes, batch = [], []
-    frames = list(episode.frames(image(camera)))
+    frames = list(itertools.islice(episode.frames(image(camera)), length))
     for i, frame in enumerate(frames):
         if gain is not None:
             frame = np.clip(frame * gain + offset, 0, 255).astype(np.uint8)
