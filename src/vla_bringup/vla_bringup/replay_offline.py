@@ -10,8 +10,8 @@ from vla_bringup.replay_session import Cycle, Due, Session
 from vla_model.types import Observation
 from vla_policy_node.core.streams import NS
 from vla_policy_node.core.surprise import Expectations, surprise
+from vla_policy_node.fitting import fit
 from vla_policy_node.inference import check_chunk, to_observation
-from vla_policy_node.kinematics.end_effector import in_joints
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
 PLAN = {'length': 112, 'steps': 32, 'threshold': 0.9, 'cached': True}  # the policy node's own
@@ -46,15 +46,7 @@ def parse_latency(text: str) -> str | float:
 
 def prepare(policy: Any, feed: Feed, model: str) -> Any:
     """The policy for this robot, warmed up, as the policy node makes it. Raises ValueError when they do not fit."""
-    robot, profile = policy.config.robot, feed.setup.profile
-    if missing := [c for c in robot.cameras if c not in feed.setup.cameras]:
-        raise ValueError(f'model {model} needs the cameras {missing}, the robot profile has {list(feed.setup.cameras)}')
-    if robot.dof != profile.dof or (robot.gripper and not profile.gripper_joint_names):
-        raise ValueError(
-            f'model {model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot profile '
-            f'{profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
-        )
-    policy = in_joints(policy, profile, feed.description)
+    policy = fit(policy, feed.setup.profile, feed.setup.cameras, model, feed.description)
     policy.warm_up()
     return policy
 

@@ -20,10 +20,10 @@ from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
 from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.streams import Aligned
 from vla_policy_node.executor_watch import ExecutorWatch
+from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
-from vla_policy_node.kinematics.end_effector import in_joints
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
@@ -114,18 +114,9 @@ class PolicyNode(SafeLifecycleNode):
             image_dtype=p.image_dtype,
             image_engine=p.image_engine,
         )
-        robot, profile = policy.config.robot, p.profile
-        if missing := [c for c in robot.cameras if c not in p.cameras]:
-            raise ValueError(
-                f'model {p.model} needs the cameras {missing}, the parameter cameras has {list(p.cameras)}'
-            )
-        if robot.dof != profile.dof or (robot.gripper and not profile.gripper_joint_names):
-            raise ValueError(
-                f'model {p.model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot '
-                f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
-            )
-        policy = self._policy = in_joints(
-            policy, profile, lambda: read_description(self, f'a model with {robot.action_space} actions')
+        robot = policy.config.robot
+        policy = self._policy = fit(
+            policy, p.profile, p.cameras, p.model, lambda: self._description(robot.action_space)
         )
         foresight = Foresight(
             self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
@@ -141,7 +132,7 @@ class PolicyNode(SafeLifecycleNode):
         self._committed = Committed()
         self._inference = Inference(
             policy,
-            profile.dof,
+            p.profile.dof,
             observe=self._usable,
             assignment=self._in_force,
             deliver=self._deliver,
@@ -158,6 +149,9 @@ class PolicyNode(SafeLifecycleNode):
             (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._on_executor_status)),
         ]
         self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
+
+    def _description(self, space: str) -> str:
+        return read_description(self, f'a model with {space} actions')
 
     def _listen(self, kind: type, topic: str, callback: Callable) -> Any:
         return self.create_subscription(kind, topic, callback, qos.LATCHED)

@@ -19,7 +19,7 @@ from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from vla_model.policy import load
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.end_effector import in_joints
+from vla_policy_node.fitting import fit
 from vla_sim.cameras import Cameras
 from vla_sim.robot import urdf_text
 from vla_sim.rollout import Acting, PolicyDriver, run_episode
@@ -52,12 +52,7 @@ class Drive:
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
         policy = load(self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps)
-        robot = policy.config.robot
-        if missing := [camera for camera in robot.cameras if camera not in CAMERAS]:
-            raise ValueError(f'{self.checkpoint} needs the cameras {missing}, the simulator has {list(CAMERAS)}')
-        if robot.dof != 7 or not robot.gripper:
-            raise ValueError(f'{self.checkpoint} is not for seven joints and a gripper, which the simulated arm has')
-        return in_joints(policy, profile, urdf_text)
+        return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
 
 
 class Worker:

@@ -9,7 +9,6 @@ action_high of the checkpoint.
 """
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from vla_model.config import RobotInterface
 from vla_model.observation import prefix_steps, state_of
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 
 
@@ -67,16 +65,6 @@ class EndEffectorPolicy:
     def example(self, grey: int = 128) -> Observation:
         """A grey scene, the arm at home."""
         return dataclasses.replace(self._policy.example(grey), positions=self._profile.home)
-
-
-def in_joints(policy: Any, profile: RobotProfile, description: Callable[[], str]) -> Any:
-    """The policy itself where its actions are joint set-points, else an EndEffectorPolicy of it.
-
-    description: gives the URDF of the robot where it is needed. Raises ValueError as load_kinematics.
-    """
-    if policy.config.robot.joints:
-        return policy
-    return EndEffectorPolicy(policy, load_kinematics(description(), profile), profile)
 
 
 def check_actions(robot: RobotInterface) -> None:
