@@ -1,7 +1,7 @@
 """What a checkpoint's config.json says. Network fields carry the released names; nothing has a default."""
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -95,6 +95,8 @@ class RobotInterface:
     action_low: tuple[float, ...]  # [rad], [m]; for a gripper that the model counts the other way, low is above high
     action_high: tuple[float, ...]
     max_prompt_tokens: int  # everything before the action block; bounds the length of an instruction
+    # Things that the instruction names, in its order, whose places in every view stand behind the chunk in its block.
+    points: int = 0
 
     def __post_init__(self) -> None:
         if self.action_space not in ACTION_SPACES:
@@ -105,6 +107,8 @@ class RobotInterface:
             )
         if not 1 <= len(self.cameras) <= 3 or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f'robot.cameras needs one to three distinct names, got {list(self.cameras)}')
+        if self.points < 0:
+            raise ValueError(f'robot.points must be 0 or more, got {self.points}')
         if self.dof < 1 or self.horizon < 1 or not 0 < self.dt < float('inf'):
             raise ValueError(f'robot.dof, horizon and dt must be above 0, got {self.dof}, {self.horizon}, {self.dt}')
         for kind in ('state', 'action'):
@@ -130,6 +134,15 @@ class RobotInterface:
     def action_dim(self) -> int:
         """Numbers per step of a chunk."""
         return len(self.action_low)
+
+    @property
+    def chunk_tokens(self) -> int:
+        return self.horizon * self.action_dim
+
+    @property
+    def block_tokens(self) -> int:
+        """Of the chunk, and of the places behind it: view by view, thing by thing, x and y."""
+        return self.chunk_tokens + 2 * len(self.cameras) * self.points
 
     def limits(self, kind: str) -> Ranges:
         """Of 'state' or 'action', robot units."""
@@ -264,5 +277,9 @@ def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
 
 
 def read(cls: type[T], mapping: dict[str, Any], label: str) -> T:
-    """`cls` from a JSON object; `label` stands before the names of fields in errors. Raises ValueError naming one."""
-    return cls(**{f.name: _typed(mapping, f.name, f.type, label + f.name) for f in fields(cls)})  # type: ignore[arg-type]
+    """`cls` from a JSON object; `label` stands before the names of fields in errors. Raises ValueError naming one.
+
+    What has a default may be missing.
+    """
+    asked = [f for f in fields(cls) if f.name in mapping or f.default is MISSING]  # type: ignore[arg-type]
+    return cls(**{f.name: _typed(mapping, f.name, f.type, label + f.name) for f in asked})

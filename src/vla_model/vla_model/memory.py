@@ -69,7 +69,7 @@ def plan(
         count = network_numbers(config.network)
         copies = count * (4 + (4 if engine.endswith('float32') else 2 if engine.endswith('bfloat16') else 1))
     c, robot = config.network, config.robot
-    tokens = robot.max_prompt_tokens + 2 + robot.horizon * robot.action_dim
+    tokens = robot.max_prompt_tokens + 2 + robot.block_tokens
     head_dim = c.d_model // c.n_heads
     keys = 2 * c.n_layers * tokens * c.n_kv_heads * head_dim * dtype.itemsize
     return MemoryPlan(

@@ -15,8 +15,8 @@ ACTIONS = {
 }
 
 
-def config(text: int, action_space: str = 'joint_delta') -> ModelConfig:
-    """`text`: length of the text tokenizer. action_space: one of ACTIONS."""
+def config(text: int, action_space: str = 'joint_delta', points: int = 0) -> ModelConfig:
+    """`text`: length of the text tokenizer. action_space: one of ACTIONS. points: see RobotInterface."""
     image_tokenizer = ImageTokenizerConfig(
         resolution=128,
         channels=16,
@@ -53,6 +53,7 @@ def config(text: int, action_space: str = 'joint_delta') -> ModelConfig:
         action_low=(*low, 0.0),
         action_high=(*high, 0.08),
         max_prompt_tokens=256,
+        points=points,
     )
     return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)
 

@@ -65,7 +65,11 @@ class Policy:
             robot.horizon,
             robot.max_prompt_tokens,
             self.device,
+            robot.points,
         )
+        # (views, points, 2) of the newest chunk: where the things are that the instruction names, in its order. x and y
+        # in shares of the view, which bars have made square.
+        self.pointed = np.zeros((len(robot.cameras), 0, 2))
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
         """The chunk that follows `observation`.
@@ -124,7 +128,10 @@ class Policy:
         )
         # The one time in a cycle that the host waits. A bin is exact in float32.
         bin_and_probability = torch.stack((indices.float(), probability.float())).cpu().numpy()
-        both = bin_and_probability.reshape(2, robot.horizon, robot.action_dim)
+        n = robot.chunk_tokens
+        both = bin_and_probability[:, :n].reshape(2, robot.horizon, robot.action_dim)
+        places = bins.dequantize(bin_and_probability[0, n:].astype(np.int64), vocabulary.bins)
+        self.pointed = (places.reshape(len(robot.cameras), robot.points, 2) + 1) / 2
         values = bins.dequantize(both[0].astype(np.int64), vocabulary.bins)
         return self.action_ranges.denormalize(values), both[1]
 

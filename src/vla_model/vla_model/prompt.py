@@ -82,8 +82,10 @@ class PromptBuilder:
         horizon: int,
         max_prompt_tokens: int,
         device: torch.device,
+        points: int = 0,
     ):
         """max_prompt_tokens bounds what stands before the block of the action prompt; the padded forms follow from it.
+        points: see RobotInterface.
 
         Released: 910 for 7 dimensions and two views (1024 in all), 990 for 16 dimensions and three views (1120).
         """
@@ -93,7 +95,8 @@ class PromptBuilder:
         self.max_prompt_tokens = max_prompt_tokens
         # Padded, 7 dimensions take the room of 14, so that both fit into one batch of training.
         self.action_pads = self.action_tokens if action_dim == 7 else 0
-        self.max_tokens = max_prompt_tokens + 2 + self.action_tokens + self.action_pads
+        self.block_tokens = self.action_tokens + 2 * views * points
+        self.max_tokens = max_prompt_tokens + 2 + self.block_tokens + self.action_pads
         # An instruction holds for many observations.
         self.action = lru_cache(maxsize=8)(self._action)
         self.plan = lru_cache(maxsize=8)(self._plan)
@@ -110,7 +113,7 @@ class PromptBuilder:
         ids.append(v.eos)
         self._check_room(len(ids), task, self.max_prompt_tokens)
         left = self.max_prompt_tokens - len(ids)
-        block = self._slot(ids, '', v.soa, self.action_tokens, v.eoa)
+        block = self._slot(ids, '', v.soa, self.block_tokens, v.eoa)
         return self._template(ids, state, views, before, block, left, self.action_pads)
 
     def _plan(self, instruction: str, length: int, state: bool = False) -> Template:

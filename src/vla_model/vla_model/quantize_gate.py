@@ -21,7 +21,7 @@ class Check:
 
     ids: Tensor  # (1, T) int64, the block masked
     block: slice
-    wanted: Tensor  # (horizon * action_dim,) bins
+    wanted: Tensor  # (block_tokens,) bins
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,7 @@ def _errors(config: ModelConfig, calibration: Calibration, logits: list[Tensor])
 
 def _values(config: ModelConfig, indices: Tensor) -> np.ndarray:
     robot = config.robot
-    values = dequantize(
-        indices.cpu().numpy().reshape(len(indices), robot.horizon, robot.action_dim), config.vocabulary.bins
-    )
+    chunks = indices[:, : robot.chunk_tokens].cpu().numpy().reshape(len(indices), robot.horizon, robot.action_dim)
+    values = dequantize(chunks, config.vocabulary.bins)
     units = config.ranges('action').denormalize(values)
     return units[..., : robot.action_dim - robot.gripper]

@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vla_model.image_tokenizer import preprocess
+from vla_model.image_tokenizer import preprocess, squared
 from vla_training.shards import MAX_BYTES
 
 QUALITY = 92  # of JPEG, colour at full resolution: about 5 kB per frame of 128 px
@@ -87,11 +87,7 @@ class FrameWriter:
 
     def _place(self, at: Sequence[float], image: np.ndarray) -> tuple[float, float]:
         """A pixel of the image in the preprocessed one, which bars make square."""
-        height, width = image.shape[:2]
-        side = max(height, width)
-        return tuple(  # type: ignore[return-value]
-            (x + 0.5 + (side - n) // 2) * self.resolution / side - 0.5 for x, n in zip(at, (width, height), strict=True)
-        )
+        return tuple(squared(np.asarray(at), *image.shape[:2]) * self.resolution - 0.5)
 
     def close(self) -> None:
         if self._blobs:

@@ -92,7 +92,17 @@ def _layout(opened: Opened) -> Mapping[str, object]:
     config, robot = opened.config, opened.config.robot
     out: dict[str, object] = {f'vocabulary.{name}': value for name, value in asdict(config.vocabulary).items()}
     out |= {f'image_tokenizer.{name}': value for name, value in asdict(config.image_tokenizer).items()}
-    names = ('action_space', 'dof', 'gripper', 'horizon', 'dt', 'state_dim', 'action_dim', 'max_prompt_tokens')
+    names = (
+        'action_space',
+        'dof',
+        'gripper',
+        'horizon',
+        'dt',
+        'state_dim',
+        'action_dim',
+        'max_prompt_tokens',
+        'points',
+    )
     return out | {f'robot.{name}': getattr(robot, name) for name in names} | {'cameras': len(robot.cameras)}
 
 

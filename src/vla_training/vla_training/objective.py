@@ -109,6 +109,7 @@ class Objective:
         self.config, self.masking, self.device = config, masking, device
         self.codes = tokens.codes.to(device)
         self.state, self.action = tokens.state.to(device), tokens.action.to(device)
+        self.points = tokens.points.to(device)
         self.future = tokens.future.to(device)
         builder = prompt_builder(config, tokens, device)
         used = tokens.instruction.unique()
@@ -147,11 +148,16 @@ class Objective:
             rows = rows[self.plan[rows] >= 0]
             if not len(rows):
                 return None
+        known: Tensor | None = None  # of what is masked; None: all
         views = self._views(self.codes[rows], generator)
         state = self._state(self.state[rows], generator)
         if mode == 'action':
-            target = self.action[rows].flatten(1).long() + v.bins_offset
+            points = self.points[rows].flatten(1).long()
+            target = torch.cat((self.action[rows].flatten(1).long(), points.clamp(min=0)), 1) + v.bins_offset
             masked = self._mask_action(len(rows), generator)
+            # Where things are is always asked for; where nobody said, nothing is learned from it.
+            known = torch.cat((masked, points >= 0), 1)
+            masked = torch.cat((masked, torch.ones_like(points, dtype=torch.bool)), 1)
             part = slice(v.bins_offset, v.size)
         elif mode == 'image':
             target = self.codes[self.future[rows], 0].long() + v.image_offset
@@ -164,7 +170,8 @@ class Objective:
             part = slice(0, v.size)
         block = torch.where(masked, v.mask, target)
         ids, valid, where = self.prompts[mode].fill(self.instruction[rows], views, state, block)
-        counted = masked / masked.sum().clamp(min=1)
+        counted = masked if known is None else known
+        counted = counted / counted.sum().clamp(min=1)
         # A plan is weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood.
         weight = masked / (share * target.numel()) if mode == 'text' else counted
         return Batch(ids, valid, where, part, target - part.start, weight, counted)
@@ -214,7 +221,7 @@ class Objective:
 
     def _mask_action(self, size: int, generator: torch.Generator) -> Tensor:
         robot, m = self.config.robot, self.masking
-        shape = (size, robot.horizon * robot.action_dim)
+        shape = (size, robot.chunk_tokens)
         masked = self._mask_cosine(shape, generator) | (self._uniform((size, 1), generator) < m.one_step)
         given = torch.randint(1, max(2, robot.horizon // 2 + 1), (size, 1), generator=generator, device=self.device)
         given = torch.where(self._uniform((size, 1), generator) < m.prefix, given, 0)
@@ -249,4 +256,5 @@ def prompt_builder(config: ModelConfig, tokens: Tokens, device: torch.device) ->
         robot.horizon,
         robot.max_prompt_tokens,
         device,
+        robot.points,
     )

@@ -6,6 +6,7 @@ Episodes are never split over shards. Tensors of a shard, N frames:
     codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
     state        (N, state_dim) uint16       bins
     action       (N, horizon, action_dim) uint16  bins of the chunk that follows the frame
+    points       (N, views, points, 2) uint16  bins of the places of what the instruction names; NOWHERE: nobody said
     future       (N,) int32                  row of the frame at the end of the chunk
     episode      (N,) int32                  number of the episode in the data set
     instruction  (N,) int32                  row of `texts`
@@ -29,8 +30,9 @@ from vla_model.config import ModelConfig, read_json
 from vla_model.text_tokenizer import TextTokenizer
 
 MAX_BYTES = 15_000_000
-PER_FRAME = ('codes', 'state', 'action', 'future', 'episode', 'instruction', 'plan')
-DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16}
+PER_FRAME = ('codes', 'state', 'action', 'points', 'future', 'episode', 'instruction', 'plan')
+DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'points': torch.uint16}
+NOWHERE = 65535
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class Tokens:
     codes: Tensor  # (N, views, tokens) int16 or int32, as below
     state: Tensor
     action: Tensor
+    points: Tensor  # -1 where nobody said
     future: Tensor  # (N,) int64
     episode: Tensor
     instruction: Tensor
@@ -93,6 +96,8 @@ def read(folder: Path) -> Tokens:
         shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
         shard['instruction'] = shard['instruction'].long() + len(texts)
         shard['future'] = shard['future'].long() + rows
+        places = shard['points'].to(torch.int32)
+        shard['points'] = torch.where(places == NOWHERE, -1, places)
         for name in PER_FRAME:
             parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
         texts += own
@@ -110,6 +115,7 @@ def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
         'codes': (len(robot.cameras), config.image_tokenizer.tokens),
         'state': (robot.state_dim,),
         'action': (robot.horizon, robot.action_dim),
+        'points': (len(robot.cameras), robot.points, 2),
     }
     for name in (*PER_FRAME, 'text_ids', 'text_ends'):
         if name not in shard:

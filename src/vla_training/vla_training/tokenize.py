@@ -6,7 +6,8 @@ from what was wanted; a chunk then leads from the one to the other within a few 
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import Tensor
 from vla_model import bins, checkpoint, nano
 from vla_model.config import ImageTokenizerConfig, ModelConfig, RobotInterface
 from vla_model.folder import open_folder
-from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.image_tokenizer import ImageTokenizer, preprocess, squared
 from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
@@ -30,7 +31,7 @@ from vla_policy_node.kinematics.end_effector import check_actions, to_actions
 from vla_policy_node.kinematics.ik import Kinematics
 from vla_training import shards
 from vla_training.annotate import plan_texts
-from vla_training.features import ACTION, EXECUTED, STATE, SUBTASK, SUCCESS, image
+from vla_training.features import ACTION, EXECUTED, POINTS, STATE, SUBTASK, SUCCESS, image
 from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
@@ -40,6 +41,7 @@ STILL = 0.003  # [rad] joints that have moved less since the frame stand still
 FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
 TAIL = 1.5  # [s] after success: time to get clear of what was let go
 BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
+NAMED = 2  # things of the instruction that a new model points at, where the data says where they are
 LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
 
 
@@ -154,7 +156,8 @@ class _Model:
 def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Arm | None, device: str) -> _Model:
     text = TextTokenizer.load(NANO_FILE)
     encoder = load_image_tokenizer(image_tokenizer, device)
-    base = _with_images(nano.config(text.size, action_space), encoder.config)
+    points = NAMED if POINTS in data.features else 0
+    base = _with_images(nano.config(text.size, action_space, points), encoder.config)
     _check(data, base)
     kinematics = _kinematics(arm, base.robot)
     return _Model(configure(data, base, 'min_max', kinematics), text, encoder, kinematics)
@@ -245,7 +248,7 @@ def tokenize(
 def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]:
     """Numbers of the episodes of each shard."""
     robot = config.robot
-    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.horizon * robot.action_dim
+    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
     per_frame = 2 * values + 4 * 4
     part: list[int] = []
     used = 0
@@ -300,6 +303,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
             rows['codes'].append(np.stack(codes, 1))
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action, config.vocabulary.bins))
+            rows['points'].append(_points(data, episode, config)[:length])
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
@@ -309,6 +313,29 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
     flat = np.concatenate([np.asarray(i, np.int64) for i in ids])
     tensors = {name: torch.from_numpy(np.concatenate(values)) for name, values in rows.items()}
     return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
+
+
+def _points(data: Dataset, episode: Episode, config: ModelConfig) -> np.ndarray:
+    """(T, views, points, 2) int64 bins of where the things are that the task names, in its order; NOWHERE: unknown.
+
+    What is out of the picture is at its edge.
+    """
+    robot = config.robot
+    found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
+    for t, told in enumerate(episode.columns.get(POINTS, [])):
+        views = json.loads(told) if told else {}
+        for view, camera in enumerate(robot.cameras):
+            places = views.get(camera, {})
+            for i, name in enumerate(named(episode.task, places)[: robot.points]):
+                place = squared(places[name], *data.features[image(camera)].shape[:2])
+                found[t, view, i] = bins.quantize(2 * place - 1, config.vocabulary.bins)
+    return found
+
+
+def named(text: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that the text contains, in its order."""
+    at = {name: text.find(name) for name in names}
+    return sorted((name for name in at if at[name] >= 0), key=lambda name: at[name])
 
 
 @torch.inference_mode()
