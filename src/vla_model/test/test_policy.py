@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from vla_model import decode, policy
+from vla_model.config import ModelConfig
 from vla_model.types import Chunk, Observation
 
 
@@ -267,3 +269,26 @@ def test_absolute_joint_actions(nano, observation):
     delta = nano.act(observation).positions - observation.positions
     share = (chunk.positions - low) / (high - low)
     assert np.allclose(share, (delta + 1.6) / 3.2), 'the same bins, over another range'
+
+
+def test_a_model_points_at_what_the_instruction_names(nano, observation):
+    assert nano.act(observation).positions.shape == (8, 7) and nano.pointed.shape == (2, 0, 2)
+    config = replace(nano.config, robot=replace(nano.config.robot, points=2))
+    pointing = policy.Policy(config, nano.text, nano.network, nano.image_tokenizer, 'pointing')
+    prefix = pointing.act(observation)
+    prefix = Chunk(prefix.positions[:3], prefix.gripper[:3], prefix.dt)
+    chunk = pointing.act(observation, prefix)
+    assert chunk.positions.shape == (8, 7) and chunk.confidence.shape == (8,) and chunk.frozen == 3
+    assert pointing.pointed.shape == (2, 2, 2) and ((pointing.pointed >= 0) & (pointing.pointed <= 1)).all()
+    assert pointing.example().instruction and pointing.prompts.block_tokens == 64 + 8
+    pointing.act_steps = 3
+    assert np.array_equal(pointing.act(observation, prefix).positions[:3], prefix.positions)
+
+
+def test_a_configuration_may_leave_out_what_has_a_default(nano):
+    content = json.loads(nano.config.to_json())
+    del content['robot']['points']
+    assert ModelConfig.of_json(content, None) == nano.config
+    del content['robot']['dt']
+    with pytest.raises(ValueError, match=r'field robot\.dt is missing'):
+        ModelConfig.of_json(content, None)

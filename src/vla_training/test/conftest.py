@@ -29,7 +29,7 @@ def tiny_config() -> ModelConfig:
                         vocab_size=vocabulary.size),
         image_tokenizer=ImageTokenizerConfig(32, 4, 2, 4, (1, 1, 1, 2, 2), (0, 0, 0, 1, 1), (1, 1, 1, 2, 2),
                                              (0, 0, 0, 1, 1)),
-        robot=replace(base.robot, horizon=4, max_prompt_tokens=128),
+        robot=replace(base.robot, horizon=4, max_prompt_tokens=128, points=2),
     )  # fmt: skip
 
 
@@ -48,12 +48,15 @@ def tokens_folder(tmp_path_factory, config):
     ids = [text.encode(t) for t in texts]
     for index in range(2):
         state = rng.integers(8, 56, (48, 8))
+        points = torch.from_numpy(state.reshape(48, 2, 2, 2).copy())
+        points[::3, :, 1] = shards.NOWHERE
         shards.write_shard(
             shards.shard_path(folder, index),
             {
                 'codes': torch.from_numpy(rng.integers(0, 16, (48, 2, 4))),
                 'state': torch.from_numpy(state),
                 'action': torch.from_numpy(np.repeat(state[:, None], 4, 1)),
+                'points': points,
                 'future': torch.arange(48) // 12 * 12 + (torch.arange(48) % 12 + 4).clamp(max=11),
                 'episode': torch.arange(48) // 12 + 4 * index,
                 'instruction': torch.arange(48) // 12 % 2,

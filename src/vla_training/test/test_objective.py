@@ -24,7 +24,7 @@ def network(config):
 def test_prompts_of_training_are_those_of_the_policy(tokens, objective, mode):
     v = tokens.config.vocabulary
     rows = torch.tensor([0, 13, 30, 60])
-    length = {'action': 32, 'text': 32, 'image': 4}[mode]
+    length = {'action': 40, 'text': 32, 'image': 4}[mode]
     block = torch.randint(0, 60, (len(rows), length))
     ids, valid, where = objective.prompts[mode].fill(
         objective.instruction[rows], tokens.codes[rows].long() + v.image_offset,
@@ -46,7 +46,7 @@ def test_padding_changes_no_logits(tokens, objective, network):
     rows = torch.tensor([0, 13])
     v = tokens.config.vocabulary
     views, state = tokens.codes[rows].long() + v.image_offset, tokens.state[rows].long() + v.bins_offset
-    block = torch.full((2, 32), v.mask)
+    block = torch.full((2, 40), v.mask)
     prompts = objective.prompts['action']
     ids, valid, where = prompts.fill(objective.instruction[rows], views, state, block)
     assert valid is not None and not valid.all()
@@ -57,6 +57,19 @@ def test_padding_changes_no_logits(tokens, objective, network):
         )
         assert none is None
         assert torch.allclose(network(one, place, slice(v.bins_offset, v.size))[0], together[i], atol=1e-5)
+
+
+def test_where_things_are_is_always_asked_and_learned_where_somebody_said(tokens):
+    objective = Objective(tokens, Masking(one_step=0.0, prefix=1.0, plan_tokens=32), CPU)
+    rows = torch.arange(48)
+    batch = objective.draw('action', rows, torch.Generator().manual_seed(0))
+    block, v = batch.ids[:, batch.block], tokens.config.vocabulary
+    assert (block[:, 32:] == v.mask).all() and not (block[:, :8] == v.mask).any()
+    known = tokens.points[rows].flatten(1) >= 0
+    assert known.any(1).all() and not known.all()
+    assert torch.equal(batch.counted[:, 32:] > 0, known) and torch.equal(batch.weight, batch.counted)
+    assert torch.equal(batch.label[:, 32:][known], tokens.points[rows].flatten(1)[known].long())
+    assert float(batch.counted.sum()) == pytest.approx(1)
 
 
 def test_masks_of_chunks(tokens):

@@ -21,6 +21,7 @@ from vla_training.features import (
     COMPLETED,
     EXECUTED,
     FPS,
+    POINTS,
     REMAINING,
     STATE,
     SUBTASK,
@@ -29,7 +30,7 @@ from vla_training.features import (
     simulator_features,
 )
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.tokenize import LONGEST_REST, TAIL, Arm, actions_of, chunks_of, frames_used, starts, tokenize
+from vla_training.tokenize import LONGEST_REST, TAIL, Arm, actions_of, chunks_of, frames_used, named, starts, tokenize
 
 ARM = Arm(RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'), urdf_text)
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))
@@ -53,6 +54,8 @@ def dataset(tmp_path_factory):
                 columns[name] = np.zeros((length, *shape), feature.dtype)
         columns[COMPLETED], columns[REMAINING] = [''] * length, ['move away'] * length
         columns[SUBTASK][-1] = ''
+        seen = {'the': [40.0, 100.0], 'red button': [63.5, 127.5], 'blue button': [0, 0], 'button': [500, 64]}
+        columns[POINTS] = [json.dumps({'front': seen}) for _ in range(length)]
         columns[STATE] = (np.arange(length)[:, None] * 0.01 * np.arange(1, 9)).astype(np.float32)
         columns[STATE][:, 3] = -1 + columns[STATE][:, 3] / 10
         columns[STATE][:, 5] += 1
@@ -186,6 +189,17 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     assert np.allclose(back[13:], actions_of(data.episode(1), tokens.config.robot, 2, kinematics, 10), atol=1e-3)
     assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
     assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
+
+
+def test_what_the_task_names_is_pointed_at_in_its_order(dataset, images, tmp_path):
+    tokenize(dataset, images[0], tmp_path, action_space='joint_delta')
+    tokens = shards.read(tmp_path)
+    assert tokens.config.robot.points == 2 and tokens.points.shape == (len(tokens), 2, 2, 2)
+    # 'press the red button': 'the' comes first, then 'red button'; 'button' would be the third. Nobody saw the wrist.
+    shares = (bins.dequantize(tokens.points[0, 0].numpy(), tokens.config.vocabulary.bins) + 1) / 2
+    assert np.allclose(shares, [[40.5 / 256, 100.5 / 256], [0.25, 0.5]], atol=1e-3)
+    assert (tokens.points[:, 1] == -1).all()
+    assert named('put the tomato in the red bowl', ['red bowl', 'lemon', 'tomato']) == ['tomato', 'red bowl']
 
 
 def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):

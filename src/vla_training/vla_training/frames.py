@@ -116,7 +116,8 @@ class FrameWriter:
         names = sorted({name for points in self._points for name in points})
         if names:
             nowhere = (math.nan, math.nan)
-            tensors['points'] = torch.tensor([[points.get(name, nowhere) for name in names] for points in self._points])
+            places = [[points.get(name, nowhere) for name in names] for points in self._points]
+            tensors['points'] = torch.tensor(places, dtype=torch.float32)
         facts = {'resolution': str(self.resolution), 'cameras': json.dumps(self.cameras), 'names': json.dumps(names)}
         path = self.folder / f'frames-{self._files:05d}.safetensors'
         save_file(tensors, path.with_suffix('.writing'), facts)

@@ -323,7 +323,10 @@ def _points(data: Dataset, episode: Episode, config: ModelConfig) -> np.ndarray:
     robot = config.robot
     found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
     for t, told in enumerate(episode.columns.get(POINTS, [])):
-        views = json.loads(told) if told else {}
+        try:
+            views = json.loads(told) if told else {}
+        except ValueError as error:
+            raise ValueError(f'{data.folder}: {POINTS} of {episode.task!r}, frame {t}, is no JSON: {error}') from None
         for view, camera in enumerate(robot.cameras):
             places = views.get(camera, {})
             for i, name in enumerate(named(episode.task, places)[: robot.points]):
