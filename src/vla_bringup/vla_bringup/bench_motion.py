@@ -58,7 +58,7 @@ def bench_motion(options: Options) -> bool:
     for what the user can mend."""
     console = make_console()
     profile = RobotProfile.load(profile_path(ROBOT))
-    loop = Loop.make(options.model, options.device) if options.loops else None
+    loop = Loop.make(options.model, options.device, profile) if options.loops else None
     recordings = _record(options, profile, console)
     rows = _replay(options, profile, recordings, console)
     loops: list[dict[str, Any]] = []

@@ -67,7 +67,7 @@ class Loop:
     contenders: tuple[str, ...] = (*STRATEGIES, *BASELINES)
 
     @classmethod
-    def make(cls, model: str, device: str) -> 'Loop | None':
+    def make(cls, model: str, device: str, profile: RobotProfile) -> 'Loop | None':
         """None for the untrained random-nano. Raises FileNotFoundError or ValueError for no checkpoint."""
         if model == 'random-nano':
             return None
@@ -75,7 +75,7 @@ class Loop:
             # It goes by the clock: an arm that waits for it is, to it, an arm that does not follow.
             names = tuple(name for name in (*STRATEGIES, *BASELINES) if name != 'blocking')
             return cls('the scripted expert with the errors of a model', ErringExpert, False, names)
-        policy = Drive(model, device=device).load()
+        policy = Drive(model, device=device).load(profile)
         return cls(policy.model_id, lambda profile, world: policy, True)
 
 

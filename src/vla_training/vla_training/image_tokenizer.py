@@ -176,12 +176,13 @@ class ImageTokenizerTrainer:
             matrices = pointer.matrices()
         ids = {id(p) for p in matrices}
         others = [p for p in self.parameters.values() if id(p) not in ids]
-        decay = {'lr': settings.lr, 'weight_decay': settings.weight_decay}
+        lr, decay = settings.lr, settings.weight_decay
         self.optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(others, betas=(0.9, settings.beta2), fused=True, **decay)
+            torch.optim.AdamW(others, lr=lr, betas=(0.9, settings.beta2), weight_decay=decay, fused=True)
         ]
         if matrices:
-            self.optimizers.append(torch.optim.Muon(matrices, adjust_lr_fn='match_rms_adamw', **decay))
+            muon = torch.optim.Muon(matrices, lr=lr, weight_decay=decay, adjust_lr_fn='match_rms_adamw')
+            self.optimizers.append(muon)
         self.step, self.seconds = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
         state, old = out / 'state', out / '.state-old'
