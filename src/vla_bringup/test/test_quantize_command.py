@@ -1,11 +1,13 @@
 """./vla quantize: episodes of both checkpoints decide, too; what fails leaves nothing behind."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from vla_bringup import quantize as command
+from vla_bringup.nodes import profile_path
 from vla_model.quantize import Result
 
 
@@ -36,8 +38,9 @@ def test_a_checkpoint_that_fails_in_episodes_is_removed_unless_forced(tmp_path, 
     monkeypatch.setattr(command, 'calibration', lambda *a, **k: None)
     monkeypatch.setattr(command, 'quantize', quantize)
     monkeypatch.setattr(command, '_drive', lambda o, result: lost)
+    robot = Path(profile_path('sim_panda'))
     options = command.Options(
-        model=model, scheme='int8', data=tmp_path, robot=tmp_path, out=out, work=tmp_path, episodes=5, force=force
+        model=model, scheme='int8', data=tmp_path, robot=robot, out=out, work=tmp_path, episodes=5, force=force
     )
     assert command.run_quantize(options) is force
     assert out.is_dir() is force
