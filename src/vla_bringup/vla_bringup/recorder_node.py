@@ -40,6 +40,7 @@ FIXED_TOPICS = (
     'policy/status',
     'policy/instruction',
     'policy/plan_text',
+    'policy/pointed',
     'policy/predicted_image',
     'policy/camera_info',
     'sim/episode',

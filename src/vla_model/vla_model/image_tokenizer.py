@@ -38,12 +38,6 @@ def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 
     return (x - 0.5) / 0.5
 
 
-def squared(places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Places (..., 2), x and y [px] of an image, as shares of the edge of the square that `preprocess` makes of it."""
-    side = max(height, width)
-    return (np.asarray(places, np.float64) + 0.5 + [(side - width) // 2, (side - height) // 2]) / side
-
-
 def to_image(pixels: Tensor) -> np.ndarray:
     """(3, side, side) in [-1, 1] -> (side, side, 3) uint8 RGB."""
     return (((pixels + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()

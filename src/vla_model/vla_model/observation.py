@@ -66,3 +66,18 @@ def prefix_steps(robot: RobotInterface, prefix: Chunk) -> np.ndarray:
     if not np.isfinite(steps).all():
         raise ValueError('the prefix has numbers that are not finite')
     return steps
+
+
+def squared(places: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Places (..., 2), x and y [px] of an image, as shares of the edge of the square that a view makes of it.
+
+    See image_tokenizer.preprocess.
+    """
+    side = max(height, width)
+    return (np.asarray(places, np.float64) + 0.5 + [(side - width) // 2, (side - height) // 2]) / side
+
+
+def unsquared(places: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The other way round: shares of the square -> x and y [px] of the image."""
+    side = max(height, width)
+    return np.asarray(places, np.float64) * side - 0.5 - [(side - width) // 2, (side - height) // 2]

@@ -29,7 +29,7 @@ from vla_model.config import RobotInterface
 from vla_model.prompt_texts import plan
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
-from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_msgs.msg import PolicyStatus as S
 from vla_policy_node import foresight, policy_report
 from vla_policy_node.core.profile import RobotProfile
@@ -69,11 +69,14 @@ class FakePolicy:
     model_id = 'fake-1'
     config = SimpleNamespace(
         trained=True,
-        robot=SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=16, dt=0.05),
+        robot=SimpleNamespace(
+            cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=16, dt=0.05, points=0
+        ),
     )
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
+        self.pointed = np.zeros((2, 0, 2))
         self.prefixes = []  # what each act was given
         self.planned, self.imagined = [], []  # (t_ref, steps) of each decode that was begun
         self.did = []  # 'act', 'step'
@@ -935,6 +938,28 @@ def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
     world.new_chunks(40)  # more than a second: each timer of the node had its turn
     assert not made
     assert len(policy.planned) + len(policy.imagined) == planned
+
+
+def test_a_model_that_points_is_heard_in_pixels_of_its_cameras(start):
+    policy = FakePolicy()
+    policy.config = SimpleNamespace(
+        trained=True, robot=SimpleNamespace(**vars(FakePolicy.config.robot) | {'points': 2})
+    )
+    policy.pointed = np.array([[[0.5, 0.5], [0.0, 0.25]], [[1.0, 0.75], [0.25, 0.5]]])
+    world, _ = start(policy)
+    heard = []
+    world.node.create_subscription(VisualTrace, 'policy/pointed', heard.append, qos.STATUS)
+    activate(world)
+    world.say('put the red block into the bowl')
+    world.wait(lambda: {msg.camera for msg in heard} == {'front', 'wrist'}, 'where the block and the bowl are')
+    world.wait(lambda: heard[-1].camera == 'wrist', 'both of a chunk')
+    front, wrist = heard[-2:]
+    assert front.kind == VisualTrace.NAMED and (front.width, front.height) == (8, 6)
+    # The view is the image, 8 wide, with a bar of one pixel above and below it.
+    assert (list(front.u), list(front.v)) == ([3.5, -0.5], [2.5, 0.5])
+    assert (list(wrist.u), list(wrist.v)) == ([7.5, 1.5], [4.5, 2.5])
+    assert front.header.frame_id == 'front_optical'
+    assert to_ns(front.header.stamp) == to_ns(wrist.header.stamp) in {seen.t_ref for seen in policy.seen}
 
 
 def test_diagnostics(start):

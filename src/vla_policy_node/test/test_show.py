@@ -56,6 +56,7 @@ class World:
     def __init__(self, node, urdf):
         self.node, self.profile, self.urdf = node, RobotProfile.load(PROFILE), urdf
         self.sequence, self.source, self.camera, self.lags = 0, '/policy', True, 0
+        self.named = {'front': [12.0], 'wrist': [50.0]}
         self.info = CameraInfo(
             width=64, height=64, k=[60.0, 0.0, 31.5, 0.0, 60.0, 31.5, 0.0, 0.0, 1.0], distortion_model='plumb_bob'
         )
@@ -66,6 +67,7 @@ class World:
         self.infos = out(CameraInfo, 'front/camera_info', qos.SENSOR_OUT)
         self.predicted = out(Image, 'policy/predicted_image', qos.SENSOR_OUT)
         self.status = out(PolicyStatus, 'policy/status', qos.STATUS)
+        self.pointed = out(VisualTrace, 'policy/pointed', qos.STATUS)
         self.tf = out(TFMessage, '/tf', qos.STATUS)
         self.fixed = out(TFMessage, '/tf_static', qos.LATCHED)
         self.description = out(String, 'robot_description', qos.LATCHED)
@@ -112,6 +114,10 @@ class World:
         self.predicted.publish(image_msg(to_time(now + 100_000_000), OPTICAL, np.full((32, 32, 3), 90, np.uint8)))
         status = PolicyStatus(state=PolicyStatus.STATE_RUNNING, instruction='fill it', surprise=0.25, chunks=1)
         self.status.publish(status)
+        for camera in ('front', 'wrist'):
+            named = VisualTrace(kind=VisualTrace.NAMED, camera=camera, u=self.named[camera], v=[20.0])
+            named.header.stamp = stamp
+            self.pointed.publish(named)
 
 
 @pytest.fixture
@@ -152,7 +158,7 @@ NEEDS = {
     },
     'predicted_and_observed': {'/policy/predicted_image', '/front/image_raw', '/policy/status'},
 }  # fmt: skip
-NEEDS['trace_image'] = NEEDS['trace']
+NEEDS['trace_image'] = NEEDS['trace'] | {'/policy/pointed'}
 
 
 def test_nothing_runs_for_topics_without_subscriber(show, monkeypatch):
@@ -228,7 +234,10 @@ def test_the_trace_begins_at_the_tool_in_the_picture(show, panda_urdf):
     assert trace.header.frame_id == OPTICAL
     ros.wait(lambda: len(images) > 1, 'pictures')
     assert images[-1].header.frame_id == OPTICAL
-    assert (decode_image(images[-1], 't') != 90).any()
+    drawn = decode_image(images[-1], 't')
+    assert (drawn != 90).any()
+    assert drawn[20, 12, 0] > 200 > drawn[20, 12, 2], 'a cross where the policy points to in this camera'
+    assert (drawn[18:23, 48:53] == 90).all(), 'and none of another camera'
 
 
 def test_a_picture_says_why_there_is_no_trace(show):
@@ -410,6 +419,8 @@ def test_the_line_is_drawn_where_it_belongs():
     assert not drawn[100:, :100].any()
     assert not blank.any()
     assert draw_trace(blank, np.zeros((0, 2)), [], 'no calibration')[230:].any()
+    named = draw_trace(blank, np.zeros((0, 2)), [], named=np.array([[40.0, 60.0], [400.0, 60.0]]))
+    assert named[60, 40].any() and not named[100:].any() and not named[:, 80:].any()
 
 
 def test_a_source_keeps_no_more_than_it_should():

@@ -23,6 +23,7 @@ class Policy(Protocol):
 
     model_id: str
     config: Any
+    pointed: np.ndarray  # (views, points, 2) of the newest chunk, see vla_model.policy
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
 
@@ -52,6 +53,7 @@ class Answer:
     aligned: Aligned
     epoch: int  # of the executor, as heard when the observation was taken
     chunk: Chunk
+    pointed: np.ndarray  # (views, points, 2) where the things are that the instruction names, shares of the square view
     inference_time: float  # [s] act begun -> chunk ready
     waited: float  # [s] of wall time, observation complete -> act begun
     skipped: int  # sets passed over since the answer before
@@ -167,7 +169,7 @@ class Inference:
             chunk = self._policy.act(observation, under_way)
             check_chunk(chunk, self._dof)
             taken = time.perf_counter() - start
-            self._deliver(Answer(assignment, aligned, epoch, chunk, taken, waited, skipped))
+            self._deliver(Answer(assignment, aligned, epoch, chunk, self._policy.pointed, taken, waited, skipped))
         except Exception as error:
             self._failed(assignment, error)
             self._closing.wait(self._retry)

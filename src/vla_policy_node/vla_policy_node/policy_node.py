@@ -122,7 +122,8 @@ class PolicyNode(SafeLifecycleNode):
             self, p, policy, lock=self._lock, in_force=self._in_force, frame=lambda: self._frame(robot.cameras[0])
         )
         with self._lock:
-            self._report, self._failure, self._foresight = PolicyReport(self, policy.model_id), '', foresight
+            self._report = PolicyReport(self, policy.model_id, robot, self._frame)
+            self._failure, self._foresight = '', foresight
         # Not act: the arm need not reach what a grey scene makes a model say.
         foresight.schedule.warm_up(
             policy.example, lambda seen: policy.actions(seen.images, state_of(robot, seen), seen.instruction)

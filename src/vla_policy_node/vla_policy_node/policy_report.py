@@ -1,13 +1,18 @@
-"""What the policy node tells about its work: the numbers of PolicyStatus, and the diagnostics."""
+"""What the policy node tells about its work: the numbers of PolicyStatus, the diagnostics, and where it points to."""
 
+import array
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from vla_msgs.msg import PolicyStatus
+from vla_model.config import RobotInterface
+from vla_model.observation import unsquared
+from vla_msgs.msg import PolicyStatus, VisualTrace
 from vla_policy_node.core.stats import Rate, Window
 from vla_policy_node.inference import Answer
 from vla_policy_node.ros import qos
@@ -34,8 +39,10 @@ CODE_NAMES = {
 class PolicyReport:
     """Counters and latencies of one configured model. The node's lock guards it."""
 
-    def __init__(self, node: Node, model_id: str) -> None:
-        self._node, self._model_id = node, model_id
+    def __init__(self, node: Node, model_id: str, robot: RobotInterface, frame: Callable[[str], str]) -> None:
+        """frame: camera -> frame_id of its newest image."""
+        self._node, self._model_id, self._robot, self._frame = node, model_id, robot, frame
+        self._pointed = node.create_publisher(VisualTrace, '~/pointed', qos.STATUS) if robot.points else None
         self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
         self._inference, self._latency, self._waited, self._rate = Window(200), Window(200), Window(200), Rate()
         self._chunks = self._skipped = self._sequence = self._t_ref = 0
@@ -52,6 +59,18 @@ class PolicyReport:
         self._latency.add(latency)
         self._waited.add(answer.waited)
         self._rate.mark(time.monotonic())
+        if self._pointed is not None and self._pointed.get_subscription_count() > 0:
+            for camera, places in zip(self._robot.cameras, answer.pointed, strict=True):
+                self._point(answer.aligned.t_ref, camera, places, answer.aligned.values[camera].shape)
+
+    def _point(self, t_ref: int, camera: str, places: np.ndarray, shape: tuple[int, ...]) -> None:
+        """places: see Answer.pointed; shape: of the image."""
+        assert self._pointed is not None
+        height, width = shape[:2]
+        msg = VisualTrace(kind=VisualTrace.NAMED, camera=camera, width=width, height=height)
+        msg.header.stamp, msg.header.frame_id = to_time(t_ref), self._frame(camera)
+        msg.u, msg.v = (array.array('f', column) for column in unsquared(places, height, width).T)
+        self._pointed.publish(msg)
 
     def fill(self, msg: PolicyStatus, ages: dict[str, float]) -> None:
         """The fields of the status that are numbers; ages [s] by stream."""
@@ -101,7 +120,9 @@ class PolicyReport:
         self._publisher.publish(array)
 
     def destroy(self) -> None:
-        self._node.destroy_publisher(self._publisher)
+        for publisher in (self._publisher, self._pointed):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
 
 
 def milliseconds(*seconds: float) -> str:

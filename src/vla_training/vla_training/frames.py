@@ -25,7 +25,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vla_model.image_tokenizer import preprocess, squared
+from vla_model.image_tokenizer import preprocess
+from vla_model.observation import squared
 from vla_training.shards import MAX_BYTES
 
 QUALITY = 92  # of JPEG, colour at full resolution: about 5 kB per frame of 128 px

@@ -20,7 +20,8 @@ from torch import Tensor
 from vla_model import bins, checkpoint, nano
 from vla_model.config import ImageTokenizerConfig, ModelConfig, RobotInterface
 from vla_model.folder import open_folder
-from vla_model.image_tokenizer import ImageTokenizer, preprocess, squared
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.observation import squared
 from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer

@@ -91,3 +91,8 @@ def visual_trace(header: Header, camera: str, size: tuple[int, int], pixels: np.
     msg = VisualTrace(header=header, kind=VisualTrace.PREDICTED, camera=camera, width=size[0], height=size[1])
     msg.u, msg.v = (array.array('f', column) for column in np.asarray(pixels, np.float32).reshape(-1, 2).T)
     return msg
+
+
+def pixels(msg: VisualTrace | None) -> np.ndarray:
+    """(n, 2) column and row [pixel] of the points of a message; None: no points."""
+    return np.zeros((0, 2)) if msg is None else np.column_stack((msg.u, msg.v))

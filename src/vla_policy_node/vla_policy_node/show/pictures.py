@@ -10,7 +10,8 @@ from vla_policy_node.core.surprise import square
 from vla_policy_node.show.tool_path import Colour
 
 SIDE = 320  # [pixel] of each half of the pair of pictures
-GROUND, INK, FAINT, ALARM = '#16181d', '#ffffff', '#b8bcc6', '#ff7b72'
+GROUND, INK, FAINT, ALARM, MARK = '#16181d', '#ffffff', '#b8bcc6', '#ff7b72', '#ffd33d'
+NOTHING = np.zeros((0, 2))
 
 
 @functools.cache
@@ -22,11 +23,13 @@ def font(size: int) -> Any:
         return ImageFont.load_default()
 
 
-def draw_trace(image: np.ndarray, pixels: np.ndarray, colours: list[Colour], problem: str = '') -> np.ndarray:
+def draw_trace(
+    image: np.ndarray, pixels: np.ndarray, colours: list[Colour], problem: str = '', named: np.ndarray = NOTHING
+) -> np.ndarray:
     """A copy of image (height, width, 3) uint8 RGB with a line through pixels (n, 2) and a dot on each of them.
 
     pixels: column and row of the tool now, then of each step. colours: of the n - 1 steps. problem: why there is no
-    line, written below.
+    line, written below. named (m, 2): places that get a cross with their number, from 1.
     """
     page = Image.fromarray(np.ascontiguousarray(image))
     draw = ImageDraw.Draw(page)
@@ -43,6 +46,15 @@ def draw_trace(image: np.ndarray, pixels: np.ndarray, colours: list[Colour], pro
         r = 4.5 * unit
         draw.ellipse([u - r, v - r, u + r, v + r], outline='black', width=round(3 * unit))
         draw.ellipse([u - r, v - r, u + r, v + r], outline='white', width=round(1.5 * unit))
+    for number, (u, v) in enumerate(named, 1):
+        r = 5 * unit
+        for width, ink in ((4 * unit, 'black'), (2 * unit, MARK)):
+            draw.line([u - r, v - r, u + r, v + r], fill=ink, width=round(width))
+            draw.line([u - r, v + r, u + r, v - r], fill=ink, width=round(width))
+        place = u + r + 2 * unit, v
+        draw.text(
+            place, str(number), font=font(round(9 * unit)), fill=MARK, anchor='lm', stroke_width=2, stroke_fill='black'
+        )
     if problem:
         size = round(11 * unit)
         words = wrapped(problem, round(page.width / (0.55 * size)))

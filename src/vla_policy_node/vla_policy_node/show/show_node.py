@@ -7,6 +7,7 @@ decoded or computed for a topic without subscriber.
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,7 @@ from vla_policy_node.show.sources import Source
 from vla_policy_node.show.words import words
 
 TELL_EVERY = 10.0  # [s] between two logs of the same sentence
+POINTED_KEPT = 1_000_000_000  # [ns] for which the image shows places of before it was taken
 
 
 class ShowNode(Node):
@@ -65,6 +67,7 @@ class ShowNode(Node):
         self._view = CameraView(self, chosen, cameras[chosen])
         # The one that images are imagined of.
         self._first = self._view if chosen == first else CameraView(self, first, cameras[first])
+        self._pointed = Source(self, VisualTrace, 'policy/pointed', qos.STATUS, keep=16, stamped=True)
         self._pair = Pairing()
         self._predicted = Source(self, Image, 'policy/predicted_image', qos.SENSOR, stamped=True)
         seconds = declare(
@@ -99,7 +102,10 @@ class ShowNode(Node):
                 [arm.joints, arm.description], self._executed.clear,
             ),
             self._output('trace', VisualTrace, 5.0, 'way of the tool in an image', self._make_trace, trace),
-            self._output('trace_image', Image, 5.0, 'the same, drawn', self._make_trace_image, trace, sensor=True),
+            self._output(
+                'trace_image', Image, 5.0, 'the same, drawn', self._make_trace_image, [*trace, self._pointed],
+                sensor=True,
+            ),
             self._output(
                 'predicted_and_observed', Image, 2.0, 'what was imagined beside what is seen', self._make_pair,
                 [self._predicted, self._first.images, self._status], self._pair.clear, sensor=True,
@@ -229,7 +235,13 @@ class ShowNode(Node):
             self._tell(str(error))
             return None
         header = found.image.header
-        return image_msg(header.stamp, header.frame_id, draw_trace(pixels, found.pixels, found.colours, found.problem))
+        named = messages.pixels(self._pointed.as_of(to_ns(header.stamp), self._is_recent(to_ns(header.stamp))))
+        drawn = draw_trace(pixels, found.pixels, found.colours, found.problem, named)
+        return image_msg(header.stamp, header.frame_id, drawn)
+
+    def _is_recent(self, stamp: int) -> Callable[[VisualTrace], bool]:
+        """Of places: whether they are in the camera of the trace, and not from long before stamp [ns]."""
+        return lambda msg: msg.camera == self._view.camera and stamp - to_ns(msg.header.stamp) < POINTED_KEPT
 
     def _make_pair(self) -> Image | None:
         imagined, status = self._predicted.newest, self._status.newest
