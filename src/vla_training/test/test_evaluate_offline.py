@@ -12,7 +12,7 @@ from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.types import Chunk, Plan, PredictedImage
 from vla_training.annotate import plan_texts
 from vla_training.evaluate_offline import NOT_TRAINED, recorded_frames
-from vla_training.features import ACTION, DONE, STATE, SUBTASK, VELOCITY, image, robot_features
+from vla_training.features import ACTION, DONE, POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
 from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video
 
 JOINTS, SIZE, LENGTH = [f'j{i}' for i in range(1, 8)], 64, 20
@@ -23,6 +23,7 @@ def dataset(tmp_path_factory):
     """Two episodes, one of which was trained on; the grey of the images grows with time."""
     folder = tmp_path_factory.mktemp('data') / 'set'
     features = robot_features(JOINTS, {'front': (SIZE, SIZE), 'wrist': (SIZE, SIZE)}) | {SUBTASK: Feature('string')}
+    features |= {POINTS: Feature('string')}
     writer = DatasetWriter(folder, 10, 'panda', features)
     for seed in (5, NOT_TRAINED + 5):
         state = np.tile(np.linspace(0.0, 0.5, LENGTH)[:, None], 8).astype(np.float32)
@@ -34,6 +35,7 @@ def dataset(tmp_path_factory):
             VELOCITY: np.zeros((LENGTH, 7), np.float32),
             DONE: np.arange(LENGTH) == LENGTH - 1,
             SUBTASK: ['move above the red button'] * 10 + ['press the red button'] * 10,
+            POINTS: ['{"front": {"red button": [31.5, 15.5]}, "wrist": {"red button": [700, 20]}}'] * LENGTH,
         }
         writer.add_episode(
             columns, {image(c): video for c in ('front', 'wrist')}, 'press the red button', {'seed': seed}
@@ -48,6 +50,7 @@ class Knows:
     def __init__(self, folder, config, shift=0.0):
         data = Dataset(folder)
         self.config, self.shift, self.device = config, shift, torch.device('cpu')
+        self.pointed = np.zeros((2, config.robot.points, 2))
         self.episode = data.episode(1)
         self.pictures = list(self.episode.frames(image('front')))
         self.image_tokenizer = ImageTokenizer(config.image_tokenizer)
@@ -90,6 +93,17 @@ def test_errors_are_those_of_the_policy(dataset, config):
     found = recorded_frames(policy, dataset, frames=4, decoded=4)
     assert found['action error [rad]'] == pytest.approx(0.05)
     assert found['plan text exact'] == found['current sub-task right'] == 0.0
+
+
+def test_it_counts_how_far_beside_the_thing_a_policy_points(dataset, config):
+    policy = Knows(dataset, replace(config, robot=replace(config.robot, points=2)))
+    policy.pointed[0, 0] = 0.5, 0.55  # the button is at 0.5, 0.25 of the front camera's view
+    policy.pointed[:, 1] = 0.9  # nothing else is named, and what is out of the wrist's view does not count
+    found = recorded_frames(policy, dataset, frames=4, decoded=1)
+    assert found['pointed beside it [share of the view]'] == pytest.approx(0.3, abs=0.01)  # 64 bins
+    assert found['pointed within 0.05 of it'] == 0.0
+    policy_without = Knows(dataset, replace(config, robot=replace(config.robot, points=0)))
+    assert 'pointed within 0.05 of it' not in recorded_frames(policy_without, dataset, frames=4, decoded=1)
 
 
 def test_what_was_trained_on_does_not_count(dataset, config, tmp_path):

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
+from vla_model import bins
 from vla_model.image_tokenizer import preprocess
 from vla_model.policy import Policy
 from vla_model.types import Observation
@@ -18,7 +19,7 @@ from vla_training.annotate import plan_texts as texts_of
 from vla_training.features import STATE, image
 from vla_training.image_metrics import psnr, ssim
 from vla_training.lerobot import Dataset, Episode
-from vla_training.tokenize import chunks_of, starts, stride
+from vla_training.tokenize import chunks_of, points_of, starts, stride
 
 NOT_TRAINED = 1_000_000  # seeds from here on are never trained on
 CURRENT = 'continue to '  # what comes before the current sub-task in a plan text
@@ -33,6 +34,7 @@ class Frame:
     text: str  # the plan as it should be; empty: nobody said
     plan: Plan | None
     future: np.ndarray  # (H, W, 3) uint8 of the first camera, when the chunk is done
+    points: np.ndarray  # (views, points, 2) where the things are that the task names, shares of the view; NaN: unknown
 
 
 @dataclass
@@ -117,6 +119,7 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
         state = np.asarray(episode.columns[STATE], np.float64)
         actions = chunks_of(episode, robot.dof, robot.horizon, frames)
         texts, parts = texts_of(episode), plans(episode)
+        points = _points(dataset, episode, policy)
         for t in at:
             observation = Observation(
                 t_ref=round(t / dataset.fps * 1e9),
@@ -126,7 +129,15 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
                 gripper=float(state[t, robot.dof]) if robot.gripper else 0.0,
                 instruction=episode.task,
             )
-            yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][int(ends[t])])
+            yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][int(ends[t])], points[t])
+
+
+def _points(dataset: Dataset, episode: Episode, policy: Policy) -> np.ndarray:
+    """(T, views, points, 2), see Frame; what is at the edge of a view is out of it."""
+    count = policy.config.vocabulary.bins
+    found = points_of(dataset, episode, policy.config.robot, count)
+    inside = ((found > 0) & (found < count - 1)).all(-1, keepdims=True)
+    return np.where(inside, (bins.dequantize(found.clip(0, count - 1), count) + 1) / 2, np.nan)
 
 
 def _pictures(episode: Episode, key: str, wanted: set[int]) -> dict[int, np.ndarray]:
@@ -143,6 +154,11 @@ def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
     sums.add('action error, staying where it is [rad]', float(still.mean()))
     if len(chunk.gripper):
         sums.add('gripper error [m]', float(np.abs(chunk.gripper - frame.actions[:, dof]).mean()))
+
+    for off in np.linalg.norm(policy.pointed - frame.points, axis=-1).flatten():
+        if np.isfinite(off):
+            sums.add('pointed beside it [share of the view]', float(off))
+            sums.add('pointed within 0.05 of it', float(off < 0.05))
 
 
 def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> None:

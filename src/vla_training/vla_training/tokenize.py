@@ -304,7 +304,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
             rows['codes'].append(np.stack(codes, 1))
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action, config.vocabulary.bins))
-            rows['points'].append(_points(data, episode, config)[:length])
+            rows['points'].append(points_of(data, episode, config.robot, config.vocabulary.bins)[:length])
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
             rows['episode'].append(np.full(length, number))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
@@ -316,12 +316,11 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
     return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
 
 
-def _points(data: Dataset, episode: Episode, config: ModelConfig) -> np.ndarray:
-    """(T, views, points, 2) int64 bins of where the things are that the task names, in its order; NOWHERE: unknown.
+def points_of(data: Dataset, episode: Episode, robot: RobotInterface, count: int) -> np.ndarray:
+    """(T, views, points, 2) int64: where the things are that the task names, in its order, in `count` bins.
 
-    What is out of the picture is at its edge.
+    NOWHERE: unknown. What is out of the picture is at its edge.
     """
-    robot = config.robot
     found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
     for t, told in enumerate(episode.columns.get(POINTS, [])):
         try:
@@ -332,7 +331,7 @@ def _points(data: Dataset, episode: Episode, config: ModelConfig) -> np.ndarray:
             places = views.get(camera, {})
             for i, name in enumerate(named(episode.task, places)[: robot.points]):
                 place = squared(places[name], *data.features[image(camera)].shape[:2])
-                found[t, view, i] = bins.quantize(2 * place - 1, config.vocabulary.bins)
+                found[t, view, i] = bins.quantize(2 * place - 1, count)
     return found
 
 
