@@ -190,6 +190,16 @@ def contrast(episode: Episode, near: float = NEAR) -> str:
     return ''
 
 
+def any_instruction(episode: Episode, rng: np.random.Generator) -> str:
+    """A sentence of the episode's task about any of the things in its scene that it can be about."""
+    goal, names = episode.goal, [p.name for p in episode.placements]
+    objects = [name for name in names if _sort(name) == _sort(goal.object)]
+    chosen = str(rng.choice(objects))
+    targets = [name for name in names if goal.target and _sort(name) == _sort(goal.target) and name != chosen]
+    words = {'object': _word(chosen), 'target': _word(str(rng.choice(targets))) if targets else ''}
+    return str(rng.choice(_PHRASINGS[episode.task])).format(**words)
+
+
 def _rephrased(instruction: str, goal: Goal) -> str:
     """A sentence like `instruction` that asks for this goal."""
     words = {'object': _word(goal.object), 'target': _word(goal.target)}

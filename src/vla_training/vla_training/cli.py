@@ -262,6 +262,26 @@ def tokenize(
 
 
 @command
+def glances(
+    robot: Annotated[
+        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
+    ],
+    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    scenes: Annotated[int, typer.Option(min=1, help='Per task.')] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help='Of the first scene.')] = 100_000,
+    sentences: Annotated[int, typer.Option(min=1, help='Per scene.')] = 2,
+    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
+) -> None:
+    """Scenes of the simulator that are only looked at, added to tokens: which words mean which thing."""
+    from vla_policy_node.core.profile import RobotProfile
+    from vla_training.glances import glances as run
+
+    workers = processes or len(os.sched_getaffinity(0))
+    seeds = range(seed, seed + scenes)
+    Console().print(run(tokens, RobotProfile.load(robot), seeds, sentences=sentences, processes=workers))
+
+
+@command
 def fit(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
     tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),

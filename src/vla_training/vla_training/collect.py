@@ -239,18 +239,22 @@ def _record(
         DONE: False,
     }
     row |= {ee_pixel(name): _pixel(world, name, world.tool_pose()[0]) for name in CAMERAS}
+    row[POINTS] = json.dumps(places(world))
+    recording.rows.append(row)
+
+
+def places(world: World) -> dict[str, dict[str, list[float]]]:
+    """Camera -> name of a thing -> [x, y] in its image [px], which may lie outside. Of a button what gets pressed."""
     things = world.objects()
-    row[POINTS] = json.dumps({
+    return {
         camera: {
-            # Of a button what gets pressed.
             p.name.replace('_', ' '): [
                 round(float(x), 1) for x in _pixel(world, camera, things.get(f'{p.name}_cap', things[p.name])[0])
             ]
             for p in world.episode.placements
         }
         for camera in CAMERAS
-    })  # fmt: skip
-    recording.rows.append(row)
+    }
 
 
 def _pixel(world: World, camera: str, place: np.ndarray) -> np.ndarray:

@@ -30,6 +30,7 @@ class Masking:
     state_noise: float = 2.0  # [bins] standard deviation
     code_drop: float = 0.02  # of the context's image codes: masked
     code_flip: float = 0.01  # of the context's image codes: one bit is wrong
+    points_weight: float = 1.0  # of a place's token in the loss, where that of a set-point is 1
     plan_tokens: int = 112  # length of a plan's block; what the plan leaves is filled with EOS
 
 
@@ -146,17 +147,21 @@ class Objective:
         v = self.config.vocabulary
         if mode == 'text':
             rows = rows[self.plan[rows] >= 0]
-            if not len(rows):
-                return None
+        elif mode == 'image':
+            rows = rows[self.action[rows, 0, 0] >= 0]  # after a glance, nobody knows what comes
+        if not len(rows):
+            return None
         known: Tensor | None = None  # of what is masked; None: all
         views = self._views(self.codes[rows], generator)
         state = self._state(self.state[rows], generator)
         if mode == 'action':
             points = self.points[rows].flatten(1).long()
-            target = torch.cat((self.action[rows].flatten(1).long(), points.clamp(min=0)), 1) + v.bins_offset
-            masked = self._mask_action(len(rows), generator)
+            action = self.action[rows].flatten(1).long()
+            target = torch.cat((action, points), 1).clamp(min=0) + v.bins_offset
+            glance = action[:, :1] < 0
+            masked = self._mask_action(len(rows), generator) | glance
             # Where things are is always asked for; where nobody said, nothing is learned from it.
-            known = torch.cat((masked, points >= 0), 1)
+            known = torch.cat((masked & ~glance, points >= 0), 1)
             masked = torch.cat((masked, torch.ones_like(points, dtype=torch.bool)), 1)
             part = slice(v.bins_offset, v.size)
         elif mode == 'image':
@@ -172,8 +177,13 @@ class Objective:
         ids, valid, where = self.prompts[mode].fill(self.instruction[rows], views, state, block)
         counted = masked if known is None else known
         counted = counted / counted.sum().clamp(min=1)
-        # A plan is weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood.
-        weight = masked / (share * target.numel()) if mode == 'text' else counted
+        weight = counted
+        if mode == 'text':  # weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood
+            weight = masked / (share * target.numel())
+        elif mode == 'action':
+            weight = counted.clone()
+            weight[:, self.config.robot.chunk_tokens :] *= self.masking.points_weight
+            weight = weight / weight.sum().clamp(min=1e-9)
         return Batch(ids, valid, where, part, target - part.start, weight, counted)
 
     def loss(self, network: Network, batch: 'Batch') -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """Tokenized data: what training reads. About half a kilobyte a frame, in safetensors files of at most 15 MB.
 
-A folder of shards is whole: beside them lie the config.json, the tokenizers and the statistics they were made with.
-Episodes are never split over shards. Tensors of a shard, N frames:
+A folder of shards is whole: shard-*, of episodes, and glances-*, of single frames (glances.py); beside them lie
+the config.json, the tokenizers and the statistics they were made with. Episodes are never split over shards. Tensors of a shard, N frames:
 
     codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
     state        (N, state_dim) uint16       bins
-    action       (N, horizon, action_dim) uint16  bins of the chunk that follows the frame
+    action       (N, horizon, action_dim) uint16  bins of the chunk that follows the frame; NOWHERE: of a glance, none
     points       (N, views, points, 2) uint16  bins of the places of what the instruction names; NOWHERE: nobody said
     future       (N,) int32                  row of the frame at the end of the chunk
     episode      (N,) int32                  number of the episode in the data set
@@ -45,7 +45,7 @@ class Tokens:
     codes: Tensor  # (N, views, tokens) int16 or int32, as below
     state: Tensor
     action: Tensor
-    points: Tensor  # -1 where nobody said
+    points: Tensor  # -1 where nobody said; so is `action`
     future: Tensor  # (N,) int64
     episode: Tensor
     instruction: Tensor
@@ -84,11 +84,15 @@ def read(folder: Path) -> Tokens:
     paths = sorted(folder.glob('shard-*.safetensors'))
     if not paths:
         raise FileNotFoundError(f'{folder} has no shard-*.safetensors: make them with ./vla train tokenize')
+    glances = sorted(folder.glob('glances-*.safetensors'))
     parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
     texts: list[list[int]] = []
-    rows = 0
-    for path in paths:
+    rows = episodes = 0
+    for path in [*paths, *glances]:
         shard = _read_shard(path, config)
+        if path in glances:  # each counts from 0
+            shard['episode'] = shard['episode'] + episodes
+        episodes = max(episodes, int(shard['episode'].max()) + 1)
         starts = [0, *shard['text_ends'].tolist()]
         ids = shard['text_ids'].to(torch.int64).tolist()
         own = [ids[a:b] for a, b in pairwise(starts)]
@@ -96,8 +100,9 @@ def read(folder: Path) -> Tokens:
         shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
         shard['instruction'] = shard['instruction'].long() + len(texts)
         shard['future'] = shard['future'].long() + rows
-        places = shard['points'].to(torch.int32)
-        shard['points'] = torch.where(places == NOWHERE, -1, places)
+        for name in ('action', 'points'):
+            found = shard[name].to(torch.int32)
+            shard[name] = torch.where(found == NOWHERE, -1, found)
         for name in PER_FRAME:
             parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
         texts += own

@@ -1,0 +1,143 @@
+"""Many scenes that are only looked at: what the words of an instruction mean, without a motion.
+
+In an episode the arm soon is where the named thing is, and who learns from episodes alone reads the place off the arm.
+Its pose in a glance says nothing: only the pictures and the words tell where the named things are.
+"""
+
+import multiprocessing
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+
+from vla_model import bins, checkpoint
+from vla_model.config import ModelConfig
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.observation import squared
+from vla_model.text_tokenizer import TextTokenizer
+from vla_policy_node.core.profile import RobotProfile
+from vla_sim.cameras import Cameras
+from vla_sim.expert import Expert
+from vla_sim.tasks import TASKS, any_instruction
+from vla_sim.world import World
+from vla_training import shards
+from vla_training.collect import HELD_OUT, Away, begin_away, places
+from vla_training.tokenize import named
+
+PER_FILE = 8000  # scenes
+Row = dict[str, np.ndarray]
+
+
+class Looker:
+    """Makes scenes, and looks at them; one per process."""
+
+    def __init__(self, tokens: Path, profile: RobotProfile, sentences: int) -> None:
+        torch.set_num_threads(1)
+        self.config: ModelConfig = shards.read_config(tokens)
+        with torch.device('meta'):
+            self.encoder = ImageTokenizer(self.config.image_tokenizer)
+        _, stored = checkpoint.split(checkpoint.list_tensors(tokens))
+        checkpoint.load_into(self.encoder, stored, torch.device('cpu'), torch.float32, tokens)
+        self.encoder.eval()
+        self.expert, self.sentences = Expert(profile), sentences
+        self.worlds: dict[str, tuple[World, Cameras]] = {}
+
+    def look(self, job: tuple[str, int]) -> tuple[Row, list[str]]:
+        """The scene of (task, seed), the arm anywhere: rows that differ in their sentences, and these."""
+        task, seed = job
+        if task not in self.worlds:
+            world = World(task)
+            self.worlds[task] = world, world.cameras()
+        world, cameras = self.worlds[task]
+        world.reset(seed)
+        rng = np.random.default_rng([seed, 3])
+        away = Away()
+        if rng.random() < away.share:
+            begin_away(world, self.expert, away, rng)
+        robot, vocabulary = self.config.robot, self.config.vocabulary
+        pictures = cameras.render(world.snapshot())
+        with torch.inference_mode():
+            pixels = [preprocess(pictures[c], self.config.image_tokenizer.resolution) for c in robot.cameras]
+            codes = self.encoder.encode(torch.stack(pixels)).numpy()
+        state = self.config.ranges('state').normalize(np.append(world.joint_positions, world.gripper_opening))
+        found = places(world)
+        sentences = [any_instruction(world.episode, rng) for _ in range(self.sentences)]
+        points = np.full((len(sentences), len(robot.cameras), robot.points, 2), shards.NOWHERE)
+        for row, sentence in zip(points, sentences, strict=True):
+            for view, camera in enumerate(robot.cameras):
+                height, width = pictures[camera].shape[:2]
+                for i, name in enumerate(named(sentence, found[camera])[: robot.points]):
+                    share = squared(np.array(found[camera][name]), height, width)
+                    row[view, i] = bins.quantize(2 * share - 1, vocabulary.bins)
+        each = len(sentences)
+        rows = {
+            'codes': np.repeat(codes[None], each, 0),
+            'state': np.repeat(bins.quantize(state, vocabulary.bins)[None], each, 0),
+            'action': np.full((each, robot.horizon, robot.action_dim), shards.NOWHERE),
+            'points': points,
+        }
+        return rows, sentences
+
+
+_looker: Looker | None = None
+
+
+def _start(tokens: Path, profile: RobotProfile, sentences: int) -> None:
+    global _looker  # noqa: PLW0603, what a worker process keeps from one scene to the next
+    _looker = Looker(tokens, profile, sentences)
+
+
+def _look(job: tuple[str, int]) -> tuple[Row, list[str]]:
+    assert _looker is not None
+    return _looker.look(job)
+
+
+def glances(tokens: Path, profile: RobotProfile, seeds: range, *, sentences: int = 2, processes: int = 1) -> str:
+    """Adds `glances-*` to a folder of tokens, a scene of each task per seed; returns a line about them.
+
+    sentences: rows per scene, that ask for different things or say it differently. Files that are there are kept, so a
+    run that was cut goes on. Raises ValueError for tokens without points, or seeds that are held out for evaluation;
+    FileNotFoundError or ValueError for a damaged folder.
+    """
+    config = shards.read_config(tokens)
+    if not config.robot.points:
+        raise ValueError(f'{tokens} has no points, nothing can be learned from a glance: tokenize data that has them')
+    if len(seeds) and max(seeds) >= HELD_OUT:
+        raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
+    text = TextTokenizer.load(tokens / 'tokenizer.json')
+    jobs = [(task, seed) for seed in seeds for task in TASKS]
+    parts = [jobs[i : i + PER_FILE] for i in range(0, len(jobs), PER_FILE)]
+    files = [tokens / f'glances-{seeds.start:07d}-{i:03d}.safetensors' for i in range(len(parts))]
+    with Progress(transient=True) as bar:
+        line = bar.add_task('scenes', total=len(jobs))
+        # Spawned, not forked: the caller may hold locks, threads and a GL context.
+        with multiprocessing.get_context('spawn').Pool(processes, _start, (tokens, profile, sentences)) as pool:
+            for file, part in zip(files, parts, strict=True):
+                if not file.exists():
+                    _write(file, text, pool.imap(_look, part, chunksize=8), lambda: bar.advance(line))
+                else:
+                    bar.advance(line, len(part))
+    size = sum(file.stat().st_size for file in files)
+    return f'{len(jobs)} scenes, {len(jobs) * sentences} rows, {size / 1e6:.1f} MB'
+
+
+def _write(
+    file: Path, text: TextTokenizer, looks: Iterable[tuple[Row, list[str]]], advance: Callable[[], None]
+) -> None:
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
+    texts: dict[str, int] = {}
+    for scene, (found, sentences) in enumerate(looks):
+        for name, values in found.items():
+            rows[name].append(values)
+        rows['episode'].append(np.full(len(sentences), scene))
+        rows['instruction'].append(np.array([texts.setdefault(s, len(texts)) for s in sentences]))
+        rows['plan'].append(np.full(len(sentences), -1))
+        advance()
+    tensors = {name: torch.from_numpy(np.concatenate(values)) for name, values in rows.items() if values}
+    tensors['future'] = torch.arange(len(tensors['codes']))
+    ids = [text.encode(t) for t in texts]
+    tensors['text_ids'] = torch.from_numpy(np.concatenate([np.asarray(i, np.int64) for i in ids]))
+    tensors['text_ends'] = torch.tensor([len(i) for i in ids]).cumsum(0)
+    shards.write_shard(file, tensors)
