@@ -26,7 +26,6 @@ from vla_training import shards
 from vla_training.collect import HELD_OUT, Away, begin_away, places
 from vla_training.tokenize import named
 
-PER_FILE = 8000  # scenes
 Row = dict[str, np.ndarray]
 
 
@@ -108,7 +107,8 @@ def glances(tokens: Path, profile: RobotProfile, seeds: range, *, sentences: int
         raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
     text = TextTokenizer.load(tokens / 'tokenizer.json')
     jobs = [(task, seed) for seed in seeds for task in TASKS]
-    parts = [jobs[i : i + PER_FILE] for i in range(0, len(jobs), PER_FILE)]
+    room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // sentences  # scenes of a file
+    parts = [jobs[i : i + room] for i in range(0, len(jobs), room)]
     files = [tokens / f'glances-{seeds.start:07d}-{i:03d}.safetensors' for i in range(len(parts))]
     with Progress(transient=True) as bar:
         line = bar.add_task('scenes', total=len(jobs))

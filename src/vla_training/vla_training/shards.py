@@ -1,7 +1,8 @@
 """Tokenized data: what training reads. About half a kilobyte a frame, in safetensors files of at most 15 MB.
 
 A folder of shards is whole: shard-*, of episodes, and glances-*, of single frames (glances.py); beside them lie
-the config.json, the tokenizers and the statistics they were made with. Episodes are never split over shards. Tensors of a shard, N frames:
+the config.json, the tokenizers and the statistics they were made with. Episodes are never
+split over shards. Tensors of a shard, N frames:
 
     codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
     state        (N, state_dim) uint16       bins
@@ -58,6 +59,13 @@ class Tokens:
 
 def shard_path(folder: Path, index: int) -> Path:
     return folder / f'shard-{index:05d}.safetensors'
+
+
+def bytes_of(config: ModelConfig) -> int:
+    """Of a frame in a shard, texts apart."""
+    robot = config.robot
+    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
+    return 2 * values + 4 * 4
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:

@@ -248,9 +248,7 @@ def tokenize(
 
 def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]:
     """Numbers of the episodes of each shard."""
-    robot = config.robot
-    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
-    per_frame = 2 * values + 4 * 4
+    per_frame = shards.bytes_of(config)
     part: list[int] = []
     used = 0
     for i, info in enumerate(data.episodes):
