@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.progress import Progress
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from vla_model import bins, checkpoint
 from vla_model.config import ModelConfig
@@ -35,11 +37,7 @@ class Looker:
     def __init__(self, tokens: Path, profile: RobotProfile, sentences: int) -> None:
         torch.set_num_threads(1)
         self.config: ModelConfig = shards.read_config(tokens)
-        with torch.device('meta'):
-            self.encoder = ImageTokenizer(self.config.image_tokenizer)
-        _, stored = checkpoint.split(checkpoint.list_tensors(tokens))
-        checkpoint.load_into(self.encoder, stored, torch.device('cpu'), torch.float32, tokens)
-        self.encoder.eval()
+        self.encoder = _encoder(tokens, self.config)
         self.expert, self.sentences = Expert(profile), sentences
         self.worlds: dict[str, tuple[World, Cameras]] = {}
 
@@ -80,16 +78,29 @@ class Looker:
         return rows, sentences
 
 
+def _encoder(tokens: Path, config: ModelConfig) -> ImageTokenizer:
+    file = tokens / checkpoint.IMAGE_FILE
+    encoder = ImageTokenizer(config.image_tokenizer)
+    try:
+        encoder.load_state_dict(load_file(file))
+    except (SafetensorError, RuntimeError) as error:
+        raise ValueError(f'{file} is not the image tokenizer of config.json ({error}): tokenize again') from None
+    return encoder.eval()
+
+
+_settings: tuple = ()
 _looker: Looker | None = None
 
 
-def _start(tokens: Path, profile: RobotProfile, sentences: int) -> None:
-    global _looker  # noqa: PLW0603, what a worker process keeps from one scene to the next
-    _looker = Looker(tokens, profile, sentences)
+def _start(*settings) -> None:
+    global _settings  # noqa: PLW0603, what a worker process keeps from one scene to the next
+    _settings = settings
 
 
 def _look(job: tuple[str, int]) -> tuple[Row, list[str]]:
-    assert _looker is not None
+    global _looker  # noqa: PLW0603
+    if _looker is None:  # not in _start, whose exceptions nobody would hear
+        _looker = Looker(*_settings)
     return _looker.look(job)
 
 
