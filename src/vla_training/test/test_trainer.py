@@ -49,6 +49,27 @@ def test_it_learns(tokens, tmp_path, optimizer):
     assert losses[-1] < 0.9 * losses[0]
 
 
+def test_a_stage_says_how_much_is_looked_at_only(tokens, tmp_path):
+    glance = torch.arange(len(tokens)) % 2 == 1
+    action = torch.where(glance[:, None, None], -1, tokens.action)
+    stages = [{'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'glances': g} for g in (0.0, 0.75, -1.0)]
+    trainer = Trainer(recipe(stages=stages), replace(tokens, action=action), tmp_path)
+    counts, seen = [], set()
+    for _ in range(6):
+        rows = trainer._rows()
+        counts.append(int(glance[rows].sum()))
+        seen |= set(rows[: 16 - counts[-1]].tolist())
+        if counts[-1] == 12:
+            assert not glance[rows[:4]].any(), 'the first ones make plans and images'
+        trainer._train_step()
+        trainer.step += 1
+    assert counts[:4] == [0, 0, 12, 12] and 0 < counts[4] < 16 and len(seen) > 16
+    with pytest.raises(ValueError, match='has no glances: make some'):
+        Trainer(recipe(stages=stages[1:]), tokens, tmp_path / 'none')._rows()
+    with pytest.raises(ValueError, match='glances is a share up to 1'):
+        recipe(stages=[stages[0] | {'action': 0.0, 'glances': 1.0}])
+
+
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
 def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path, optimizer):
     chosen = recipe(optimizer=optimizer)
@@ -85,7 +106,7 @@ def test_an_epoch_sees_every_row_once(tokens, tmp_path):
     trainer = Trainer(recipe(batch=24), tokens, tmp_path)
     seen = []
     for trainer.step in range(3):
-        seen += trainer._rows(torch.Generator()).tolist()
+        seen += trainer._rows().tolist()
     assert sorted(seen) == sorted(trainer.split.train.tolist())
 
 

@@ -22,10 +22,13 @@ class Stage:
     action: float
     text: float
     image: float
+    glances: float = -1.0  # share of a batch's contexts that are glances; below 0: as many as there are in the data
 
     def __post_init__(self) -> None:
         if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
             raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
+        if self.glances > 1 or (self.glances == 1 and not self.action):
+            raise ValueError(f'glances is a share up to 1, below that where action is 0, got {self}')
 
     @property
     def weights(self) -> dict[str, float]:

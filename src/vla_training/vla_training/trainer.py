@@ -59,6 +59,10 @@ class Trainer:
         self.device = self.world.device
         self.objective = Objective(tokens, recipe.masking, self.device)
         self.split = Split.of(tokens, recipe.validation)
+        train = self.split.train
+        glance = tokens.action[train, 0, 0] < 0
+        self._pools = {'rows': train, 'glances': train[glance], 'rows of episodes': train[~glance]}
+        self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, and its permutation by that
         if not len(self.split.train):
             raise ValueError('there is no episode to learn from: lower validation or collect more')
         self.network, self._base = initial.make(recipe, tokens, self.world)
@@ -141,7 +145,7 @@ class Trainer:
         generator = torch.Generator(self.device).manual_seed((r.seed << 32) + self.step)
         if r.lora.dropout:
             torch.manual_seed(((r.seed << 32) + self.step) * self.world.ranks + self.world.rank)
-        rows = self._rows(generator)
+        rows = self._rows()
         found: dict[str, Tensor] = {}
         for mode, weight in r.stage(self.step).weights.items():
             found |= self._losses(mode, rows[: r.size(mode)], generator, weight)
@@ -171,19 +175,30 @@ class Trainer:
                 total += torch.stack([loss.detach(), right])
         return dict(zip((f'{mode}_loss', f'{mode}_right'), self.world.sum(total), strict=True))
 
-    def _rows(self, generator: torch.Generator) -> Tensor:
-        """(batch,) rows of this step: every epoch is a permutation, drawn from seed and epoch."""
-        train, batch = self.split.train, self.recipe.batch
-        first = self.step * batch
-        picked: list[int] = []
-        while len(picked) < batch:
-            epoch, place = divmod(first + len(picked), len(train))
-            seed = (self.recipe.seed << 20) + epoch
-            if getattr(self, '_epoch', None) != seed:
-                self._epoch = seed
-                self._order = train[torch.randperm(len(train), generator=torch.Generator().manual_seed(seed))]
-            picked += self._order[place : place + batch - len(picked)].tolist()
+    def _rows(self) -> Tensor:
+        """(batch,) rows of this step: glances last, as only the first ones make text and image prompts."""
+        batch, share = self.recipe.batch, self.recipe.stage(self.step).glances
+        if share < 0:
+            picked = self._pick('rows', batch)
+        else:
+            count = round(share * batch)
+            picked = self._pick('rows of episodes', batch - count) + self._pick('glances', count)
         return torch.tensor(picked, device=self.device)
+
+    def _pick(self, pool: str, count: int) -> list[int]:
+        """The next `count` of a pool: every epoch is a permutation, drawn from seed and epoch."""
+        rows = self._pools[pool]
+        if count and not len(rows):
+            raise ValueError(f'{self.tokens.folder} has no {pool}: make some, or change glances in the recipe')
+        picked: list[int] = []
+        while len(picked) < count:
+            epoch, place = divmod(self.step * count + len(picked), len(rows))
+            seed = (self.recipe.seed << 20) + epoch
+            if self._orders.get(pool, (-1,))[0] != seed:
+                order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+                self._orders[pool] = seed, rows[order]
+            picked += self._orders[pool][1][place : place + count - len(picked)].tolist()
+        return picked
 
     def _autocast(self):
         mixed = self.recipe.amp and self.world.mesh is None  # split parameters are gathered in bf16 as it is
