@@ -3,11 +3,23 @@ import json
 import numpy as np
 import pytest
 
+from vla_model.types import Chunk
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
 from vla_sim.world import World
-from vla_training.collect import HELD_OUT, Away, Disturbance, How, Push, begin_away, collect, record_episode
+from vla_training.collect import (
+    HELD_OUT,
+    Away,
+    Disturbance,
+    How,
+    Lead,
+    Leader,
+    Push,
+    begin_away,
+    collect,
+    record_episode,
+)
 from vla_training.features import (
     ACTION,
     COMPLETED,
@@ -82,6 +94,35 @@ def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
         begun.append(columns[STATE][0, :7])
         assert columns[SUCCESS][-1] and after * FPS <= columns[SUCCESS].sum() <= after * FPS + 2
     assert all(np.abs(q - expert.profile.home).max() > 0.1 for q in begun) and np.abs(begun[0] - begun[1]).max() > 0.1
+
+
+class Sideways:
+    """A policy that turns the base and looks at nothing."""
+
+    def act(self, observation, prefix=None):
+        steps = np.tile(observation.positions, (8, 1))
+        steps[:, 0] += 0.08 * np.arange(1, 9)
+        return Chunk(steps, np.zeros(8), 0.2)
+
+
+def test_the_expert_goes_on_from_where_a_policy_led(stage):
+    world, cameras, expert = stage
+    leader = Leader.__new__(Leader)
+    leader.lead, leader.profile, leader.policy = Lead('', share=1.0, seconds=(2.0, 2.0)), expert.profile, Sideways()
+    recording = record_episode(world, cameras, expert, seed=3, tail=0.5, leader=leader)
+    first = recording.rows[0]
+    assert first[STATE][0] > 0.25 + expert.profile.home[0], 'the record begins where it led to'
+    assert np.abs(recording.rows[1][STATE] - first[STATE]).max() < 0.03, 'at rest'
+    assert recording.success and not first[SUCCESS] and first[SUBTASK]
+    # Where nothing is left to do the episode begins anew; so does one that the seed leaves to the expert.
+    world.success = lambda: True
+    try:
+        assert not leader.leads(world, cameras, 3)
+    finally:
+        del world.success
+    assert world.joint_positions == pytest.approx(expert.profile.home + world.episode.joint_offset)
+    leader.lead = Lead('', share=0.0)
+    assert not leader.leads(world, cameras, 3)
 
 
 def test_an_arm_begins_over_the_table_and_touches_nothing(stage):

@@ -49,11 +49,14 @@ def collect(
     push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
     away: Annotated[bool, typer.Option(help='Begin most episodes elsewhere than at home.')] = True,
     tail: Annotated[float, typer.Option(min=0.0, help='Seconds recorded after success.')] = 3.5,
+    lead: Annotated[
+        str, typer.Option(help='Checkpoint that drives most episodes at first; recorded is how the expert goes on.')
+    ] = '',
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
     from vla_policy_node.core.profile import RobotProfile
     from vla_sim.tasks import TASKS, check_task
-    from vla_training.collect import Away, How, Push
+    from vla_training.collect import Away, How, Lead, Push
     from vla_training.collect import collect as run
 
     chosen = tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS
@@ -61,7 +64,7 @@ def collect(
         check_task(task)
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    how = How(Push() if push else None, Away() if away else None, tail)
+    how = How(Push() if push else None, Away() if away else None, Lead(lead) if lead else None, tail)
     found = run(out, RobotProfile.load(robot), chosen, seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')

@@ -21,6 +21,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert, ExpertStep
 from vla_sim.kinematics import IKError, rotation_matrix, tool_down
+from vla_sim.rollout import PolicyDriver, run_episode
 from vla_sim.scene import CAMERAS
 from vla_sim.tasks import X_RANGE, Y_RANGE
 from vla_sim.world import World
@@ -49,6 +50,7 @@ from vla_training.lerobot import DatasetWriter, encode_video
 TICK = 10  # [ms] of one control step
 PLAN = 20  # control steps between two chunks of the expert
 FRAME = round(1000 / FPS / TICK)  # control steps between two frames
+REST = 500  # [ms] for an arm that was led to come to rest
 AFTER = 50  # control steps recorded after the task is done: the arm at rest
 LONGEST = 4000  # control steps; then the episode has failed
 HELD_OUT = 2_000_000  # seeds from here on are for evaluation
@@ -98,6 +100,42 @@ def begin_away(world: World, expert: Expert, away: Away, rng: np.random.Generato
             continue
         if world.put_arm(q, opening):
             return
+
+
+@dataclass(frozen=True)
+class Lead:
+    """A policy that drives first, so that the expert shows the way on from where a policy gets to (DAgger, Ross et
+    al. 2011, with the expert in command afterwards).
+    """
+
+    checkpoint: str
+    share: float = 0.7  # of the episodes
+    seconds: tuple[float, float] = (1.0, 14.0)  # for which it drives
+
+
+class Leader:
+    """The policy of a Lead, loaded. Raises FileNotFoundError or ValueError as Drive.load."""
+
+    def __init__(self, lead: Lead, profile: RobotProfile) -> None:
+        from vla_training.evaluate import Drive  # brings torch
+
+        self.lead, self.profile = lead, profile
+        self.policy = Drive(lead.checkpoint).load(profile)
+
+    def leads(self, world: World, cameras: Cameras, seed: int) -> bool:
+        """Drives the episode of this seed for a while and brings the arm to rest. False where the seed says that it
+        does not drive, or where it did the task itself: then the episode has not begun.
+        """
+        rng = np.random.default_rng([seed, 4])
+        if rng.random() >= self.lead.share:
+            return False
+        driver = PolicyDriver(self.policy, cameras)
+        run_episode(world, driver, ChunkExecutor(self.profile), seed, time_limit=rng.uniform(*self.lead.seconds))
+        world.set_target(world.joint_positions, np.zeros(self.profile.dof))
+        world.step(REST)
+        if done := world.success():
+            world.reset(seed)
+        return not done
 
 
 class Disturbance:
@@ -158,13 +196,16 @@ def record_episode(
     away: Away | None = None,
     tail: float = math.inf,
     time_limit: int = LONGEST,
+    leader: Leader | None = None,
 ) -> Recording:
     """The expert does the world's task once. push None: undisturbed; away None: from home.
 
-    tail: [s] that are recorded after success, or until the expert is done and at rest. time_limit: control steps.
+    leader: of what drives before the record begins. tail: [s] that are recorded after success, or until the expert is
+    done and at rest. time_limit: control steps.
     """
     world.reset(seed)
-    if away is not None and (rng := np.random.default_rng([seed, 2])).random() < away.share:
+    led = leader is not None and leader.leads(world, cameras, seed)
+    if not led and away is not None and (rng := np.random.default_rng([seed, 2])).random() < away.share:
         begin_away(world, expert, away, rng)
     expert.begin(world.task, world.instruction)
     drive = ChunkExecutor(expert.profile)
@@ -292,26 +333,30 @@ class How:
 
     push: Push | None = field(default_factory=Push)  # None: undisturbed
     away: Away | None = field(default_factory=Away)  # None: all begin at home
+    lead: Lead | None = None  # None: the expert alone
     tail: float = 3.5  # [s] recorded after success: time for a chunk to look into, and to see that it stays
 
 
-_worker: tuple[How, dict[str, tuple[World, Cameras]], Expert] | None = None
+_worker: tuple[How, dict[str, tuple[World, Cameras]], Expert, list[Leader]] | None = None
 
 
 def _start_worker(profile: RobotProfile, how: How) -> None:
     global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
-    _worker = how, {}, Expert(profile)
+    _worker = how, {}, Expert(profile), []
 
 
 def _run(job: tuple[str, int]) -> tuple[Recording, dict[str, bytes]]:
     """The episode of (task, seed), its images already as video."""
     assert _worker is not None
-    how, worlds, expert = _worker
+    how, worlds, expert, leaders = _worker
     task, seed = job
+    if how.lead is not None and not leaders:  # not in _start_worker, whose exceptions nobody would hear
+        leaders.append(Leader(how.lead, expert.profile))
     if task not in worlds:
         world = World(task)
         worlds[task] = world, world.cameras()
-    recording = record_episode(*worlds[task], expert, seed, how.push, how.away, how.tail)
+    leader = leaders[0] if leaders else None
+    recording = record_episode(*worlds[task], expert, seed, how.push, how.away, how.tail, leader=leader)
     videos = {image(name): encode_video(np.stack(frames), FPS) for name, frames in recording.images.items() if frames}
     recording.images = {}
     return recording, videos
