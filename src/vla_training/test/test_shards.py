@@ -1,3 +1,4 @@
+import json
 import shutil
 
 import pytest
@@ -53,3 +54,17 @@ def test_a_folder_without_shards_is_named(tokens_folder, tmp_path):
     folder = shutil.copytree(tokens_folder, tmp_path / 'tokens', ignore=shutil.ignore_patterns('shard-*'))
     with pytest.raises(FileNotFoundError, match=r'[.]/vla train tokenize'):
         shards.read(folder)
+
+
+def test_folders_for_one_model_are_read_as_one(tokens_folder, tokens, tmp_path):
+    more = shutil.copytree(tokens_folder, tmp_path / 'more')
+    both = shards.read(tokens_folder, more)
+    assert len(both) == 2 * len(tokens) and both.episode.unique().tolist() == list(range(16))
+    assert torch.equal(both.future[len(tokens) :], tokens.future + len(tokens))
+    said = [both.text.decode(both.texts[both.instruction[i]]) for i in (60, 60 + len(tokens))]
+    assert said[0] == said[1]
+    config = json.loads((more / 'config.json').read_text())
+    config['robot']['dt'] *= 2
+    (more / 'config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='more has another robot than .* --keep-statistics'):
+        shards.read(tokens_folder, more)

@@ -287,7 +287,12 @@ def glances(
 @command
 def fit(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
-    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    tokens: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help='Folder that ./vla train tokenize wrote; may be given again.', show_default='out/train/tokens'
+        ),
+    ] = None,
     out: Out = Path('out/train/run'),
     device: Device = 'cpu',
     minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
@@ -300,8 +305,9 @@ def fit(
     from vla_training.recipe import Recipe
     from vla_training.trainer import train
 
+    folders = tokens or [Path('out/train/tokens')]
     checkpoint = train(
-        Recipe.load(recipe), tokens, out, device=device, minutes=minutes or math.inf, threads=threads, shard=shard
+        Recipe.load(recipe), folders, out, device=device, minutes=minutes or math.inf, threads=threads, shard=shard
     )
     if int(os.environ.get('RANK', '0')) == 0:
         Console().print(f'checkpoint: {checkpoint}')

@@ -85,21 +85,30 @@ def read_config(folder: Path) -> ModelConfig:
     return checkpoint.read_config(folder, read_json(folder / 'config.json'))
 
 
-def read(folder: Path) -> Tokens:
-    """Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+def read(folder: Path, *others: Path) -> Tokens:
+    """others: further folders, made for the same model with the same statistics (tokenize --like --keep-statistics).
+
+    Raises FileNotFoundError or ValueError naming the file and what is wrong with it.
+    """
     config = read_config(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
-    paths = sorted(folder.glob('shard-*.safetensors'))
-    if not paths:
-        raise FileNotFoundError(f'{folder} has no shard-*.safetensors: make them with ./vla train tokenize')
-    glances = sorted(folder.glob('glances-*.safetensors'))
+    files: list[list[Path]] = []  # episodes are counted from 0 in each of these
+    for each in (folder, *others):
+        if each != folder:
+            _check_alike(folder, config, each)
+        paths = sorted(each.glob('shard-*.safetensors'))
+        if not paths:
+            raise FileNotFoundError(f'{each} has no shard-*.safetensors: make them with ./vla train tokenize')
+        files += [paths, *([path] for path in sorted(each.glob('glances-*.safetensors')))]
+    begins = {paths[0] for paths in files}
     parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
     texts: list[list[int]] = []
-    rows = episodes = 0
-    for path in [*paths, *glances]:
+    rows = episodes = first = 0
+    for path in (path for paths in files for path in paths):
+        if path in begins:
+            first = episodes
         shard = _read_shard(path, config)
-        if path in glances:  # each counts from 0
-            shard['episode'] = shard['episode'] + episodes
+        shard['episode'] = shard['episode'] + first
         episodes = max(episodes, int(shard['episode'].max()) + 1)
         starts = [0, *shard['text_ends'].tolist()]
         ids = shard['text_ids'].to(torch.int64).tolist()
@@ -116,6 +125,19 @@ def read(folder: Path) -> Tokens:
         texts += own
         rows += len(shard['codes'])
     return Tokens(config, text, folder, **{name: torch.cat(p) for name, p in parts.items()}, texts=texts)
+
+
+def _check_alike(folder: Path, config: ModelConfig, other: Path) -> None:
+    found = read_config(other)
+    for name in ('vocabulary', 'image_tokenizer', 'robot', 'statistics'):
+        if getattr(found, name) != getattr(config, name):
+            raise ValueError(
+                f'{other} has another {name.replace("_", " ")} than {folder}: tokenize it with --like and a checkpoint '
+                'that was trained with the other, and --keep-statistics'
+            )
+    same = (read_json(each / 'tokenizer.json') for each in (folder, other))
+    if next(same) != next(same):
+        raise ValueError(f'{other} has another tokenizer.json than {folder}')
 
 
 def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:

@@ -8,7 +8,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -267,18 +267,19 @@ def _describe(row: dict[str, float]) -> str:
 
 
 def train(
-    recipe: Recipe, tokens: Path, out: Path, *, device: str = 'cpu', minutes: float = math.inf, threads: int = 0,
-    shard: bool = False,
+    recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, device: str = 'cpu', minutes: float = math.inf,
+    threads: int = 0, shard: bool = False,
 ) -> Path:  # fmt: skip
     """Trains, or goes on with, the run in `out`; writes `out/checkpoint` and returns it.
 
-    threads: of torch, on a CPU; 0 is all cores, in equal parts where processes share the machine. shard: this is one of
-    the processes that torchrun started, which share the run.
+    tokens: a folder, or several, see shards.read. threads: of torch, on a CPU; 0 is all cores, in equal parts where
+    processes share the machine. shard: this is one of the processes that torchrun started, which share the run.
     """
     cores = len(os.sched_getaffinity(0)) // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
     torch.set_num_threads(threads or max(1, cores))
     world = World.join(device) if shard else World(torch.device(device))
-    checkpoint = _train(recipe, shards.read(tokens), out, world, minutes)
+    folders = [tokens] if isinstance(tokens, Path) else tokens
+    checkpoint = _train(recipe, shards.read(*folders), out, world, minutes)
     world.leave()  # not where it failed: others may be waiting for this process, and torchrun ends them
     return checkpoint
 
