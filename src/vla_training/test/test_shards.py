@@ -66,5 +66,5 @@ def test_folders_for_one_model_are_read_as_one(tokens_folder, tokens, tmp_path):
     config = json.loads((more / 'config.json').read_text())
     config['robot']['dt'] *= 2
     (more / 'config.json').write_text(json.dumps(config))
-    with pytest.raises(ValueError, match='more has another robot than .* --keep-statistics'):
+    with pytest.raises(ValueError, match=r'more has another robot than .* --keep-statistics'):
         shards.read(tokens_folder, more)
