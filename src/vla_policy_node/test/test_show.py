@@ -234,10 +234,13 @@ def test_the_trace_begins_at_the_tool_in_the_picture(show, panda_urdf):
     assert trace.header.frame_id == OPTICAL
     ros.wait(lambda: len(images) > 1, 'pictures')
     assert images[-1].header.frame_id == OPTICAL
-    drawn = decode_image(images[-1], 't')
-    assert (drawn != 90).any()
-    assert drawn[20, 12, 0] > 200 > drawn[20, 12, 2], 'a cross where the policy points to in this camera'
-    assert (drawn[18:23, 48:53] == 90).all(), 'and none of another camera'
+
+    def yellow():
+        red, _, blue = decode_image(images[-1], 't')[20, 12]
+        return red > 200 > blue
+
+    ros.wait(yellow, 'a cross where the policy points to in this camera')
+    assert (decode_image(images[-1], 't')[18:23, 48:53] == 90).all(), 'and none of another camera'
 
 
 def test_a_picture_says_why_there_is_no_trace(show):
