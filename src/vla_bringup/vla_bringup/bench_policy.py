@@ -33,7 +33,7 @@ class Options:
     out: Path
     model: str  # random-nano, a checkpoint folder, or EXPERT
     device: str = 'cpu'
-    rate: float = 10.0  # [Hz] most inferences per second
+    rate: float = 5.0  # [Hz] most inferences per second
     real_time_factor: float = 1.0  # more would let the model think longer in the simulator's time, less shorter
     time_limit: float = 30.0  # [s] of simulation per episode
 

@@ -36,7 +36,7 @@ def demo(
     real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
     model: Model = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
-    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 5.0,
     expert: Annotated[bool, typer.Option('--expert', help='The scripted expert drives, the policy looks on.')] = False,
     instruction: Annotated[str, typer.Option(help='One episode of it, "put the tomato in the blue bowl" say.')] = '',
     graph_to: Annotated[Path | None, typer.Option(help='Write the ROS graph of the running system there.')] = None,

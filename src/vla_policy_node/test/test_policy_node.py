@@ -1056,7 +1056,7 @@ def test_an_action_that_is_due_comes_before_the_next_step(start):
 
 def test_the_model_is_given_what_the_arm_is_about_to_do(start):
     policy = FakePolicy()
-    world, node = start(policy, rate=10.0)
+    world, node = start(policy, rate=10.0, inpaint=True)
     assert world.transition(CONFIGURE)
     node.set_parameters([Parameter('drive', value=True)])
     assert world.transition(ACTIVATE)

@@ -84,14 +84,20 @@ class PolicyParameters:
                 high=10.0,
             ),
             rate=declare(
-                node, 'rate', 10.0, 'most inferences per second of observation time [Hz]', low=0.1, high=200.0
+                node,
+                'rate',
+                5.0,
+                'most inferences per second of observation time [Hz]; what a chunk begins with must be carried out, or '
+                'a model that sees no velocities begins for ever',
+                low=0.1,
+                high=200.0,
             ),
             inpaint=declare(
                 node,
                 'inpaint',
-                True,
-                'the model is given the steps that the arm is about to do, and goes on from them; false: chunks are '
-                'made without knowing of each other',
+                False,
+                'the model is given the steps that the arm is about to do, and goes on from them: measure whether the '
+                'checkpoint still does its tasks so; false: chunks are made without knowing of each other',
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000

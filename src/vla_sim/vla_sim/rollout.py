@@ -90,7 +90,7 @@ class PolicyDriver:
     says_done = False
 
     def __init__(
-        self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = True
+        self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = False
     ) -> None:
         """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
         observation stands for to the chunk's arrival at the executor. inpaint: the policy is given what is under way,

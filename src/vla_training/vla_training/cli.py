@@ -173,7 +173,7 @@ def evaluate(
     period: Annotated[float, typer.Option(min=0.1, help='Between two inferences (s).')] = 0.2,
     time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
-    inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = True,
+    inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     device: Device = 'cpu',
     dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,

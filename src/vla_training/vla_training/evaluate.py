@@ -47,7 +47,7 @@ class Drive:
     act_steps: int = 1
     engine: str = 'eager'
     device: str = 'cpu'
-    inpaint: bool = True  # the policy is given the steps that are under way
+    inpaint: bool = False  # the policy is given the steps that are under way
 
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
