@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -80,11 +82,40 @@ def test_masks_of_chunks(tokens):
         ({}, lambda m: m.any(1).all() and not m.all(1).all()),
     ):
         objective = Objective(tokens, Masking(**(share | change), plan_tokens=32), CPU)
-        masked = objective._mask_action(200, torch.Generator().manual_seed(0))
-        assert check(masked)
+        masked, given = objective._mask_action(200, torch.Generator().manual_seed(0))
+        assert check(masked) and torch.equal(given == 0, torch.full_like(given, not change.get('prefix'), dtype=bool))
         if change.get('prefix'):  # whole steps, from the first on
             steps = masked.unflatten(1, (4, 8))
             assert (steps.all(2) == steps.any(2)).all() and (steps[:, 1:, 0] >= steps[:, :-1, 0]).all()
+
+
+def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
+    generator, masking = torch.Generator(), Masking(plan_tokens=32, prefix_slow=1.0)
+    action = tokens.action[:40].long()
+    given = torch.arange(40)[:, None] % 3  # of 4 steps
+    objective = Objective(tokens, masking, CPU)
+    slower = objective._astray(action, given, generator.manual_seed(0))
+    rest = objective.rest
+    assert torch.equal(slower[given[:, 0] == 0], action[given[:, 0] == 0])
+    for row, k in enumerate(given[:, 0].tolist()):
+        if not k:
+            continue
+        way, went = (a[row, k - 1, :-1] - rest[:-1] for a in (action, slower))
+        assert (went.abs() <= way.abs() + 1).all()
+        off = (slower - action)[row, :, :-1].float()
+        assert torch.allclose(off[:k], off[k - 1] * torch.arange(1, k + 1)[:, None] / k, atol=1.01)
+        assert torch.allclose(off[k:], off[k - 1] * 0.4 ** torch.arange(1, 5 - k)[:, None], atol=1.01)
+    assert (slower != action).any() and torch.equal(slower[..., -1], action[..., -1])  # the gripper as it was
+    noisy = Objective(tokens, Masking(plan_tokens=32, prefix_noise=0.1), CPU)
+    off = (noisy._astray(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
+    assert 0.03 < float(off.std()) / float(noisy.spread[1, :-1].square().mean().sqrt()) < 0.3
+    nowhere = torch.full_like(action, -1)
+    assert torch.equal(noisy._astray(nowhere, given, generator), nowhere)
+    absolute = replace(
+        tokens, config=replace(tokens.config, robot=replace(tokens.config.robot, action_space='ee_delta'))
+    )
+    with pytest.raises(ValueError, match='prefix_slow and prefix_noise are for actions of .* not of ee_delta'):
+        Objective(absolute, masking, CPU)
 
 
 def test_cosine_masks_cover_half_the_tokens_or_more(objective):

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -18,6 +19,8 @@ from vla_model.prompt import PromptBuilder, Template
 from vla_training.shards import Tokens
 
 MODES = ('action', 'text', 'image')
+RELATIVE = ('joint_delta', 'ee_relative')  # action spaces in which 0 is where the robot is
+LEFT = 0.4  # share of what given steps are off by that is left a step behind them
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,10 @@ class Masking:
 
     one_step: float = 0.5  # of the action blocks: all masked, as one-step decoding finds them
     prefix: float = 0.3  # of the action blocks: they begin with 1 to horizon / 2 steps that are given (in-painting)
+    # Of the given steps. Who only ever sees those of a demonstrator learns to go on as they do, without looking: let
+    # some be slower, and end off to a side. What follows leads back, as what is sent does after a push.
+    prefix_slow: float = 0.0  # share that covers a uniformly drawn part of its way only
+    prefix_noise: float = 0.0  # standard deviation of where they end, in usual ways to there (RMS)
     label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that labels are smoothed with; 0: none
     state_noise: float = 2.0  # [bins] standard deviation
     code_drop: float = 0.02  # of the context's image codes: masked
@@ -112,6 +119,12 @@ class Objective:
         self.state, self.action = tokens.state.to(device), tokens.action.to(device)
         self.points = tokens.points.to(device)
         self.future = tokens.future.to(device)
+        if (masking.prefix_slow or masking.prefix_noise) and config.robot.action_space not in RELATIVE:
+            raise ValueError(
+                f'prefix_slow and prefix_noise are for actions of {RELATIVE}, not of {config.robot.action_space}: '
+                'leave them out'
+            )
+        self.rest, self.spread = self._going(config)
         builder = prompt_builder(config, tokens, device)
         used = tokens.instruction.unique()
         row_of = torch.zeros(len(tokens.texts), dtype=torch.int64)
@@ -156,10 +169,12 @@ class Objective:
         state = self._state(self.state[rows], generator)
         if mode == 'action':
             points = self.points[rows].flatten(1).long()
-            action = self.action[rows].flatten(1).long()
+            action = self.action[rows].long()
+            glance = action[:, 0, :1] < 0
+            masked, given = self._mask_action(len(rows), generator)
+            masked |= glance
+            action = self._astray(action, given, generator).flatten(1)
             target = torch.cat((action, points), 1).clamp(min=0) + v.bins_offset
-            glance = action[:, :1] < 0
-            masked = self._mask_action(len(rows), generator) | glance
             # Where things are is always asked for; where nobody said, nothing is learned from it.
             known = torch.cat((masked & ~glance, points >= 0), 1)
             masked = torch.cat((masked, torch.ones_like(points, dtype=torch.bool)), 1)
@@ -229,7 +244,8 @@ class Objective:
         rank = self._uniform((size, n), generator).argsort(1).argsort(1)
         return rank < count
 
-    def _mask_action(self, size: int, generator: torch.Generator) -> Tensor:
+    def _mask_action(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """(masked (B, n) bool, given (B, 1): steps from the first on that are not)."""
         robot, m = self.config.robot, self.masking
         shape = (size, robot.chunk_tokens)
         masked = self._mask_cosine(shape, generator) | (self._uniform((size, 1), generator) < m.one_step)
@@ -238,7 +254,35 @@ class Objective:
         step = torch.arange(shape[1], device=self.device) // robot.action_dim
         masked = masked & (step >= given)
         masked[:, -1] |= ~masked.any(1)  # something must be learned from every block
-        return masked
+        return masked, given
+
+    def _astray(self, action: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
+        """Chunks (B, horizon, action_dim) [bins] whose `given` (B, 1) steps are slower and end elsewhere."""
+        m, last = self.masking, (given - 1).clamp(min=0)
+        if not (m.prefix_slow or m.prefix_noise):
+            return action
+        size, horizon, _ = action.shape
+        end = action.gather(1, last[..., None].expand(-1, -1, action.shape[2]))[:, 0]
+        slow = self._uniform((size, 1), generator) < m.prefix_slow
+        off = -self._uniform((size, 1), generator) * slow * (end - self.rest)
+        off = off + m.prefix_noise * self.spread[last[:, 0]] * torch.randn(
+            end.shape, generator=generator, device=self.device
+        )
+        if self.config.robot.gripper:
+            off[:, -1] = 0.0
+        step = torch.arange(1, horizon + 1, device=self.device)
+        share = torch.where(step <= given, step / given.clamp(min=1), LEFT ** (step - given).clamp(min=0))
+        share = share * ((given > 0) & (action[:, 0, :1] >= 0))
+        moved = (action + share[..., None] * off[:, None]).round().long()
+        return torch.where(action < 0, action, moved.clamp(0, self.config.vocabulary.bins - 1))
+
+    def _going(self, config: ModelConfig) -> tuple[Tensor, Tensor]:
+        """[bins] what stands for 0, (action_dim,), and how far from it each step is, (horizon, action_dim), RMS."""
+        zero = config.ranges('action').normalize(np.zeros(config.robot.action_dim))
+        rest = torch.tensor((zero + 1) / 2 * (config.vocabulary.bins - 1), dtype=torch.float32, device=self.device)
+        action = self.action[self.action[:, 0, 0] >= 0].float()
+        spread = (action - rest).square().mean(0).sqrt() if len(action) else torch.zeros_like(self.action[0]).float()
+        return rest, spread
 
 
 def smoothed_cross_entropy(logits: Tensor, label: Tensor, sigma: float) -> Tensor:
