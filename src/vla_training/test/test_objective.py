@@ -114,7 +114,7 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
     absolute = replace(
         tokens, config=replace(tokens.config, robot=replace(tokens.config.robot, action_space='ee_delta'))
     )
-    with pytest.raises(ValueError, match='prefix_slow and prefix_noise are for actions of .* not of ee_delta'):
+    with pytest.raises(ValueError, match=r'prefix_slow and prefix_noise are for actions of .* not of ee_delta'):
         Objective(absolute, masking, CPU)
 
 
