@@ -78,6 +78,37 @@ def test_an_exported_graph_gives_the_logits_of_eager_at_any_length(nano, act, na
 
 
 @pytest.mark.parametrize('name', EXPORTS)
+def test_a_graph_for_one_length_gives_the_logits_of_that_for_any(cache, name):
+    network, act = small()
+    made = engines.make(name, network, _tokenizer(), act, 'one-length')
+    rows, generator = slice(20, 28), torch.Generator().manual_seed(2)
+    prompts = {n: torch.randint(0, 300, (1, n), generator=generator) for n in range(28, 36)}
+    with torch.inference_mode():
+        before = {n: made(ids, rows, act.vocabulary) for n, ids in prompts.items()}
+        for n, ids in prompts.items():
+            made.prepare(n)
+            assert n in made._of_length and len(made._of_length) <= 4
+            after = made(ids, rows, act.vocabulary)
+            assert (after - before[n]).norm() <= export.LIMITS[name.removeprefix('openvino-')] * before[n].norm()
+            assert torch.equal(made(ids, rows, act.vocabulary), after)
+    kept = dict(made._of_length)
+    made.prepare(35)  # is there
+    made.prepare(65)  # is more than any prompt has, which a call says
+    assert made._of_length == kept
+
+
+def test_a_graph_for_one_length_that_computes_something_else_is_refused(cache):
+    network, act = small()
+    made = engines.make('openvino-float32', network, _tokenizer(), act, 'one-length')
+    other = engines.make('openvino-float32', small(n_kv_heads=1)[0], _tokenizer(), act, 'another')
+    made._model = other._model
+    with pytest.raises(ValueError, match='the graph for 30 tokens differs from that for any length'):
+        made.prepare(30)
+    with torch.inference_mode():  # the arm is not left without
+        assert torch.isfinite(made(act.prompts[0], act.block, act.vocabulary)).all()
+
+
+@pytest.mark.parametrize('name', EXPORTS)
 def test_act_on_an_engine(observation, cache, nano, name):
     fast = policy.load('random-nano', threads=1, engine=name)
     prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.2)

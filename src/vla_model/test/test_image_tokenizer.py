@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,6 +31,18 @@ def test_an_image_becomes_square_with_black_bars(height, width, grey):
     side = max(height, width)
     if abs(height - width) > side / 2:
         assert torch.allclose(out[:, 0, 0], torch.tensor(-1.0), atol=0.05)
+
+
+@given(st.integers(32, 300), st.integers(32, 300), st.integers(32, 128))
+def test_images_are_resized_as_the_released_models_were_trained(height, width, side):
+    image = np.random.default_rng(height).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    square = max(height, width)
+    x = torch.zeros(3, square, square)
+    top, left = (square - height) // 2, (square - width) // 2
+    x[:, top : top + height, left : left + width] = torch.tensor(image).permute(2, 0, 1) / 255
+    if square != side:
+        x = F.interpolate(x[None], (side, side), mode='bicubic', align_corners=False, antialias=True)[0]
+    assert torch.allclose(preprocess(image, side), (x - 0.5) / 0.5, atol=3e-6)
 
 
 def test_the_odd_pixel_goes_to_the_bottom_and_to_the_right():

@@ -135,6 +135,7 @@ def _rounds(
     end, i = time.perf_counter() + seconds, 0
     while i < 5 or time.perf_counter() < end:
         for name, p in loaded.items():
+            p.prepare(seen[i % len(seen)].instruction)  # as the policy node does, when an instruction comes
             wall, cpu = time.perf_counter(), time.process_time()
             _values(p, seen[i % len(seen)])  # ends when the numbers are here
             samples[name].append((time.perf_counter() - wall, time.process_time() - cpu))

@@ -87,6 +87,9 @@ class Engine:
         """Logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
         return self.network(ids, rows, vocabulary, valid, cache)
 
+    def prepare(self, length: int) -> None:
+        """Prompts of so many tokens will come: an engine that can be faster for one length may get ready."""
+
     def seal(self) -> None:
         """Everything that will be asked for has been asked for once. Engines of graphs capture no more."""
 

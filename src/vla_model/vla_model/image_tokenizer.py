@@ -4,6 +4,7 @@ Parameter names are those of the released checkpoint (showlab/magvitv2), at any 
 """
 
 import itertools
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -26,16 +27,46 @@ def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 
     Black bars make it square (an odd pixel goes to the bottom or right), bicubic resize with antialias. Not clamped:
     the filter overshoots a little, and the released tokenizer was trained so.
     """
+    height, width = image.shape[:2]
+    side = max(height, width)
+    top, left = (side - height) // 2, (side - width) // 2
+    if torch.device(device).type == 'cpu' and side != resolution:
+        return _resized(image, resolution, side, top, left)
     x = upload(image, device).permute(2, 0, 1).float() / 255
-    height, width = x.shape[1:]
     if height != width:
-        side = max(height, width)
-        top, left = (side - height) // 2, (side - width) // 2
         x = F.pad(x, (left, side - width - left, top, side - height - top))
-    if x.shape[-1] != resolution:
+    if side != resolution:
         size = (resolution, resolution)
         x = F.interpolate(x[None], size, mode='bicubic', align_corners=False, antialias=True)[0]
     return (x - 0.5) / 0.5
+
+
+def _resized(image: np.ndarray, resolution: int, side: int, top: int, left: int) -> Tensor:
+    """The same on a CPU, a quarter of the time: one direction after the other, each as sums of few rows."""
+    height, width = image.shape[:2]
+    x = upload(image, 'cpu').reshape(height, width * 3).float()
+    x = _summed(x, *_filter(side, resolution, top, height))
+    x = x.view(resolution, width, 3).transpose(0, 1).reshape(width, resolution * 3)
+    x = _summed(x, *_filter(side, resolution, left, width))
+    return x.view(resolution, resolution, 3).permute(2, 1, 0) * (2 / 255) - 1
+
+
+def _summed(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
+    return F.embedding_bag(index, rows, per_sample_weights=weight, mode='sum')
+
+
+@lru_cache(maxsize=16)
+def _filter(side: int, resolution: int, first: int, length: int) -> tuple[Tensor, Tensor]:
+    """(resolution, k) which of `length` numbers, that stand among `side` from `first` on, and how much of each."""
+    eye = torch.eye(side)[None, :, None]
+    weight = F.interpolate(eye, (1, resolution), mode='bicubic', align_corners=False, antialias=True)[0, :, 0].T
+    weight = weight[:, first : first + length]
+    there = (weight != 0).int()
+    begin = there.argmax(1)
+    end = torch.where(there.any(1), length - there.flip(1).argmax(1), begin)
+    k = max(1, int((end - begin).max()))
+    index = begin.clamp(max=length - k)[:, None] + torch.arange(k)
+    return index, weight.gather(1, index)
 
 
 def to_image(pixels: Tensor) -> np.ndarray:

@@ -79,13 +79,19 @@ class FakePolicy:
         self.pointed = np.zeros((2, 0, 2))
         self.prefixes = []  # what each act was given
         self.planned, self.imagined = [], []  # (t_ref, steps) of each decode that was begun
-        self.did = []  # 'act', 'step'
+        self.did = []  # 'act', 'step', 'prepare ...'
+        self.unprepared = ''  # why no instruction can be prepared
         self.pen = threading.Event()  # closed: a step goes on
         self.pen.set()
         self.held = False  # a step found the pen closed
         self.words = lambda observation: f'I {observation.instruction}'
         self.gate = threading.Event()
         self.gate.set()
+
+    def prepare(self, instruction):
+        self.did.append(f'prepare {instruction}')
+        if self.unprepared:
+            raise ValueError(self.unprepared)
 
     def warm_up(self, runs=2):
         pass
@@ -604,6 +610,22 @@ def test_a_model_that_fails_is_told_and_tried_again(start):
     policy.spoil = None
     world.code(S.OK, S.STATE_RUNNING)
     world.new_chunks()
+
+
+def test_an_instruction_is_prepared_once_and_before_it_is_acted_on(start):
+    policy = FakePolicy()
+    world, _ = start(policy)
+    activate(world)
+    policy.unprepared = 'the graph differs'
+    world.say('go')
+    world.code(S.INFERENCE_FAILED, S.STATE_WAITING, says='the graph differs')
+    assert not policy.seen and not world.chunks
+    policy.unprepared = ''
+    world.code(S.OK, S.STATE_RUNNING)
+    world.new_chunks()
+    did = [what for what in policy.did if what != 'step']
+    first = did.index('act')
+    assert set(did[:first]) == {'prepare go'} and set(did[first:]) == {'act'}
 
 
 @pytest.mark.parametrize(

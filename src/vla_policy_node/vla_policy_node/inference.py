@@ -25,6 +25,8 @@ class Policy(Protocol):
     config: Any
     pointed: np.ndarray  # (views, points, 2) of the newest chunk, see vla_model.policy
 
+    def prepare(self, instruction: str) -> None: ...
+
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
 
     def start_plan(
@@ -119,6 +121,7 @@ class Inference:
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
         self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
+        self._prepared: Assignment | None = None
         self._seen: int | None = None  # index of the newest set looked at
         self._wake, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._run, name='inference', daemon=True)
@@ -143,11 +146,24 @@ class Inference:
             while not self._wake.is_set() and self._schedule.step(self._assignment()):
                 pass
 
+    def _prepare(self, assignment: Assignment) -> bool:
+        """Before anything is looked at, as it takes time; whether the model can take the instruction."""
+        try:
+            self._policy.prepare(assignment.instruction)
+        except Exception as error:
+            self._failed(assignment, error)
+            self._closing.wait(self._retry)
+            return False
+        self._prepared = assignment
+        return True
+
     def _look(self) -> None:
         """Act, if there is a set to act on."""
         owner = assignment, epoch = self._assignment()
         if assignment is None:
             self._schedule.drop()
+        elif assignment is not self._prepared and not self._prepare(assignment):
+            return
         aligned = self._observe() if assignment is not None else None
         if assignment is None or aligned is None:
             self._seen = None
