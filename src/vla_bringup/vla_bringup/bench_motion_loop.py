@@ -1,6 +1,8 @@
 """Success in the simulator with a driver that is late, by what makes set-points of its chunks. Without ROS."""
 
 import math
+import multiprocessing
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, cast
@@ -17,7 +19,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import STRATEGIES
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
-from vla_sim.rollout import FRAME, TICK, Acting, PolicyDriver, run_episode
+from vla_sim.rollout import FRAME, TICK, Acting, EpisodeResult, PolicyDriver, run_episode
 from vla_sim.tasks import Episode
 from vla_sim.world import World
 from vla_training.evaluate import Drive
@@ -62,8 +64,8 @@ class Loop:
     """Who drives."""
 
     name: str  # for the report
-    acting: Callable[[RobotProfile, World], Acting]
-    sees: bool  # camera images
+    model: str  # EXPERT or a checkpoint folder
+    device: str = 'cpu'
     contenders: tuple[str, ...] = (*STRATEGIES, *BASELINES)
 
     @classmethod
@@ -74,9 +76,47 @@ class Loop:
         if model == EXPERT:
             # It goes by the clock: an arm that waits for it is, to it, an arm that does not follow.
             names = tuple(name for name in (*STRATEGIES, *BASELINES) if name != 'blocking')
-            return cls('the scripted expert with the errors of a model', ErringExpert, False, names)
-        policy = Drive(model, device=device).load(profile)
-        return cls(policy.model_id, lambda profile, world: policy, True)
+            return cls('the scripted expert with the errors of a model', model, device, names)
+        return cls(Drive(model, device=device).load(profile).model_id, model, device)
+
+
+Job = tuple[float, str, str, int]  # delay [s], contender, task, seed
+
+
+class Worker:
+    """Runs episodes one after another. Worlds are kept from one to the next."""
+
+    def __init__(self, loop: Loop, profile: RobotProfile) -> None:
+        self.profile, self.sees = profile, loop.model != EXPERT
+        loaded = Drive(loop.model, device=loop.device, engine='auto').load(profile) if self.sees else None
+        self._acting: Callable[[World], Acting] = lambda world: loaded or ErringExpert(profile, world)
+        self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
+
+    def run(self, job: Job) -> tuple[Job, EpisodeResult]:
+        delay, name, task, seed = job
+        if task not in self._scenes:
+            world = World(task)
+            self._scenes[task] = world, cast(Cameras, world.cameras() if self.sees else _Blind()), self._acting(world)
+        world, cameras, acting = self._scenes[task]
+        frame = FRAME * TICK * 1e-3
+        period = max(PERIOD, frame * math.ceil(delay / frame - 1e-9))
+        driver = PolicyDriver(acting, cameras, period, delay, inpaint=name == 'inpaint')
+        # A contender has all that run_episode uses of an executor.
+        drive = cast(ChunkExecutor, contender(name, self.profile, TICK * 1e-3))
+        return job, run_episode(world, driver, drive, seed, time_limit=TIME_LIMIT)
+
+
+_worker: Worker | None = None
+
+
+def _start_worker(loop: Loop, profile: RobotProfile) -> None:
+    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
+    _worker = Worker(loop, profile)
+
+
+def _run(job: Job) -> tuple[Job, EpisodeResult]:
+    assert _worker is not None
+    return _worker.run(job)
 
 
 def close_loop(
@@ -90,34 +130,31 @@ def close_loop(
 ) -> list[dict[str, Any]]:
     """One row for each delay and contender: successes, episodes, durations [s] of successes, chunks refused.
 
-    The same episodes, `episodes` of each task from `seed` on, for everyone. A model that takes longer than PERIOD
-    looks again when it has answered. Only `inpaint` gives the steps that are under way to the model.
+    The same episodes, `episodes` of each task from `seed` on, for everyone, in a process per core. A model that takes
+    longer than PERIOD looks again when it has answered. Only `inpaint` gives the steps that are under way to the model.
     """
-    counts = {'successes': 0, 'episodes': 0, 'refused': 0, 'chunks': 0}
     rows: dict[tuple[float, str], dict[str, Any]] = {
-        (delay, name): {'delay': delay, 'contender': name, **counts, 'durations': []}
+        (delay, name): {
+            **{'delay': delay, 'contender': name, 'successes': 0, 'episodes': 0, 'refused': 0, 'chunks': 0},
+            'durations': [],
+        }
         for delay in delays
         for name in loop.contenders
     }
-    frame = FRAME * TICK * 1e-3
-    with Progress(console=console, transient=True) as bar:
-        job = bar.add_task('closed loop', total=len(tasks) * episodes * len(rows))
-        for task in tasks:
-            world = World(task)
-            cameras = cast(Cameras, world.cameras() if loop.sees else _Blind())
-            acting = loop.acting(profile, world)
-            for (delay, name), row in rows.items():
-                period = max(PERIOD, frame * math.ceil(delay / frame - 1e-9))
-                for i in range(episodes):
-                    driver = PolicyDriver(acting, cameras, period, delay, inpaint=name == 'inpaint')
-                    # A contender has all that run_episode uses of an executor.
-                    drive = cast(ChunkExecutor, contender(name, profile, TICK * 1e-3))
-                    result = run_episode(world, driver, drive, seed + i, time_limit=TIME_LIMIT)
-                    row['episodes'] += 1
-                    row['successes'] += result.success
-                    row['durations'] += [result.duration] if result.success else []
-                    row['refused'] += result.refused
-                    row['chunks'] += result.chunks
-                    bar.advance(job)
-            cameras.close()
+    jobs = [(delay, name, task, seed + i) for i in range(episodes) for task in tasks for delay, name in rows]
+    cores = min(len(os.sched_getaffinity(0)), len(jobs))
+    # Spawned, not forked: the caller may hold locks, threads and a GL context.
+    with (
+        multiprocessing.get_context('spawn').Pool(cores, _start_worker, (loop, profile)) as pool,
+        Progress(console=console, transient=True) as bar,
+    ):
+        line = bar.add_task('closed loop', total=len(jobs))
+        for (delay, name, _, _), result in pool.imap_unordered(_run, jobs):
+            row = rows[delay, name]
+            row['episodes'] += 1
+            row['successes'] += result.success
+            row['durations'] += [result.duration] if result.success else []
+            row['refused'] += result.refused
+            row['chunks'] += result.chunks
+            bar.advance(line)
     return list(rows.values())
