@@ -23,7 +23,7 @@ from vla_policy_node.ros.images import decode_image
 
 VIEW = 384  # [pixel] height of each camera's picture in the video
 CAPTION = 72  # [pixel]
-PLAN = 68  # [pixel] more where there are plan texts
+PLAN_LINES, LINE = 6, 17  # of a plan text, and the height of each [pixel], which is more where there are plans
 GROUND = '#16181d'
 JUMP = 0.15  # [s] after a reset in which commanded and measured cannot be compared
 STATES = {
@@ -117,7 +117,7 @@ def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> 
     for view, topic in zip(views, run.frames, strict=True):
         image = Image.fromarray(np.ascontiguousarray(decode_image(view, topic)))
         images.append(image.resize((VIEW * image.width // image.height // 2 * 2, VIEW), Image.Resampling.LANCZOS))
-    height = VIEW + CAPTION + (PLAN if run.plan.times else 0)
+    height = VIEW + CAPTION + (PLAN_LINES * LINE if run.plan.times else 0)
     page = Image.new('RGB', (sum(i.width for i in images), height), GROUND)
     draw, x = ImageDraw.Draw(page), 0
     for image, topic in zip(images, run.frames, strict=True):
@@ -142,7 +142,8 @@ def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> 
         font=_font(16),
         fill='#7fd18b' if done else '#9ecbff',
     )
-    plan = textwrap.fill(run.plan.at(stamp) or '', page.width // 7) if run.plan.times else ''
+    plan = run.plan.at(stamp) or '' if run.plan.times else ''
+    plan = textwrap.fill(plan, page.width // 7, max_lines=PLAN_LINES, placeholder=' …')
     draw.multiline_text((12, VIEW + CAPTION), plan, font=_font(12), fill='#d7dae0', spacing=3)
     draw.text((page.width - 12, VIEW + 44), f'{state}   {time:5.1f} s', font=_font(14), fill='#b8bcc6', anchor='ra')
     return np.asarray(page)
