@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 
 from vla_bringup.message_types import MessageTypes
-from vla_bringup.pictures import CAPTION, PLAN, VIEW, write_joints, write_videos
+from vla_bringup.pictures import CAPTION, LINE, PLAN_LINES, VIEW, write_joints, write_videos
 from vla_bringup.report import Series, episode_reports, missed_frames, read_run, success_time
 from vla_bringup.summary import row, write_summary
 from vla_msgs.msg import ExecutorStatus
@@ -204,7 +204,7 @@ def test_a_video_shows_what_the_policy_says_and_imagines(tmp_path):
     names = write_videos(tmp_path / 'bag', run, episode_reports(run), tmp_path)
     with av.open(str(tmp_path / names[3])) as container:
         frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
-    assert len(frames) == 20 and frames[0].shape == (VIEW + CAPTION + PLAN, 3 * VIEW, 3)
+    assert len(frames) == 20 and frames[0].shape == (VIEW + CAPTION + PLAN_LINES * LINE, 3 * VIEW, 3)
     imagined = [frame[VIEW // 2, 5 * VIEW // 2] for frame in frames]
     assert imagined[5][2] < 60 and imagined[18][2] > 220
     texts = [frame[VIEW + CAPTION :, : 2 * VIEW].max() for frame in frames]
