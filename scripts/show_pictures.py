@@ -17,9 +17,9 @@ from vla_model.types import Observation
 from vla_policy_node.core.chunk import StampedChunk
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.surprise import surprise
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.kinematics.ik import quaternion_matrix
+from vla_policy_node.observe.surprise import surprise
 from vla_policy_node.show.camera import project
 from vla_policy_node.show.pair import Pairing
 from vla_policy_node.show.pictures import draw_trace, side_by_side

@@ -34,6 +34,7 @@ def imported(names, python=sys.executable):
     [
         (('vla_model', 'vla_model'), (*ROS, 'vla_policy_node', 'vla_sim', 'vla_bringup')),
         (('vla_policy_node', 'vla_policy_node', 'core'), (*ROS, 'torch', 'pinocchio', 'vla_sim', 'vla_bringup')),
+        (('vla_policy_node', 'vla_policy_node', 'observe'), (*ROS, 'torch', 'pinocchio', 'vla_sim', 'vla_bringup')),
         (('vla_policy_node', 'vla_policy_node', 'kinematics'), (*ROS, 'torch', 'vla_sim', 'vla_bringup')),
     ],
 )

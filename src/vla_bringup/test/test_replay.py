@@ -24,7 +24,7 @@ from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, w
 from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
 from vla_bringup.replay_session import Session
 from vla_model.types import Chunk
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 
 SIDE, SECONDS, HORIZON, DT = 32, 2.0, 8, 0.1
 

@@ -6,9 +6,9 @@ import numpy as np
 
 from vla_model.types import Chunk
 from vla_policy_node.core.chunk import StampedChunk
-from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.observe.committed import Committed
 from vla_sim.expert import Expert
 from vla_sim.rollout import Answer, ExpertDriver, run_episode
 from vla_sim.world import World
@@ -97,7 +97,7 @@ def make_stream(
     """The stream of one source, see SOURCES. The same observation has the same error whatever the delay.
 
     expert: as it was said. noisy: each chunk with an error of its own, as a model has. inpainted: stands for the same
-    model given the steps that are under way (core/committed.py): it keeps them, and goes from the last of them, with
+    model given the steps that are under way (observe/committed.py): it keeps them, and goes from the last of them, with
     the speed it has there, smoothly over to what it would have said without.
     """
     if source not in SOURCES:

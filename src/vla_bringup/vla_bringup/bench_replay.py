@@ -21,7 +21,7 @@ from vla_bringup.nodes import profile_path
 from vla_bringup.replay_feed import Feed, load_setup
 from vla_bringup.replay_offline import run_offline
 from vla_bringup.replay_session import Due, Session
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 
 ROBOT = 'sim_panda'
 SIDE, IMAGE_RATE, JOINT_RATE = 256, 30, 100  # [pixel], [Hz], [Hz]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_bringup.nodes import profile_path
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_training.bag import Damage, Message, messages

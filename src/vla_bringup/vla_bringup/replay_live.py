@@ -23,8 +23,8 @@ from vla_bringup.supervisor import NodeEnded, Supervisor
 from vla_model.folder import open_folder
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, PolicyStatus
-from vla_policy_node.core.streams import NS
 from vla_policy_node.lockstep import CLOCK, INSTRUCTION
+from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_training.bag import Message

@@ -8,10 +8,10 @@ from typing import Any
 from vla_bringup.replay_feed import Feed
 from vla_bringup.replay_session import Cycle, Due, Session
 from vla_model.types import Observation
-from vla_policy_node.core.streams import NS
-from vla_policy_node.core.surprise import Expectations, surprise
 from vla_policy_node.fitting import fit
 from vla_policy_node.inference import check_chunk, to_observation
+from vla_policy_node.observe.streams import NS
+from vla_policy_node.observe.surprise import Expectations, surprise
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
 PLAN = {'length': 112, 'steps': 32, 'threshold': 0.9, 'cached': True}  # the policy node's own

@@ -7,14 +7,14 @@ import numpy as np
 
 from vla_bringup.replay_feed import CHUNKS, Feed
 from vla_model.types import Chunk
-from vla_policy_node.core.cadence import Cadence
-from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned
 from vla_policy_node.intake import Fault, Intake
+from vla_policy_node.observe.cadence import Cadence
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned
 from vla_policy_node.policy_report import CODE_NAMES
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_training.bag import Message
 
-JUMP = NS  # [ns] as core/streams.py: a clock that goes back
+JUMP = NS  # [ns] as observe/streams.py: a clock that goes back
 
 
 @dataclass(frozen=True)

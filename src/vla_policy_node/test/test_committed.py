@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_model.types import Chunk
-from vla_policy_node.core.committed import Committed
+from vla_policy_node.observe.committed import Committed
 
 MS = 1_000_000
 

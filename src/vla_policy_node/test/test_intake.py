@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_msgs.msg import PolicyStatus as S
-from vla_policy_node.core.cadence import Cadence
-from vla_policy_node.core.streams import GRIPPER, JOINTS, NS
 from vla_policy_node.intake import Fault, Intake
+from vla_policy_node.observe.cadence import Cadence
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS
 
 PROFILE = SimpleNamespace(joint_names=('a', 'b'), gripper_joint_names=('f',))
 

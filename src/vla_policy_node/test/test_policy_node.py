@@ -33,13 +33,13 @@ from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_msgs.msg import PolicyStatus as S
 from vla_policy_node import foresight, policy_report
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.stats import Window
 from vla_policy_node.goals import MOST
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.policy_node import PolicyNode
 from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
+from vla_policy_node.stats import Window
 
 PROFILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
 R = ExecuteInstruction.Result

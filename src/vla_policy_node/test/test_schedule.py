@@ -9,9 +9,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vla_model.types import Observation
-from vla_policy_node.core.stats import Longest
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 from vla_policy_node.schedule import FEWEST, MARGIN, MEMORY, PATIENCE, SLACK, Pace, Schedule, Work
+from vla_policy_node.stats import Longest
 
 
 class Clock:

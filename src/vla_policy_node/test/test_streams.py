@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_policy_node.core.stats import Rate, Window
-from vla_policy_node.core.streams import NS, Aligned, Missing, Reason, Streams, StreamSpec
+from vla_policy_node.observe.streams import NS, Aligned, Missing, Reason, Streams, StreamSpec
+from vla_policy_node.stats import Rate, Window
 
 MS = 1_000_000
 T0 = 1_000 * NS

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from vla_model.types import PredictedImage
-from vla_policy_node.core.surprise import Expectations, square, surprise
+from vla_policy_node.observe.surprise import Expectations, square, surprise
 
 SIDE = 64
 

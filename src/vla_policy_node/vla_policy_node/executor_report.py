@@ -11,8 +11,8 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import Hold
-from vla_policy_node.core.stats import Window
 from vla_policy_node.ros import qos
+from vla_policy_node.stats import Window
 
 STATUS_EVERY = 0.1  # [s] at least
 NEWEST = 1000  # control steps, and chunks, whose times the diagnostics tell

@@ -15,9 +15,8 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from vla_model.types import Observation, Plan, PredictedImage
-from vla_policy_node.core.stats import Window
-from vla_policy_node.core.surprise import Expectations, Pair, surprise
 from vla_policy_node.inference import Assignment, Policy
+from vla_policy_node.observe.surprise import Expectations, Pair, surprise
 from vla_policy_node.policy_parameters import PolicyParameters
 from vla_policy_node.policy_report import milliseconds
 from vla_policy_node.ros import qos
@@ -25,6 +24,7 @@ from vla_policy_node.ros.camera_info import camera_info_topic, squared
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.schedule import Job, Schedule, Work
+from vla_policy_node.stats import Window
 
 TRIAL_STEPS = 3  # a first forward, one more, and the last, which for an image ends with the image decoder
 COMPARED = 10.0  # [Hz] most comparisons; there is one for each imagined image at most

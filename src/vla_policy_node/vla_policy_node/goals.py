@@ -11,10 +11,10 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from vla_msgs.action import ExecuteInstruction
-from vla_policy_node.core.stats import Window
-from vla_policy_node.core.streams import NS
 from vla_policy_node.inference import Answer
+from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.stats import Window
 
 Result, Feedback = ExecuteInstruction.Result, ExecuteInstruction.Feedback
 MOST = 8  # goals of one run: a client that only ever sends new ones must not fill the memory

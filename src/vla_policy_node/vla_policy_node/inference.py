@@ -12,9 +12,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_model.types import Chunk, Observation
-from vla_policy_node.core.cadence import Cadence
-from vla_policy_node.core.committed import Committed
-from vla_policy_node.core.streams import GRIPPER, JOINTS, Aligned
+from vla_policy_node.observe.cadence import Cadence
+from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, Aligned
 from vla_policy_node.schedule import Job, Schedule
 
 

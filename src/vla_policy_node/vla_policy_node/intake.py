@@ -7,7 +7,7 @@ from typing import Any
 
 from vla_msgs.msg import PolicyStatus as S
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.streams import GRIPPER, JOINTS, Aligned, Missing, Reason, Streams, StreamSpec
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, Aligned, Missing, Reason, Streams, StreamSpec
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints

@@ -10,9 +10,9 @@ import numpy as np
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from vla_policy_node.core.streams import Aligned, Streams
 from vla_policy_node.intake import Fault, Intake
 from vla_policy_node.lockstep import Lockstep
+from vla_policy_node.observe.streams import Aligned, Streams
 from vla_policy_node.policy_parameters import PolicyParameters
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns

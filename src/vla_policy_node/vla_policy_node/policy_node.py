@@ -17,14 +17,14 @@ from vla_model.observation import state_of
 from vla_model.prompt_texts import progress
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
-from vla_policy_node.core.committed import Committed
-from vla_policy_node.core.streams import Aligned
 from vla_policy_node.executor_watch import ExecutorWatch
 from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
+from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.streams import Aligned
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
 from vla_policy_node.policy_report import PolicyReport

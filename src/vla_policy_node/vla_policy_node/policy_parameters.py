@@ -6,8 +6,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.streams import GRIPPER, JOINTS
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
+from vla_policy_node.observe.streams import GRIPPER, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
 CHANGES = NEW_EPOCH, SEAMLESS, SUPERSEDE = ('new_epoch', 'seamless', 'supersede')

@@ -13,10 +13,10 @@ from rclpy.node import Node
 from vla_model.config import RobotInterface
 from vla_model.observation import unsquared
 from vla_msgs.msg import PolicyStatus, VisualTrace
-from vla_policy_node.core.stats import Rate, Window
 from vla_policy_node.inference import Answer
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
+from vla_policy_node.stats import Rate, Window
 
 S = PolicyStatus
 CODE_NAMES = {

@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_model.types import Observation
-from vla_policy_node.core.stats import Longest, Window
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
+from vla_policy_node.stats import Longest, Window
 
 MARGIN, SLACK = 1.1, 0.002  # a step may take a tenth and 2 ms longer than the longest of its kind
 MEMORY = 30.0  # [s] for which a slow step counts: one bad moment of the machine shall not end a kind for good

@@ -14,9 +14,9 @@ import numpy as np
 
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.chunk import StampedChunk, Verdict
-from vla_policy_node.core.committed import Committed
 from vla_policy_node.core.executor import ChunkExecutor, State
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.observe.committed import Committed
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 from vla_training.bag import Damage
 
 GAP = 1.5  # times the usual interval

@@ -1,7 +1,7 @@
 """One recorded bag to episodes: streams aligned as the policy node does it, thinned to the frame rate, with actions.
 
-A frame stands for its t_ref, the time at which the policy node would have begun to think (core/streams.py); its action
-is what was due, or done, one frame later. Frames are wanted at the frame rate; the grid follows the cameras' clock
+A frame stands for its t_ref, the time at which the policy node would have begun to think (observe/streams.py); its
+action is what was due, or done, one frame later. Frames are wanted at the frame rate; the grid follows the cameras' clock
 slowly. Where the next frame is missing the episode ends and another one begins, because frames follow one another
 without gaps in a dataset.
 """
@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
 from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.joints import (
     decode_array,

@@ -1,1 +1,1 @@
-"""What the nodes stand on. No ROS, no torch: everything here can be tested with numpy alone."""
+"""What moves the arm: from a chunk to the next set-point. No ROS, no torch: it can be tested with numpy alone."""

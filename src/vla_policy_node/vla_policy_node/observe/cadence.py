@@ -1,6 +1,6 @@
 """Which reference times are acted on."""
 
-from vla_policy_node.core.streams import NS
+from vla_policy_node.observe.streams import NS
 
 
 class Cadence:
