@@ -1,9 +1,9 @@
 """One recorded bag to episodes: streams aligned as the policy node does it, thinned to the frame rate, with actions.
 
 A frame stands for its t_ref, the time at which the policy node would have begun to think (observe/streams.py); its
-action is what was due, or done, one frame later. Frames are wanted at the frame rate; the grid follows the cameras' clock
-slowly. Where the next frame is missing the episode ends and another one begins, because frames follow one another
-without gaps in a dataset.
+action is what was due, or done, one frame later. Frames are wanted at the frame rate; the grid follows the cameras'
+clock slowly. Where the next frame is missing the episode ends and another one begins, because frames follow one
+another without gaps in a dataset.
 """
 
 import functools
