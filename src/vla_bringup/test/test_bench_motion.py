@@ -5,9 +5,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from vla_bringup.bench_motion import Options, bench_motion
 from vla_bringup.bench_motion_contenders import BASELINES, contender
+from vla_bringup.bench_motion_loop import Loop, close_loop
 from vla_bringup.bench_motion_replay import NS, TICK, asked_path, deviation, measure, replay
 from vla_bringup.bench_motion_report import number, ratios, summaries
 from vla_bringup.bench_motion_streams import AHEAD, PERIOD, STEP, Grid, Recording, make_stream
@@ -193,3 +195,12 @@ def test_a_short_run_writes_its_report(tmp_path):
     page = (tmp_path / 'motion.md').read_text()
     assert '### inpainted, delay 0.2 s' in page and '| lerobot |' in page
     assert (tmp_path / 'switch.png').stat().st_size > 10_000 and (tmp_path / 'delays.png').stat().st_size > 10_000
+
+
+def test_everybody_drives_the_same_episodes():
+    loop = Loop.make('expert', 'cpu', PROFILE)
+    assert loop is not None and Loop.make('random-nano', 'cpu', PROFILE) is None
+    rows = close_loop(loop, PROFILE, ('press_button',), (0.2,), 2, 2_000_000, Console(quiet=True))
+    assert [r['contender'] for r in rows] == [*STRATEGIES, *(b for b in BASELINES if b != 'blocking')]
+    assert all(r['episodes'] == 2 and r['successes'] == len(r['durations']) <= 2 and r['chunks'] > 4 for r in rows)
+    assert next(r for r in rows if r['contender'] == 'latest')['successes'] == 2
