@@ -5,6 +5,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
 from vla_bringup.launching import launch_actions
 from vla_bringup.nodes import policy_nodes, recorder_node, sim_nodes
+from vla_model.shipped import default_model
 from vla_sim.tasks import TASKS
 
 ARGUMENTS = [
@@ -22,7 +23,11 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'real_time_factor', default_value='1.0', description='simulated seconds per second; 0: as fast as possible'
     ),
-    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
+    DeclareLaunchArgument(
+        'model',
+        default_value=default_model(),
+        description='checkpoint folder (by default that of the suite), or random-nano',
+    ),
     DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
     DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
     DeclareLaunchArgument(

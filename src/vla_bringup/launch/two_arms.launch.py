@@ -10,6 +10,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
 from vla_bringup.launching import launch_actions
 from vla_bringup.nodes import on_its_own, policy_nodes, profile_names, recorder_node, sim_nodes
+from vla_policy_node.observe.cadence import RATE
 from vla_sim.tasks import TASKS
 
 PROFILES = f'robot profile: the path of a file, or one of {", ".join(profile_names())}'
@@ -39,7 +40,9 @@ ARGUMENTS = [
         description='who moves the arms: the scripted experts (simulated arms only; the policies run in shadow), the '
         'policies, or nobody',
     ),
-    DeclareLaunchArgument('rate', default_value='10.0', description='most inferences per second of each policy [Hz]'),
+    DeclareLaunchArgument(
+        'rate', default_value=str(RATE), description='most inferences per second of each policy [Hz]'
+    ),
     DeclareLaunchArgument(
         'record', default_value='', description='folder in which left/ and right/ become a rosbag2 each; empty: none'
     ),

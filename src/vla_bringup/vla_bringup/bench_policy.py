@@ -14,6 +14,7 @@ from vla_bringup.nodes import policy_nodes, sim_nodes
 from vla_bringup.probe import Probe, TransitionFailed
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
+from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.ros import qos
 from vla_training.evaluate import Job, jobs_of
 from vla_training.evaluate_records import Record, RecordFile
@@ -33,7 +34,7 @@ class Options:
     out: Path
     model: str  # random-nano, a checkpoint folder, or EXPERT
     device: str = 'cpu'
-    rate: float = 5.0  # [Hz] most inferences per second
+    rate: float = RATE  # [Hz] most inferences per second
     real_time_factor: float = 1.0  # more would let the model think longer in the simulator's time, less shorter
     time_limit: float = 30.0  # [s] of simulation per episode
 

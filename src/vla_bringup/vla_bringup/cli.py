@@ -12,6 +12,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vla_bringup.tensorrt import app as tensorrt
+from vla_policy_node.observe.cadence import RATE
 from vla_training.cli import app as train
 from vla_training.cli import simulated_robot
 
@@ -36,7 +37,7 @@ def demo(
     real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
     model: Model = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
-    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 5.0,
+    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = RATE,
     expert: Annotated[bool, typer.Option('--expert', help='The scripted expert drives, the policy looks on.')] = False,
     instruction: Annotated[str, typer.Option(help='One episode of it, "put the tomato in the blue bowl" say.')] = '',
     graph_to: Annotated[Path | None, typer.Option(help='Write the ROS graph of the running system there.')] = None,
@@ -428,7 +429,7 @@ def bench_policy(
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
     model: Annotated[str, typer.Option(help='As in ./vla demo; expert: the scripted one.')] = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
-    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = 10.0,
+    rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = RATE,
     real_time_factor: Annotated[float, typer.Option(min=0.1, max=1.0, help='Simulated per wall time.')] = 1.0,
     time_limit: Annotated[float, typer.Option(min=1.0, help='Of an episode (s).')] = 30.0,
     out: Annotated[Path, typer.Option(help='Folder; a run that was cut goes on there.')] = Path('out/bench_policy'),

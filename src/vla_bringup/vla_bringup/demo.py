@@ -31,6 +31,7 @@ from vla_bringup.summary import COLUMNS, FOOTNOTE, row, write_summary
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.ros import qos
 
 ROBOT = 'sim_panda'
@@ -49,7 +50,7 @@ class Options:
     policy_drives: bool = False  # else the expert does, and the policy looks on
     instruction: str = ''  # asked for in every episode; empty: what the seed asks for
     device: str = 'cpu'
-    rate: float = 10.0  # [Hz] most inferences per second
+    rate: float = RATE  # [Hz] most inferences per second
     time_limit: float = 30.0  # [s] of simulation per episode
     graph_to: Path | None = None  # file for the ROS graph, looked at during the last episode
 

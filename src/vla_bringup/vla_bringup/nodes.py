@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import yaml
 from ament_index_python.packages import get_package_share_directory
 
+from vla_policy_node.observe.cadence import RATE
+
 PARAMETER_TYPES = (bool, int, float, str, list)
 
 
@@ -95,7 +97,7 @@ def policy_nodes(
     model: str = 'random-nano',
     device: str = 'cpu',
     drive: bool = False,
-    rate: float = 10.0,
+    rate: float = RATE,
     use_sim_time: bool = False,
     executor_parameters: Mapping[str, bool | int | float | str | list] | None = None,
 ) -> list[NodeSpec]:

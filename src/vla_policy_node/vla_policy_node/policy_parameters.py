@@ -7,6 +7,7 @@ from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
+from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.observe.streams import GRIPPER, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
@@ -86,7 +87,7 @@ class PolicyParameters:
             rate=declare(
                 node,
                 'rate',
-                5.0,
+                RATE,
                 'most inferences per second of observation time [Hz]; what a chunk begins with must be carried out, or '
                 'a model that sees no velocities begins for ever',
                 low=0.1,

@@ -2,6 +2,9 @@
 
 from vla_policy_node.observe.streams import NS
 
+# Unless asked for: what a chunk begins with must be carried out, or a model that sees no velocities begins for ever.
+RATE = 5.0  # [Hz]
+
 
 class Cadence:
     """No set twice, and at most `rate` [Hz] per second of observation time. The same live and in a replay."""
