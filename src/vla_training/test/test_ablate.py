@@ -30,6 +30,8 @@ def test_variants_differ_in_what_is_learned_and_in_nothing_else(tmp_path):
     assert [s.weights for s in made['+ text'].stages] == [{'text': 0.1}, {'action': 1.0, 'text': 0.05}]
     assert [s.weights for s in made['+ image'].stages] == [{'image': 0.1}, {'action': 1.0, 'image': 0.05}]
     assert made['+ both'].stages == recipe().stages
+    looking = recipe(stages=[{**STAGES[1], 'glances': 0.5}])
+    assert {run.recipe.stages[0].glances for run in runs(looking, tmp_path, 1)} == {0.5}
     budget = {v: sum(s.steps * r.batch for s in r.stages if s.action) for v, r in made.items()}
     assert set(budget.values()) == {24}
 

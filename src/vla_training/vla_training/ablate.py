@@ -5,7 +5,7 @@ that would teach nothing is left out. Fitting and evaluating can be done on diff
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
@@ -42,17 +42,20 @@ def _variant(recipe: Recipe, variant: str, seed: int) -> Recipe:
     for stage in recipe.stages:
         weights = {'action': stage.action, 'text': text * stage.text, 'image': image * stage.image}
         if any(weights.values()):
-            stages.append(Stage(stage.steps, **weights))
+            stages.append(replace(stage, **weights))
     if not any(stage.action for stage in stages):
         raise ValueError('the recipe has no stage that learns actions: there is nothing to compare')
     return replace(recipe, name=f'{recipe.name} {variant}', seed=seed, stages=tuple(stages))
 
 
 def fit(
-    recipe: Recipe, tokens: Path, out: Path, *, seeds: int = 3, device: str = 'cpu', minutes: float = math.inf,
+    recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, seeds: int = 3, device: str = 'cpu', minutes: float = math.inf,
     threads: int = 0,
 ) -> Iterator[Path]:  # fmt: skip
-    """Trains every run that has not been trained to its end. minutes: per run. Yields the checkpoints."""
+    """Trains every run that has not been trained to its end. tokens: as of train. minutes: per run.
+
+    Yields the checkpoints.
+    """
     from vla_training.trainer import train
 
     for run in runs(recipe, out, seeds):

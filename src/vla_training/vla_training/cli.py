@@ -13,6 +13,11 @@ from rich.console import Console
 app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
 Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
 Device = Annotated[str, typer.Option(help='cpu, cuda.')]
+TOKENS = Path('out/train/tokens')
+TokenFolders = Annotated[
+    list[Path] | None,
+    typer.Option(help='Folder that ./vla train tokenize wrote; may be given again.', show_default=str(TOKENS)),
+]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
@@ -287,12 +292,7 @@ def glances(
 @command
 def fit(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
-    tokens: Annotated[
-        list[Path] | None,
-        typer.Option(
-            help='Folder that ./vla train tokenize wrote; may be given again.', show_default='out/train/tokens'
-        ),
-    ] = None,
+    tokens: TokenFolders = None,
     out: Out = Path('out/train/run'),
     device: Device = 'cpu',
     minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
@@ -305,9 +305,14 @@ def fit(
     from vla_training.recipe import Recipe
     from vla_training.trainer import train
 
-    folders = tokens or [Path('out/train/tokens')]
     checkpoint = train(
-        Recipe.load(recipe), folders, out, device=device, minutes=minutes or math.inf, threads=threads, shard=shard
+        Recipe.load(recipe),
+        tokens or [TOKENS],
+        out,
+        device=device,
+        minutes=minutes or math.inf,
+        threads=threads,
+        shard=shard,
     )
     if int(os.environ.get('RANK', '0')) == 0:
         Console().print(f'checkpoint: {checkpoint}')
@@ -330,7 +335,7 @@ def ablate(
     robot: Annotated[
         Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
-    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    tokens: TokenFolders = None,
     out: Out = Path('out/train/ablation'),
     seeds: Annotated[int, typer.Option(min=1)] = 3,
     episodes: Annotated[int, typer.Option(min=1, help='Per task and run; held-out scenes.')] = 25,
@@ -345,7 +350,9 @@ def ablate(
 
     chosen = Recipe.load(recipe)
     if fit:
-        for checkpoint in study.fit(chosen, tokens, out, seeds=seeds, device=device, minutes=minutes or math.inf):
+        for checkpoint in study.fit(
+            chosen, tokens or [TOKENS], out, seeds=seeds, device=device, minutes=minutes or math.inf
+        ):
             Console().print(f'checkpoint: {checkpoint}')
     if evaluate:
         study.evaluate(chosen, out, robot, seeds=seeds, episodes=episodes)
