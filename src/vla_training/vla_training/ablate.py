@@ -40,17 +40,16 @@ def _variant(recipe: Recipe, variant: str, seed: int) -> Recipe:
     text, image = VARIANTS[variant]
     stages: list[Stage] = []
     for stage in recipe.stages:
-        weights = {'action': stage.action, 'text': text * stage.text, 'image': image * stage.image}
-        if any(weights.values()):
-            stages.append(replace(stage, **weights))
+        if stage.action or text * stage.text or image * stage.image:
+            stages.append(replace(stage, text=text * stage.text, image=image * stage.image))
     if not any(stage.action for stage in stages):
         raise ValueError('the recipe has no stage that learns actions: there is nothing to compare')
     return replace(recipe, name=f'{recipe.name} {variant}', seed=seed, stages=tuple(stages))
 
 
 def fit(
-    recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, seeds: int = 3, device: str = 'cpu', minutes: float = math.inf,
-    threads: int = 0,
+    recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, seeds: int = 3, device: str = 'cpu',
+    minutes: float = math.inf, threads: int = 0,
 ) -> Iterator[Path]:  # fmt: skip
     """Trains every run that has not been trained to its end. tokens: as of train. minutes: per run.
 
