@@ -13,7 +13,7 @@ import psutil
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from vla_bringup.doctor_check import Check, bad, skip, warn
-from vla_bringup.machine import cpu_name
+from vla_model.processor import cpu_name
 
 PACKAGES = ('vla_msgs', 'vla_model', 'vla_policy_node', 'vla_sim', 'vla_training', 'vla_bringup')
 SHM = Path('/dev/shm')

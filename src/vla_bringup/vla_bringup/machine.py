@@ -8,16 +8,7 @@ from pathlib import Path
 
 import psutil
 
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+from vla_model.processor import cpu_name
 
 
 def version(package: str) -> str:

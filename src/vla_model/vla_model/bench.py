@@ -32,10 +32,11 @@ from .bench_parts import (
 )
 from .bench_reference import time_reference
 from .config import ImageTokenizerConfig, NetworkConfig
-from .engine import Act, Engine, check, cpu_name, make, versions
+from .engine import Act, Engine, check, make, versions
 from .image_engine import DTYPES, ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network
+from .processor import cpu_name
 from .prompt import PromptBuilder, Template
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .vocabulary import Vocabulary

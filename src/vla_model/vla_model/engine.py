@@ -7,7 +7,6 @@ import importlib.util
 import json
 import logging
 import os
-import platform
 import time
 from collections import Counter
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from . import image_engine as images
 from .image_engine import ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
+from .processor import cpu_name
 from .prompt import Template
 from .quantized import QuantizedLayer, is_quantized
 from .vocabulary import Vocabulary
@@ -246,17 +246,6 @@ def versions() -> str:
         except PackageNotFoundError:
             parts.append(f'no {package}')
     return ', '.join(parts)
-
-
-def cpu_name() -> str:
-    """Model name of the processor."""
-    try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
-                return line.split(':', 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
 
 
 def _machine_and_shape(network: Network, act: Act) -> str:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from . import export
-from .engine import Act, Engine, cache_folder, cpu_name, versions
+from .engine import Act, Engine, cache_folder, versions
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
+from .processor import cpu_name
 from .quantized import is_quantized
 
 KEPT = 4  # graphs for one length of prompt, besides that for any
