@@ -88,7 +88,11 @@ class Worker:
 
     def __init__(self, loop: Loop, profile: RobotProfile) -> None:
         self.profile, self.sees = profile, loop.model != EXPERT
-        loaded = Drive(loop.model, device=loop.device, engine='auto').load(profile) if self.sees else None
+        loaded = (
+            Drive(loop.model, device=loop.device, engine='auto', image_engine='auto').load(profile)
+            if self.sees
+            else None
+        )
         self._acting: Callable[[World], Acting] = lambda world: loaded or ErringExpert(profile, world)
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 

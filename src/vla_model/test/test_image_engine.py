@@ -51,6 +51,18 @@ def test_codes_are_those_of_float32_eager(tokenizer, name, dtype):
     assert next(tokenizer.parameters()).dtype == torch.float32
 
 
+def test_auto_takes_the_fastest_that_is_close(tokenizer, monkeypatch):
+    chosen = image_engine.make('auto', tokenizer, 'auto')
+    assert chosen.name in ('eager', 'openvino') and chosen.agreement >= image_engine.AUTO_AGREEMENT
+    assert image_engine.make('auto', tokenizer, 'float32').agreement >= LIMITS['float32']
+    monkeypatch.setattr(image_engine, 'AUTO_AGREEMENT', 1.01)
+    with pytest.raises(ValueError, match=r"no image encoder in bfloat16 is close .* take image_dtype 'float32'"):
+        image_engine.make('auto', tokenizer, 'bfloat16')
+    with pytest.raises(ValueError, match="image_dtype on cpu must be 'auto' or one of"):
+        image_engine.check('auto', 'cpu', 'float16')
+    image_engine.check('eager', 'cpu', 'auto')
+
+
 def test_one_that_computes_something_else_is_refused(tokenizer, monkeypatch):
     class Wrong(ImageEncoder):
         def __call__(self, pixels):
@@ -76,7 +88,7 @@ def test_one_that_does_not_compile_says_so(tokenizer, monkeypatch):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('warp', 'cpu', 'float32'), r"image_engine must be one of \['eager', .*got 'warp'"),
+        (('warp', 'cpu', 'float32'), r"image_engine must be one of \['auto', 'eager', .*got 'warp'"),
         (('openvino', 'cuda', 'float32'), r"'openvino' runs on cpu, not on cuda: take one of \['eager', 'compile'\]"),
         (('openvino', 'cpu', 'float16'), r"image_dtype on cpu must be one of .* for image_engine 'openvino'"),
         (('eager', 'cpu', 'float16'), r"image_dtype on cpu must be one of .* got 'float16'"),

@@ -56,7 +56,7 @@ def bench_model(
     layers: int = 0,
     seconds: float = 20.0,
     threads: int = 0,
-    image_engines: tuple[str, ...] = image_engine.NAMES,
+    image_engines: tuple[str, ...] = tuple(image_engine.SUPPORTED),
     reference: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:
     """Measures for about `seconds`, at least three rounds. layers: of the network, 0 for all.
@@ -76,8 +76,8 @@ def bench_model(
     precision = dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
     for name in engines:
         check(name, target.type, precision)
-    if unknown := sorted(set(image_engines) - set(image_engine.NAMES)):
-        raise ValueError(f'image_engine must be of {list(image_engine.NAMES)}, got {unknown[0]!r}')
+    if unknown := sorted(set(image_engines) - set(image_engine.SUPPORTED)):
+        raise ValueError(f'image_engine must be of {list(image_engine.SUPPORTED)}, got {unknown[0]!r}')
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     config = replace(shape.network, n_layers=layers or shape.network.n_layers)
     network = _random(Network, config, target, DTYPES[precision])

@@ -6,8 +6,11 @@ another order or precision of sums moves a channel over zero. A path that flips 
 
 import copy
 import importlib.util
+import logging
+import math
 import os
 import shutil
+import time
 from collections.abc import Callable
 
 import torch
@@ -16,6 +19,8 @@ from torch import Tensor
 
 from .image_tokenizer import ImageTokenizer
 
+_log = logging.getLogger(__name__)
+ROUNDS = 5  # of each that 'auto' chooses among
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Engine -> device -> precisions of the encoder. OpenVINO converts from float32.
 SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -23,11 +28,13 @@ SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'compile': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
     'openvino': {'cpu': ('float32', 'bfloat16')},
 }
-NAMES = tuple(SUPPORTED)
+NAMES = ('auto', *SUPPORTED)
 # Smallest share of codes that must be those of float32 eager. Measured with random weights on a CPU: all in float32,
 # 94 to 96 % in bfloat16; float16 has three more bits. Codes of something else agree by chance, hardly ever.
 LIMITS = {'float32': 0.98, 'float16': 0.95, 'bfloat16': 0.8}
 CODES = 512  # at least so many are compared
+# 'auto' takes nothing that gives fewer of the codes of float32 eager. It leaves 'compile' out, which takes a minute.
+AUTO_AGREEMENT = 0.97
 
 
 class ImageEncoder:
@@ -82,6 +89,12 @@ def check(name: str, device: str, dtype: str) -> None:
     """Raises ValueError if the engine does not run on `device` ('cpu' or 'cuda') in this precision, or lacks a tool."""
     if name not in NAMES:
         raise ValueError(f'image_engine must be one of {list(NAMES)}, got {name!r}')
+    if name == 'auto':
+        known = {d for devices in SUPPORTED.values() for d in devices.get(device, ())}
+        if dtype not in ('auto', *known):
+            raise ValueError(f"image_dtype on {device} must be 'auto' or one of {sorted(known)}, got {dtype!r}")
+        return
+    dtype = 'float32' if dtype == 'auto' else dtype
     devices = SUPPORTED[name]
     if device not in devices:
         others = [n for n, d in SUPPORTED.items() if device in d]
@@ -105,10 +118,14 @@ def check(name: str, device: str, dtype: str) -> None:
 def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> ImageEncoder:
     """The encoder on the device of `image_tokenizer`, compared with float32 eager.
 
-    Raises ValueError where it cannot run here, or too few of its codes are those of float32 eager.
+    name 'auto': the fastest one here in this precision, or in any, that is close to it. dtype 'auto' of another name:
+    float32. Raises ValueError where it cannot run here, or too few of its codes are those of float32 eager.
     """
     weight = next(image_tokenizer.parameters())
     check(name, weight.device.type, dtype)
+    if name == 'auto':
+        return _fastest(image_tokenizer, weight.device, dtype)
+    dtype = 'float32' if dtype == 'auto' else dtype
     exact = ImageEncoder(image_tokenizer)
     if (name, dtype) == ('eager', 'float32'):
         return exact
@@ -132,6 +149,34 @@ def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> 
             f"{LIMITS[dtype]:.0%} are needed: take image_engine 'eager' and image_dtype 'float32'"
         )
     return made
+
+
+@torch.inference_mode()
+def _fastest(image_tokenizer: ImageTokenizer, device: torch.device, dtype: str) -> ImageEncoder:
+    made: dict[str, ImageEncoder] = {}
+    for name, devices in SUPPORTED.items():
+        for precision in devices.get(device.type, ()):
+            if name == 'compile' or dtype not in ('auto', precision):
+                continue
+            try:
+                encoder = make(name, image_tokenizer, precision)
+            except ValueError as error:  # not on this processor, or too far from float32 eager
+                _log.info('%s', error)
+                continue
+            if encoder.agreement >= AUTO_AGREEMENT:
+                made[f'{name} {precision}'] = encoder
+    if not made:
+        raise ValueError(f"no image encoder in {dtype} is close to that in float32 here: take image_dtype 'float32'")
+    pixels = picture(image_tokenizer.config.resolution, 0).to(device)[None]
+    times = dict.fromkeys(made, math.inf)
+    for _ in range(ROUNDS):  # in turns, so that what else runs here hits all alike
+        for name, encoder in made.items():
+            start = time.perf_counter()
+            encoder(pixels).cpu()
+            times[name] = min(times[name], time.perf_counter() - start)
+    fastest = min(times, key=times.__getitem__)
+    _log.info('image encoder %s, of %s [ms]', fastest, {name: round(t * 1e3, 2) for name, t in times.items()})
+    return made[fastest]
 
 
 def agreement(made: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> float:

@@ -289,11 +289,10 @@ def load(
 
     'random-nano' is the nano configuration with random weights from `seed`: real computation, meaningless actions
     (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU.
-    image_dtype is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads: CPU threads
-    of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`; 'auto' is
-    the fastest one here that is close to 'eager'.
-    act_steps: forwards per chunk. reuse: acts per full forward, see `Policy.reuse`. image_tokenizer: its folder, where
-    it is not in that of a released checkpoint.
+    image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
+    CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
+    'auto' is the fastest one here that is close to 'eager'. act_steps: forwards per chunk. reuse: acts per full
+    forward, see `Policy.reuse`. image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
@@ -314,7 +313,9 @@ def load(
     else:
         elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
         found = open_folder(Path(path_or_name), elsewhere)
-        needed = memory.plan(found.config, DTYPES[precision], DTYPES[image_dtype], target.type, engine)
+        needed = memory.plan(
+            found.config, DTYPES[precision], DTYPES.get(image_dtype, torch.bfloat16), target.type, engine
+        )
         _log.info('memory: %s', needed)
         memory.check(needed, target)
         policy = _from_folder(Path(path_or_name), found, target, DTYPES[precision])

@@ -131,16 +131,17 @@ class PolicyParameters:
             image_dtype=declare(
                 node,
                 'image_dtype',
-                'float32',
-                'number format of the image encoder',
-                choices=('float32', 'bfloat16', 'float16'),
+                'auto',
+                'number format of the image encoder; auto: float32, or with image_engine auto what is fastest',
+                choices=('auto', 'float32', 'bfloat16', 'float16'),
             ),
             image_engine=declare(
                 node,
                 'image_engine',
-                'eager',
-                'what runs the image encoder; compile needs a C++ compiler, openvino is for CPUs',
-                choices=('eager', 'compile', 'openvino'),
+                'auto',
+                'what runs the image encoder; compile needs a C++ compiler, openvino is for CPUs; auto: the fastest '
+                'here but compile, whose codes are close to those of eager in float32',
+                choices=('auto', 'eager', 'compile', 'openvino'),
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),

@@ -180,6 +180,7 @@ def evaluate(
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
     inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
+    image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
     device: Device = 'cpu',
     dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
     record: Annotated[
@@ -210,6 +211,7 @@ def evaluate(
         act_steps=act_steps,
         inpaint=inpaint,
         engine=engine,
+        image_engine=image_engine,
         device=device,
     )
     if record:

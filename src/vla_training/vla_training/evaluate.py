@@ -46,12 +46,16 @@ class Drive:
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1
     engine: str = 'eager'
+    image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
     inpaint: bool = False  # the policy is given the steps that are under way
 
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
-        policy = load(self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps)
+        policy = load(
+            self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps,
+            image_engine=self.image_engine, image_dtype='auto',
+        )  # fmt: skip
         return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
 
 
