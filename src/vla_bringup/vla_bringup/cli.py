@@ -213,7 +213,7 @@ def quantize(
     activations: Annotated[str, typer.Option(help='Scale of the inputs of int8 layers: tensor, token.')] = 'tensor',
     bits: Annotated[float, typer.Option(min=4.0, max=16.0, help='Per weight of a block, with mixed.')] = 6.0,
     prompts: Annotated[int, typer.Option(min=1, help='That calibrate.')] = 32,
-    checks: Annotated[int, typer.Option(min=1, help='Other prompts, that the gate is measured on.')] = 48,
+    checks: Annotated[int, typer.Option(min=1, help='Other prompts, for the gate; fewer for 8B on a CPU.')] = 256,
     episodes: Annotated[
         int, typer.Option(min=0, help='Per task, in simulation, of the original and of the quantized one.')
     ] = 0,

@@ -35,7 +35,7 @@ class Options:
     activations: str = 'tensor'
     bits: float = 6.0
     prompts: int = 32
-    checks: int = 48
+    checks: int = 256
     episodes: int = 0
     force: bool = False
     image_tokenizer: Path | None = None

@@ -55,7 +55,8 @@ def _from_tokens(
     if min(len(seen), len(other)) < max(prompts, checks):
         raise ValueError(
             f'{source} has {len(tokens)} frames of {len(tokens.episode.unique())} episodes, '
-            f'{2 * max(prompts, checks)} of two episodes or more are needed: give more data'
+            f'{2 * max(prompts, checks)} of two episodes or more are needed: give more data, or ask for fewer prompts '
+            'and checks'
         )
     trained, asked = (Objective(tokens, masking, torch.device('cpu')) for masking in (AS_TRAINED, AS_ASKED))
     ids = []

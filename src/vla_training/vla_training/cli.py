@@ -179,6 +179,9 @@ def evaluate(
     time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
     inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
+    seams: Annotated[
+        str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
+    ] = 'inpaint',
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
     device: Device = 'cpu',
@@ -210,6 +213,7 @@ def evaluate(
         time_limit=time_limit,
         act_steps=act_steps,
         inpaint=inpaint,
+        seams=seams,
         engine=engine,
         image_engine=image_engine,
         device=device,

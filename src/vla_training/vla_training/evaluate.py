@@ -19,6 +19,7 @@ from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from vla_model.policy import load
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.seams import Seams
 from vla_policy_node.fitting import fit
 from vla_sim.cameras import Cameras
 from vla_sim.robot import urdf_text
@@ -49,6 +50,7 @@ class Drive:
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
     inpaint: bool = False  # the policy is given the steps that are under way
+    seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
 
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
@@ -89,7 +91,8 @@ class Worker:
             if seen is not None and (not shots or seen.images is not shots[-1][1]):
                 shots.append((seen.t_ref * 1e-9, seen.images))
 
-        executor = ChunkExecutor(self.profile)
+        seams = Seams(self.drive.seams, gripper_threshold=self.profile.gripper_max_opening / 2)
+        executor = ChunkExecutor(self.profile, seams=seams)
         result = run_episode(world, driver, executor, seed, instruction, self.drive.time_limit, watch)
         record = Record.of(group, result)
         if not record.success and self.sheets is not None:
