@@ -181,7 +181,7 @@ def evaluate(
     inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
     seams: Annotated[
         str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
-    ] = 'inpaint',
+    ] = 'weighted',
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
     device: Device = 'cpu',

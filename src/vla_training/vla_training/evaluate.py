@@ -50,7 +50,7 @@ class Drive:
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
     inpaint: bool = False  # the policy is given the steps that are under way
-    seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
+    seams: str = 'weighted'  # how the executor takes a chunk, one of seams.STRATEGIES
 
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
