@@ -178,6 +178,7 @@ def evaluate(
     period: Annotated[float, typer.Option(min=0.1, help='Between two inferences (s).')] = 0.2,
     time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
+    reuse: Annotated[int, typer.Option(min=1, help='Chunks per full forward; the others compute what changed.')] = 1,
     inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
     seams: Annotated[
         str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
@@ -212,6 +213,7 @@ def evaluate(
         period=period,
         time_limit=time_limit,
         act_steps=act_steps,
+        reuse=reuse,
         inpaint=inpaint,
         seams=seams,
         engine=engine,

@@ -46,6 +46,7 @@ class Drive:
     period: float = 0.2  # between two inferences
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1
+    reuse: int = 1  # acts per full forward, see Policy.reuse
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
@@ -56,7 +57,7 @@ class Drive:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
         policy = load(
             self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps,
-            image_engine=self.image_engine, image_dtype='auto',
+            image_engine=self.image_engine, image_dtype='auto', reuse=self.reuse,
         )  # fmt: skip
         return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
 
