@@ -30,7 +30,8 @@ from .vocabulary import Vocabulary
 
 M = TypeVar('M', bound=nn.Module)
 LOGITS, PIXELS = 2e-5, 1e-3  # tolerances of numbers: network, image tokenizer
-EXACT = 1e-7  # of numbers that follow from bins or pixels alone
+EXACT = 1e-7  # of numbers that follow from bins alone
+RESIZED = 1e-6  # of pixels: sums in another order, values about 1
 HORIZON = 8  # steps per chunk of all released models
 IMAGE_CHANNELS = 32  # base width of the image tokenizer of all parity cases
 
@@ -297,7 +298,7 @@ class Case:
     def _pixels(self, name: str) -> Row:
         if not any(re.fullmatch(r'img\d+_uint8_hwc', n) for n in self.tensors):
             return Row(name, None, None, True, 'input: the folder has no images')
-        return self._numbers(name, self._preprocessed(len(self._get(name))), EXACT)
+        return self._numbers(name, self._preprocessed(len(self._get(name))), RESIZED)
 
     def _preprocessed(self, count: int) -> Tensor:
         return torch.stack([preprocess(self._get(f'img{i}_uint8_hwc'), 256) for i in range(count)])
