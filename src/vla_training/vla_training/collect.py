@@ -18,6 +18,7 @@ from rich.progress import Progress
 from vla_policy_node.core.chunk import StampedChunk
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.seams import Seams
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert, ExpertStep
 from vla_sim.kinematics import IKError, rotation_matrix, tool_down
@@ -111,6 +112,8 @@ class Lead:
     checkpoint: str
     share: float = 0.7  # of the episodes
     seconds: tuple[float, float] = (1.0, 14.0)  # for which it drives
+    latency: tuple[float, float] = (0.08, 0.4)  # [s] of its chunks; it gets elsewhere when it is late
+    inpaint: float = 0.5  # share of the episodes in which it is given what is under way
 
 
 class Leader:
@@ -129,8 +132,12 @@ class Leader:
         rng = np.random.default_rng([seed, 4])
         if rng.random() >= self.lead.share:
             return False
-        driver = PolicyDriver(self.policy, cameras)
-        run_episode(world, driver, ChunkExecutor(self.profile), seed, time_limit=rng.uniform(*self.lead.seconds))
+        seconds, latency = rng.uniform(*self.lead.seconds), round(rng.uniform(*self.lead.latency), 2)
+        inpaint = bool(rng.random() < self.lead.inpaint)
+        period = math.ceil(max(latency, 0.2) * FPS - 1e-6) / FPS  # whole frames
+        driver = PolicyDriver(self.policy, cameras, period, latency, inpaint)
+        seams = Seams('inpaint' if inpaint else 'weighted', gripper_threshold=self.profile.gripper_max_opening / 2)
+        run_episode(world, driver, ChunkExecutor(self.profile, seams=seams), seed, time_limit=seconds)
         world.set_target(world.joint_positions, np.zeros(self.profile.dof))
         world.step(REST)
         if done := world.success():
