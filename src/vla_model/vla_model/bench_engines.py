@@ -46,13 +46,14 @@ def contenders(checkpoints: Sequence[str], device: str, engines: Sequence[str]) 
         raise ValueError(f'engine must be of {list(NAMES)}, got {unknown[0]!r}')
     found = [Contender(checkpoints[0], 'eager', 'float32', 'eager', 'float32')]
     half = ('openvino', 'bfloat16') if device == 'cpu' else ('eager', 'float16')
+    quarter = ('openvino', 'int8')
     for checkpoint in checkpoints:
         for engine in engines or SUPPORTED:
             for dtype in SUPPORTED.get(engine, {device: ('float32',)}).get(device, ()):
                 if dtype == 'float16':  # as fast as bfloat16, with less range
                     continue
                 exact = dtype == 'float32' and engine in ('eager', 'cuda-graph', 'openvino-float32')
-                images = ('eager', 'float32') if exact else half
+                images = ('eager', 'float32') if exact else quarter if engine == 'openvino-int8' else half
                 found.append(Contender(checkpoint, engine, dtype, *images))
     return list(dict.fromkeys(found))
 

@@ -20,7 +20,7 @@ from .quantized import is_quantized
 
 _log = logging.getLogger(__name__)
 KEPT = 4  # graphs for one length of prompt, besides that for any
-FORMAT = 2  # of what is kept; grows when export.py makes other graphs
+FORMAT = 3  # of what is kept; grows when export.py makes other graphs
 
 
 class OpenVino(Engine):

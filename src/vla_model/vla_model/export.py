@@ -1,4 +1,4 @@
-"""The network as an OpenVINO graph, in float32 or int8, checked against torch eager.
+"""The network and the image encoder as OpenVINO graphs, in floating point or int8, checked against torch eager.
 
 Only the converter itself is used: openvino.convert_model reports usage to its vendor over the network.
 """
@@ -14,9 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from .engine import Act, versions, write_json
+from .image_tokenizer import ResBlock
 from .network import Network
 from .quantized import INT8, QuantizedLinear, is_quantized, plain_layers
 
+WIDE = 64  # channels from which on a convolution is in int8
+SILU_LOW = -0.2785  # x sigmoid(x) is never less
+MARGIN = 1.3  # of an input's range over that on the pictures of calibration
 CALIBRATION = 8  # prompts whose activations set the ranges of int8; those after them are for the check
 # Relative difference from eager beyond which a graph is refused: it computes something else.
 LIMITS = {'float32': 1e-3, 'bfloat16': 0.05, 'int8': 0.2}
@@ -134,25 +138,63 @@ def _round_in_graph(model: Any, limits: dict[str, tuple[float, np.ndarray]]) -> 
     limits: layer -> (largest magnitude of an input, of the weights of each output (n, 1)), which become 127. Raises
     ValueError where a layer is not in the graph.
     """
-    from openvino import opset13 as op
-
-    def rounded(source: Any, limit: np.ndarray, levels: int) -> Any:
-        high = limit.astype(np.float32)
-        low = -high if levels == 255 else -high * np.float32(128 / 127)  # zero stays zero
-        ends = op.constant(low), op.constant(high)
-        return op.fake_quantize(source, *ends, *ends, levels).output(0)
-
     left = set(limits)
     for node in model.get_ordered_ops():
         name = node.get_friendly_name().split('/')[0].removeprefix('__module.network.')
         if node.get_type_name() != 'MatMul' or name not in left:
             continue
         largest, weight = limits[name]
-        for place, limit, levels in ((node.input(0), np.array(largest), 256), (node.input(1), weight, 255)):
-            place.replace_source_output(rounded(place.get_source_output(), limit, levels))
+        _round(node, -largest * 128 / 127, largest, weight)  # zero stays zero
         left.remove(name)
     if left:
         raise ValueError(f'int8: {len(left)} of {len(limits)} linear layers are not in the graph: take another engine')
+    model.validate_nodes_and_infer_types()
+
+
+def _round(node: Any, low: float, high: float, weight: np.ndarray) -> None:
+    """The node's input is rounded to 256 levels from low to high, its weights to 255 up to `weight` in magnitude."""
+    from openvino import opset13 as op
+
+    for place, ends, levels in ((node.input(0), (low, high), 256), (node.input(1), (-weight, weight), 255)):
+        limits = [op.constant(np.asarray(end, np.float32)) for end in ends]
+        source = place.get_source_output()
+        place.replace_source_output(op.fake_quantize(source, *limits, *limits, levels).output(0))
+
+
+@torch.inference_mode()
+def quantize_encoder(model: Any, encoder: nn.Module, pictures: list[Tensor]) -> None:
+    """The wide convolutions of an image encoder's blocks in int8, in place.
+
+    Those see x sigmoid(x) of what was normalized, so that the pictures (1, 3, side, side) need not be like those that
+    will come: a margin is enough. Others see what grows from picture to picture, and the few products of a narrow one
+    do not average their errors out.
+    """
+    largest: dict[str, float] = {}
+    blocks = [(n, m) for n, m in encoder.named_modules() if isinstance(m, ResBlock)]
+    wide = {
+        f'{n}.{k}': c for n, m in blocks for k, c in (('conv1', m.conv1), ('conv2', m.conv2)) if c.in_channels >= WIDE
+    }
+
+    def watch(name: str) -> Any:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            largest[name] = max(largest.get(name, 0.0), float(inputs[0].max()))
+
+        return hook
+
+    with contextlib.ExitStack() as hooks:
+        for name, conv in wide.items():
+            hooks.callback(conv.register_forward_pre_hook(watch(name)).remove)
+        for picture in pictures:
+            encoder(picture)
+    for node in model.get_ordered_ops():
+        name = node.get_friendly_name().split('/')[0].removeprefix('__module.')
+        if node.get_type_name() != 'Convolution' or name not in wide:
+            continue
+        high = MARGIN * max(largest[name], 1e-3)
+        step = (high - SILU_LOW) / 255
+        low = -round(-SILU_LOW / step) * step  # zero, which pads, is one of the levels
+        weight = wide[name].weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-8).numpy()
+        _round(node, low, low + 255 * step, weight)
     model.validate_nodes_and_infer_types()
 
 

@@ -32,8 +32,9 @@ def rope_table(length: int, head_dim: int, theta: float, device: torch.device) -
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (rotate-half form) of x (..., length, head_dim), in fp32."""
-    a, b = x.float().chunk(2, -1)
-    return (x.float() * cos + torch.cat((-b, a), -1) * sin).to(x.dtype)
+    y, half = x.float(), x.shape[-1] // 2
+    # Slices, not chunks: so OpenVINO knows what this is and does it in one kernel.
+    return (y * cos + torch.cat((-y[..., half:], y[..., :half]), -1) * sin).to(x.dtype)
 
 
 class PrefixCache:

@@ -262,13 +262,14 @@ class Policy:
     def _view_ids(self, images: dict[str, np.ndarray]) -> Tensor:
         """Ids (views, tokens) of the images, in prompt order. An image that was there before is not encoded again."""
         robot, offset = self.config.robot, self.config.vocabulary.image_offset
-        found = [check_image(camera, images, robot.cameras) for camera in robot.cameras]
-        for camera, image in zip(robot.cameras, found, strict=True):
-            known = self._frames.get(camera)
-            if known is None or not np.array_equal(known[0], image):
-                pixels = preprocess(image, self.config.image_tokenizer.resolution, self.device)
-                # One at a time, as the released models were deployed: on a GPU a batch gives a few other codes.
-                self._frames[camera] = (image.copy(), self.engine.encode(pixels[None])[0] + offset)
+        found = {camera: check_image(camera, images, robot.cameras) for camera in robot.cameras}
+        known = self._frames
+        new = [c for c in robot.cameras if c not in known or not np.array_equal(known[c][0], found[c])]
+        # One at a time, as the released models were deployed: on a GPU a batch gives a few other codes.
+        for some in [new] if new and self.engine.encoder.together else [[camera] for camera in new]:
+            pixels = [preprocess(found[c], self.config.image_tokenizer.resolution, self.device) for c in some]
+            for camera, codes in zip(some, self.engine.encode(torch.stack(pixels)), strict=True):
+                known[camera] = (found[camera].copy(), codes + offset)
         return torch.stack([self._frames[camera][1] for camera in robot.cameras])
 
 

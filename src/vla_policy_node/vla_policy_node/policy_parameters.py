@@ -132,8 +132,9 @@ class PolicyParameters:
                 node,
                 'image_dtype',
                 'auto',
-                'number format of the image encoder; auto: float32, or with image_engine auto what is fastest',
-                choices=('auto', 'float32', 'bfloat16', 'float16'),
+                'number format of the image encoder, int8 with openvino only; auto: float32, or with image_engine auto '
+                'what is fastest',
+                choices=('auto', 'float32', 'bfloat16', 'float16', 'int8'),
             ),
             image_engine=declare(
                 node,

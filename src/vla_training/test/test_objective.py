@@ -109,6 +109,15 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
     noisy = Objective(tokens, Masking(plan_tokens=32, prefix_noise=0.1), CPU)
     off = (noisy._astray(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
     assert 0.03 < float(off.std()) / float(noisy.spread[1, :-1].square().mean().sqrt()) < 0.3
+    hand = Objective(tokens, Masking(plan_tokens=32, prefix_hand=1.0), CPU)
+    opening = torch.arange(action[..., -1].numel()).view_as(action[..., -1]) % 60
+    early = hand._astray(torch.cat((action[..., :-1], opening[..., None]), -1), given, generator.manual_seed(0))
+    assert torch.equal(early[..., :-1], action[..., :-1])
+    for row, k in enumerate(given[:, 0].tolist()):
+        assert torch.equal(early[row, k:, -1], opening[row, k:])
+        assert k == 0 or int(early[row, 0, -1]) in (int(opening[row, 0]), int(opening[row, -1]))
+        assert len(early[row, :k, -1].unique()) <= 1
+    assert (early[given[:, 0] == 2, 1, -1] == opening[given[:, 0] == 2, -1]).float().mean() > 0.2
     nowhere = torch.full_like(action, -1)
     assert torch.equal(noisy._astray(nowhere, given, generator), nowhere)
     absolute = replace(

@@ -33,6 +33,7 @@ class Masking:
     # some be slower, and end off to a side. What follows leads back, as what is sent does after a push.
     prefix_slow: float = 0.0  # share that covers a uniformly drawn part of its way only
     prefix_noise: float = 0.0  # standard deviation of where they end, in usual ways to there (RMS)
+    prefix_hand: float = 0.0  # share whose hand does early what it does in the end, or (as many) not yet
     label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that labels are smoothed with; 0: none
     state_noise: float = 2.0  # [bins] standard deviation
     code_drop: float = 0.02  # of the context's image codes: masked
@@ -259,7 +260,7 @@ class Objective:
     def _astray(self, action: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
         """Chunks (B, horizon, action_dim) [bins] whose `given` (B, 1) steps are slower and end elsewhere."""
         m, last = self.masking, (given - 1).clamp(min=0)
-        if not (m.prefix_slow or m.prefix_noise):
+        if not (m.prefix_slow or m.prefix_noise or m.prefix_hand):
             return action
         size, horizon, _ = action.shape
         end = action.gather(1, last[..., None].expand(-1, -1, action.shape[2]))[:, 0]
@@ -271,6 +272,12 @@ class Objective:
         if self.config.robot.gripper:
             off[:, -1] = 0.0
         step = torch.arange(1, horizon + 1, device=self.device)
+        if m.prefix_hand and self.config.robot.gripper:
+            drawn = self._uniform((size, 1), generator)
+            now_or_end = torch.where(drawn < m.prefix_hand / 2, action[:, :1, -1], action[:, -1:, -1])
+            changed = (drawn < m.prefix_hand) & (step <= given)
+            action = action.clone()
+            action[..., -1] = torch.where(changed, now_or_end, action[..., -1])
         share = torch.where(step <= given, step / given.clamp(min=1), LEFT ** (step - given).clamp(min=0))
         share = share * ((given > 0) & (action[:, 0, :1] >= 0))
         moved = (action + share[..., None] * off[:, None]).round().long()
