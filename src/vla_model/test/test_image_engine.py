@@ -8,7 +8,7 @@ import torch
 from vla_model import image_engine, nano, policy
 from vla_model.config import ImageTokenizerConfig
 from vla_model.image_engine import LIMITS, ImageEncoder
-from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.image_tokenizer import ImageTokenizer, ResBlock, to_image
 
 CONFIG = ImageTokenizerConfig(32, 8, 4, 8, (1, 1), (0, 0), (1, 1), (0, 0))
 
@@ -49,6 +49,23 @@ def test_codes_are_those_of_float32_eager(tokenizer, name, dtype):
     assert (torch.cat(ours) == exact).float().mean() >= LIMITS[dtype]
     assert len(exact.unique()) > 8  # or agreement would say nothing
     assert next(tokenizer.parameters()).dtype == torch.float32
+
+
+@pytest.mark.skipif(not can_run('openvino', 'int8'), reason='needs OpenVINO and a processor with bfloat16')
+def test_wide_convolutions_are_in_int8_and_several_images_get_the_codes_of_each():
+    torch.manual_seed(0)
+    wide = ImageTokenizer(ImageTokenizerConfig(32, 64, 8, 8, (1, 1), (0, 1), (1, 1), (0, 0))).eval()
+    nano.init_weights(wide, 0)
+    made = image_engine.make('openvino', wide, 'int8')
+    rounded = [n for n in made._graph.get_ops() if n.get_type_name() == 'FakeQuantize']
+    blocks = [m for m in wide.encoder.modules() if isinstance(m, ResBlock)]
+    assert len(rounded) == 4 * len(blocks) > 0  # input and weights of two convolutions
+    exact = image_engine.make('openvino', wide, 'bfloat16')
+    pictures = torch.stack([image_engine.picture(32, 50 + i) for i in range(3)])
+    each = torch.cat([made(p[None]) for p in pictures])
+    assert LIMITS['int8'] <= (each == torch.cat([exact(p[None]) for p in pictures])).float().mean() < 1
+    assert made.together and torch.equal(made(pictures), each)
+    assert (each == wide.encode(pictures)).float().mean() >= LIMITS['int8']
 
 
 def test_auto_takes_the_fastest_that_is_close(tokenizer, monkeypatch):
@@ -112,13 +129,25 @@ def test_missing_tools_are_named(monkeypatch):
         image_engine.check('compile', 'cuda', 'float16')
 
 
-def test_the_policy_encodes_with_it(tokenizer):
+def test_the_policy_encodes_with_it(monkeypatch):
     pytest.importorskip('openvino')
     ours, plain = (policy.load('random-nano', threads=1, image_engine=n) for n in ('openvino', 'eager'))
     assert ours.engine.encoder.name == 'openvino' and plain.engine.encoder.name == 'eager'
+
+    def seen(seed):
+        return to_image(image_engine.picture(plain.config.image_tokenizer.resolution, seed))
+
     picture = image_engine.picture(plain.config.image_tokenizer.resolution, 3)[None]
     with torch.inference_mode():
         assert (ours.engine.encode(picture) == plain.engine.encode(picture)).float().mean() >= LIMITS['float32']
+        images = {camera: seen(i) for i, camera in enumerate(plain.config.robot.cameras)}
+        calls = []
+        monkeypatch.setattr(ours.engine, 'encode', lambda p: calls.append(len(p)) or ours.engine.encoder(p))
+        both = ours._view_ids(images)
+        assert (both == plain._view_ids(images)).float().mean() >= LIMITS['float32']
+        images[plain.config.robot.cameras[1]] = seen(9)  # the other one is not encoded again
+        other = ours._view_ids(images)
+        assert calls == [len(images), 1] and torch.equal(other[0], both[0]) and not torch.equal(other[1], both[1])
 
 
 def test_a_copy_in_half_precision_leaves_the_tokenizer_alone(tokenizer):
