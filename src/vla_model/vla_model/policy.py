@@ -201,6 +201,9 @@ class Policy:
         for run in range(runs):  # another grey each time, or the images would not be encoded again
             seen = self.example(128 + run)
             self.actions(seen.images, state_of(self.config.robot, seen), seen.instruction)
+        side = self.config.image_tokenizer.resolution
+        for count in range(1, len(self.config.robot.cameras) if self.engine.encoder.together else 0):
+            self.engine.encode(torch.zeros(count, 3, side, side))  # when not all cameras have something new
         self.engine.seal()
 
     def example(self, grey: int = 128) -> Observation:
