@@ -54,6 +54,22 @@ def test_one_step_is_the_most_probable_bin_of_each_slot(network, ids):
     assert (ids[0, BLOCK] == V.mask).all(), 'the prompt must not change'
 
 
+@pytest.mark.parametrize('steps', [1, 3])
+def test_the_median_is_in_the_middle_of_what_is_probable(network, ids, steps):
+    median = torch.arange(BLOCK.stop - BLOCK.start) % 2 == 0
+    given = 4
+    ids[0, BLOCK][:given] = V.bins_offset + 5
+    plain, _ = decode.run(decode.action(network, V, ids, BLOCK, given, steps))
+    tokens, probability = decode.run(decode.action(network, V, ids, BLOCK, given, steps, median=median))
+    assert torch.equal(tokens[~median], plain[~median]) and torch.equal(tokens[:given], plain[:given])
+    assert (tokens != plain).any() and ((probability > 0) & (probability <= 1)).all()
+    if steps == 1:
+        p = network(ids, BLOCK, slice(V.bins_offset, V.size))[0].softmax(-1)
+        for i in range(given, len(tokens), 2):
+            below = float(p[i, : tokens[i]].sum())
+            assert below <= 0.5 + 1e-5 and below + float(p[i, tokens[i]]) >= 0.5 - 1e-5
+
+
 def test_several_steps_keep_the_confident_tokens_and_see_them(network, ids):
     counting = Counting(network)
     tokens, probability = decode.run(decode.action(counting, V, ids, BLOCK, steps=6))

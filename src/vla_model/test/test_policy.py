@@ -250,6 +250,8 @@ def test_several_forwards_per_chunk(observation):
     chunk = slow.act(observation, prefix)
     assert chunk.frozen == 5 and chunk.positions[:5].tobytes() == prefix.positions.tobytes()
     assert not np.array_equal(slow.act(observation).positions, policy.load('random-nano').act(observation).positions)
+    with pytest.raises(ValueError, match=r"estimate must be one of \['median', 'mode'\], got 'mean'"):
+        policy.load('random-nano', estimate='mean')
     with pytest.raises(ValueError, match='act_steps must be 1 or more'):
         policy.load('random-nano', act_steps=0)
 

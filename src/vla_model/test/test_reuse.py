@@ -11,7 +11,7 @@ class Counting:
     """The network, and how many positions each forward computed."""
 
     def __init__(self, engine):
-        self.network, self.encode, self.computed = engine.network, engine.encode, []
+        self.network, self.encoder, self.encode, self.computed = engine.network, engine.encoder, engine.encode, []
 
     def __call__(self, ids, rows, vocabulary, valid=None, cache=None):
         fresh = cache is None or not cache.layers

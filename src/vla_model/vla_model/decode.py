@@ -40,12 +40,14 @@ def action(
     sampling: Sampling | None = None,
     cached: bool = False,
     kept: PrefixCache | None = None,
+    median: Tensor | None = None,
 ) -> Steps[Tokens]:
     """Bins of the action block, in `steps` forwards.
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
     keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `PrefixCache`. kept: one of an earlier prompt, whose positions say what is computed again; for one step.
+    `PrefixCache`. kept: one of an earlier prompt, whose positions say what is computed again; for one step. median (N,)
+    bool: of these slots the last step gives the median of what the network says, not the most probable bin.
     network: a `Network` or an `Engine`.
     """
     if given == block.stop - block.start:
@@ -57,7 +59,7 @@ def action(
         return network(ids, block, codes, cache=cache)[0].float()
 
     temperatures = [sampling.temperature * (1 - (k + 1) / steps) if sampling else 0.0 for k in range(steps)]
-    return (yield from _remask(logits, vocabulary.mask, ids, block, codes, temperatures, sampling))
+    return (yield from _remask(logits, vocabulary.mask, ids, block, codes, temperatures, sampling, median))
 
 
 def image(
@@ -104,6 +106,7 @@ def _remask(
     codes: slice,
     temperatures: list[float],
     sampling: Sampling | None,
+    median: Tensor | None = None,
 ) -> Steps[Tokens]:
     """MaskGIT: decode all, mask the least confident again, fewer in every step after the quarter of a cosine."""
     ids = ids.clone()
@@ -118,6 +121,8 @@ def _remask(
             yield
         p = logits(ids).softmax(-1)
         drawn = torch.multinomial(p, 1, generator=generator)[:, 0] if sampling else most_probable(p)
+        if median is not None and k + 1 == len(temperatures):
+            drawn = torch.where(median, (p.cumsum(-1) < 0.5).sum(-1), drawn)
         tokens = torch.where(masked, drawn, tokens)
         # What is no token of this block's part of the vocabulary was given; it is never looked up.
         chosen = p.gather(1, tokens.clamp(0, p.shape[1] - 1)[:, None])[:, 0]

@@ -24,6 +24,7 @@ from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation, Plan, PredictedImage
 
 _log = logging.getLogger(__name__)
+ESTIMATES = ('median', 'mode')
 
 
 @dataclass
@@ -51,6 +52,7 @@ class Policy:
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
         self.act_steps = 1  # forwards per chunk: more are slower; what they gain depends on the training
+        self.estimate = 'median'  # of a set-point, one of ESTIMATES; the gripper's and places are always the mode
         self.reuse = 1  # acts per full forward: above 1, what did not change in between is not computed again
         self._kept: Kept | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
@@ -67,6 +69,13 @@ class Policy:
             self.device,
             robot.points,
         )
+        # Each token is chosen by itself: where there are two ways to go on, the most probable ones of a chunk jump from
+        # one to the other. Medians stay on one side, and are what errors are smallest with.
+        self._medians = torch.zeros(robot.block_tokens, dtype=torch.bool)
+        self._medians[: robot.chunk_tokens].view(robot.horizon, robot.action_dim)[
+            :, : robot.action_dim - robot.gripper
+        ] = True
+        self._medians = self._medians.to(self.device)
         # (views, points, 2) of the newest chunk: where the things are that the instruction names, in its order. x and y
         # in shares of the view, which bars have made square.
         self.pointed = np.zeros((len(robot.cameras), 0, 2))
@@ -130,6 +139,7 @@ class Policy:
                 template.block,
                 0 if first is None else len(first),
                 self.act_steps,
+                median=self._medians if self.estimate == 'median' else None,
                 kept=self._reused(template, ids) if self.reuse > 1 else None,
             )
         )
@@ -288,6 +298,7 @@ def load(
     act_steps: int = 1,
     reuse: int = 1,
     image_tokenizer: str | Path | None = None,
+    estimate: str = 'median',
 ) -> Policy:
     """A policy, from a checkpoint folder or by name.
 
@@ -296,7 +307,8 @@ def load(
     image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
     CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
     'auto' is the fastest one here that is close to 'eager'. act_steps: forwards per chunk. reuse: acts per full
-    forward, see `Policy.reuse`. image_tokenizer: its folder, where it is not in that of a released checkpoint.
+    forward, see `Policy.reuse`. estimate: how a set-point is read from what the network says, one of ESTIMATES.
+    image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
     target = _device(device)
@@ -308,6 +320,8 @@ def load(
         raise ValueError(f'threads must be 0 or more, got {threads}')
     if act_steps < 1:
         raise ValueError(f'act_steps must be 1 or more, got {act_steps}')
+    if estimate not in ESTIMATES:
+        raise ValueError(f'estimate must be one of {list(ESTIMATES)}, got {estimate!r}')
     if reuse < 1 or (reuse > 1 and (act_steps > 1 or engine != 'eager')):
         raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {reuse}")
     # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
@@ -324,7 +338,7 @@ def load(
         memory.check(needed, target)
         policy = _from_folder(Path(path_or_name), found, target, DTYPES[precision])
     policy.use(engine, image_dtype, image_engine)
-    policy.act_steps, policy.reuse = act_steps, reuse
+    policy.act_steps, policy.reuse, policy.estimate = act_steps, reuse, estimate
     return policy
 
 

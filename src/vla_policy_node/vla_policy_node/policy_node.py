@@ -113,6 +113,7 @@ class PolicyNode(SafeLifecycleNode):
             engine=p.engine,
             image_dtype=p.image_dtype,
             image_engine=p.image_engine,
+            estimate=p.estimate,
         )
         robot = policy.config.robot
         policy = self._policy = fit(

@@ -36,6 +36,7 @@ class PolicyParameters:
     engine: str
     image_dtype: str
     image_engine: str
+    estimate: str
     threads: int
     seed: int
     plan_rate: float
@@ -143,6 +144,13 @@ class PolicyParameters:
                 'what runs the image encoder; compile needs a C++ compiler, openvino is for CPUs; auto: the fastest '
                 'here but compile, whose codes are close to those of eager in float32',
                 choices=('auto', 'eager', 'compile', 'openvino'),
+            ),
+            estimate=declare(
+                node,
+                'estimate',
+                'median',
+                'how a set-point is read from what the model says is probable: median, or mode, the most probable',
+                choices=('median', 'mode'),
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),

@@ -179,6 +179,7 @@ def evaluate(
     time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
     reuse: Annotated[int, typer.Option(min=1, help='Chunks per full forward; the others compute what changed.')] = 1,
+    estimate: Annotated[str, typer.Option(help='Of a set-point: median, or mode, the most probable.')] = 'median',
     inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
     seams: Annotated[
         str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
@@ -214,6 +215,7 @@ def evaluate(
         time_limit=time_limit,
         act_steps=act_steps,
         reuse=reuse,
+        estimate=estimate,
         inpaint=inpaint,
         seams=seams,
         engine=engine,

@@ -47,6 +47,7 @@ class Drive:
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1
     reuse: int = 1  # acts per full forward, see Policy.reuse
+    estimate: str = 'median'  # of a set-point, see policy.ESTIMATES
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
@@ -58,6 +59,7 @@ class Drive:
         policy = load(
             self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps,
             image_engine=self.image_engine, image_dtype='auto', reuse=self.reuse,
+            estimate=self.estimate,
         )  # fmt: skip
         return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
 
