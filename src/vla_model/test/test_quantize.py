@@ -105,7 +105,7 @@ def made(original, data, tmp_path_factory):
 
 
 @given(st.integers(1, 9), st.integers(1, 3), st.floats(1e-4, 1e4), st.integers(0, 1000))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_what_is_stored_is_near_what_was_there(n, groups, size, seed):
     w = torch.randn(n, 32 * groups, generator=torch.Generator().manual_seed(seed)) * size
     largest = w.abs().amax(1, keepdim=True)

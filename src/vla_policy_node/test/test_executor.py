@@ -172,7 +172,7 @@ def test_joints_are_matched_by_name():
     np.testing.assert_allclose(rig.points[-1].positions, [0.1, 0.2, 0.3], atol=1e-6)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     st.lists(
         st.tuples(

@@ -72,7 +72,7 @@ def test_a_single_corner_does_not_ring():
     assert np.abs(q - np.round(q))[far].max() < 0.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(-1, 1), min_size=2, max_size=12), st.floats(0.02, 0.5))
 def test_between_steps_inside_the_limits_a_path_stays_inside(values, dt):
     values = np.array(values)[:, None]

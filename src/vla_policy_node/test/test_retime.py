@@ -24,7 +24,7 @@ def curve(seed, roughness, n=300):
     return path, s, *path.sample(s)[1:]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.integers(0, 10**6), st.floats(1e-4, 0.1))
 def test_velocity_and_acceleration_stay_inside_the_limits(seed, roughness):
     _, s, first, second = curve(seed, roughness)
@@ -41,7 +41,7 @@ def test_velocity_and_acceleration_stay_inside_the_limits(seed, roughness):
         assert (np.abs(acceleration) <= ACCELERATION * 1.01 + 1e-6).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(0, 10**6))
 def test_sampled_in_time_it_is_what_it_says(seed):
     _, s, first, second = curve(seed, 0.03)

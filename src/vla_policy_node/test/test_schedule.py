@@ -115,7 +115,7 @@ def test_both_kinds_come_at_their_rates_and_no_action_waits():
     assert starts[1:] == pytest.approx(2.0, abs=0.01)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     act=st.floats(0.005, 0.12),
     step=st.floats(0.002, 0.15),
@@ -137,7 +137,7 @@ def test_steps_that_take_what_was_expected_never_keep_an_action_waiting(act, ste
     assert bool(beside.kinds['plan'].results) or not fits or steps > 10
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(times=st.lists(st.floats(0.001, 0.3), min_size=5, max_size=50), act=st.floats(0.005, 0.09))
 def test_a_due_action_waits_for_one_step_at_most_however_wrong_the_estimate(times, act):
     rig = Rig(('plan', 10.0, 7, itertools.cycle(times)), ('imagine', 10.0, 5, itertools.cycle(times)), act=act)

@@ -183,7 +183,7 @@ grids = st.tuples(
 )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.sampled_from(BLENDING), st.lists(grids, min_size=2, max_size=6), st.integers(0, 10**6))
 def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed):
     rng, seams, now = np.random.default_rng(seed), Seams(strategy), 0.0
@@ -199,7 +199,7 @@ def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed
         assert (positions[:frozen] == c.positions[:frozen]).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(BLENDING), st.integers(0, 10**6))
 def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strategy, seed):
     """A straight motion, seen by chunks with other t_ref, dt and arrival times: nothing is left to blend."""
@@ -213,7 +213,7 @@ def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strat
         np.testing.assert_allclose(positions, moving, atol=1e-7)  # t_ref is rounded to 1 ns
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.sampled_from(BLENDING), st.floats(-np.pi, np.pi), st.floats(-3.0, 3.0), st.integers(-2, 2), st.integers(-2, 2)
 )
@@ -271,7 +271,7 @@ def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_vote():
     assert follow(seams, chunk(level(0.0), 0.2), 0.2)[1].size == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.sampled_from(STRATEGIES), st.integers(0, 10**6))
 def test_no_opening_is_made_up(strategy, seed):
     rng, seams, sent = np.random.default_rng(seed), Seams(strategy), None

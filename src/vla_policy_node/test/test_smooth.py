@@ -38,7 +38,7 @@ def drive(track, periods):
     return np.array(times), np.array(sent)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(accelerations, st.integers(0, 10**6))
 def test_whatever_the_periods_what_is_sent_keeps_the_limits_of_what_is_planned(accelerations, seed):
     track = Track(width=10)
@@ -97,7 +97,7 @@ def test_jerk_asks_for_a_longer_average():
     assert averaging_rows(0.02, np.array([9.0]), np.array([500.0])) == 20  # 2 * 9 / (0.9 * 500) = 40 ms
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(accelerations, st.floats(0, 1))
 def test_a_brake_stays_on_the_way_and_inside_its_limit(accelerations, share):
     plan = motion(accelerations)

@@ -30,7 +30,7 @@ def test_no_limit_is_broken(robot, period):
     assert total.acceleration > 0.5  # it was asked for more than it may
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     st.integers(0, 2**31),
     st.floats(0.05, 1.0),

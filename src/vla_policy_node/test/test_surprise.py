@@ -55,7 +55,7 @@ def test_the_picture_may_be_of_any_size():
 IMAGES = arrays.arrays(np.uint8, (16, 16, 3))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(IMAGES, IMAGES, IMAGES)
 def test_it_is_a_share(before, thought, came):
     assert 0 <= surprise(before, thought, came) < 1
@@ -68,7 +68,7 @@ def test_an_image_that_is_not_square_is_refused():
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_bars_lie_as_the_model_has_them(width, height, side):
     from vla_model.image_tokenizer import preprocess, to_image
 

@@ -124,7 +124,7 @@ def test_cameras_that_are_faster_are_thinned_out(tmp_path):
     np.testing.assert_allclose(found[features.ACTION][:, 0] - found[features.STATE][:, 0], 0.2, atol=1e-4)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(rate=st.floats(9.8, 31.0), jitter=st.floats(0.0, 0.004), seed=st.integers(0, 99))
 def test_frames_keep_their_rate_whatever_that_of_the_cameras(tmp_path_factory, rate, jitter, seed):
     """The frames are fps apart on average, none is used twice, and no step is longer than it has to be."""
@@ -387,7 +387,7 @@ def test_files_compressed_as_a_whole_are_read(sound):
     assert set(found) < sound.whole and told(damage)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0.0, 0.999))
 def test_a_cut_bag_gives_what_is_before_the_cut(sound, share):
     found, damage = sound.read(sound.content[: int(len(sound.content) * share)])
@@ -400,7 +400,7 @@ def test_a_cut_bag_loses_little(sound):
     assert len(found) > 0.4 * len(sound.whole)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(flips=st.lists(st.tuples(st.floats(0.0, 0.9999), st.integers(0, 7)), min_size=1, max_size=3))
 def test_flipped_bits_are_noticed_or_do_no_harm(sound, flips):
     spoilt = bytearray(sound.content)
@@ -438,7 +438,7 @@ def test_reading_goes_on_behind_damaged_structure(tmp_path):
     assert any('are damaged' in line for line in report['damage'])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_a_damaged_bag_gives_right_frames_or_an_error(tmp_path_factory, data):
     """The whole way, from the file to the pixels of the dataset."""
