@@ -34,6 +34,14 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     return app.command()(run)
 
 
+def trains() -> None:
+    """Lets torch's threads spin while they wait for work, as they usually do; call it before torch is loaded.
+
+    The robot's must not (see vla_model), but here nobody else wants the cores: a step takes 0.4 instead of 0.6 s.
+    """
+    os.environ.setdefault('GOMP_SPINCOUNT', '300000')
+
+
 def simulated_robot() -> Path:
     """The profile of the simulator's robot, among the files that the suite installs."""
     from ament_index_python.packages import get_package_share_directory
@@ -140,6 +148,7 @@ def images(
     minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
 ) -> None:
     """Train the image tokenizer; go on where it stopped."""
+    trains()
     from vla_model import nano
     from vla_training.image_tokenizer import train_image_tokenizer
 
@@ -254,6 +263,7 @@ def tokenize(
     device: Device = 'cpu',
 ) -> None:
     """Images to codes, states and chunks to bins, texts to ids: what training reads."""
+    trains()
     from vla_model import nano
     from vla_policy_node.core.profile import RobotProfile
     from vla_sim.robot import urdf_text
@@ -312,6 +322,7 @@ def fit(
     ] = False,
 ) -> None:
     """Train or fine-tune the model; go on where it stopped."""
+    trains()
     from vla_training.recipe import Recipe
     from vla_training.trainer import train
 
@@ -355,6 +366,7 @@ def ablate(
     evaluate: Annotated[bool, typer.Option(help='Drive the simulated arm with each.')] = True,
 ) -> None:
     """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
+    trains()
     from vla_training import ablate as study
     from vla_training.recipe import Recipe
 
