@@ -48,8 +48,11 @@ def test_a_recipe_without_actions_is_refused(tmp_path):
 
 
 def test_every_run_gets_a_checkpoint(tokens_folder, tmp_path):
-    found = list(ablate.fit(recipe(), tokens_folder, tmp_path, seeds=1, threads=1))
+    found = list(ablate.fit(recipe(), tokens_folder, tmp_path, seeds=1, processes=2))
     assert len(found) == 4 and all((folder / 'config.json').is_file() for folder in found)
+    logs = [(folder.parent / 'log.csv').read_text() for folder in found]
+    assert list(ablate.fit(recipe(), tokens_folder, tmp_path, seeds=1, threads=1)) == found
+    assert [(folder.parent / 'log.csv').read_text() for folder in found] == logs  # nothing was left to train
     with pytest.raises(FileNotFoundError, match='fit it first'):
         ablate.evaluate(recipe(), tmp_path / 'elsewhere', tmp_path / 'none.yaml')
 
@@ -64,3 +67,11 @@ def test_the_table_pools_episodes_and_tells_the_spread_of_seeds(tmp_path):
     assert [row[0] for row in rows] == ['action', '+ text', '+ image', '+ both']
     assert rows[0][1].startswith('30.0 % (') and rows[0][2] == '30.0 +- 14.1 %'
     assert rows[3][1].startswith('90.0 %') and rows[3][2] == '90.0 +- 0.0 %'
+
+
+def test_the_table_has_the_errors_of_chunks_where_they_were_measured(tmp_path):
+    made = runs(recipe(), tmp_path, seeds=2)
+    results = [Result(run, {'press_button': (1, 2)}, 0.010 + 0.002 * run.seed) for run in made]
+    head, rows = table(results)
+    assert head[-1].startswith('error of chunks') and rows[0][-1] == '11.0 +- 1.4'
+    assert len(table([Result(run, {'press_button': (1, 2)}) for run in made])[0]) == len(head) - 1

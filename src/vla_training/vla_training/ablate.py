@@ -4,17 +4,23 @@ The budget that is the same is the number of contexts whose chunks are learned; 
 that would teach nothing is left out. Fitting and evaluating can be done on different machines.
 """
 
+import json
 import math
+import multiprocessing
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from vla_training.recipe import Recipe, Stage
 
+ERROR = 'action error [rad]'  # of evaluate_offline
 VARIANTS = {'action': (False, False), '+ text': (True, False), '+ image': (False, True), '+ both': (True, True)}
 
 
@@ -49,24 +55,43 @@ def _variant(recipe: Recipe, variant: str, seed: int) -> Recipe:
 
 def fit(
     recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, seeds: int = 3, device: str = 'cpu',
-    minutes: float = math.inf, threads: int = 0,
+    minutes: float = math.inf, threads: int = 0, processes: int = 1,
 ) -> Iterator[Path]:  # fmt: skip
     """Trains every run that has not been trained to its end. tokens: as of train. minutes: per run.
 
-    Yields the checkpoints.
+    processes: runs at a time, which share the cores and say nothing. Small networks get more done so. Yields the
+    checkpoints.
     """
+    if processes > 1:
+        threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
+    jobs = [(run, tokens, device, minutes, threads) for run in runs(recipe, out, seeds)]
+    if processes == 1:
+        yield from map(_fit, jobs)
+        return
+    # Spawned, not forked: the caller may hold locks and threads.
+    with multiprocessing.get_context('spawn').Pool(processes, _quiet) as pool:
+        yield from pool.imap(_fit, jobs)
+
+
+def _fit(job: tuple[Run, Path | Sequence[Path], str, float, int]) -> Path:
     from vla_training.trainer import train
 
-    for run in runs(recipe, out, seeds):
-        yield train(run.recipe, tokens, run.folder, device=device, minutes=minutes, threads=threads)
+    run, tokens, device, minutes, threads = job
+    return train(run.recipe, tokens, run.folder, device=device, minutes=minutes, threads=threads)
+
+
+def _quiet() -> None:
+    """Bars of several processes would write over each other; log.csv of each run tells how far it is."""
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115, PTH123, for as long as the process lives
 
 
 @dataclass(frozen=True)
 class Result:
-    """Closed-loop success of one run: (successes, episodes) by task."""
+    """Closed-loop success of one run: (successes, episodes) by task; and how far its chunks are from the wanted."""
 
     run: Run
     tasks: dict[str, tuple[int, int]]
+    error: float | None = None  # [rad] mean over joints, steps and recorded frames; None: not measured
 
     @property
     def rate(self) -> float:
@@ -75,10 +100,11 @@ class Result:
 
 
 def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
-             console: Console | None = None) -> list[Result]:  # fmt: skip
+             dataset: Path | None = None, console: Console | None = None, **options: Any) -> list[Result]:  # fmt: skip
     """Drives every run's checkpoint through the same held-out scenes, writes `ablation.md` and prints its table.
 
-    Raises FileNotFoundError where a run has no checkpoint yet.
+    dataset: recorded episodes that were not trained on, for the error of chunks. options: of evaluate.Drive. Raises
+    FileNotFoundError where a run has no checkpoint yet.
     """
     from vla_policy_node.core.profile import RobotProfile
     from vla_training.evaluate import evaluate as drive
@@ -91,13 +117,17 @@ def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episod
     robot = RobotProfile.load(profile)
     results = []
     for run in every:
-        records = drive(run.folder / 'checkpoint', run.folder / 'evaluation', robot, episodes=episodes, contrasts=0,
-                        processes=processes, console=Console(quiet=True))  # fmt: skip
+        into = run.folder / 'evaluation'
+        records = drive(run.folder / 'checkpoint', into, robot, episodes=episodes, contrasts=0, dataset=dataset,
+                        processes=processes, console=Console(quiet=True), **options)  # fmt: skip
         tasks: dict[str, tuple[int, int]] = {}
         for record in records:
             good, n = tasks.get(record.task, (0, 0))
             tasks[record.task] = good + record.success, n + 1
-        results.append(Result(run, tasks))
+        error = None
+        if dataset is not None:
+            error = json.loads((into / 'results.json').read_text())['measures']['On recorded frames'][ERROR]
+        results.append(Result(run, tasks, error))
         console.print(f'{run.variant}, seed {run.seed}: {100 * results[-1].rate:.0f} %')
     head, rows = table(results)
     shown = Table(*head, title=f'{seeds} seeds, {episodes} held-out episodes per task and seed')
@@ -121,9 +151,14 @@ def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
             good, n = (sum(column) for column in zip(*(r.tasks[task] for r in chosen), strict=True))
             cells.append(str(Share(good, n)))
         rates = [100 * r.rate for r in chosen]
-        spread = f' +- {stdev(rates):.1f}' if len(rates) > 1 else ''
-        rows.append([variant, *cells, f'{mean(rates):.1f}{spread} %'])
-    return ['learned', *names, 'mean over tasks +- deviation over seeds'], rows
+        errors = [1000 * r.error for r in chosen if r.error is not None]
+        rows.append([variant, *cells, f'{_with_spread(rates)} %', *([_with_spread(errors)] if errors else [])])
+    head = ['learned', *names, 'mean over tasks +- deviation over seeds']
+    return head + ['error of chunks [mrad] +- the same'] * any(r.error is not None for r in results), rows
+
+
+def _with_spread(values: Sequence[float]) -> str:
+    return f'{mean(values):.1f}' + (f' +- {stdev(values):.1f}' if len(values) > 1 else '')
 
 
 def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, recipe: Recipe) -> str:

@@ -363,7 +363,11 @@ def ablate(
     minutes: Annotated[float, typer.Option(min=0.0, help='Of training per run; 0: to the end.')] = 0.0,
     device: Device = 'cpu',
     fit: Annotated[bool, typer.Option(help='Train the runs.')] = True,
+    processes: Annotated[int, typer.Option(min=1, help='Runs that are trained at a time.')] = 1,
     evaluate: Annotated[bool, typer.Option(help='Drive the simulated arm with each.')] = True,
+    engine: Annotated[str, typer.Option(help='What runs the network then, see ./vla bench model.')] = 'eager',
+    image_engine: Annotated[str, typer.Option(help='What runs the image encoder then.')] = 'eager',
+    dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
 ) -> None:
     """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
     trains()
@@ -373,11 +377,26 @@ def ablate(
     chosen = Recipe.load(recipe)
     if fit:
         for checkpoint in study.fit(
-            chosen, tokens or [TOKENS], out, seeds=seeds, device=device, minutes=minutes or math.inf
+            chosen,
+            tokens or [TOKENS],
+            out,
+            seeds=seeds,
+            device=device,
+            minutes=minutes or math.inf,
+            processes=processes,
         ):
             Console().print(f'checkpoint: {checkpoint}')
     if evaluate:
-        study.evaluate(chosen, out, robot, seeds=seeds, episodes=episodes)
+        study.evaluate(
+            chosen,
+            out,
+            robot,
+            seeds=seeds,
+            episodes=episodes,
+            dataset=dataset,
+            engine=engine,
+            image_engine=image_engine,
+        )
 
 
 if __name__ == '__main__':
