@@ -127,6 +127,35 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
         Objective(absolute, masking, CPU)
 
 
+def test_given_steps_may_be_what_the_network_says(tokens, network):
+    objective = Objective(tokens, Masking(one_step=1.0, prefix=1.0, prefix_own=1.0, plan_tokens=32), CPU)
+    rows, v = torch.arange(48), tokens.config.vocabulary
+    seen = []
+
+    def says(ids, block, part, valid=None):
+        assert (ids[:, block] == v.mask).all() and block.stop - block.start == 32  # it is not told
+        seen.append(len(ids))
+        return torch.nn.functional.one_hot(torch.full((len(ids), 32), 40), 64).float() * 100
+
+    batch = objective.draw('action', rows, torch.Generator().manual_seed(0), says)
+    alone = objective.draw('action', rows, torch.Generator().manual_seed(0))
+    assert seen == [48] and torch.equal(batch.counted, alone.counted)  # the same is masked
+    own, plain = (b.label[:, :32].view(48, 4, 8) for b in (batch, alone))
+    given = (batch.counted[:, :32].view(48, 4, 8)[..., 0] == 0).sum(1)
+    assert set(given.tolist()) == {1, 2}
+    for row, k in enumerate(given.tolist()):
+        assert (own[row, :k] == 40).all() and (batch.ids[row, batch.block][: 8 * k] == 40 + v.bins_offset).all()
+        off = (own - plain)[row].float()
+        expected = off[k - 1, :-1] * 0.4 ** torch.arange(1, 5 - k)[:, None]
+        assert torch.allclose(off[k:, :-1], expected, atol=0.51)
+        assert torch.equal(own[row, k:, -1], plain[row, k:, -1])  # the hand as it should be
+    generator = torch.Generator().manual_seed(0)
+    real = Objective(tokens, Masking(prefix=0.5, prefix_own=0.5, plan_tokens=32), CPU)
+    assert len(real.draw('action', rows, generator, network)) == 48
+    none = Objective(tokens, Masking(prefix=0.0, prefix_own=1.0, plan_tokens=32), CPU)
+    assert len(none.draw('action', rows, generator, network)) == 48
+
+
 def test_cosine_masks_cover_half_the_tokens_or_more(objective):
     masked = objective._mask_cosine((2000, 16), torch.Generator().manual_seed(0))
     assert abs(masked.float().mean() - 2 / np.pi) < 0.02  # mean of cos(pi t / 2)

@@ -34,6 +34,7 @@ class Masking:
     prefix_slow: float = 0.0  # share that covers a uniformly drawn part of its way only
     prefix_noise: float = 0.0  # standard deviation of where they end, in usual ways to there (RMS)
     prefix_hand: float = 0.0  # share whose hand does early what it does in the end, or (as many) not yet
+    prefix_own: float = 0.0  # share that are the network's own, of a forward before: they know no more than it sees
     label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that labels are smoothed with; 0: none
     state_noise: float = 2.0  # [bins] standard deviation
     code_drop: float = 0.02  # of the context's image codes: masked
@@ -153,10 +154,13 @@ class Objective:
             out[i, : len(ids)] = torch.tensor(ids)
         return out.to(self.device)
 
-    def draw(self, mode: str, rows: Tensor, generator: torch.Generator) -> 'Batch | None':
+    def draw(
+        self, mode: str, rows: Tensor, generator: torch.Generator, network: Network | None = None
+    ) -> 'Batch | None':
         """Prompts of a mode of MODES for rows (B,), disturbed and masked. None where nothing can be learned from them.
 
         All randomness is in here, so parts of a batch, on whatever device, add up to what the batch is in one piece.
+        network: says the steps of prefix_own; without it there are none of these.
         """
         v = self.config.vocabulary
         if mode == 'text':
@@ -174,7 +178,14 @@ class Objective:
             glance = action[:, 0, :1] < 0
             masked, given = self._mask_action(len(rows), generator)
             masked |= glance
-            action = self._astray(action, given, generator).flatten(1)
+            before = action
+            action = self._astray(action, given, generator)
+            if self.masking.prefix_own and network is not None:
+                own = (given > 0) & ~glance & (self._uniform(given.shape, generator) < self.masking.prefix_own)
+                chosen = own[:, 0].nonzero()[:, 0]
+                said = self._said(network, rows[chosen], views[chosen], state[chosen])
+                action[chosen] = self._after_own(before[chosen], said, given[chosen])
+            action = action.flatten(1)
             target = torch.cat((action, points), 1).clamp(min=0) + v.bins_offset
             # Where things are is always asked for; where nobody said, nothing is learned from it.
             known = torch.cat((masked & ~glance, points >= 0), 1)
@@ -282,6 +293,32 @@ class Objective:
         share = share * ((given > 0) & (action[:, 0, :1] >= 0))
         moved = (action + share[..., None] * off[:, None]).round().long()
         return torch.where(action < 0, action, moved.clamp(0, self.config.vocabulary.bins - 1))
+
+    @torch.no_grad()
+    def _said(self, network: Network, rows: Tensor, views: Tensor, state: Tensor) -> Tensor:
+        """(B, horizon, action_dim) [bins] chunks as the policy reads them, of prompts without any given steps."""
+        robot, v = self.config.robot, self.config.vocabulary
+        if not len(rows):
+            return self.action[rows].long()
+        block = torch.full((len(rows), robot.block_tokens), v.mask, device=self.device)
+        ids, valid, where = self.prompts['action'].fill(self.instruction[rows], views, state, block)
+        where = slice(where.start, where.start + robot.chunk_tokens)
+        p = network(ids, where, slice(v.bins_offset, v.size), valid).float().softmax(-1)
+        said = (p.cumsum(-1) < 0.5).sum(-1).view(len(rows), robot.horizon, robot.action_dim)
+        if robot.gripper:
+            said[..., -1] = p.argmax(-1).view(said.shape)[..., -1]
+        return said
+
+    def _after_own(self, action: Tensor, said: Tensor, given: Tensor) -> Tensor:
+        """Chunks (B, horizon, action_dim) [bins] that begin with `given` (B, 1) steps of `said` and lead back."""
+        last = (given - 1)[..., None].expand(-1, -1, action.shape[2])
+        off = (said - action).gather(1, last).float()
+        if self.config.robot.gripper:
+            off[..., -1] = 0.0
+        step = torch.arange(1, action.shape[1] + 1, device=self.device)
+        left = (LEFT ** (step - given).clamp(min=0))[..., None]
+        back = (action + left * off).round().long().clamp(0, self.config.vocabulary.bins - 1)
+        return torch.where((step <= given)[..., None], said, back)
 
     def _going(self, config: ModelConfig) -> tuple[Tensor, Tensor]:
         """[bins] what stands for 0, (action_dim,), and how far from it each step is, (horizon, action_dim), RMS."""

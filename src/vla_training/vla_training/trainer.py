@@ -164,7 +164,8 @@ class Trainer:
 
     def _losses(self, mode: str, rows: Tensor, generator: torch.Generator, weight: float = 0.0) -> dict[str, Tensor]:
         """Loss of a mode and share of right tokens over rows, of all processes; with a weight also their gradients."""
-        batch = self.objective.draw(mode, rows, generator)
+        with self._autocast():  # every process draws all of it, so each has its own forward of what is given
+            batch = self.objective.draw(mode, rows, generator, self.network)
         total = torch.zeros(2, device=self.device)
         if batch is not None:
             for part in batch.parts(self.recipe.micro_batch, self.world.rank, self.world.ranks):
