@@ -1,6 +1,8 @@
 """Run one node until SIGINT or SIGTERM, then stop it while its context still works."""
 
+import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 
@@ -9,14 +11,17 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+REST, SHUTDOWN = 3.0, 5.0  # [s] at most; ros2 launch kills ten seconds after it first asked
+
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     """Spin the node in a thread of its own; on a signal let it come to rest, shut down, and return.
 
     rclpy's own signal handlers invalidate the context first, so a node could not publish its last words. A node
-    may have `come_to_rest() -> threading.Event`: it is called first and the event awaited (at most 3 s) while
+    may have `come_to_rest() -> threading.Event`: it is called first and the event awaited (at most REST s) while
     the node still spins. An exception in any callback ends the run and is raised here;
-    a ValueError or OSError of make_node is told in one line, with exit code 1.
+    a ValueError or OSError of make_node is told in one line, with exit code 1. So is a callback that does not return
+    within REST + SHUTDOWN seconds (a model that is being compiled, say): the process ends without tearing down.
     """
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stop, leaving = threading.Event(), threading.Event()
@@ -43,10 +48,15 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     thread.start()
     stop.wait()
     if not failure and hasattr(node, 'come_to_rest'):
-        node.come_to_rest().wait(3.0)
+        node.come_to_rest().wait(REST)
     leaving.set()
-    executor.shutdown(timeout_sec=5.0)
-    thread.join(5.0)
+    executor.shutdown(timeout_sec=SHUTDOWN)
+    thread.join(0.5)
+    if thread.is_alive() and not failure:
+        # Tearing down what a callback is building, or letting Python end around its thread, would abort.
+        node.get_logger().error('a callback does not return: the process ends without tearing down')
+        sys.stdout.flush()
+        os._exit(1)
     if not failure and hasattr(node, 'trigger_shutdown'):  # nothing spins now: tear-down meets no callback
         try:
             node.trigger_shutdown()
