@@ -37,7 +37,7 @@ def nodes(context: LaunchContext) -> list:
         robot, namespace=namespace, model=value['model'], device=value['device'], drive=False, use_sim_time=True
     )
     # The arm in the bag does not follow these chunks, so none is under way.
-    policy = replace(specs[-1], parameters={**specs[-1].parameters, 'inpaint': False})
+    policy = replace(specs[-1], parameters={**specs[-1].parameters, 'inpaint': 'never'})
     play = ExecuteProcess(
         cmd=['ros2', 'bag', 'play', value['bag'], '--clock', '100', '--rate', value['rate'],
              '--delay', '5', '--topics', *played_topics(robot, namespace)],

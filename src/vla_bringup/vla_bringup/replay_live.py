@@ -59,7 +59,7 @@ def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
         'engine': s.engine,
         'threads': s.threads,
         'seed': s.seed,
-        'inpaint': False,  # the arm in the bag does not follow these chunks
+        'inpaint': 'never',  # the arm in the bag does not follow these chunks
         'lockstep': True,
         'plan_rate': 0.0,
         'imagine_rate': 0.0,

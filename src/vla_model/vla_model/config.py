@@ -185,6 +185,7 @@ class ModelConfig:
     robot: RobotInterface
     statistics: Statistics | None = None  # a file of its own; None where normalization is 'limits'
     quantization: Quantization | None = None
+    inpaints: bool = False  # has learned to go on from steps that are given, without following them blindly
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -222,7 +223,7 @@ class ModelConfig:
 
     def to_json(self) -> str:
         vocabulary = asdict(self.vocabulary)
-        content = {'name': self.name, 'trained': self.trained} | asdict(self.network)
+        content = {'name': self.name, 'trained': self.trained, 'inpaints': self.inpaints} | asdict(self.network)
         content |= {'vocabulary': vocabulary, 'image_tokenizer': asdict(self.image_tokenizer)}
         if self.quantization is not None:
             content['quantization'] = asdict(self.quantization)
@@ -244,6 +245,7 @@ class ModelConfig:
             quantization=read(Quantization, _typed(content, 'quantization', dict, 'quantization'), 'quantization.')
             if 'quantization' in content
             else None,
+            inpaints='inpaints' in content and _typed(content, 'inpaints', bool, 'inpaints'),
         )
 
 

@@ -69,6 +69,7 @@ class FakePolicy:
     model_id = 'fake-1'
     config = SimpleNamespace(
         trained=True,
+        inpaints=False,
         robot=SimpleNamespace(
             cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=16, dt=0.05, points=0
         ),
@@ -349,6 +350,7 @@ class EndEffectorModel(FakePolicy):
 
     config = SimpleNamespace(
         trained=True,
+        inpaints=False,
         robot=RobotInterface(
             cameras=('front', 'wrist'), action_space='ee_delta', dof=7, gripper=True, horizon=4, dt=0.05,
             normalization='limits', state_low=(-3.0,) * 8, state_high=(3.0,) * 8, action_low=(-1.0,) * 7,
@@ -495,7 +497,7 @@ def wrong_model(model, **options):
 def test_random_weights_may_not_drive_outside_the_simulator(start):
     def load(model, **options):
         policy = FakePolicy()
-        policy.config = SimpleNamespace(trained=False, robot=FakePolicy.config.robot)
+        policy.config = SimpleNamespace(trained=False, inpaints=False, robot=FakePolicy.config.robot)
         return policy
 
     world, node = start(load=load, drive=True)
@@ -965,7 +967,7 @@ def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
 def test_a_model_that_points_is_heard_in_pixels_of_its_cameras(start):
     policy = FakePolicy()
     policy.config = SimpleNamespace(
-        trained=True, robot=SimpleNamespace(**vars(FakePolicy.config.robot) | {'points': 2})
+        trained=True, inpaints=False, robot=SimpleNamespace(**vars(FakePolicy.config.robot) | {'points': 2})
     )
     policy.pointed = np.array([[[0.5, 0.5], [0.0, 0.25]], [[1.0, 0.75], [0.25, 0.5]]])
     world, _ = start(policy)
@@ -1076,9 +1078,11 @@ def test_an_action_that_is_due_comes_before_the_next_step(start):
     assert policy.imagined == []
 
 
-def test_the_model_is_given_what_the_arm_is_about_to_do(start):
+@pytest.mark.parametrize('inpaint, learned', [('always', False), ('auto', True), ('auto', False), ('never', True)])
+def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_from_it(start, inpaint, learned):
     policy = FakePolicy()
-    world, node = start(policy, rate=10.0, inpaint=True)
+    policy.config = SimpleNamespace(trained=True, inpaints=learned, robot=FakePolicy.config.robot)
+    world, node = start(policy, rate=10.0, inpaint=inpaint)
     assert world.transition(CONFIGURE)
     node.set_parameters([Parameter('drive', value=True)])
     assert world.transition(ACTIVATE)
@@ -1090,6 +1094,10 @@ def test_the_model_is_given_what_the_arm_is_about_to_do(start):
     world.executor.publish(
         ExecutorStatus(epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name())
     )
+    if inpaint == 'never' or not (learned or inpaint == 'always'):
+        world.new_chunks(10)
+        assert all(prefix is None for prefix in policy.prefixes)
+        return
     world.wait(lambda: policy.prefixes[-1] is not None, 'what is under way')
     prefix = policy.prefixes[-1]
     assert 1 <= len(prefix.positions) <= 2 and prefix.dt == 0.05

@@ -70,7 +70,7 @@ def test_a_chunk_that_wants_something_else_begins_with_itself():
         assert round((new.t_ref - t_ref) / NS / new.dt) == len(positions) - 6 == before
 
 
-def test_latest_and_inpaint_take_the_new_chunk_as_it_is():
+def test_latest_and_inpaint_take_a_chunk_that_continues_the_old_one_as_it_is():
     for strategy in ('latest', 'inpaint'):
         seams = Seams(strategy)
         follow(seams, chunk(level(0.0)), 0.0)
@@ -78,8 +78,9 @@ def test_latest_and_inpaint_take_the_new_chunk_as_it_is():
         np.testing.assert_array_equal(follow(seams, new, 0.3)[0], new.positions)
 
 
-def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that():
-    seams = Seams('weighted')
+@pytest.mark.parametrize('strategy', ['weighted', 'inpaint'])  # the latter for chunks that do not continue the old one
+def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that(strategy):
+    seams = Seams(strategy)
     follow(seams, chunk(level(0.0)), 0.0)  # until 0.8 s
     positions, _ = follow(seams, chunk(level(1.0), 0.3), 0.4)
     np.testing.assert_allclose(positions[:, 0], [0.7] * 5 + [1.0] * 3)

@@ -146,7 +146,7 @@ def _config(node: Node) -> ExecutorConfig:
 
 def _seams(node: Node, profile: RobotProfile) -> Seams:
     strategy = declare(
-        node, 'seams', 'weighted', 'how a chunk goes with those before it, see docs/explanation/seams.md',
+        node, 'seams', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/seams.md',
         choices=STRATEGIES,
     )  # fmt: skip
     steps = declare(

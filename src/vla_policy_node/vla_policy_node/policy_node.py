@@ -23,7 +23,7 @@ from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
-from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.committed import Committed, gives
 from vla_policy_node.observe.streams import Aligned
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
@@ -141,7 +141,7 @@ class PolicyNode(SafeLifecycleNode):
             failed=self._inference_failed,
             schedule=foresight.schedule,
             rate=p.rate,
-            committed=self._committed if p.inpaint else None,
+            committed=self._committed if gives(p.inpaint, policy.config.inpaints) else None,
         )
         self._lockstep = Lockstep(self) if p.lockstep else None
         self._observer = Observer(self, p, self._on_image, self._lockstep)

@@ -8,6 +8,7 @@ from rclpy.parameter import Parameter
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.observe.cadence import RATE
+from vla_policy_node.observe.committed import INPAINT
 from vla_policy_node.observe.streams import GRIPPER, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
@@ -27,7 +28,7 @@ class PolicyParameters:
     camera_max_age: float
     joint_max_age: float
     rate: float
-    inpaint: bool
+    inpaint: str
     instruction_max_length: int
     instruction_change: str
     model: str
@@ -97,9 +98,10 @@ class PolicyParameters:
             inpaint=declare(
                 node,
                 'inpaint',
-                False,
-                'the model is given the steps that the arm is about to do, and goes on from them: measure whether the '
-                'checkpoint still does its tasks so; false: chunks are made without knowing of each other',
+                'auto',
+                'whether the model is given the steps that the arm is about to do, and goes on from them; auto: where '
+                'the checkpoint has learned it',
+                choices=INPAINT,
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000

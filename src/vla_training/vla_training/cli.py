@@ -189,10 +189,13 @@ def evaluate(
     act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
     reuse: Annotated[int, typer.Option(min=1, help='Chunks per full forward; the others compute what changed.')] = 1,
     estimate: Annotated[str, typer.Option(help='Of a set-point: median, or mode, the most probable.')] = 'median',
-    inpaint: Annotated[bool, typer.Option(help='The model is given the steps that are under way.')] = False,
+    inpaint: Annotated[
+        str,
+        typer.Option(help='The model is given the steps under way: auto (where it has learned it), always, never.'),
+    ] = 'auto',
     seams: Annotated[
         str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
-    ] = 'weighted',
+    ] = 'inpaint',
     engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
     image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
     device: Device = 'cpu',

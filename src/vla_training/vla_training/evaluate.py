@@ -21,6 +21,7 @@ from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.fitting import fit
+from vla_policy_node.observe.committed import gives
 from vla_sim.cameras import Cameras
 from vla_sim.robot import urdf_text
 from vla_sim.rollout import Acting, PolicyDriver, run_episode
@@ -51,8 +52,8 @@ class Drive:
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
-    inpaint: bool = False  # the policy is given the steps that are under way
-    seams: str = 'weighted'  # how the executor takes a chunk, one of seams.STRATEGIES
+    inpaint: str = 'auto'  # whether the policy is given the steps that are under way, one of committed.INPAINT
+    seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
 
     def load(self, profile: RobotProfile) -> Any:
         """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
@@ -77,6 +78,7 @@ class Worker:
         """sheets: folder for contact sheets of failures. policy: makes one for a world, instead of the checkpoint."""
         self.profile, self.drive, self.sheets = profile, drive, sheets
         loaded = drive.load(profile) if policy is None else None
+        self.inpaint = gives(drive.inpaint, loaded is not None and loaded.config.inpaints)
         self._policy: Callable[[World], Any] = policy or (lambda world: loaded)
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 
@@ -86,7 +88,7 @@ class Worker:
             world = World(task)
             self._scenes[task] = world, world.cameras(), self._policy(world)
         world, cameras, policy = self._scenes[task]
-        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency, self.drive.inpaint)
+        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency, self.inpaint)
         shots: list[tuple[float, dict[str, np.ndarray]]] = []
 
         def watch(world: World, _: str) -> None:

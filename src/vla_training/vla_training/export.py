@@ -40,10 +40,14 @@ def export(trainer: 'Trainer', folder: Path) -> None:
     tensors = ((name, value.to(getattr(torch, trainer.recipe.dtype))) for name, value in plain(trainer))
     if trainer.world.first:
         tokens = trainer.tokens
-        config = replace(tokens.config, name=trainer.recipe.name, trained=True, network=trainer.network.config)
+        recipe = trainer.recipe
+        config = replace(
+            tokens.config, name=recipe.name, trained=True, network=trainer.network.config,
+            inpaints=min(recipe.masking.prefix, recipe.masking.prefix_own) > 0,
+        )  # fmt: skip
         image = load_file(tokens.folder / checkpoint.IMAGE_FILE)
-        checkpoint.write(folder, config, tokens.text, tensors, image, trainer.recipe.shard_bytes)
-        record = {'recipe': trainer.recipe.to_dict(), 'step': trainer.step, 'seconds': trainer.seconds,
+        checkpoint.write(folder, config, tokens.text, tensors, image, recipe.shard_bytes)
+        record = {'recipe': recipe.to_dict(), 'step': trainer.step, 'seconds': trainer.seconds,
                   'frames': len(tokens), 'episodes': len(tokens.episode.unique())}  # fmt: skip
         (folder / 'training.json').write_text(json.dumps(record, indent=2) + '\n')
     else:

@@ -51,7 +51,7 @@ class ChunkExecutor:
         seams: Seams | None = None,
     ) -> None:
         """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
-        seams: how a chunk goes with those before it; None: a chunk that continues what is followed, else it alone.
+        seams: how a chunk goes with those before it; None: the newest chunk alone.
         """
         self.profile = profile
         self.config = config or ExecutorConfig()
@@ -68,7 +68,7 @@ class ChunkExecutor:
         self.rate = 0.0  # path time per clock time
         self.limits = Limits(profile, self.config, guard.tool_positions if guard is not None else None)
         self._planner = Planner(self.limits, self.config)
-        self._seams = seams or Seams('inpaint')
+        self._seams = seams or Seams('latest')
         smoothing = max(self.config.smoothing_time, self.config.period)
         self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
         self._faults: dict[Hold, str] = {}  # that stand, and their messages

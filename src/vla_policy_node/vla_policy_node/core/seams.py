@@ -51,7 +51,8 @@ class Seams:
     """Blends chunks of one epoch by one strategy. Not thread-safe.
 
     latest: the new chunk alone.
-    inpaint: the same; for a source that was given the steps that will be executed anyway and continues them.
+    inpaint: the same for a chunk that continues the steps that will be executed anyway, because its source was given
+        them (`frozen` above 0); `weighted` for one that does not.
     cross_fade: from the chunk that is followed to the new one over `fade_time`, from now on, along a minimum-jerk
         curve (Flash and Hogan, 1985); shorter where the followed chunk ends before.
     weighted: `old_weight` of what was to be followed plus the rest of the new one, wherever both speak (LeRobot's
@@ -197,11 +198,11 @@ class Seams:
             olds = self._said
         else:
             olds = [self._followed] if self._followed is not None else []
-        if self.strategy in ('latest', 'inpaint') or not olds:
+        if self.strategy == 'latest' or (self.strategy == 'inpaint' and chunk.frozen) or not olds:
             return [], np.zeros((0, len(times)))
         covers = np.stack([old.covers(times + self._between(chunk, old)) for old in olds])
         covers[:, : max(chunk.frozen, 0)] = False
-        if self.strategy == 'weighted':
+        if self.strategy in ('weighted', 'inpaint'):
             return olds, self._old_weight * covers
         if self.strategy == 'cross_fade':
             left = len(olds[0].positions) * olds[0].dt - self._between(chunk, olds[0]) - now

@@ -13,6 +13,14 @@ from vla_model.types import Chunk
 from vla_policy_node.core.path import ChunkPath
 
 NS = 1_000_000_000
+INPAINT = ('auto', 'always', 'never')  # whether a model is given what is under way
+
+
+def gives(inpaint: str, learned: bool) -> bool:
+    """Whether a model that has `learned` it is given what is under way. Raises ValueError for none of INPAINT."""
+    if inpaint not in INPAINT:
+        raise ValueError(f'inpaint {inpaint!r}: must be one of {", ".join(INPAINT)}')
+    return inpaint == 'always' or (inpaint == 'auto' and learned)
 
 
 class Committed:
