@@ -116,7 +116,7 @@ def make_stream(
             said = replace(said, positions=said.positions + error)
         if source == 'inpainted':
             said = continued(said, committed.steps(t_ref, epoch=1))
-            committed.sent(said, t_ref, 1, delay)
+            committed.sent(len(chunks), said, t_ref, 1, delay)
         chunks.append(
             StampedChunk(
                 t_ref=t_ref,

@@ -20,7 +20,7 @@ def ramp(horizon=8, dt=0.1, speed=0.5):
 
 def sent(delay, chunk=None):
     committed = Committed()
-    committed.sent(chunk or ramp(), 1_000 * MS, 1, delay)
+    committed.sent(1, chunk or ramp(), 1_000 * MS, 1, delay)
     return committed
 
 
@@ -43,17 +43,28 @@ def test_nothing_is_under_way_without_a_chunk_of_the_same_epoch():
     assert committed.steps(1_200 * MS, 1) is None
     committed.followed = True
     assert committed.steps(1_200 * MS, 1) is not None
-    committed.forget()
-    assert committed.steps(1_200 * MS, 1) is None
-    assert committed.delay == 0.08  # that is still known
+
+
+def test_after_a_refusal_the_arm_goes_on_with_the_chunk_that_was_taken():
+    committed = sent(0.08)
+    committed.sent(2, ramp(speed=-0.5), 1_200 * MS, 1, 0.08)
+    committed.heard(1, refused=True)
+    committed.sent(3, ramp(speed=-0.9), 1_400 * MS, 1, 0.08)  # goes on from the second, which the arm does not
+    assert committed.steps(1_600 * MS, 1).positions[0, 0] == pytest.approx(0.5 * 0.7)
+    committed.heard(0, refused=True)  # one that nobody remembers
+    assert committed.steps(1_600 * MS, 1) is None
+    committed.heard(3, refused=False)
+    assert committed.steps(1_600 * MS, 1).positions[0, 0] == pytest.approx(-0.9 * 0.3)
+    committed.heard(1, refused=True)
+    assert committed.steps(1_900 * MS, 1) is None  # it is over
 
 
 def test_the_longest_of_the_newest_delays_counts():
     committed = Committed(window=3)
     for delay in (0.39, 0.05, 0.12, 0.05):
-        committed.sent(ramp(), 0, 1, delay)
+        committed.sent(1, ramp(), 0, 1, delay)
     assert committed.delay == 0.12
-    committed.sent(ramp(), 0, 1, 2.0)
+    committed.sent(2, ramp(), 0, 1, 2.0)
     assert len(committed.steps(10 * MS, 1).positions) == 4  # half a horizon at most
 
 

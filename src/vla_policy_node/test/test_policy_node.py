@@ -1102,6 +1102,15 @@ def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_f
     prefix = policy.prefixes[-1]
     assert 1 <= len(prefix.positions) <= 2 and prefix.dt == 0.05
     assert np.allclose(prefix.positions, policy.seen[-1].positions)  # of a policy that stays where it is
+    status = ExecutorStatus(
+        epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name(), sequence=0,
+        last_verdict=ExecutorStatus.REJECT_OUT_OF_LIMITS,
+    )  # fmt: skip
+    world.executor.publish(status)
+    world.wait(lambda: policy.prefixes[-1] is None, 'what was refused is not under way')
+    status.sequence, status.last_verdict = world.chunks[-1].sequence, ExecutorStatus.ACCEPTED
+    world.executor.publish(status)
+    world.wait(lambda: policy.prefixes[-1] is not None, 'what was taken is')
     world.executor.publish(ExecutorStatus(epoch=4, state=ExecutorStatus.STATE_HOLDING))
     world.wait(lambda: policy.prefixes[-1] is None, 'nothing is under way any more')
 

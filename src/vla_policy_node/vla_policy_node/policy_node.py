@@ -229,6 +229,7 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             self._executor.hear(msg)
             self._committed.followed = self._executor.follows
+            self._committed.heard(msg.sequence, msg.last_verdict not in (msg.ACCEPTED, msg.REJECT_SHADOW))
 
     def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
         """Each good image; stamp in ns."""
@@ -390,7 +391,7 @@ class PolicyNode(SafeLifecycleNode):
                 answer.chunk, answer.aligned.t_ref, answer.epoch, assignment.instruction, answer.inference_time
             )
             latency = (self._now() - answer.aligned.t_ref) * 1e-9
-            self._committed.sent(answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
+            self._committed.sent(self._sequence, answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
             self._goals.answered(answer, latency)
             report.answered(answer, self._sequence, latency)
             self._failure = ''

@@ -52,8 +52,8 @@ class Driver(Protocol):
     def look(self, world: World) -> Answer:
         """The chunk for what is there now."""
 
-    def refused(self) -> None:
-        """The executor did not take a chunk."""
+    def told(self, sequence: int, taken: bool) -> None:
+        """Whether the executor took a chunk; sequence: of those of the episode, from 1 on."""
 
 
 class ExpertDriver:
@@ -74,8 +74,8 @@ class ExpertDriver:
             return Answer(None, message=str(error), done=True)
         return Answer(step.chunk, step.subtask, step.message, step.done)
 
-    def refused(self) -> None:
-        """It goes on with its path."""
+    def told(self, sequence: int, taken: bool) -> None:
+        """It goes on with its path in any case."""
 
 
 class Acting(Protocol):
@@ -103,15 +103,21 @@ class PolicyDriver:
         if not 0 <= self.latency <= self.period:
             raise ValueError(f'latency must be 0 to the period of {period} s, got {latency} s')
         self.seen: Observation | None = None  # the newest observation
-        self.committed = Committed() if inpaint else None
+        self._inpaint = inpaint
+        self._forget()
+
+    def _forget(self) -> None:
+        self.committed = Committed() if self._inpaint else None
+        self._sequence = self._taken = 0  # of the newest chunk, and of the newest that was taken
 
     def begin(self, world: World) -> None:
         self.seen = None
-        self.refused()
+        self._forget()
 
-    def refused(self) -> None:
+    def told(self, sequence: int, taken: bool) -> None:
+        self._taken = sequence if taken else self._taken
         if self.committed is not None:
-            self.committed.forget()
+            self.committed.heard(self._taken, refused=not taken)
 
     def look(self, world: World) -> Answer:
         self.seen = Observation(
@@ -127,8 +133,9 @@ class PolicyDriver:
             chunk = self.policy.act(self.seen, under_way)
         except ValueError as error:  # an arm far out of the model's range, say
             return Answer(None, message=str(error))
+        self._sequence += 1
         if self.committed is not None:
-            self.committed.sent(chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
+            self.committed.sent(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
         return Answer(chunk)
 
 
@@ -187,10 +194,11 @@ def run_episode(
                 chunk = _stamped(answer.chunk, now, drive.epoch, chunks, drive.profile)
                 coming.append((tick + driver.latency, chunk))
         while coming and coming[0][0] <= tick:
-            moving = drive.state is State.EXECUTING
-            if drive.ingest(coming.pop(0)[1], now) is not Verdict.ACCEPTED:  # it goes on with the one it has
+            moving, chunk = drive.state is State.EXECUTING, coming.pop(0)[1]
+            taken = drive.ingest(chunk, now) is Verdict.ACCEPTED
+            driver.told(chunk.sequence, taken)
+            if not taken:  # it goes on with the one it has
                 refused += 1
-                driver.refused()
                 _add(messages, f'the executor refused a chunk: {drive.message}')
             elif moving:
                 seams.append(drive.seam_position)

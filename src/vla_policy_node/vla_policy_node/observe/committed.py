@@ -6,6 +6,7 @@ masked, so the new chunk continues the old one in the same single forward pass.
 
 import math
 from collections import deque
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -23,24 +24,36 @@ def gives(inpaint: str, learned: bool) -> bool:
     return inpaint == 'always' or (inpaint == 'auto' and learned)
 
 
+@dataclass(frozen=True)
+class _Sent:
+    sequence: int
+    chunk: Chunk
+    t_ref: int  # [ns]
+    epoch: int
+
+
 class Committed:
-    """The newest chunk sent, and how late chunks have been of late."""
+    """The newest chunks sent, which of them the arm follows, and how late they have been of late."""
 
     def __init__(self, window: int = 10) -> None:
         """window: of the newest delays, of which the longest counts (RTC's)."""
         self._delays: deque[float] = deque(maxlen=window)  # [s]
-        self._chunk: Chunk | None = None
-        self._t_ref = self._epoch = 0
+        self._sent: deque[_Sent] = deque(maxlen=window)
+        self._taken: int | None = None  # sequence of the chunk that the arm goes on with, as a newer one was refused
         self.followed = True  # the arm does what is sent; False: nothing is under way, whatever was sent
 
-    def sent(self, chunk: Chunk, t_ref: int, epoch: int, delay: float) -> None:
+    def sent(self, sequence: int, chunk: Chunk, t_ref: int, epoch: int, delay: float) -> None:
         """The chunk goes to the executor `delay` [s] after its t_ref [ns]; epoch: the one that it is for."""
-        self._chunk, self._t_ref, self._epoch = chunk, t_ref, epoch
+        self._sent.append(_Sent(sequence, chunk, t_ref, epoch))
         self._delays.append(delay)
 
-    def forget(self) -> None:
-        """The arm does not follow what was sent."""
-        self._chunk = None
+    def heard(self, taken: int, refused: bool) -> None:
+        """taken: sequence of the newest chunk that the executor took; refused: it did not take the one after it.
+
+        What comes after a refused chunk was made to continue it, so until the executor takes one again the arm is
+        expected to go on with the one that was taken.
+        """
+        self._taken = taken if refused else None
 
     @property
     def delay(self) -> float:
@@ -53,10 +66,10 @@ class Committed:
         On the new chunk's grid, step i due at t_ref + (i + 1) dt; at most half a horizon, which is what models are
         trained with. None: nothing is under way.
         """
-        old = self._chunk
-        if old is None or not self.followed or epoch != self._epoch or t_ref <= self._t_ref:
+        found = next((s for s in reversed(self._sent) if self._taken is None or s.sequence == self._taken), None)
+        if found is None or not self.followed or epoch != found.epoch or t_ref <= found.t_ref:
             return None
-        since = (t_ref - self._t_ref) / NS
+        old, since = found.chunk, (t_ref - found.t_ref) / NS
         horizon = len(old.positions)
         count = min(math.ceil(self.delay / old.dt - 1e-6), horizon // 2)
         due = since + old.dt * np.arange(1, count + 1)
