@@ -82,6 +82,7 @@ def test_weights_are_written_in_files_of_at_most_some_size(nano, saved, folder):
     assert policy.load(folder).model_id == nano.model_id
     checkpoint.write(folder, nano.config, nano.text, tensors, image)  # in one piece again
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in saved.iterdir())
+    assert all(p.stat().st_mode & 0o444 == 0o444 for p in folder.iterdir())  # who trains it need not be who runs it
 
 
 def test_a_changed_weight_changes_the_model_id(nano, folder):

@@ -184,13 +184,18 @@ def write(
     files = [
         ('config.json', lambda: temporary.write_text(config.to_json())),
         ('tokenizer.json', lambda: text.tokenizer.save(str(temporary))),
-        (IMAGE_FILE, lambda: save_file(_plain(image), temporary)),
+        (IMAGE_FILE, lambda: _save(_plain(image), temporary)),
     ]
     if config.statistics is not None:
         files.append((statistics.FILE, lambda: config.statistics.save(temporary)))  # type: ignore[union-attr]
     for name, save in files:
         save()
         temporary.replace(folder / name)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, path)
+    path.chmod(0o644)  # safetensors keeps it to the user who trained; on the robot somebody else reads it
 
 
 def _write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> None:
@@ -201,7 +206,7 @@ def _write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_byte
 
     def close() -> None:
         written.append(folder / f'.writing-{len(written)}')
-        save_file(held, written[-1])
+        _save(held, written[-1])
         held.clear()
 
     for name, value in tensors:
