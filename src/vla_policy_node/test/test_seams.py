@@ -78,6 +78,17 @@ def test_latest_and_inpaint_take_a_chunk_that_continues_the_old_one_as_it_is():
         np.testing.assert_array_equal(follow(seams, new, 0.3)[0], new.positions)
 
 
+@pytest.mark.parametrize('apart, followed', [(0.04, [1.0] * 6), (0.06, [0.5, 0.75, 0.875, 0.9375, 1.0, 1.0])])
+def test_an_inpainted_chunk_that_turns_away_at_once_is_followed_step_by_step(apart, followed):
+    seams = Seams('inpaint')
+    follow(seams, chunk(level(0.0)), 0.0)  # until 0.8 s
+    new = chunk(np.vstack([level(0.0, 2), level(apart, 6)]), 0.2, frozen=2)
+    turn = np.full(DOF, 4 * 0.05 / 0.1**2)  # a joint gets 0.05 rad away within a step, and stops there
+    t_ref, positions, _ = seams.blend(new, new.positions, round(0.3 * NS), turn=turn)
+    positions = positions[round((new.t_ref - t_ref) / NS / new.dt) :]
+    np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, *(apart * np.array(followed))], atol=1e-9)
+
+
 @pytest.mark.parametrize('strategy', ['weighted', 'inpaint'])  # the latter for chunks that do not continue the old one
 def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that(strategy):
     seams = Seams(strategy)

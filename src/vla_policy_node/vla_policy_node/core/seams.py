@@ -17,6 +17,7 @@ STRATEGIES = ('latest', 'inpaint', 'cross_fade', 'weighted', 'temporal_ensemble'
 _MOST = 128  # older chunks that are kept: a bound on memory, whatever their length
 _BEFORE = 3  # steps of the followed chunk before a new one: what lies further back hardly bends a spline
 _SAME = 1e-6  # [s] times closer than this are the same
+_LEFT = 0.5  # of the way to what was followed is left after each step of a chunk that turns away
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,9 @@ class Seams:
 
     latest: the new chunk alone.
     inpaint: the same for a chunk that continues the steps that will be executed anyway, because its source was given
-        them (`frozen` above 0); `weighted` for one that does not.
+        them (`frozen` above 0). If its next step is further from what was to be followed than a joint gets there and
+        stops within one step (turn dt^2 / 4), it leaves that by halves, step by step. `weighted` for a chunk that
+        continues nothing.
     cross_fade: from the chunk that is followed to the new one over `fade_time`, from now on, along a minimum-jerk
         curve (Flash and Hogan, 1985); shorter where the followed chunk ends before.
     weighted: `old_weight` of what was to be followed plus the rest of the new one, wherever both speak (LeRobot's
@@ -128,6 +131,8 @@ class Seams:
         """
         times = chunk.dt * np.arange(1, len(positions) + 1)  # [s] since t_ref
         olds, weights = self._weights(chunk, times, (now - chunk.t_ref) * 1e-9)
+        if self.strategy == 'inpaint' and chunk.frozen:
+            olds, weights = self._leave(chunk, positions, times, turn)
         blended = np.array(positions, float)
         for old, weight in zip(olds, weights, strict=True):
             blended += weight[:, None] * self._apart(old.at(times + self._between(chunk, old)), positions)
@@ -198,7 +203,7 @@ class Seams:
             olds = self._said
         else:
             olds = [self._followed] if self._followed is not None else []
-        if self.strategy == 'latest' or (self.strategy == 'inpaint' and chunk.frozen) or not olds:
+        if self.strategy == 'latest' or not olds:
             return [], np.zeros((0, len(times)))
         covers = np.stack([old.covers(times + self._between(chunk, old)) for old in olds])
         covers[:, : max(chunk.frozen, 0)] = False
@@ -212,6 +217,21 @@ class Seams:
         raw = np.where(covers, np.exp(-self._decay * ages), 0.0)
         newest = np.exp(-self._decay * covers.sum(axis=0))
         return olds, raw / (raw.sum(axis=0) + newest)
+
+    def _leave(
+        self, chunk: StampedChunk, positions: np.ndarray, times: np.ndarray, turn: np.ndarray | None
+    ) -> tuple[list[_Old], np.ndarray]:
+        """As _weights, for a chunk that continues what is followed: none, unless no joint can turn as it asks."""
+        old, first = self._followed, chunk.frozen
+        if old is None or turn is None or first >= len(times):
+            return [], np.zeros((0, len(times)))
+        covers = old.covers(times + self._between(chunk, old))
+        apart = self._apart(old.at(times + self._between(chunk, old)), positions)[first]
+        if not covers[first] or (np.abs(apart) <= turn * chunk.dt**2 / 4).all():
+            return [], np.zeros((0, len(times)))
+        left = _LEFT ** (np.arange(len(times)) - first + 1.0)
+        left[:first] = 0.0
+        return [old], (left * covers)[None]
 
     def _vote(
         self,
