@@ -11,6 +11,7 @@ from vla_policy_node.core.chunk import StampedChunk
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, State
 from vla_policy_node.core.limits import velocity_limits
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.seams import STRATEGIES, Seams
 
 if TYPE_CHECKING:
     from vla_policy_node.kinematics.guard import Guard
@@ -80,7 +81,7 @@ class Stream:
 
     def __init__(self, profile: RobotProfile, seed: int, config: ExecutorConfig, guard: 'Guard | None' = None) -> None:
         self.rng = np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, config, guard)
+        self.core = ChunkExecutor(profile, config, guard, Seams(STRATEGIES[seed % len(STRATEGIES)]))
         self.profile, self.seen = profile, Measured()
         self.period = config.period
         self.jitter = 0.0 if config.period < 0.002 else 0.3
@@ -220,6 +221,7 @@ class Stream:
             positions=positions if kind != 'stop' else np.zeros((0, dof)),
             gripper=np.full(0 if kind == 'stop' else horizon, 0.04),
             shadow=kind == 'shadow',
+            frozen=sequence % 3,
         )
         if kind in ('repeat', 'old') and self.old:
             chunk = self.old[-1 if kind == 'repeat' else int(rng.integers(len(self.old)))]
