@@ -54,6 +54,7 @@ COVERED = {
     'bench model': 'src/vla_model/test/test_bench.py',
     'bench executor': 'tests/test_bench_executor.py',
     'bench overhead': 'tests/test_bench_overhead.py',
+    'bench policy': 'tests/test_bench_policy.py',
     'bench motion': 'src/vla_bringup/test/test_bench_motion.py',
     'vla_policy_node.proof.prove': 'src/vla_policy_node/test/test_stress.py',
 }
