@@ -54,6 +54,6 @@ def test_a_robot_that_is_well_and_one_that_is_not(graph):
 
 def test_without_a_robot_it_says_what_was_not_asked(domain):
     found = doctor()
-    assert list(found) == ['robot']
+    assert list(found) == ['robot'], found
     assert found['robot']['verdict'] == 'skipped'
     assert 'cameras' in found['robot']['fact']

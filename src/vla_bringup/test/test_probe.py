@@ -5,6 +5,7 @@ import threading
 import domain_coordinator
 import pytest
 from lifecycle_msgs.msg import Transition
+from rclpy.action import ActionClient
 from rclpy.executors import SingleThreadedExecutor
 from std_msgs.msg import Bool
 from typer.testing import CliRunner
@@ -13,6 +14,7 @@ from vla_bringup.cli import app
 from vla_bringup.demo import prepare_folder
 from vla_bringup.graph import capture
 from vla_bringup.probe import Probe, TransitionFailed
+from vla_msgs.action import ExecuteInstruction
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
 
@@ -72,6 +74,16 @@ def test_a_refused_configure_is_told(system):
     with pytest.raises(TransitionFailed, match='/cell/arm could not be configured and is unconfigured') as caught:
         probe.bring_up('/cell/arm')
     assert caught.value.node == '/cell/arm'
+
+
+def test_a_probe_leaves_the_domain_with_its_clients_of_actions(system):
+    probe, _ = system
+    names = probe.node.get_node_names
+    with Probe('guest', domain_id=probe.context.get_domain_id()) as guest:
+        client = ActionClient(guest.node, ExecuteInstruction, 'do')
+        probe.wait(lambda: 'guest' in names(), 10.0, 'the guest is seen')
+    probe.wait(lambda: 'guest' not in names(), 10.0, 'the guest is gone')
+    assert client is not None  # whoever still holds on to it
 
 
 def test_waiting_ends_with_the_time_or_with_the_check(system):

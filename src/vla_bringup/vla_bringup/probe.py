@@ -8,6 +8,7 @@ from typing import Any
 import rclpy
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState, GetState
+from rclpy.action import ActionClient
 from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
@@ -52,6 +53,8 @@ class Probe:
 
     def __exit__(self, *_: object) -> None:
         self.executor.shutdown(timeout_sec=2.0)
+        for waitable in [w for w in self.node.waitables if isinstance(w, ActionClient)]:
+            waitable.destroy()  # destroy_node() does not; the participant would stay in the domain until collected
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
