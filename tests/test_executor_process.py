@@ -35,6 +35,7 @@ class Robot:
         self.statuses = graph.latest(ExecutorStatus, 'executor/status', LATCHED)
         self.home = PROFILE.home.copy()
         self.silent = False
+        self.blocked = {}  # joint index -> where it stays [rad]
         self.sequence = 0
         graph.node.create_timer(0.01, self.publish_joints)
 
@@ -50,6 +51,8 @@ class Robot:
             return
         if self.targets:
             self.home = np.array(self.targets[-1].position)
+        for joint, position in self.blocked.items():
+            self.home[joint] = position
         still = array.array('d', [0.0] * PROFILE.dof)
         msg = JointState(name=list(PROFILE.joint_names), position=array.array('d', self.home), velocity=still)
         msg.header.stamp = self.graph.node.get_clock().now().to_msg()
@@ -170,6 +173,26 @@ def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
     robot.until(lambda s: s.verdict_counts[ExecutorStatus.REJECT_OLD_EPOCH], 'the old epoch is refused')
 
 
+def test_a_blocked_arm_is_let_go_and_stays_until_somebody_resumes(graph):
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    robot = Robot(graph)
+    robot.ready()
+    robot.blocked = {3: robot.home[3]}
+    robot.send(speed=0.3)
+    status = robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_BLOCKED and s, 'blocked')
+    assert status.state == ExecutorStatus.STATE_HOLDING
+    assert 'panda_joint4' in status.message
+    graph.wait(lambda: abs(robot.targets[-1].position[3] - robot.blocked[3]) < 1e-9, what='it pushes no more')
+    refused = ExecutorStatus.REJECT_NOT_ACCEPTING
+    robot.send()
+    status = robot.until(lambda s: s.verdict_counts[refused] and s, 'no chunk is taken')
+    assert status.hold_reason == ExecutorStatus.HOLD_BLOCKED
+    robot.blocked = {}
+    assert graph.call(Trigger, 'executor/resume').success
+    robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_IDLE, 'it takes chunks again')
+    robot.moving()
+
+
 def test_operator_stop_and_resume(graph):
     graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
     robot = Robot(graph)
@@ -231,8 +254,8 @@ def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
     assert robot.status.hold_reason == ExecutorStatus.HOLD_CONTROLLER_MISSING
     assert not graph.call(Trigger, 'executor/resume').success
     robot.targets.clear()
-    robot.home = robot.home - 0.1  # the arm sagged meanwhile
-    robot.until(lambda s: s.tracking_error > 0.09, 'the executor has heard of it')
+    robot.home = robot.home - 0.05  # the arm sagged meanwhile
+    robot.until(lambda s: s.tracking_error > 0.04, 'the executor has heard of it')
     robot.listen()
     graph.wait(lambda: graph.call(Trigger, 'executor/resume').success, what='the controller is back')
     graph.wait(lambda: robot.targets, what='set-points')

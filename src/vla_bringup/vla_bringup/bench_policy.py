@@ -144,10 +144,10 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
                     chunks=chunks,
                     refused=refused,
                     seams=watch.seams,
-                    messages=(),
+                    messages=(seen.blocked,) if seen.blocked else (),
                 )
             )
-            progress.finished(task, seed, taken, seen.wrong)
+            progress.finished(task, seed, taken, seen.wrong or seen.blocked)
         wanted = set(jobs)
         records = [record for record in file.records if record.key in wanted]
         newest = seen.policy

@@ -159,7 +159,7 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options) ->
             progress.stage(f'{number}/{len(runs)} {task}')
             with graph_capture(options.graph_to if number == len(runs) else None):
                 taken = episodes.run(task, seed, options.time_limit, options.instruction)
-            progress.finished(task, seed, taken, episodes.seen.wrong)
+            progress.finished(task, seed, taken, episodes.seen.wrong or episodes.seen.blocked)
 
 
 @contextmanager
@@ -210,9 +210,9 @@ class Progress:
         if self._console.is_terminal:
             self._live.update(self._table())
 
-    def finished(self, task: str, seed: int, taken: float | None, wrong: str = '') -> None:
+    def finished(self, task: str, seed: int, taken: float | None, remark: str = '') -> None:
         how = '[red]no success' if taken is None else f'[green]success[/] after {taken:.1f} s'
-        how += f' ({wrong})' if wrong else ''
+        how += f' ({remark})' if remark else ''
         self._console.print(f'{task}, seed {seed}: {how}')
 
     def _table(self) -> Table:

@@ -29,6 +29,7 @@ BAD_HOLDS = {
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'check the robot driver and the network',
     ExecutorStatus.HOLD_CONTROLLER_MISSING: 'start the controller, then call ~/resume',
     ExecutorStatus.HOLD_COMPETING_PUBLISHER: 'stop the other publisher, then call ~/resume',
+    ExecutorStatus.HOLD_BLOCKED: 'look what is in the way, then call ~/resume',
     ExecutorStatus.HOLD_ROBOT_FAULT: 'look at the arm, then call ~/recover',
     ExecutorStatus.HOLD_EMERGENCY_STOP: 'release it, then call ~/resume',
 }

@@ -52,6 +52,13 @@ class Seen:
         """Simulation time since the episode began [s]."""
         return (self.clock - to_ns(self.episode.header.stamp)) * NS if self.episode is not None else 0.0
 
+    @property
+    def blocked(self) -> str:
+        """What the executor says of an arm that ran into something; empty: it did not."""
+        executor = self.executor
+        held = executor is not None and executor.hold_reason == ExecutorStatus.HOLD_BLOCKED
+        return executor.message if executor is not None and held else ''
+
 
 class Episodes:
     """Runs episodes through a probe whose node is in the robot's namespace."""
@@ -85,7 +92,8 @@ class Episodes:
         self._probe.bring_up(self._policy, timeout)
 
     def run(self, task: str, seed: int, time_limit: float, instruction: str = '') -> float | None:
-        """One episode; simulation time from reset to success [s], None without success within time_limit [s].
+        """One episode; simulation time from reset to success [s], None without success within time_limit [s], or before
+        the arm was blocked: nobody is here to look and resume.
 
         instruction: asked for instead of what the seed asks for, in the same scene.
         The executor is inactive while the simulator puts the arm elsewhere: as on a robot whose arm is moved by hand.
@@ -119,11 +127,11 @@ class Episodes:
 
         succeeded, over = False, False
         while not over:
-            self._sim_wait(lambda: seen.success or seen.time > time_limit)
+            self._sim_wait(lambda: seen.success or seen.time > time_limit or bool(seen.blocked))
             reached, taken = seen.clock, seen.time
             self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
             succeeded = seen.success  # what fell down again meanwhile is no success
-            over = succeeded or seen.time > time_limit
+            over = succeeded or seen.time > time_limit or bool(seen.blocked)
         if not result.done():
             handle.cancel_goal_async()
             self._wait(result.done, PATIENCE, 'the policy ends its goal')

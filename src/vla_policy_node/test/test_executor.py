@@ -397,15 +397,67 @@ def test_an_arm_that_is_not_where_it_was_sent_is_let_go_where_it_is():
     rig.core.observe(blocked, rig.now)
     epoch = rig.core.epoch
     point = rig.core.step(rig.now + 10 * MS)
-    assert rig.core.hold is Hold.TRACKING_ERROR
-    assert 'b was 0.3' in rig.core.message
+    assert rig.core.hold is Hold.BLOCKED
+    assert 'b was 0.25' in rig.core.message
     assert rig.core.state is State.HOLDING
     assert rig.core.epoch > epoch
     np.testing.assert_allclose(point.positions, blocked)
     assert (point.velocities == 0).all()
     rig.points.append(point)
     rig.now += 10 * MS
-    assert rig.ingest(positions=ramp(blocked, 0.1)) is Verdict.ACCEPTED  # of the new epoch
+    assert rig.ingest(positions=ramp(blocked, 0.1)) is Verdict.NOT_ACCEPTING  # it would push again
+    rig.run(0.3)
+    assert rig.core.hold is Hold.BLOCKED
+    np.testing.assert_allclose(rig.points[-1].positions, blocked)
+    with pytest.raises(ValueError, match='taken back by resume'):
+        rig.core.clear(Hold.BLOCKED)
+    assert rig.core.resume()
+    assert not rig.core.resume()
+    assert rig.core.hold is Hold.IDLE
+    assert rig.ingest(positions=ramp(blocked, 0.1)) is Verdict.ACCEPTED
+
+
+def test_a_new_activation_goes_on_after_a_blocked_way():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.5)
+    rig.core.deactivate()
+    rig.core.observe(np.full(DOF, -1.0), rig.now)
+    assert rig.core.step(rig.now + 10 * MS) is None  # blocked while it brakes to become inactive
+    assert (rig.core.state, rig.core.hold) == (State.INACTIVE, Hold.DEACTIVATED)
+    rig.core.activate(rig.now + 10 * MS)
+    assert rig.core.hold is Hold.IDLE
+    assert rig.core.accepting
+
+
+def test_an_arm_that_is_pushed_at_rest_gives_way():
+    rig = Rig().run(0.5)
+    pushed = np.array([0.15, 0.0, 0.0])
+    rig.core.observe(pushed, rig.now)
+    point = rig.core.step(rig.now + 10 * MS)
+    assert rig.core.hold is Hold.TRACKING_ERROR
+    assert 'a was 0.15' in rig.core.message
+    np.testing.assert_allclose(point.positions, pushed)
+    rig.now += 10 * MS
+    rig.points.append(point)
+    assert rig.ingest(positions=ramp(pushed, 0.1)) is Verdict.ACCEPTED
+
+
+@pytest.mark.parametrize('late', [0, 5, 10, 15])
+def test_an_arm_that_follows_late_is_not_blocked(late):
+    rig = Rig(velocity_fraction=1.0)
+    rig.fresh_joints = False
+    assert rig.ingest(positions=ramp(0.0, 1.2, 30)) is Verdict.ACCEPTED
+    fastest = 0.0
+    for _ in range(200):
+        rig.now += 10 * MS
+        behind = rig.points[-1 - late].positions if len(rig.points) > late else np.zeros(DOF)
+        rig.core.observe(behind, rig.now)
+        rig.points.append(rig.core.step(rig.now))
+        fastest = max(fastest, np.abs(rig.points[-1].velocities).max())
+    assert late < 10 or fastest * late * 0.01 > 0.11  # so that a plain difference would have been too much
+    np.testing.assert_allclose(rig.points[-1].positions, 1.8, atol=1e-6)
+    assert rig.core.hold is Hold.CHUNKS_STOPPED
 
 
 def test_a_tracking_error_does_not_lift_the_operators_stop():

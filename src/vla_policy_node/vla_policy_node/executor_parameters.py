@@ -34,7 +34,8 @@ _MOTION = (
     ('seam_time', 'shortest smoothing of a switch of chunks [s]', 0.02, 2.0),
     ('max_lag', 'an arm that trails its chunk by more brakes [s]', 0.05, 5.0),
     ('joint_state_max_age', 'an older joint state makes the arm hold [s]', 0.01, 5.0),
-    ('tracking_limit', 'a joint further from its set-point is blocked or was moved: hold where it is [rad]', 0.01, 3.0),
+    ('tracking_limit', 'a joint further from where it was sent is blocked: let go, hold where it is [rad]', 0.01, 3.0),
+    ('tracking_delay', 'the arm may follow its set-points so much later [s]', 0.01, 1.0),
     ('future_tolerance', 'a chunk may be stamped this far ahead of now [s]', 0.0, 5.0),
 )
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from vla_model.types import Chunk
-from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.core.executor import ChunkExecutor, Hold
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.rollout import ExpertDriver, PolicyDriver, run_episode
@@ -81,6 +81,30 @@ def test_a_policy_that_does_nothing_fails_and_the_stage_says_where(worlds):
     result = run(world, PolicyDriver(Still(), cameras), 5, time_limit=2.0)
     assert not result.success and result.missed == 'reach' and result.wrong == ''
     assert result.duration == pytest.approx(2.0)
+
+
+def test_an_arm_that_leans_on_the_table_is_let_go_and_its_episode_is_over(worlds):
+    class Down:  # with the shoulder, through the table
+        sent = None
+
+        def act(self, observation, prefix=None):
+            self.sent = observation.positions if self.sent is None else self.sent + 0.08 * (np.arange(7) == 1)
+            steps = np.linspace(0.0, 0.32, 8)[:, None] * (np.arange(7) == 1)
+            return Chunk(self.sent + steps, np.full(8, 0.08), 0.1)
+
+    world, cameras = worlds('press_button')
+    errors = []
+
+    def watch(world, _):
+        errors.append(float(np.abs(world.joint_positions - executor.preview(np.zeros(1))[0][0]).max()))
+
+    executor = ChunkExecutor(PROFILE)
+    result = run_episode(world, PolicyDriver(Down(), cameras), executor, 5, time_limit=8.0, watch=watch)
+    assert executor.hold is Hold.BLOCKED
+    assert 'something is in the way' in result.messages[-1]
+    assert result.duration < 8.0 and not result.success
+    assert 0.1 < max(errors) < 0.2
+    assert errors[-1] < 0.1
 
 
 def test_the_wrong_thing_is_noticed(worlds):

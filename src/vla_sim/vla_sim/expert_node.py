@@ -24,6 +24,7 @@ _KEEP = 100  # joint states: as many as may arrive between two sim/objects messa
 _ENGAGE = 0.1  # [rad] the executor's set-point must be so near to the arm before the task begins
 _DEAF = {  # why an executor takes no chunks
     ExecutorStatus.HOLD_OPERATOR_STOP: 'it was stopped by the operator: call executor/resume',
+    ExecutorStatus.HOLD_BLOCKED: 'something was in the way of the arm: call executor/resume',
     ExecutorStatus.HOLD_DEACTIVATED: 'it is not active: activate it',
     ExecutorStatus.HOLD_JOINT_STATE_MISSING: 'it has no joint state',
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'its joint state is stale',

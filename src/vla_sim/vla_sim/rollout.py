@@ -14,7 +14,7 @@ import numpy as np
 
 from vla_model.types import Chunk, Observation
 from vla_policy_node.core.chunk import StampedChunk, Verdict
-from vla_policy_node.core.executor import ChunkExecutor, State
+from vla_policy_node.core.executor import ChunkExecutor, Hold, State
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.observe.committed import Committed
 from vla_sim.cameras import Cameras
@@ -151,7 +151,7 @@ class EpisodeResult:
     chunks: int
     refused: int  # chunks that the executor did not take
     peak_speed: float  # largest share of a joint's velocity limit that was measured
-    messages: tuple[str, ...]  # why the expert started over or gave up, and refused chunks, in order
+    messages: tuple[str, ...]  # why the expert started over or gave up, refused chunks, what blocked the arm, in order
     missed: str  # first stage of the task that was not reached, see referee.py; empty: success
     wrong: str  # what was done to another object than the one asked for; empty: nothing
     seams: tuple[float, ...]  # [rad] largest joint jump at each hand-over of a moving arm, which the executor smooths
@@ -213,6 +213,9 @@ def run_episode(
         held = held + 1 if world.success() else 0
         tick += 1
         if held >= HELD and not driver.says_done:
+            break
+        if drive.hold is Hold.BLOCKED and not held:  # nobody is here to look and resume
+            _add(messages, drive.message)
             break
     return EpisodeResult(
         task=world.task,

@@ -27,7 +27,7 @@ class Record:
     chunks: int
     refused: int  # chunks that the executor did not take
     seams: tuple[float, ...]  # [rad] largest joint jump at each hand-over of a moving arm
-    messages: tuple[str, ...]  # why chunks were refused
+    messages: tuple[str, ...]  # why chunks were refused, or the arm was let go
 
     @classmethod
     def of(cls, group: str, result: EpisodeResult, messages: int = 3) -> 'Record':

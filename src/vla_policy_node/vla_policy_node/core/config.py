@@ -26,7 +26,10 @@ class ExecutorConfig:
     seam_overshoot: float = 0.01  # [rad] a seam that would carry a joint further on brakes harder
     max_lag: float = 0.5  # [s] how far the set-point may trail the chunk's schedule before it brakes
     joint_state_max_age: float = 0.2  # [s]
-    tracking_limit: float = 0.25  # [rad] further from its set-point than this, a joint is blocked or was moved
+    # [rad] a joint further from where it was sent than this is blocked or was moved. With crisp_controllers' 750 Nm/rad
+    # that is 75 Nm of push; in free motion the simulated arm stays within 0.015 rad.
+    tracking_limit: float = 0.1
+    tracking_delay: float = 0.1  # [s] by which the arm may follow late, see Tracking: damping over stiffness
     future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
 
@@ -41,6 +44,7 @@ class ExecutorConfig:
             'tool_speed_limit',
             'start_distance_limit',
             'tracking_limit',
+            'tracking_delay',
         ):
             if not getattr(self, name) > 0:
                 raise ValueError(f'{name} must be above 0, got {getattr(self, name)}')

@@ -22,6 +22,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
 from vla_policy_node.core.states import FAULTS, Hold, State, strength
+from vla_policy_node.core.tracking import Tracking
 
 if TYPE_CHECKING:  # a guard loads Pinocchio
     from vla_policy_node.kinematics.guard import Guard
@@ -71,6 +72,7 @@ class ChunkExecutor:
         self._seams = seams or Seams('latest')
         smoothing = max(self.config.smoothing_time, self.config.period)
         self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
+        self._tracking = Tracking(self.config.tracking_delay, self.config.period)
         self._faults: dict[Hold, str] = {}  # that stand, and their messages
         self._leaving = False  # to be inactive once at rest
         self._gripper: float | None = None
@@ -115,10 +117,10 @@ class ChunkExecutor:
                 f'the newest joint state is {age:.2f} s old, limit {self.config.joint_state_max_age} s: '
                 'is the robot still publishing, do the clocks agree (use_sim_time)?'
             )
-        for hold in (Hold.OPERATOR_STOP, Hold.JOINT_STATE_STALE):
+        for hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_STALE):
             self._faults.pop(hold, None)
         self._gripper = None
-        self._stand_at(self._measured)
+        self._let_go(self._measured)
         self._now, self._leaving = now, False
         self.state = State.HOLDING
         self._show_strongest()
@@ -135,8 +137,12 @@ class ChunkExecutor:
             self.fault(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
 
     def resume(self) -> bool:
-        """Take chunks again after an operator stop. False when there was none, or while the arm still brakes."""
-        return self.state is State.HOLDING and self._take_back(Hold.OPERATOR_STOP)
+        """Take chunks again after an operator stop, or a way that was blocked. False when there was neither, or while
+        the arm still brakes."""
+        if self.state is not State.HOLDING:
+            return False
+        blocked = self._take_back(Hold.BLOCKED)
+        return self._take_back(Hold.OPERATOR_STOP) or blocked
 
     def emergency_stop(self) -> None:
         """Brake and hold until `reset_emergency_stop`, whether active or not."""
@@ -159,7 +165,7 @@ class ChunkExecutor:
 
     def clear(self, hold: Hold) -> None:
         """This fault stands no more. Once at rest and with no other, the arm takes chunks of a new epoch."""
-        if hold in (Hold.OPERATOR_STOP, Hold.EMERGENCY_STOP):
+        if hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.EMERGENCY_STOP):
             raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
         self._take_back(hold)
 
@@ -223,6 +229,7 @@ class ChunkExecutor:
                 self._positions = positions
         if self.state is State.INACTIVE:
             return None
+        self._tracking.sent(self._positions)
         return SetPoint(self._positions.copy(), velocities, self._gripper)
 
     def preview(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -434,17 +441,21 @@ class ChunkExecutor:
             self._take_back(Hold.JOINT_STATE_STALE)
 
     def _watch_tracking(self) -> None:
-        """An arm that is not where it was sent is let go where it is, at once: braking would push on."""
-        error = self.tracking_error()
-        if error <= self.config.tracking_limit or Hold.JOINT_STATE_STALE in self._faults:
+        """An arm that is not where it was sent is let go where it is, at once: braking would push on. If that was on
+        its way, it stays there: the next chunk would push again."""
+        if self._measured is None or self._positions is None or Hold.JOINT_STATE_STALE in self._faults:
             return
-        assert self._positions is not None and self._measured is not None
-        joint = self.profile.joint_names[int(np.abs(self._positions - self._measured).argmax())]
-        self._stand_at(self._measured)
-        self._brake(
-            Hold.TRACKING_ERROR,
-            f'{joint} was {error:.2f} rad from its set-point: is it blocked, or was the arm moved by hand?',
-        )
+        away = self._tracking.away(self._measured)
+        joint = int(away.argmax())
+        if away[joint] <= self.config.tracking_limit:
+            return
+        where = f'{self.profile.joint_names[joint]} was {away[joint]:.2f} rad from where it was sent'
+        hold, message = Hold.TRACKING_ERROR, f'{where} while the arm was at rest: was it pushed, or moved by hand?'
+        if self.state is not State.HOLDING:
+            hold, message = Hold.BLOCKED, f'{where}: something is in the way; see to it, then call ~/resume'
+            self._faults[hold] = message
+        self._let_go(self._measured)
+        self._brake(hold, message)
         self._come_to_rest()
 
     def _brake(self, hold: Hold, message: str) -> None:
@@ -470,6 +481,11 @@ class ChunkExecutor:
             self._new_epoch()
         elif self.hold is Hold.NONE or (self.hold in FAULTS and self.hold not in self._faults):
             self._show_strongest()  # at the start, or cleared while it braked
+
+    def _let_go(self, measured: np.ndarray) -> None:
+        """The arm stands where it is, whatever it was sent before."""
+        self._stand_at(measured)
+        self._tracking.begin(np.array(measured, float))
 
     def _stand_at(self, positions: np.ndarray) -> None:
         self._positions = np.array(positions, float)

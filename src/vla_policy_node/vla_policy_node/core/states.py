@@ -32,6 +32,7 @@ class Hold(IntEnum):
     COMPETING_PUBLISHER = 14
     ROBOT_FAULT = 15
     CHUNK_STALE = 16
+    BLOCKED = 17
 
 
 # Reasons that stand until they are taken back: no chunk is taken meanwhile. Weakest first.
@@ -42,6 +43,7 @@ FAULTS = (
     Hold.CONTROLLER_MISSING,
     Hold.COMPETING_PUBLISHER,
     Hold.ROBOT_FAULT,
+    Hold.BLOCKED,
     Hold.OPERATOR_STOP,
     Hold.EMERGENCY_STOP,
 )
