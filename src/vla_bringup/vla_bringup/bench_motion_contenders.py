@@ -7,7 +7,7 @@ originals work, but are given straight lines between steps, so that no staircase
 import numpy as np
 
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, SetPoint, State
+from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, SetPoint, State
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import STRATEGIES, Seams
 
@@ -34,6 +34,7 @@ class _Baseline:
     interpolation = 'linear'
     epoch = 1
     seam_position = 0.0
+    hold = Hold.NONE  # they push on, whatever is in the way
 
     def __init__(self, profile: RobotProfile, period: float) -> None:
         self.profile, self.period = profile, period
