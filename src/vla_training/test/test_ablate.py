@@ -1,7 +1,9 @@
+import itertools
+
 import pytest
 
 from vla_training import ablate
-from vla_training.ablate import Result, runs, table
+from vla_training.ablate import Result, gain, runs, table
 from vla_training.recipe import Recipe
 
 STAGES = [
@@ -57,21 +59,39 @@ def test_every_run_gets_a_checkpoint(tokens_folder, tmp_path):
         ablate.evaluate(recipe(), tmp_path / 'elsewhere', tmp_path / 'none.yaml')
 
 
+def outcomes(good: int, of: int = 10) -> dict:
+    return {('press_button', 2_000_000 + i): i < good for i in range(of)}
+
+
 def test_the_table_pools_episodes_and_tells_the_spread_of_seeds(tmp_path):
     good = {'action': (2, 4), '+ text': (3, 5), '+ image': (6, 8), '+ both': (9, 9)}
-    results = [
-        Result(run, {'press_button': (good[run.variant][run.seed], 10)}) for run in runs(recipe(), tmp_path, seeds=2)
-    ]
+    results = [Result(run, outcomes(good[run.variant][run.seed])) for run in runs(recipe(), tmp_path, seeds=2)]
     head, rows = table(results)
     assert head[:2] == ['learned', 'press_button']
     assert [row[0] for row in rows] == ['action', '+ text', '+ image', '+ both']
     assert rows[0][1].startswith('30.0 % (') and rows[0][2] == '30.0 +- 14.1 %'
     assert rows[3][1].startswith('90.0 %') and rows[3][2] == '90.0 +- 0.0 %'
+    assert head[3].startswith('more than') and rows[0][3] == '' and rows[3][3].startswith('+60.0 (+')
 
 
 def test_the_table_has_the_errors_of_chunks_where_they_were_measured(tmp_path):
     made = runs(recipe(), tmp_path, seeds=2)
-    results = [Result(run, {'press_button': (1, 2)}, 0.010 + 0.002 * run.seed) for run in made]
+    results = [Result(run, outcomes(1, 2), 0.010 + 0.002 * run.seed) for run in made]
     head, rows = table(results)
     assert head[-1].startswith('error of chunks') and rows[0][-1] == '11.0 +- 1.4'
-    assert len(table([Result(run, {'press_button': (1, 2)}) for run in made])[0]) == len(head) - 1
+    assert len(table([Result(run, outcomes(1, 2)) for run in made])[0]) == len(head) - 1
+
+
+def test_a_gain_is_paired_by_scene_and_its_interval_covers_seeds_and_scenes(tmp_path):
+    run = runs(recipe(), tmp_path, seeds=1)[0]
+    tasks = ('press_button', 'stack_block')
+    scenes = list(itertools.product(tasks, range(2_000_000, 2_000_025)))
+
+    def result(offset):  # the same scenes are hard for everybody
+        return Result(run, {(task, seed): seed % 25 < 12 + offset for task, seed in scenes})
+
+    more, low, high = gain([result(5), result(5)], [result(0), result(0)], draws=500)
+    assert more == pytest.approx(20.0)
+    assert 5.0 < low < 20.0 < high < 35.0
+    assert gain([result(5), result(-5)], [result(0), result(0)], draws=500)[1] < -10.0  # seeds differ more than scenes
+    assert gain([result(0)] * 3, [result(0)] * 3, draws=100) == (0.0, 0.0, 0.0)

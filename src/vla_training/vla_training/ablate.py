@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -87,16 +88,19 @@ def _quiet() -> None:
 
 @dataclass(frozen=True)
 class Result:
-    """Closed-loop success of one run: (successes, episodes) by task; and how far its chunks are from the wanted."""
+    """Closed-loop success of one run by (task, seed of the scene); and how far its chunks are from the wanted."""
 
     run: Run
-    tasks: dict[str, tuple[int, int]]
+    scenes: dict[tuple[str, int], bool]
     error: float | None = None  # [rad] mean over joints, steps and recorded frames; None: not measured
+
+    def of(self, task: str) -> list[bool]:
+        return [success for (name, _), success in self.scenes.items() if name == task]
 
     @property
     def rate(self) -> float:
-        """Mean over the tasks."""
-        return mean(good / n for good, n in self.tasks.values())
+        """Mean over the tasks, which have as many scenes each."""
+        return mean(self.scenes.values())
 
 
 def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
@@ -120,14 +124,10 @@ def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episod
         into = run.folder / 'evaluation'
         records = drive(run.folder / 'checkpoint', into, robot, episodes=episodes, contrasts=0, dataset=dataset,
                         processes=processes, console=Console(quiet=True), **options)  # fmt: skip
-        tasks: dict[str, tuple[int, int]] = {}
-        for record in records:
-            good, n = tasks.get(record.task, (0, 0))
-            tasks[record.task] = good + record.success, n + 1
         error = None
         if dataset is not None:
             error = json.loads((into / 'results.json').read_text())['measures']['On recorded frames'][ERROR]
-        results.append(Result(run, tasks, error))
+        results.append(Result(run, {(r.task, r.seed): r.success for r in records}, error))
         console.print(f'{run.variant}, seed {run.seed}: {100 * results[-1].rate:.0f} %')
     head, rows = table(results)
     shown = Table(*head, title=f'{seeds} seeds, {episodes} held-out episodes per task and seed')
@@ -139,22 +139,44 @@ def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episod
 
 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, and over the seeds."""
+    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, over the seeds, and how
+    much more than with actions alone that is."""
     from vla_training.evaluate_records import Share
 
-    names = list(results[0].tasks)
+    names = list(dict.fromkeys(task for task, _ in results[0].scenes))
+    alone = [r for r in results if r.run.variant == 'action']
     rows = []
     for variant in VARIANTS:
         chosen = [r for r in results if r.run.variant == variant]
         cells = []
         for task in names:
-            good, n = (sum(column) for column in zip(*(r.tasks[task] for r in chosen), strict=True))
-            cells.append(str(Share(good, n)))
+            successes = [success for r in chosen for success in r.of(task)]
+            cells.append(str(Share(sum(successes), len(successes))))
         rates = [100 * r.rate for r in chosen]
+        cells.append(f'{_with_spread(rates)} %')
+        cells.append('{:+.1f} ({:+.1f} to {:+.1f})'.format(*gain(chosen, alone)) if variant != 'action' else '')
         errors = [1000 * r.error for r in chosen if r.error is not None]
-        rows.append([variant, *cells, f'{_with_spread(rates)} %', *([_with_spread(errors)] if errors else [])])
-    head = ['learned', *names, 'mean over tasks +- deviation over seeds']
+        rows.append([variant, *cells, *([_with_spread(errors)] if errors else [])])
+    head = ['learned', *names, 'mean over tasks +- deviation over seeds', 'more than action alone [points]']
     return head + ['error of chunks [mrad] +- the same'] * any(r.error is not None for r in results), rows
+
+
+def gain(these: list[Result], those: list[Result], draws: int = 10_000) -> tuple[float, float, float]:
+    """Percentage points by which these succeed more often than those in the same scenes, and 95 % of its bootstrap.
+
+    Each draw takes as many seeds of either, and as many scenes of each task, the same ones for both.
+    """
+    scenes = sorted(these[0].scenes)
+    a, b = (np.array([[r.scenes[scene] for scene in scenes] for r in group], float) for group in (these, those))
+    rng, tasks = np.random.default_rng(0), np.array([task for task, _ in scenes])
+    found = []
+    for _ in range(draws):
+        columns = np.concatenate(
+            [rng.choice(np.flatnonzero(tasks == task), sum(tasks == task)) for task in np.unique(tasks)]
+        )
+        drawn = [g[rng.integers(len(g), size=len(g))][:, columns].mean() for g in (a, b)]
+        found.append(drawn[0] - drawn[1])
+    return 100 * (a.mean() - b.mean()), *(100 * np.quantile(found, (0.025, 0.975)))
 
 
 def _with_spread(values: Sequence[float]) -> str:
@@ -168,6 +190,6 @@ def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, 
     lines += [
         f'{seeds} seeds; {episodes} held-out episodes per task and seed, the same for all; {recipe.batch} chunks in '
         f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. In brackets: 95 % intervals (Wilson), all '
-        'seeds together.'
+        'seeds together; of the differences, bootstrapped over seeds and scenes.'
     ]
     return '\n'.join(['# What plans and images add', '', *lines, ''])
