@@ -139,8 +139,8 @@ def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episod
 
 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, over the seeds, and how
-    much more than with actions alone that is."""
+    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, over the seeds, and by
+    how much that is more than with actions alone."""
     from vla_training.evaluate_records import Share
 
     names = list(dict.fromkeys(task for task, _ in results[0].scenes))
