@@ -430,6 +430,19 @@ def test_a_new_activation_goes_on_after_a_blocked_way():
     assert rig.core.accepting
 
 
+def test_a_robot_that_stops_by_itself_is_no_obstacle():
+    rig = Rig()
+    rig.ingest(positions=ramp(0.0, 0.5, 40))
+    rig.run(0.5)
+    rig.core.fault(Hold.ROBOT_FAULT, 'reflex')
+    rig.core.observe(np.full(DOF, -1.0), rig.now)
+    rig.core.step(rig.now + 10 * MS)
+    assert (rig.core.state, rig.core.hold, rig.core.message) == (State.HOLDING, Hold.ROBOT_FAULT, 'reflex')
+    rig.core.clear(Hold.ROBOT_FAULT)
+    assert rig.core.hold is Hold.BLOCKED  # still for a person to look at
+    assert rig.core.resume()
+
+
 def test_an_arm_that_is_pushed_at_rest_gives_way():
     rig = Rig().run(0.5)
     pushed = np.array([0.15, 0.0, 0.0])

@@ -40,10 +40,10 @@ FAULTS = (
     Hold.CHUNK_STALE,
     Hold.JOINT_STATE_STALE,
     Hold.JOINT_STATE_MISSING,
+    Hold.BLOCKED,  # weaker than what may be its cause
     Hold.CONTROLLER_MISSING,
     Hold.COMPETING_PUBLISHER,
     Hold.ROBOT_FAULT,
-    Hold.BLOCKED,
     Hold.OPERATOR_STOP,
     Hold.EMERGENCY_STOP,
 )
