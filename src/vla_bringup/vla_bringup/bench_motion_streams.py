@@ -102,7 +102,7 @@ def make_stream(
     """
     if source not in SOURCES:
         raise ValueError(f'source {source!r}: must be one of {", ".join(SOURCES)}')
-    every, committed = max(1, int(np.ceil(delay / PERIOD - 1e-9))), Committed()
+    every, committed = max(1, int(np.ceil(delay / PERIOD - 1e-9))), Committed(away=np.inf)
     stride = round(grid.dt / STEP)
     steps = slice(stride - 1, stride * grid.horizon, stride)
     if stride * grid.horizon > AHEAD:
@@ -115,7 +115,7 @@ def make_stream(
             error = model_error(grid, said.positions.shape[1], np.random.default_rng([seed, recording.seed, k]))
             said = replace(said, positions=said.positions + error)
         if source == 'inpainted':
-            said = continued(said, committed.steps(t_ref, epoch=1))
+            said = continued(said, committed.steps(t_ref, 1, recording.start))
             committed.sent(len(chunks), said, t_ref, 1, delay)
         chunks.append(
             StampedChunk(

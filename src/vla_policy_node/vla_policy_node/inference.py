@@ -181,7 +181,9 @@ class Inference:
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
             observation = to_observation(aligned, assignment.instruction)
-            under_way = self._committed.steps(aligned.t_ref, epoch) if self._committed is not None else None
+            under_way = None
+            if self._committed is not None:
+                under_way = self._committed.steps(aligned.t_ref, epoch, observation.positions)
             chunk = self._policy.act(observation, under_way)
             check_chunk(chunk, self._dof)
             taken = time.perf_counter() - start

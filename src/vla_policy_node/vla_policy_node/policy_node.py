@@ -131,7 +131,7 @@ class PolicyNode(SafeLifecycleNode):
         )
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._committed = Committed()
+        self._committed = Committed(away=p.inpaint_away)
         self._inference = Inference(
             policy,
             p.profile.dof,

@@ -8,7 +8,7 @@ from rclpy.parameter import Parameter
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.observe.cadence import RATE
-from vla_policy_node.observe.committed import INPAINT
+from vla_policy_node.observe.committed import AWAY, INPAINT
 from vla_policy_node.observe.streams import GRIPPER, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
@@ -29,6 +29,7 @@ class PolicyParameters:
     joint_max_age: float
     rate: float
     inpaint: str
+    inpaint_away: float
     instruction_max_length: int
     instruction_change: str
     model: str
@@ -102,6 +103,14 @@ class PolicyParameters:
                 'whether the model is given the steps that the arm is about to do, and goes on from them; auto: where '
                 'the checkpoint has learned it',
                 choices=INPAINT,
+            ),
+            inpaint_away=declare(
+                node,
+                'inpaint_away',
+                AWAY,
+                'the model is not given these steps while a joint is further than this from where they have it [rad]',
+                low=0.01,
+                high=7.0,
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000

@@ -128,7 +128,9 @@ class PolicyDriver:
             gripper=world.gripper_opening,
             instruction=world.instruction,
         )
-        under_way = self.committed.steps(world.time_ns, epoch=0) if self.committed is not None else None
+        under_way = None
+        if self.committed is not None:
+            under_way = self.committed.steps(world.time_ns, 0, self.seen.positions)
         try:
             chunk = self.policy.act(self.seen, under_way)
         except ValueError as error:  # an arm far out of the model's range, say

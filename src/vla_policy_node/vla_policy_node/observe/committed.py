@@ -14,6 +14,7 @@ from vla_model.types import Chunk
 from vla_policy_node.core.path import ChunkPath
 
 NS = 1_000_000_000
+AWAY = 0.1  # [rad] an arm further than this from where a chunk has it does not follow that chunk
 INPAINT = ('auto', 'always', 'never')  # whether a model is given what is under way
 
 
@@ -35,8 +36,9 @@ class _Sent:
 class Committed:
     """The newest chunks sent, which of them the arm follows, and how late they have been of late."""
 
-    def __init__(self, window: int = 10) -> None:
-        """window: of the newest delays, of which the longest counts (RTC's)."""
+    def __init__(self, window: int = 10, away: float = AWAY) -> None:
+        """window: of the newest delays, of which the longest counts (RTC's). away: see `steps`."""
+        self._away = away
         self._delays: deque[float] = deque(maxlen=window)  # [s]
         self._sent: deque[_Sent] = deque(maxlen=window)
         self._taken: int | None = None  # sequence of the chunk that the arm goes on with, as a newer one was refused
@@ -60,11 +62,13 @@ class Committed:
         """[s] until a chunk arrives, as it must be expected; 0 before the first one."""
         return max(self._delays, default=0.0)
 
-    def steps(self, t_ref: int, epoch: int) -> Chunk | None:
+    def steps(self, t_ref: int, epoch: int, measured: np.ndarray) -> Chunk | None:
         """The first steps of a chunk for t_ref [ns] that will be over, or under way, when it arrives.
 
         On the new chunk's grid, step i due at t_ref + (i + 1) dt; at most half a horizon, which is what models are
-        trained with. None: nothing is under way.
+        trained with. None: nothing is under way, or a joint of `measured` (dof,) [rad], the arm at t_ref, is further
+        than `away` from where the old chunk has it. The executor keeps limits that chunks do not know, so the arm may
+        be behind; a model that goes on from steps far ahead of it asks for ones that are further ahead, and so on.
         """
         found = next((s for s in reversed(self._sent) if self._taken is None or s.sequence == self._taken), None)
         if found is None or not self.followed or epoch != found.epoch or t_ref <= found.t_ref:
@@ -77,6 +81,8 @@ class Committed:
         if not len(due):
             return None
         path = ChunkPath(old.positions, old.dt)
+        if np.abs(path.sample(np.array([max(since, old.dt)]))[0][0] - measured).max() > self._away:
+            return None
         index = np.clip(np.floor(due / old.dt + 1e-6).astype(int) - 1, 0, horizon - 1)
         gripper = old.gripper[index] if old.gripper.size else old.gripper
         return Chunk(path.sample(due)[0], gripper, old.dt)
