@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -1102,6 +1103,11 @@ def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_f
     prefix = policy.prefixes[-1]
     assert 1 <= len(prefix.positions) <= 2 and prefix.dt == 0.05
     assert np.allclose(prefix.positions, policy.seen[-1].positions)  # of a policy that stays where it is
+    policy.spoil = lambda chunk: replace(chunk, positions=chunk.positions + 0.2)
+    world.wait(lambda: policy.prefixes[-1] is None, 'an arm that is not where the chunk has it does not follow it')
+    assert world.status[-1].code == S.OK
+    policy.spoil = None
+    world.wait(lambda: policy.prefixes[-1] is not None, 'what is under way again')
     status = ExecutorStatus(
         epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name(), sequence=0,
         last_verdict=ExecutorStatus.REJECT_OUT_OF_LIMITS,
