@@ -102,7 +102,7 @@ def profile_page() -> str:
         '', '## `robot`', '',
     ]  # fmt: skip
     rows = [
-        (f'`{f.name}`', _kind(f.type), 'yes' if f.default is MISSING else '', ABOUT[f.name], *(
+        (f'`{f.name}`', 'six floats' if f.name == 'workspace' else _kind(f.type), 'yes' if f.default is MISSING else '', ABOUT[f.name], *(
             _shown(v['robot'].get(f.name)) for v in values.values()
         ))
         for f in fields(RobotProfile)

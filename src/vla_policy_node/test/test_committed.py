@@ -103,6 +103,58 @@ def test_a_model_that_goes_on_from_where_the_arm_is_not_cannot_run_away():
     assert max(ahead) < 0.1 + 0.1 + 1e-9  # away, and one step
 
 
+def waits_then_goes(arm):
+    """Two steps of rest, then half a radian: what a model without memory says at each look at a hand that closes."""
+    positions = np.tile(arm, (8, 1))
+    positions[2:, 0] += 0.5 * np.arange(1, 7) / 6
+    return Chunk(positions, np.zeros(8), 0.2)
+
+
+def looks(committed, seconds, moves=lambda k, arm: arm, refused=False):
+    """Five looks a second at an arm that does moves(look, arm); those at which it was looked at."""
+    arm, found = np.zeros(7), []
+    for k in range(round(seconds * 5)):
+        arm = moves(k, arm)
+        if not committed.carries_out(200 * k * MS, 1, arm):
+            found.append(k)
+            committed.sent(k + 1, waits_then_goes(arm), 200 * k * MS, 1, 0.08)
+            committed.heard(1 if refused else k + 1, refused)
+    return found
+
+
+def test_an_arm_that_waits_for_ever_carries_its_chunk_out():
+    # A horizon has 8 looks; the fourth in a row that finds it stuck is the first that is left out. The chunk of the
+    # look before is followed to its half, 0.8 s, then the arm is judged anew, a horizon later.
+    assert looks(Committed(), 6.0) == [*range(11), *range(14, 25), 28, 29]
+
+
+def test_an_arm_that_gets_where_its_chunks_lead_is_looked_at_always():
+    assert looks(Committed(), 5.0, moves=lambda k, arm: arm + 0.03) == list(range(25))  # 0.24 of 0.5 rad in a horizon
+    assert looks(Committed(stagnation=0), 5.0) == list(range(25))
+    slow = looks(Committed(), 5.0, moves=lambda k, arm: arm + 0.01)
+    assert slow != list(range(25))
+    assert looks(Committed(stagnation=0.1), 5.0, moves=lambda k, arm: arm + 0.01) == list(range(25))
+
+
+def test_an_arm_is_looked_at_when_its_chunk_is_not_what_it_does():
+    assert looks(Committed(), 5.0, refused=True) == list(range(25))
+    shadow = Committed()
+    shadow.followed = False
+    assert looks(shadow, 5.0) == list(range(25))
+    stuck = Committed()
+    looks(stuck, 2.4)
+    assert stuck.carries_out(2_400 * MS, 1, np.zeros(7))
+    assert not stuck.carries_out(2_400 * MS, 2, np.zeros(7))  # it was stopped in between
+    assert not stuck.carries_out(2_400 * MS, 1, np.zeros(7))
+
+
+def test_an_arm_that_is_to_stay_is_looked_at():
+    committed = Committed()
+    for k in range(25):
+        assert not committed.carries_out(200 * k * MS, 1, np.zeros(7))
+        committed.sent(k + 1, Chunk(np.full((8, 7), 0.05), np.zeros(8), 0.2), 200 * k * MS, 1, 0.08)
+
+
 def test_a_gripper_that_is_not_there():
     chunk = Chunk(ramp().positions, np.zeros(0), 0.1)
     assert sent(0.08, chunk).steps(1_100 * MS, 1, on_ramp(1_100)).gripper.shape == (0,)

@@ -1,6 +1,7 @@
 """The guard on the Panda: it knows where the arm is, what is near, and stops it on its path before."""
 
 import re
+from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
 
@@ -14,7 +15,8 @@ from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig, Hold, S
 from vla_policy_node.core.profile import RobotProfile  # noqa: E402
 from vla_policy_node.kinematics.guard import Guard, GuardConfig, Obstacle  # noqa: E402
 
-PANDA = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
+ROBOT = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
+PANDA = replace(ROBOT, workspace=None)
 _URDF = next(f for f in files('example-robot-data') if str(f).endswith('panda_description/urdf/panda.urdf'))
 FOLDER = Path(str(_URDF.locate())).resolve().parents[4]
 URDF = _URDF.read_text()
@@ -23,8 +25,9 @@ MS = 1_000_000
 DOWN = np.array([0, 0.3, 0, 0, 0, 0.3, 0])  # [rad/s] the hand sinks
 
 
-def make(obstacles=(), **config) -> Guard:
-    guard = Guard.from_urdf(URDF, PANDA, GuardConfig(**config), SRDF, [FOLDER])
+def make(obstacles=(), workspace=None, **config) -> Guard:
+    profile = PANDA if workspace is None else replace(PANDA, workspace=np.array(workspace, float))
+    guard = Guard.from_urdf(URDF, profile, GuardConfig(**config), SRDF, [FOLDER])
     guard.set_obstacles(list(obstacles))
     return guard
 
@@ -106,7 +109,7 @@ def test_the_tool_keeps_its_speed_limit():
     ('config', 'blocked', 'hold', 'words'),
     [
         ({'planes': ((0, 0, 1, 0.3),)}, False, Hold.WORKSPACE, 'finger.* plane'),
-        ({'tool_box': (-1, -1, 0.35, 1, 1, 2)}, False, Hold.WORKSPACE, 'tool .*tool_box lower z'),
+        ({'workspace': (-1, -1, 0.35, 1, 1, 2)}, False, Hold.WORKSPACE, 'tool .*workspace lower z'),
         ({'link_box': (-1, -1, 0.3, 1, 1, 2)}, False, Hold.WORKSPACE, 'link_box lower z'),
         ({}, True, Hold.COLLISION_AHEAD, 'ball'),
     ],
@@ -298,7 +301,7 @@ def test_links_without_geometry_are_named():
     ('config', 'message'),
     [
         ({'planes': ((0, 0, 0, 1),)}, 'plane'),
-        ({'tool_box': (0, 0, 0, 1, 1, 0)}, 'tool_box'),
+        ({'link_box': (0, 0, 0, 1, 1, 0)}, 'link_box'),
         ({'self_margin': -0.1}, 'self_margin'),
         ({'resolution': 0.0}, 'resolution'),
     ],

@@ -1,5 +1,6 @@
 """Tool poses to joint positions on the Panda, and chunks of end-effector models."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -146,6 +147,17 @@ def test_relative_poses_all_count_from_the_observation(kinematics):
         there, turned, _ = kinematics(q)
         np.testing.assert_allclose(there - at, action[:3], atol=1e-4)
         np.testing.assert_allclose(rotation_vector(turned @ rotation.T), action[3:6], atol=1e-3)
+
+
+def test_poses_out_of_the_workspace_are_moved_onto_its_sides(kinematics):
+    at, _, _ = kinematics(HOME)
+    low, high = at - np.array([1.0, 1.0, 0.05]), at + np.array([0.03, 1.0, 1.0])
+    said = np.linspace(0, 1, 8)[:, None] * [0.08, 0.02, -0.1, 0.0, 0.0, 0.2, 0.0]
+    profile = replace(PROFILE, workspace=np.concatenate([low, high]))
+    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, profile).act(seen())
+    for q, action in zip(chunk.positions, said, strict=True):
+        wanted = np.clip(at + action[:3], low + 0.003, high - 0.003)
+        np.testing.assert_allclose(kinematics(q)[0], wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(

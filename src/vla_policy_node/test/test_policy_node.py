@@ -1121,6 +1121,21 @@ def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_f
     world.wait(lambda: policy.prefixes[-1] is None, 'nothing is under way any more')
 
 
+def test_an_arm_that_is_to_carry_its_chunk_out_is_not_looked_at(start):
+    policy = FakePolicy()
+    world, node = start(policy, rate=10.0)
+    activate(world)
+    world.look()
+    world.say('go')
+    world.new_chunks(2)
+    asked = []
+    node._committed.carries_out = lambda t_ref, *_: asked.append(t_ref) or True
+    world.wait(lambda: len(asked) > 5, 'it asks whether to look')
+    assert policy.seen[-1].t_ref < asked[0]
+    node._committed.carries_out = lambda *_: False
+    world.new_chunks(2)
+
+
 def test_a_new_instruction_takes_back_the_plan_of_the_old_one(start):
     policy = FakePolicy()
     world, _ = start(policy, rate=10.0, plan_rate=5.0)

@@ -28,9 +28,7 @@ def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
         values = [float(v) for v in declare(node, f'guard.{name}', _ANYWHERE, about + ' [m]; one number: none')]
         return [] if len(values) == 1 else values
 
-    def box(name: str, of: str) -> tuple | None:
-        return tuple(numbers(name, f'where {of} may be in the base frame: lower x, y, z, upper x, y, z')) or None
-
+    box = numbers('link_box', 'where every moving link may be in the base frame: lower x, y, z, upper x, y, z')
     planes = numbers('planes', 'half-spaces in the base frame, x, y, z, d each: tool and links stay where n p >= d')
     if len(planes) % 4:
         raise ValueError(f'guard.planes has {len(planes)} numbers: must be four for each plane, x, y, z and d')
@@ -39,8 +37,7 @@ def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
         self_margin=length('self_margin', 'that links keep from one another'),
         obstacle_margin=length('obstacle_margin', 'that links keep from obstacles'),
         planes=tuple(tuple(planes[i : i + 4]) for i in range(0, len(planes), 4)),  # type: ignore[arg-type, misc]
-        tool_box=box('tool_box', 'the tool'),
-        link_box=box('link_box', 'every moving link'),
+        link_box=tuple(box) or None,  # type: ignore[arg-type]
         workspace_margin=length('workspace_margin', 'to be kept from planes and sides of boxes'),
         resolution=declare(
             node, 'guard.resolution', default.resolution,

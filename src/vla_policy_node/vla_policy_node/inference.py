@@ -100,7 +100,8 @@ class Inference:
     failed: told of every exception of the model, which is tried again after `retry` seconds.
     schedule: what to do in the gaps; its owners are what `assignment` returns.
     rate [Hz]: most inferences per second of observation time.
-    committed: what is under way, which the model is given to go on from; None: it is not. `deliver` tells it.
+    committed: what is under way, and whether to look; None: always. `deliver` tells it.
+    inpaint: the model is given what is under way, to go on from.
     """
 
     def __init__(
@@ -115,9 +116,11 @@ class Inference:
         schedule: Schedule,
         rate: float,
         committed: Committed | None = None,
+        inpaint: bool = False,
         retry: float = 1.0,
     ) -> None:
-        self._policy, self._dof, self._schedule, self._committed = policy, dof, schedule, committed
+        self._policy, self._dof, self._schedule = policy, dof, schedule
+        self._committed, self._inpaint = committed, inpaint
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
         self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
@@ -177,12 +180,14 @@ class Inference:
             self._cadence.restart()
         if not self._cadence.due(aligned.t_ref):
             return
+        if self._committed is not None and self._committed.carries_out(aligned.t_ref, epoch, aligned.values[JOINTS][0]):
+            return
         self._cadence.last = aligned.t_ref
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
             observation = to_observation(aligned, assignment.instruction)
             under_way = None
-            if self._committed is not None:
+            if self._inpaint and self._committed is not None:
                 under_way = self._committed.steps(aligned.t_ref, epoch, observation.positions)
             chunk = self._policy.act(observation, under_way)
             check_chunk(chunk, self._dof)

@@ -131,7 +131,7 @@ class PolicyNode(SafeLifecycleNode):
         )
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._committed = Committed(away=p.inpaint_away)
+        self._committed = Committed(away=p.inpaint_away, stagnation=p.stagnation)
         self._inference = Inference(
             policy,
             p.profile.dof,
@@ -141,7 +141,8 @@ class PolicyNode(SafeLifecycleNode):
             failed=self._inference_failed,
             schedule=foresight.schedule,
             rate=p.rate,
-            committed=self._committed if gives(p.inpaint, policy.config.inpaints) else None,
+            committed=self._committed,
+            inpaint=gives(p.inpaint, policy.config.inpaints),
         )
         self._lockstep = Lockstep(self) if p.lockstep else None
         self._observer = Observer(self, p, self._on_image, self._lockstep)

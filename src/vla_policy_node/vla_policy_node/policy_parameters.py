@@ -8,7 +8,7 @@ from rclpy.parameter import Parameter
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.observe.cadence import RATE
-from vla_policy_node.observe.committed import AWAY, INPAINT
+from vla_policy_node.observe.committed import AWAY, INPAINT, STAGNATION
 from vla_policy_node.observe.streams import GRIPPER, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
@@ -30,6 +30,7 @@ class PolicyParameters:
     rate: float
     inpaint: str
     inpaint_away: float
+    stagnation: float
     instruction_max_length: int
     instruction_change: str
     model: str
@@ -111,6 +112,15 @@ class PolicyParameters:
                 'the model is not given these steps while a joint is further than this from where they have it [rad]',
                 low=0.01,
                 high=7.0,
+            ),
+            stagnation=declare(
+                node,
+                'stagnation',
+                STAGNATION,
+                'an arm that has gone less than this share of the way that its chunk of a horizon ago led carries out '
+                'half of the newest one before the model looks again; 0: never',
+                low=0.0,
+                high=0.9,
             ),
             instruction_max_length=declare(
                 node, 'instruction_max_length', 200, 'longer instructions are refused [characters]', low=1, high=10000

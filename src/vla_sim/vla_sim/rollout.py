@@ -94,7 +94,7 @@ class PolicyDriver:
     ) -> None:
         """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
         observation stands for to the chunk's arrival at the executor. inpaint: the policy is given what is under way,
-        see Committed. Raises ValueError where they do not fit.
+        see Committed, which also says when to look. Raises ValueError where they do not fit.
         """
         self.policy, self.cameras = policy, cameras
         self.period, self.latency = round(period * 1000 / TICK), round(latency * 1000 / TICK)
@@ -107,7 +107,7 @@ class PolicyDriver:
         self._forget()
 
     def _forget(self) -> None:
-        self.committed = Committed() if self._inpaint else None
+        self.committed = Committed()
         self._sequence = self._taken = 0  # of the newest chunk, and of the newest that was taken
 
     def begin(self, world: World) -> None:
@@ -116,10 +116,11 @@ class PolicyDriver:
 
     def told(self, sequence: int, taken: bool) -> None:
         self._taken = sequence if taken else self._taken
-        if self.committed is not None:
-            self.committed.heard(self._taken, refused=not taken)
+        self.committed.heard(self._taken, refused=not taken)
 
     def look(self, world: World) -> Answer:
+        if self.committed.carries_out(world.time_ns, 0, world.joint_positions):
+            return Answer(None)
         self.seen = Observation(
             t_ref=world.time_ns,
             images=self.cameras.render(world.snapshot()),
@@ -128,16 +129,13 @@ class PolicyDriver:
             gripper=world.gripper_opening,
             instruction=world.instruction,
         )
-        under_way = None
-        if self.committed is not None:
-            under_way = self.committed.steps(world.time_ns, 0, self.seen.positions)
+        under_way = self.committed.steps(world.time_ns, 0, self.seen.positions) if self._inpaint else None
         try:
             chunk = self.policy.act(self.seen, under_way)
         except ValueError as error:  # an arm far out of the model's range, say
             return Answer(None, message=str(error))
         self._sequence += 1
-        if self.committed is not None:
-            self.committed.sent(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
+        self.committed.sent(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
         return Answer(chunk)
 
 

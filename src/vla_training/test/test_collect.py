@@ -96,6 +96,22 @@ def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
     assert all(np.abs(q - expert.profile.home).max() > 0.1 for q in begun) and np.abs(begun[0] - begun[1]).max() > 0.1
 
 
+def test_an_arm_begins_over_what_is_named_turned_any_way(stage):
+    world, _, expert = stage
+    turns, far = [], []
+    for seed in range(20):
+        world.reset(seed)
+        begin_away(world, expert, Away.over(), np.random.default_rng(seed))
+        (x, y, z), rotation = world.tool_pose()
+        named = world.objects()[world.episode.goal.object][0]
+        far.append(np.hypot(x - named[0], y - named[1]))
+        w, i, j, k = rotation  # of the tool's x axis, seen from above
+        turns.append(np.arctan2(2 * (i * j + w * k), 1 - 2 * (j * j + k * k)) - np.arctan2(y, x))
+        assert z < 0.35
+    assert np.median(far) < 0.05 and max(far) < 0.15
+    assert min(turns) < -0.8 and max(turns) > 0.8
+
+
 class Sideways:
     """A policy that turns the base and looks at nothing."""
 

@@ -24,7 +24,7 @@ from vla_sim.expert import Expert, ExpertStep
 from vla_sim.kinematics import IKError, rotation_matrix, tool_down
 from vla_sim.rollout import PolicyDriver, run_episode
 from vla_sim.scene import CAMERAS
-from vla_sim.tasks import X_RANGE, Y_RANGE
+from vla_sim.tasks import X_RANGE, Y_RANGE, parse_instruction
 from vla_sim.world import World
 from vla_training.features import (
     ACTION,
@@ -81,14 +81,24 @@ class Away:
     height: tuple[float, float] = (0.06, 0.42)  # [m] of the tool above the table; low ones are likelier
     yaw: float = 0.5  # [rad] standard deviation, from where the tool faces away from the base
     tilt: float = 0.08  # [rad] standard deviation about each axis
+    named: bool = False  # near ones begin over what the instruction names first, not over any prop
+
+    @classmethod
+    def over(cls) -> 'Away':
+        """Close over what is to be gripped, the hand turned any way. The expert's hand is turned right long before it
+        is there, so who learns from that alone learns that a hand close to a thing needs no turning, however it lies.
+        """
+        return cls(share=1.0, near=1.0, spread=0.025, height=(0.045, 0.3), yaw=1.0, named=True)
 
 
 def begin_away(world: World, expert: Expert, away: Away, rng: np.random.Generator) -> None:
     """Puts the arm where an episode begins that does not begin at home; leaves it there where nothing is found."""
+    goal = parse_instruction(world.instruction)
     for _ in range(20):
         place = rng.uniform((X_RANGE[0] - 0.05, Y_RANGE[0]), (X_RANGE[1], Y_RANGE[1]))
         if rng.random() < away.near:
-            prop = world.episode.placements[rng.integers(len(world.episode.placements))]
+            props = [p for p in world.episode.placements if not away.named or p.name == goal.object]
+            prop = props[rng.integers(len(props))]
             place = np.array([prop.x, prop.y]) + rng.normal(0.0, away.spread, 2)
         low, high = away.height
         height = low + (high - low) * rng.random() ** 2

@@ -27,6 +27,9 @@ class RobotProfile:
     gripper_joint_names: tuple[str, ...]  # their positions add up to the opening; empty: no gripper
     gripper_max_opening: float  # [m]
     tool_speed: float  # [m/s] largest speed of the tool frame
+    # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. A guard holds the arm there; poses that
+    # a model asks for are moved onto its sides.
+    workspace: np.ndarray | None = None
     # Velocity limits that fall towards the ends of the position range, as the FR3 has them; all four or none. Upwards
     # v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (end_upper - q)))), downwards alike with q - end_lower.
     velocity_deceleration: np.ndarray | None = None  # [rad/s^2]
@@ -40,13 +43,16 @@ class RobotProfile:
             raise ValueError(f'robot.joint_names must be distinct and not empty, got {list(self.joint_names)}')
         for f in fields(self):
             value = getattr(self, f.name)
-            if isinstance(value, np.ndarray) and (value.shape != (dof,) or not np.isfinite(value).all()):
-                raise ValueError(f'robot.{f.name} needs {dof} finite numbers, one per joint, got {value.tolist()}')
+            size, each = (6, 'two corners') if f.name == 'workspace' else (dof, 'one per joint')
+            if isinstance(value, np.ndarray) and (value.shape != (size,) or not np.isfinite(value).all()):
+                raise ValueError(f'robot.{f.name} needs {size} finite numbers, {each}, got {value.tolist()}')
         if not (self.position_lower < self.position_upper).all():
             raise ValueError('robot.position_lower must be below robot.position_upper for every joint')
         for name in ('velocity', 'acceleration', 'jerk', 'tool_speed'):
             if not (getattr(self, name) > 0 if name == 'tool_speed' else (getattr(self, name) > 0).all()):
                 raise ValueError(f'robot.{name} must be above zero')
+        if self.workspace is not None and not (self.workspace[:3] < self.workspace[3:]).all():
+            raise ValueError(f'robot.workspace {self.workspace.tolist()}: must be lower x, y, z, then upper x, y, z')
         given = [n for n in _LAW if getattr(self, n) is not None]
         if len(given) not in (0, len(_LAW)):
             raise ValueError(f'robot.{", ".join(given)} given, but not all of {", ".join(_LAW)}: give all or none')

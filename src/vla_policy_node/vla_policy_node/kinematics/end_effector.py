@@ -19,6 +19,8 @@ from vla_model.types import Chunk, Observation
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 
+_INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the tool goes a little further out
+
 
 class EndEffectorPolicy:
     """A policy with end-effector actions as one with joint set-points; all but `act` is the model's own.
@@ -119,6 +121,8 @@ def to_actions(kinematics: Kinematics, robot: RobotInterface, origin: np.ndarray
 def _reach(
     kinematics: Kinematics, profile: RobotProfile, start: np.ndarray, moves: np.ndarray, turns: np.ndarray
 ) -> np.ndarray:
+    if profile.workspace is not None:  # a table a few mm lower than the model thinks must not stop the arm
+        moves = np.clip(moves, profile.workspace[:3] + _INSIDE, profile.workspace[3:] - _INSIDE)
     return follow(kinematics, moves, turns, start, profile.position_lower, profile.position_upper)
 
 

@@ -35,8 +35,9 @@ class GuardConfig:
     self_margin: float = 0.01  # [m] that links keep from one another
     obstacle_margin: float = 0.02  # [m] that links keep from obstacles
     planes: tuple[tuple[float, float, float, float], ...] = ()  # (x, y, z, d): tool and links stay where n p >= d [m]
-    tool_box: tuple[float, float, float, float, float, float] | None = None  # lower x, y, z, upper x, y, z [m]
-    link_box: tuple[float, float, float, float, float, float] | None = None  # same for all moving links
+    link_box: tuple[float, float, float, float, float, float] | None = (
+        None  # moving links: lower x, y, z, upper x, y, z
+    )
     workspace_margin: float = 0.0  # [m] to be kept from planes and sides of boxes
     resolution: float = 0.005  # [m] that no point of the arm moves further between two looks, where it is that close
 
@@ -49,10 +50,9 @@ class GuardConfig:
         for plane in self.planes:
             if len(plane) != 4 or not np.isfinite(plane).all() or not np.linalg.norm(plane[:3]) > 1e-6:
                 raise ValueError(f'guard plane {plane}: must be four numbers, a normal x, y, z and a distance d')
-        for name in ('tool_box', 'link_box'):
-            box = getattr(self, name)
-            if box is not None and (len(box) != 6 or not (np.array(box[:3]) < np.array(box[3:])).all()):
-                raise ValueError(f'guard {name} {box}: must be lower x, y, z, then upper x, y, z')
+        box = self.link_box
+        if box is not None and (len(box) != 6 or not (np.array(box[:3]) < np.array(box[3:])).all()):
+            raise ValueError(f'guard link_box {box}: must be lower x, y, z, then upper x, y, z')
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Guard:
         self._order = [model.joints[j].idx_q for j in joints]  # place of the profile's joints in Pinocchio's q
         self._base = base_placement(model, profile)
         self._tool, self._chain = tool_chain(model, profile)
-        self._add_workspace(geometry, profile.tool_frame)
+        self._add_workspace(geometry, profile)
         self.reach = joint_reach(model, geometry, joints)
         self._fixed = geometry
         self._links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0 and g.name != _TOOL]
@@ -174,20 +174,20 @@ class Guard:
 
     # ---- inside
 
-    def _add_workspace(self, geometry: Any, tool_frame: str) -> None:
+    def _add_workspace(self, geometry: Any, profile: RobotProfile) -> None:
         """Half-spaces that are solid where the arm must not be; the tool frame as a point."""
         config, model = self.config, self._model
-        frame = model.frames[model.getFrameId(tool_frame)]
+        frame = model.frames[model.getFrameId(profile.tool_frame)]
         links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0]
         point = pinocchio.GeometryObject(_TOOL, frame.parentJoint, 0, frame.placement, coal.Sphere(1e-4))
         tool = geometry.addGeometryObject(point)
         walls = [(f'plane {list(p)}', np.array(p[:3]), p[3], [*links, tool]) for p in config.planes]
-        for name, box, things in (('tool_box', config.tool_box, [tool]), ('link_box', config.link_box, links)):
+        for name, box, things in (('', profile.workspace, [tool]), ('link_box ', config.link_box, links)):
             for axis in range(3 if box is not None else 0):
                 assert box is not None
                 inwards = np.eye(3)[axis]
-                walls.append((f'{name} lower {"xyz"[axis]}', inwards, box[axis], things))
-                walls.append((f'{name} upper {"xyz"[axis]}', -inwards, -box[axis + 3], things))
+                walls.append((f'{name}lower {"xyz"[axis]}', inwards, box[axis], things))
+                walls.append((f'{name}upper {"xyz"[axis]}', -inwards, -box[axis + 3], things))
         for name, normal, distance, things in walls:
             shape = coal.Halfspace(normal / np.linalg.norm(normal), distance / np.linalg.norm(normal))
             index = geometry.addGeometryObject(pinocchio.GeometryObject(_WORKSPACE + name, 0, 0, self._base, shape))

@@ -69,6 +69,8 @@ ABOUT = {  # field of RobotProfile -> meaning
     'gripper_joint_names': 'finger joints whose positions add up to the opening; empty: no gripper',
     'gripper_max_opening': 'largest opening [m]',
     'tool_speed': 'largest speed of the tool frame [m/s]',
+    'workspace': 'where the tool may be in the base frame: lower x, y, z, upper x, y, z [m]; poses that a model asks '
+    'for are moved onto its sides, and the guard holds the arm there',
     'velocity_deceleration': 'deceleration of the velocity limit towards the ends of the position range [rad/s^2]',
     'velocity_offset': 'offset of the velocity limit towards the ends of the position range [rad/s]',
     'velocity_end_lower': 'lower end of the range that this velocity limit counts from [rad]',
