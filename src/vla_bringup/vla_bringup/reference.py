@@ -102,7 +102,7 @@ def profile_page() -> str:
         '', '## `robot`', '',
     ]  # fmt: skip
     rows = [
-        (f'`{f.name}`', 'six floats' if f.name == 'workspace' else _kind(f.type), 'yes' if f.default is MISSING else '', ABOUT[f.name], *(
+        (f'`{f.name}`', _kind(f.name, f.type), 'yes' if f.default is MISSING else '', ABOUT[f.name], *(
             _shown(v['robot'].get(f.name)) for v in values.values()
         ))
         for f in fields(RobotProfile)
@@ -144,7 +144,9 @@ def _ticked(constants: list[tuple[str, str, str]]) -> list[tuple[str, ...]]:
     return [(f'`{name}`', value, about) for name, value, about in constants]
 
 
-def _kind(kind: Any) -> str:
+def _kind(name: str, kind: Any) -> str:
+    if name == 'workspace':
+        return 'six floats'
     if kind in (np.ndarray, np.ndarray | None):
         return 'float per joint'
     return {str: 'text', float: 'float'}.get(kind, 'list of text')
