@@ -7,7 +7,7 @@ import pytest
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import JUDGE, Expert
-from vla_sim.kinematics import IKError
+from vla_sim.kinematics import IKError, tool_down
 from vla_sim.rollout import ExpertDriver, run_episode, success_rate, wilson
 from vla_sim.skills import Measured, wrap
 from vla_sim.tasks import TASKS
@@ -79,6 +79,28 @@ def test_a_stacked_block_lies_square_on_the_other(worlds, expert):
     seen = Measured(world.joint_positions, np.zeros(3), np.eye(3), 0.08, objects)
     assert np.hypot(offset[0], offset[1]) < 0.002
     assert abs(wrap(seen.yaw(goal.object) - seen.yaw(goal.target), np.pi / 2)) < np.radians(1)
+
+
+@pytest.mark.parametrize('turned', [-0.7, 0.0, 0.7])
+def test_a_hand_over_the_object_turns_there_and_goes_down(worlds, expert, turned):
+    world = worlds('fill_bowl')
+    objects = begin(world, expert, 5)
+    name = world.episode.goal.object
+    position, _ = objects[name]
+    seen = Measured(world.joint_positions, np.zeros(3), np.eye(3), 0.08, objects)
+    lies = wrap(seen.yaw(name), np.pi)
+    above = position + np.array([0.01, 0.0, 0.06])
+    q = expert.kinematics.inverse(above, tool_down(lies + turned), expert.kinematics.home)
+    assert world.put_arm(q, 0.08)
+    heights, errors = [], []
+    for cycle in range(12):  # an arm that follows exactly
+        q = expert.plan(cycle * SECOND // 5, q, 0.08, objects).chunk.positions[3]
+        tool, rotation = expert.kinematics.forward(q)
+        heights.append(tool[2] - position[2])
+        errors.append(abs(wrap(np.arctan2(rotation[1, 0], rotation[0, 0]) - lies, np.pi)))
+    assert max(heights) < 0.065 and min(heights) < 0.005
+    low = [error for error, height in zip(errors, heights, strict=True) if height < 0.02]
+    assert max(low) < 0.1
 
 
 def test_it_reaches_again_for_a_block_that_was_pushed_away(worlds, expert):

@@ -14,7 +14,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
 from vla_sim.robot import robot_only_model
-from vla_sim.skills import SAFE, Make, Measured, Objects, Phase, Skill, skill_for
+from vla_sim.skills import Make, Measured, Objects, Phase, Skill, skill_for
 
 JUDGE = 0.35  # [s] a phase is judged from this long before its end, and waits so long at a time: plan more often
 OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it
@@ -94,7 +94,7 @@ class Expert:
             self._origin = t_ns
             self._stand(0.0, measured)
             self._pending = self._skill.phases(measured)
-            if measured.tool[2] < SAFE - 0.05:  # among the things on the table
+            if self._skill.boxed_in(measured):
                 self._pending.insert(0, self._skill.clear)
         now = (t_ns - self._origin) * 1e-9
         self._judge(now, measured)

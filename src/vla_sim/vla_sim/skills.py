@@ -17,6 +17,9 @@ Objects = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> position (3,) [m],
 SAFE = 0.20  # [m] height at which the tool passes over everything on the table
 FINGERTIP = 0.009  # [m] that the closed fingers reach beyond the tool centre point
 OVER = 0.10  # [m] above the pose of a grasp or a press: from here straight down
+CLOSE = 0.06  # [m] across, from a tool to what it is said to be over
+ROOM = 0.01  # [m] between the fingertips and what they pass over
+THERE = (0.008, 0.12)  # [m] across and [rad] from a grasp: a tool that needs only go down
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,10 @@ class Skill:
     def clear(self, measured: Measured, at: Waypoint) -> Phase:
         """Straight up and out of the way, to start over from there."""
         raise NotImplementedError
+
+    def boxed_in(self, measured: Measured) -> bool:
+        """The tool is among the things on the table: it has to get clear of them first."""
+        return bool(measured.tool[2] < SAFE - 0.05)
 
 
 def raised(position: np.ndarray, height: float) -> np.ndarray:
@@ -170,6 +177,9 @@ class PickPlace(Skill):
         holding = self.held(measured)
         return Phase(self.subtasks[2 if holding else 0], 0.0 if holding else self.max_opening, rise(at))
 
+    def boxed_in(self, measured: Measured) -> bool:
+        return super().boxed_in(measured) and not self._over(measured.tool, self._middle(measured))
+
     # ---- what is measured
 
     def held(self, measured: Measured) -> bool:
@@ -190,16 +200,20 @@ class PickPlace(Skill):
 
     def _reach(self, measured: Measured, at: Waypoint) -> Phase:
         spot = measured.position(self.object)
-        tool = spot + measured.rotation_of(self.object) @ [0.0, MIDDLE.get(self.kind, 0.0), 0.0]
-        grasp = Waypoint(tool, self._grasp_yaw(measured, tool))
-        above = Waypoint(raised(tool, OVER), grasp.yaw)
+        tool = self._middle(measured)
+        over = self._over(at.position, tool)
+        grasp = Waypoint(tool, self._grasp_yaw(measured, tool, at.yaw if over else None))
+        height = min(OVER, max(at.position[2] - tool[2], self._lowest())) if over else OVER
+        above = Waypoint(raised(tool, height), grasp.yaw)
+        there = np.hypot(*(at.position - tool)[:2]) < THERE[0] and abs(at.yaw - grasp.yaw) < THERE[1]
 
         def moved(now: Measured) -> str:
             away = np.linalg.norm(now.position(self.object) - spot)
             return f'the {self.object} moved by {away * 1e3:.0f} mm' if away > 0.008 else ''
 
         opening = min(self.max_opening, self.width + 0.030)
-        return Phase(self.subtasks[0], opening, (above, grasp), dwell=0.15, broken=moved)
+        waypoints = (grasp,) if over and there else (above, grasp)
+        return Phase(self.subtasks[0], opening, waypoints, dwell=0.15, broken=moved)
 
     def _grasp(self, measured: Measured, at: Waypoint) -> Phase:
         return Phase(self.subtasks[1], 0.0, dwell=0.5, ready=self.held)
@@ -231,8 +245,25 @@ class PickPlace(Skill):
 
     # ---- geometry
 
-    def _grasp_yaw(self, measured: Measured, tool: np.ndarray) -> float:
-        """[rad] of the tool: along the object, within the wrist's reach, fingers clear of the other things."""
+    def _middle(self, measured: Measured) -> np.ndarray:
+        """(3,) [m] of the object, where the fingers close on it."""
+        middle = np.array([0.0, MIDDLE.get(self.kind, 0.0), 0.0])
+        return measured.position(self.object) + measured.rotation_of(self.object) @ middle
+
+    def _lowest(self) -> float:
+        """[m] of a tool above the middle of the object, that turns over it."""
+        return self.low + FINGERTIP + ROOM
+
+    def _over(self, tool: np.ndarray, middle: np.ndarray) -> bool:
+        """The tool is right over the object, and need not go up first."""
+        away = tool - middle
+        return bool(np.hypot(*away[:2]) < CLOSE and away[2] > self._lowest() - ROOM)
+
+    def _grasp_yaw(self, measured: Measured, tool: np.ndarray, now: float | None = None) -> float:
+        """[rad] of the tool: along the object, within the wrist's reach, fingers clear of the other things.
+
+        now: [rad] of a tool that is there already, and should turn little.
+        """
         ahead = float(np.arctan2(tool[1], tool[0]))  # the wrist is in mid-range when the tool faces away from the base
         if GRIPS[self.kind] == 0:
             candidates = ahead + np.linspace(-np.pi / 2, np.pi / 2, 12, endpoint=False)
@@ -252,7 +283,8 @@ class PickPlace(Skill):
                 ),
                 default=1.0,
             )
-            return abs(yaw - ahead) + 40.0 * max(0.0, 0.07 - room)
+            turn = 0.0 if now is None else abs(yaw - now)
+            return abs(yaw - ahead) + 2.0 * turn + 40.0 * max(0.0, 0.07 - room)
 
         trouble: IKError | None = None
         for yaw in sorted(candidates, key=cost):

@@ -3,17 +3,26 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from vla_model import bins
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.arm import load_kinematics
+from vla_policy_node.kinematics.end_effector import to_poses
+from vla_sim.robot import urdf_text
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
+from vla_sim.world import World
 from vla_training import shards
-from vla_training.glances import glances
+from vla_training.collect import Away
+from vla_training.glances import Look, Looker, glances
 from vla_training.objective import Masking, Objective
+from vla_training.tokenize import Arm
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
+ARM = Arm(PROFILE, urdf_text)
+NANO = Path(__file__).parents[2] / 'vla_model' / 'vla_model' / 'data' / 'nano'
 SEEDS = range(500, 502)
 
 
@@ -21,7 +30,7 @@ SEEDS = range(500, 502)
 def folder(tokens_folder, tmp_path_factory):
     out = tmp_path_factory.mktemp('glances') / 'tokens'
     shutil.copytree(tokens_folder, out)
-    assert glances(out, PROFILE, SEEDS, sentences=2).startswith('6 scenes, 12 rows')
+    assert glances(out, ARM, SEEDS).startswith('6 scenes, 12 rows')
     return out
 
 
@@ -68,7 +77,7 @@ def test_the_place_is_that_of_the_thing(folder, tokens):
 def test_files_that_are_there_are_kept(folder):
     (file,) = folder.glob('glances-*')
     before = file.stat().st_mtime_ns
-    glances(folder, PROFILE, SEEDS, sentences=2)
+    glances(folder, ARM, SEEDS)
     assert file.stat().st_mtime_ns == before
 
 
@@ -87,8 +96,50 @@ def test_only_places_are_learned_from_a_glance(folder, tokens):
     assert float(place / step) == pytest.approx(3)
 
 
+def test_an_answer_leads_to_what_is_named(tokens):
+    """Looks of the shipped model's kind: its chunks are fine enough to be followed."""
+    looker = Looker(NANO, ARM, Look(away=Away.over(), answers=True))
+    config, seeds = looker.config, range(700, 710)
+    kinematics, robot = load_kinematics(urdf_text(), PROFILE), config.robot
+    closer = []
+    for seed in seeds:
+        rows, sentences = looker.look(('fill_bowl', seed))
+        world = World('fill_bowl')
+        world.reset(seed)
+        assert sentences[0] == world.instruction
+        state = config.ranges('state').denormalize(bins.dequantize(rows['state'][0], config.vocabulary.bins))
+        q = state[: robot.dof]
+        begins, _, _ = kinematics(q)
+        for sentence, action in zip(sentences, rows['action'], strict=True):
+            values = config.ranges('action').denormalize(bins.dequantize(action, config.vocabulary.bins))
+            ends = to_poses(kinematics, robot, q, q, values)[0][-1]
+            named = parse_instruction(sentence).object
+            there, _ = world.objects()[named]
+            if sentence == sentences[0]:
+                away = np.hypot(*(begins - there)[:2])
+                assert away < 0.12, 'the arm is over it'
+                assert away > 0.05 or np.hypot(*(ends - there)[:2]) < 0.02, 'and goes to its middle'
+            closer.append(np.linalg.norm(ends - there) < np.linalg.norm(begins - there) + 0.05)
+            assert values[0, -1] > 0.05, 'an open hand'
+    assert np.mean(closer) > 0.9
+
+
+def test_answers_are_files_of_their_own(folder):
+    looks = Look(('stack_block',), 2, Away.over(), answers=True)
+    before = shards.read(folder)
+    assert glances(folder, ARM, SEEDS, looks).startswith('2 scenes, 4 rows')
+    both = shards.read(folder)
+    assert len(both) == len(before) + 4 and int(both.glance.sum()) == int(before.glance.sum()) + 4
+    rows = (both.glance & (both.action[:, 0, 0] >= 0)).nonzero()[:, 0]
+    assert len(rows) == 4 and (both.points[rows, :, 0] >= 0).all()
+    objective = Objective(both, Masking(plan_tokens=32), torch.device('cpu'))
+    generator = torch.Generator().manual_seed(0)
+    assert objective.draw('image', rows, generator) is None and objective.draw('text', rows, generator) is None
+    assert objective.draw('action', rows, generator).weight[:, : both.config.robot.chunk_tokens].any()
+
+
 def test_what_cannot_be_looked_at_is_refused(folder, tmp_path):
     with pytest.raises(ValueError, match='held out for evaluation, got 2000000'):
-        glances(folder, PROFILE, range(1_999_999, 2_000_001))
+        glances(folder, ARM, range(1_999_999, 2_000_001))
     with pytest.raises(FileNotFoundError):
-        glances(tmp_path, PROFILE, SEEDS)
+        glances(tmp_path, ARM, SEEDS)

@@ -52,8 +52,9 @@ def test_it_learns(tokens, tmp_path, optimizer):
 def test_a_stage_says_how_much_is_looked_at_only(tokens, tmp_path):
     glance = torch.arange(len(tokens)) % 2 == 1
     action = torch.where(glance[:, None, None], -1, tokens.action)
+    looked = replace(tokens, action=action, glance=glance)
     stages = [{'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'glances': g} for g in (0.0, 0.75, -1.0)]
-    trainer = Trainer(recipe(stages=stages), replace(tokens, action=action), tmp_path)
+    trainer = Trainer(recipe(stages=stages), looked, tmp_path)
     counts, seen = [], set()
     for _ in range(6):
         rows = trainer._rows()
@@ -66,8 +67,28 @@ def test_a_stage_says_how_much_is_looked_at_only(tokens, tmp_path):
     assert counts[:4] == [0, 0, 12, 12] and 0 < counts[4] < 16 and len(seen) > 16
     with pytest.raises(ValueError, match='has no glances: make some'):
         Trainer(recipe(stages=stages[1:]), tokens, tmp_path / 'none')._rows()
-    with pytest.raises(ValueError, match='glances is a share up to 1'):
+    with pytest.raises(ValueError, match='glances and answers are shares up to 1'):
         recipe(stages=[stages[0] | {'action': 0.0, 'glances': 1.0}])
+
+
+def test_a_stage_says_how_many_glances_have_an_answer(tokens, tmp_path):
+    glance, answered = torch.arange(len(tokens)) % 2 == 1, torch.arange(len(tokens)) % 4 == 1
+    action = torch.where((glance & ~answered)[:, None, None], -1, tokens.action)
+    looked = replace(tokens, action=action, glance=glance)
+    stage = {'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'glances': 0.25, 'answers': 0.5}
+    trainer = Trainer(recipe(stages=[stage]), looked, tmp_path)
+    rows = trainer._rows()
+    assert (~glance[rows]).tolist() == [True] * 4 + [False] * 12
+    assert answered[rows].tolist() == [False] * 4 + [True] * 8 + [False] * 4
+    with pytest.raises(ValueError, match='has no answers: make some'):
+        Trainer(recipe(stages=[stage]), replace(looked, action=tokens.action * 0 - 1), tmp_path / 'none')._rows()
+    for wrong, said in (
+        ({'answers': 0.8}, 'shares up to 1'),
+        ({'answers': -0.1}, 'shares up to 1'),
+        ({'glances': -1.0}, 'glances needs one'),
+    ):
+        with pytest.raises(ValueError, match=said):
+            recipe(stages=[stage | wrong])
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])

@@ -12,6 +12,7 @@ from rich.console import Console
 
 app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
 Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
+TaskIds = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
 Device = Annotated[str, typer.Option(help='cpu, cuda.')]
 TOKENS = Path('out/train/tokens')
 TokenFolders = Annotated[
@@ -42,6 +43,15 @@ def trains() -> None:
     os.environ.setdefault('GOMP_SPINCOUNT', '300000')
 
 
+def _tasks(ids: str) -> tuple[str, ...]:
+    from vla_sim.tasks import TASKS, check_task
+
+    chosen = tuple(task.strip() for task in ids.split(',') if task.strip()) or TASKS
+    for task in chosen:
+        check_task(task)
+    return chosen
+
+
 def simulated_robot() -> Path:
     """The profile of the simulator's robot, among the files that the suite installs."""
     from ament_index_python.packages import get_package_share_directory
@@ -55,7 +65,7 @@ def collect(
         Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
     out: Out = Path('out/train/dataset'),
-    tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
+    tasks: TaskIds = '',
     episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 300,
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 10_000,
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
@@ -69,20 +79,16 @@ def collect(
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
     from vla_policy_node.core.profile import RobotProfile
-    from vla_sim.tasks import TASKS, check_task
     from vla_training.collect import Away, How, Lead, Push
     from vla_training.collect import collect as run
 
-    chosen = tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS
-    for task in chosen:
-        check_task(task)
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
     if over and not away:
         raise typer.BadParameter('--over says where episodes begin that do not begin at home: leave --no-away out')
     begin = Away.over() if over else Away() if away else None
     how = How(Push() if push else None, begin, Lead(lead) if lead else None, tail)
-    found = run(out, RobotProfile.load(robot), chosen, seeds, processes=workers, how=how)
+    found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
 
@@ -180,7 +186,7 @@ def evaluate(
     ],
     checkpoint: Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')],
     out: Out = Path('out/evaluation'),
-    tasks: Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')] = '',
+    tasks: TaskIds = '',
     episodes: Annotated[int, typer.Option(min=0, help='Per task, of seeds that are held out.')] = 100,
     contrasts: Annotated[
         int, typer.Option(min=0, help='Scenes per task in which the wrong thing is as near; they come twice.')
@@ -210,7 +216,6 @@ def evaluate(
 ) -> None:
     """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
     from vla_policy_node.core.profile import RobotProfile
-    from vla_sim.tasks import TASKS
     from vla_training.evaluate import evaluate as run
     from vla_training.evaluate_report import keep
 
@@ -220,7 +225,7 @@ def evaluate(
         checkpoint,
         out,
         RobotProfile.load(robot),
-        tasks=tuple(task.strip() for task in tasks.split(',') if task.strip()) or TASKS,
+        tasks=_tasks(tasks),
         episodes=episodes,
         contrasts=contrasts,
         seed=seed,
@@ -301,19 +306,31 @@ def glances(
     robot: Annotated[
         Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
     ],
-    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = Path('out/train/tokens'),
+    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = TOKENS,
     scenes: Annotated[int, typer.Option(min=1, help='Per task.')] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help='Of the first scene.')] = 100_000,
     sentences: Annotated[int, typer.Option(min=1, help='Per scene.')] = 2,
+    tasks: TaskIds = '',
+    answers: Annotated[
+        bool, typer.Option('--answers', help='With the chunk that the expert would begin with.')
+    ] = False,
+    over: Annotated[
+        bool, typer.Option('--over', help='The arm close over what is named first, the hand turned any way.')
+    ] = False,
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
 ) -> None:
     """Scenes of the simulator that are only looked at, added to tokens: which words mean which thing."""
     from vla_policy_node.core.profile import RobotProfile
+    from vla_sim.robot import urdf_text
+    from vla_training.collect import Away
+    from vla_training.glances import Look
     from vla_training.glances import glances as run
+    from vla_training.tokenize import Arm
 
     workers = processes or len(os.sched_getaffinity(0))
+    look = Look(_tasks(tasks), sentences, Away.over() if over else Away(), answers)
     seeds = range(seed, seed + scenes)
-    Console().print(run(tokens, RobotProfile.load(robot), seeds, sentences=sentences, processes=workers))
+    Console().print(run(tokens, Arm(RobotProfile.load(robot), urdf_text), seeds, look, processes=workers))
 
 
 @command

@@ -1,11 +1,15 @@
 """Many scenes that are only looked at: what the words of an instruction mean, without a motion.
 
 In an episode the arm soon is where the named thing is, and who learns from episodes alone reads the place off the arm.
-Its pose in a glance says nothing: only the pictures and the words tell where the named things are.
+Its pose in a glance says nothing: only the pictures and the words tell where the named things are. With answers there
+is the chunk that the expert would begin with, too: a thousand episodes are a thousand scenes, which can be known by
+heart; of looks with an answer a thousand cost a minute, and each is of another scene.
 """
 
 import multiprocessing
 from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -19,30 +23,49 @@ from vla_model.config import ModelConfig
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.observation import squared
 from vla_model.text_tokenizer import TextTokenizer
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.ik import Kinematics
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
+from vla_sim.kinematics import IKError
 from vla_sim.tasks import TASKS, any_instruction
 from vla_sim.world import World
 from vla_training import shards
 from vla_training.collect import HELD_OUT, Away, begin_away, places
-from vla_training.tokenize import named
+from vla_training.tokenize import Arm, action_of, kinematics_for, named
 
 Row = dict[str, np.ndarray]
+
+
+STEP = 4  # samples of the expert's path per step of a chunk
+LONGEST = 12  # samples at the beginning of the path that are left out at most
+UNDER_WAY = 0.03  # [rad] from rest, of the joint that has moved most: from here on the arm moves as it mostly does
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a glance is."""
+
+    tasks: tuple[str, ...] = TASKS
+    sentences: int = 2  # per scene, that ask for different things or say it differently
+    away: Away = field(default_factory=Away)  # where the arm is
+    answers: bool = False  # the chunk that the expert begins with, for each sentence
 
 
 class Looker:
     """Makes scenes, and looks at them; one per process."""
 
-    def __init__(self, tokens: Path, profile: RobotProfile, sentences: int) -> None:
+    def __init__(self, tokens: Path, arm: Arm, look: Look) -> None:
         torch.set_num_threads(1)
         self.config: ModelConfig = shards.read_config(tokens)
         self.encoder = _encoder(tokens, self.config)
-        self.expert, self.sentences = Expert(profile), sentences
+        robot = self.config.robot
+        self.expert = Expert(arm.profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
+        self.kinematics: Kinematics | None = kinematics_for(arm, robot) if look.answers else None
+        self.settings = look
         self.worlds: dict[str, tuple[World, Cameras]] = {}
 
     def look(self, job: tuple[str, int]) -> tuple[Row, list[str]]:
-        """The scene of (task, seed), the arm anywhere: rows that differ in their sentences, and these."""
+        """The scene of (task, seed), the arm somewhere: rows that differ in their sentences, and these."""
         task, seed = job
         if task not in self.worlds:
             world = World(task)
@@ -50,7 +73,7 @@ class Looker:
         world, cameras = self.worlds[task]
         world.reset(seed)
         rng = np.random.default_rng([seed, 3])
-        away = Away()
+        away = self.settings.away
         if rng.random() < away.share:
             begin_away(world, self.expert, away, rng)
         robot, vocabulary = self.config.robot, self.config.vocabulary
@@ -60,22 +83,42 @@ class Looker:
             codes = self.encoder.encode(torch.stack(pixels)).numpy()
         state = self.config.ranges('state').normalize(np.append(world.joint_positions, world.gripper_opening))
         found = places(world)
-        sentences = [any_instruction(world.episode, rng) for _ in range(self.sentences)]
-        points = np.full((len(sentences), len(robot.cameras), robot.points, 2), shards.NOWHERE)
+        sentences = [any_instruction(world.episode, rng) for _ in range(self.settings.sentences)]
+        if away.named:
+            sentences[0] = world.instruction  # that of what the arm is over
+        each = len(sentences)
+        points = np.full((each, len(robot.cameras), robot.points, 2), shards.NOWHERE)
         for row, sentence in zip(points, sentences, strict=True):
             for view, camera in enumerate(robot.cameras):
                 height, width = pictures[camera].shape[:2]
                 for i, name in enumerate(named(sentence, found[camera])[: robot.points]):
                     share = squared(np.array(found[camera][name]), height, width)
                     row[view, i] = bins.quantize(2 * share - 1, vocabulary.bins)
-        each = len(sentences)
+        action = np.full((each, robot.horizon, robot.action_dim), shards.NOWHERE)
+        if self.settings.answers:
+            for i, sentence in enumerate(sentences):
+                with suppress(IKError):  # where the expert does not reach only the places are known
+                    action[i] = self._answer(world, sentence)
         rows = {
             'codes': np.repeat(codes[None], each, 0),
             'state': np.repeat(bins.quantize(state, vocabulary.bins)[None], each, 0),
-            'action': np.full((each, robot.horizon, robot.action_dim), shards.NOWHERE),
+            'action': action,
             'points': points,
         }
         return rows, sentences
+
+    def _answer(self, world: World, sentence: str) -> np.ndarray:
+        """(horizon, action_dim) bins of the chunk that the expert begins with. Raises IKError."""
+        robot, q = self.config.robot, world.joint_positions
+        self.expert.begin(world.task, sentence)
+        path = self.expert.plan(0, q, world.gripper_opening, world.objects()).chunk
+        # Who does not see how fast it goes would learn to begin from rest at every look, and creep.
+        moved = np.abs(path.positions[:LONGEST] - q).max(1) > UNDER_WAY
+        begin = int(moved.argmax()) if moved.any() else LONGEST
+        chosen = begin + STEP * np.arange(1, robot.horizon + 1) - 1
+        steps = np.column_stack([path.positions[chosen], path.gripper[chosen]])[:, : robot.dof + robot.gripper]
+        action = self.config.ranges('action').normalize(action_of(robot, self.kinematics, q, steps))
+        return bins.quantize(action.astype(np.float32), self.config.vocabulary.bins)
 
 
 def _encoder(tokens: Path, config: ModelConfig) -> ImageTokenizer:
@@ -104,12 +147,12 @@ def _look(job: tuple[str, int]) -> tuple[Row, list[str]]:
     return _looker.look(job)
 
 
-def glances(tokens: Path, profile: RobotProfile, seeds: range, *, sentences: int = 2, processes: int = 1) -> str:
+def glances(tokens: Path, arm: Arm, seeds: range, look: Look = Look(), *, processes: int = 1) -> str:
     """Adds `glances-*` to a folder of tokens, a scene of each task per seed; returns a line about them.
 
-    sentences: rows per scene, that ask for different things or say it differently. Files that are there are kept, so a
-    run that was cut goes on. Raises ValueError for tokens without points, or seeds that are held out for evaluation;
-    FileNotFoundError or ValueError for a damaged folder.
+    Files that are there are kept, so a run that was cut goes on. Raises
+    ValueError for tokens without points, or seeds that are held out for evaluation; FileNotFoundError or ValueError for
+    a damaged folder.
     """
     config = shards.read_config(tokens)
     if not config.robot.points:
@@ -117,21 +160,22 @@ def glances(tokens: Path, profile: RobotProfile, seeds: range, *, sentences: int
     if len(seeds) and max(seeds) >= HELD_OUT:
         raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
     text = TextTokenizer.load(tokens / 'tokenizer.json')
-    jobs = [(task, seed) for seed in seeds for task in TASKS]
-    room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // sentences  # scenes of a file
+    jobs = [(task, seed) for seed in seeds for task in look.tasks]
+    room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // look.sentences  # scenes of a file
     parts = [jobs[i : i + room] for i in range(0, len(jobs), room)]
-    files = [tokens / f'glances-{seeds.start:07d}-{i:03d}.safetensors' for i in range(len(parts))]
+    kind = 'glances' + '-over' * look.away.named + '-answers' * look.answers
+    files = [tokens / f'{kind}-{seeds.start:07d}-{i:03d}.safetensors' for i in range(len(parts))]
     with Progress(transient=True) as bar:
         line = bar.add_task('scenes', total=len(jobs))
         # Spawned, not forked: the caller may hold locks, threads and a GL context.
-        with multiprocessing.get_context('spawn').Pool(processes, _start, (tokens, profile, sentences)) as pool:
+        with multiprocessing.get_context('spawn').Pool(processes, _start, (tokens, arm, look)) as pool:
             for file, part in zip(files, parts, strict=True):
                 if not file.exists():
                     _write(file, text, pool.imap(_look, part, chunksize=8), lambda: bar.advance(line))
                 else:
                     bar.advance(line, len(part))
     size = sum(file.stat().st_size for file in files)
-    return f'{len(jobs)} scenes, {len(jobs) * sentences} rows, {size / 1e6:.1f} MB'
+    return f'{len(jobs)} scenes, {len(jobs) * look.sentences} rows, {size / 1e6:.1f} MB'
 
 
 def _write(

@@ -120,7 +120,7 @@ class Objective:
         self.codes = tokens.codes.to(device)
         self.state, self.action = tokens.state.to(device), tokens.action.to(device)
         self.points = tokens.points.to(device)
-        self.future = tokens.future.to(device)
+        self.future, self.glance = tokens.future.to(device), tokens.glance.to(device)
         if (masking.prefix_slow or masking.prefix_noise) and config.robot.action_space not in RELATIVE:
             raise ValueError(
                 f'prefix_slow and prefix_noise are for actions of {RELATIVE}, not of {config.robot.action_space}: '
@@ -166,7 +166,7 @@ class Objective:
         if mode == 'text':
             rows = rows[self.plan[rows] >= 0]
         elif mode == 'image':
-            rows = rows[self.action[rows, 0, 0] >= 0]  # after a glance, nobody knows what comes
+            rows = rows[~self.glance[rows]]  # what comes after it, nobody saw
         if not len(rows):
             return None
         known: Tensor | None = None  # of what is masked; None: all
@@ -175,20 +175,20 @@ class Objective:
         if mode == 'action':
             points = self.points[rows].flatten(1).long()
             action = self.action[rows].long()
-            glance = action[:, 0, :1] < 0
+            unknown = action[:, 0, :1] < 0
             masked, given = self._mask_action(len(rows), generator)
-            masked |= glance
+            masked |= unknown
             before = action
             action = self._astray(action, given, generator)
             if self.masking.prefix_own and network is not None:
-                own = (given > 0) & ~glance & (self._uniform(given.shape, generator) < self.masking.prefix_own)
+                own = (given > 0) & ~unknown & (self._uniform(given.shape, generator) < self.masking.prefix_own)
                 chosen = own[:, 0].nonzero()[:, 0]
                 said = self._said(network, rows[chosen], views[chosen], state[chosen])
                 action[chosen] = self._after_own(before[chosen], said, given[chosen])
             action = action.flatten(1)
             target = torch.cat((action, points), 1).clamp(min=0) + v.bins_offset
             # Where things are is always asked for; where nobody said, nothing is learned from it.
-            known = torch.cat((masked & ~glance, points >= 0), 1)
+            known = torch.cat((masked & ~unknown, points >= 0), 1)
             masked = torch.cat((masked, torch.ones_like(points, dtype=torch.bool)), 1)
             part = slice(v.bins_offset, v.size)
         elif mode == 'image':

@@ -22,13 +22,17 @@ class Stage:
     action: float
     text: float
     image: float
-    glances: float = -1.0  # share of a batch's contexts that are glances; below 0: as many as there are in the data
+    glances: float = -1.0  # share of a batch's contexts that are glances; below 0: as many of all as are in the data
+    answers: float = 0.0  # and that are glances with a chunk
 
     def __post_init__(self) -> None:
         if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
             raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
-        if self.glances > 1 or (self.glances == 1 and not self.action):
-            raise ValueError(f'glances is a share up to 1, below that where action is 0, got {self}')
+        share = max(self.glances, 0.0) + self.answers
+        if self.answers < 0 or share > 1 or (share == 1 and not self.action):
+            raise ValueError(f'glances and answers are shares up to 1, below that where action is 0, got {self}')
+        if self.answers and self.glances < 0:
+            raise ValueError(f'where answers has a share glances needs one, which may be 0, got {self}')
 
     @property
     def weights(self) -> dict[str, float]:

@@ -6,7 +6,7 @@ split over shards. Tensors of a shard, N frames:
 
     codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
     state        (N, state_dim) uint16       bins
-    action       (N, horizon, action_dim) uint16  bins of the chunk that follows the frame; NOWHERE: of a glance, none
+    action       (N, horizon, action_dim) uint16  bins of the chunk that follows; NOWHERE: of a glance, none
     points       (N, views, points, 2) uint16  bins of the places of what the instruction names; NOWHERE: nobody said
     future       (N,) int32                  row of the frame at the end of the chunk
     episode      (N,) int32                  number of the episode in the data set
@@ -48,6 +48,7 @@ class Tokens:
     action: Tensor
     points: Tensor  # -1 where nobody said; so is `action`
     future: Tensor  # (N,) int64
+    glance: Tensor  # (N,) bool: in glances-*
     episode: Tensor
     instruction: Tensor
     plan: Tensor
@@ -103,6 +104,7 @@ def read(folder: Path, *others: Path) -> Tokens:
     begins = {paths[0] for paths in files}
     parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
     texts: list[list[int]] = []
+    glances: list[Tensor] = []
     rows = episodes = first = 0
     for path in (path for paths in files for path in paths):
         if path in begins:
@@ -122,9 +124,11 @@ def read(folder: Path, *others: Path) -> Tokens:
             shard[name] = torch.where(found == NOWHERE, -1, found)
         for name in PER_FRAME:
             parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
+        glances.append(torch.full((len(shard['codes']),), path.name.startswith('glances-')))
         texts += own
         rows += len(shard['codes'])
-    return Tokens(config, text, folder, **{name: torch.cat(p) for name, p in parts.items()}, texts=texts)
+    tensors = {name: torch.cat(p) for name, p in parts.items()}
+    return Tokens(config, text, folder, **tensors, glance=torch.cat(glances), texts=texts)
 
 
 def _check_alike(folder: Path, config: ModelConfig, other: Path) -> None:

@@ -101,14 +101,18 @@ def actions_of(
     actions, in robot units. kinematics: of the robot's tool, where actions are of the tool.
     """
     chunks = chunks_of(episode, robot.dof, robot.horizon, stride)[:length]
-    if robot.action_space == 'joint_position':
-        return chunks
     state = np.asarray(episode.columns[STATE], np.float64)[: len(chunks), : robot.dof]
+    return np.stack([action_of(robot, kinematics, q, chunk) for q, chunk in zip(state, chunks, strict=True)])
+
+
+def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    """(horizon, action_dim): a chunk (horizon, dof + gripper) of set-points, as actions of an arm at q (dof,) [rad]."""
+    if robot.action_space == 'joint_position':
+        return chunk
     if robot.action_space == 'joint_delta':
-        chunks[:, :, : robot.dof] -= state[:, None]
-        return chunks
+        return np.column_stack([chunk[:, : robot.dof] - q, chunk[:, robot.dof :]])
     assert kinematics is not None
-    return np.stack([to_actions(kinematics, robot, q, chunk) for q, chunk in zip(state, chunks, strict=True)])
+    return to_actions(kinematics, robot, q, chunk)
 
 
 def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kinematics | None = None) -> ModelConfig:
@@ -135,8 +139,8 @@ class Arm:
     description: Callable[[], str]  # gives the URDF; asked only if it is needed
 
 
-def _kinematics(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
-    """None where actions are joint set-points. Raises FileNotFoundError or ValueError."""
+def kinematics_for(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
+    """Of the tool; None where actions are joint set-points. Raises FileNotFoundError or ValueError."""
     if robot.joints:
         return None
     if arm is None:
@@ -160,7 +164,7 @@ def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Ar
     points = NAMED if POINTS in data.features else 0
     base = _with_images(nano.config(text.size, action_space, points), encoder.config)
     _check(data, base)
-    kinematics = _kinematics(arm, base.robot)
+    kinematics = kinematics_for(arm, base.robot)
     return _Model(configure(data, base, 'min_max', kinematics), text, encoder, kinematics)
 
 
@@ -174,7 +178,7 @@ def _model_like(
     with torch.device('meta'):
         encoder = ImageTokenizer(config.image_tokenizer)
     checkpoint.load_into(encoder, found.image, torch.device(device), torch.float32, folder)
-    kinematics = _kinematics(arm, config.robot)
+    kinematics = kinematics_for(arm, config.robot)
     if not keep:
         config = configure(data, config, config.robot.normalization, kinematics)
     return _Model(config, found.text, encoder.eval(), kinematics)

@@ -60,8 +60,13 @@ class Trainer:
         self.objective = Objective(tokens, recipe.masking, self.device)
         self.split = Split.of(tokens, recipe.validation)
         train = self.split.train
-        glance = tokens.action[train, 0, 0] < 0
-        self._pools = {'rows': train, 'glances': train[glance], 'rows of episodes': train[~glance]}
+        glance, answered = tokens.glance[train], tokens.action[train, 0, 0] >= 0
+        self._pools = {
+            'rows': train,
+            'rows of episodes': train[~glance],
+            'glances': train[glance & ~answered],
+            'answers': train[glance & answered],
+        }
         self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, and its permutation by that
         if not len(self.split.train):
             raise ValueError('there is no episode to learn from: lower validation or collect more')
@@ -178,19 +183,20 @@ class Trainer:
 
     def _rows(self) -> Tensor:
         """(batch,) rows of this step: glances last, as only the first ones make text and image prompts."""
-        batch, share = self.recipe.batch, self.recipe.stage(self.step).glances
-        if share < 0:
+        batch, stage = self.recipe.batch, self.recipe.stage(self.step)
+        if stage.glances < 0:
             picked = self._pick('rows', batch)
         else:
-            count = round(share * batch)
-            picked = self._pick('rows of episodes', batch - count) + self._pick('glances', count)
+            glances, answers = round(stage.glances * batch), round(stage.answers * batch)
+            picked = self._pick('rows of episodes', batch - glances - answers)
+            picked += self._pick('answers', answers) + self._pick('glances', glances)
         return torch.tensor(picked, device=self.device)
 
     def _pick(self, pool: str, count: int) -> list[int]:
         """The next `count` of a pool: every epoch is a permutation, drawn from seed and epoch."""
         rows = self._pools[pool]
         if count and not len(rows):
-            raise ValueError(f'{self.tokens.folder} has no {pool}: make some, or change glances in the recipe')
+            raise ValueError(f'{self.tokens.folder} has no {pool}: make some, or change the stages of the recipe')
         picked: list[int] = []
         while len(picked) < count:
             epoch, place = divmod(self.step * count + len(picked), len(rows))
