@@ -210,6 +210,9 @@ def evaluate(
     image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
     device: Device = 'cpu',
     dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
+    looks: Annotated[
+        int, typer.Option(min=0, help="Scenes per task that are only looked at: one chunk, next to the expert's.")
+    ] = 0,
     record: Annotated[
         bool, typer.Option('--record', help="Leave the numbers and the robot profile in the checkpoint's folder.")
     ] = False,
@@ -231,6 +234,7 @@ def evaluate(
         seed=seed,
         processes=processes,
         dataset=dataset,
+        looks=looks,
         latency=latency,
         period=period,
         time_limit=time_limit,

@@ -184,6 +184,7 @@ def evaluate(
     seed: int = FIRST_SEED,
     processes: int = 0,
     dataset: Path | None = None,
+    looks: int = 0,
     console: Console | None = None,
     run: Callable[[list[Job]], Iterable[Record]] | None = None,
     model_id: str = '',
@@ -191,9 +192,9 @@ def evaluate(
 ) -> list[Record]:
     """Closed-loop episodes of a checkpoint, and what it says about recorded frames; writes a report into `out`.
 
-    episodes, contrasts: per task, see jobs_of. dataset: recorded frames, see evaluate_offline. options: of Drive. A run
-    that was cut goes on with the same arguments. run, model_id: how jobs are run instead, and by what. Raises
-    FileNotFoundError or ValueError before anything runs.
+    episodes, contrasts: per task, see jobs_of. dataset: recorded frames, see evaluate_offline. looks: per task, see
+    evaluate_looks. options: of Drive. A run that was cut goes on with the same arguments. run, model_id: how jobs are
+    run instead, and by what. Raises FileNotFoundError or ValueError before anything runs.
     """
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
@@ -219,6 +220,10 @@ def evaluate(
         from vla_training.evaluate_offline import recorded_frames
 
         measures['On recorded frames'] = recorded_frames(policy, dataset, console=console)
+    if looks and policy is not None:
+        from vla_training.evaluate_looks import single_looks
+
+        measures['Single looks'] = single_looks(policy, profile, looks, console)
     write_report(out, facts, records, measures)
     print_report(console, facts, records, measures)
     console.print(f'{out}/summary.md, results.json and figures are ready')

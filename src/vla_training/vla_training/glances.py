@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from vla_model import bins, checkpoint
-from vla_model.config import ModelConfig
+from vla_model.config import ModelConfig, RobotInterface
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.observation import squared
 from vla_model.text_tokenizer import TextTokenizer
+from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.kinematics.ik import Kinematics
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
@@ -59,7 +60,7 @@ class Looker:
         self.config: ModelConfig = shards.read_config(tokens)
         self.encoder = _encoder(tokens, self.config)
         robot = self.config.robot
-        self.expert = Expert(arm.profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
+        self.expert = answering(arm.profile, robot)
         self.kinematics: Kinematics | None = kinematics_for(arm, robot) if look.answers else None
         self.settings = look
         self.worlds: dict[str, tuple[World, Cameras]] = {}
@@ -108,17 +109,31 @@ class Looker:
         return rows, sentences
 
     def _answer(self, world: World, sentence: str) -> np.ndarray:
-        """(horizon, action_dim) bins of the chunk that the expert begins with. Raises IKError."""
+        """(horizon, action_dim) bins of the expert's answer. Raises IKError."""
         robot, q = self.config.robot, world.joint_positions
-        self.expert.begin(world.task, sentence)
-        path = self.expert.plan(0, q, world.gripper_opening, world.objects()).chunk
-        # Who does not see how fast it goes would learn to begin from rest at every look, and creep.
-        moved = np.abs(path.positions[:LONGEST] - q).max(1) > UNDER_WAY
-        begin = int(moved.argmax()) if moved.any() else LONGEST
-        chosen = begin + STEP * np.arange(1, robot.horizon + 1) - 1
-        steps = np.column_stack([path.positions[chosen], path.gripper[chosen]])[:, : robot.dof + robot.gripper]
+        steps = answer(self.expert, world, sentence, robot.horizon)[:, : robot.dof + robot.gripper]
         action = self.config.ranges('action').normalize(action_of(robot, self.kinematics, q, steps))
         return bins.quantize(action.astype(np.float32), self.config.vocabulary.bins)
+
+
+def answering(profile: RobotProfile, robot: RobotInterface) -> Expert:
+    """An expert for `answer`."""
+    return Expert(profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
+
+
+def answer(expert: Expert, world: World, sentence: str, horizon: int) -> np.ndarray:
+    """(horizon, dof + 1) set-points [rad] and opening [m] that the expert would begin with. Raises IKError.
+
+    Without the time that the arm needs to get under way: who does not see how fast it goes would learn to begin from
+    rest at every look, and creep.
+    """
+    q = world.joint_positions
+    expert.begin(world.task, sentence)
+    path = expert.plan(0, q, world.gripper_opening, world.objects()).chunk
+    moved = np.abs(path.positions[:LONGEST] - q).max(1) > UNDER_WAY
+    begin = int(moved.argmax()) if moved.any() else LONGEST
+    chosen = begin + STEP * np.arange(1, horizon + 1) - 1
+    return np.column_stack([path.positions[chosen], path.gripper[chosen]])
 
 
 def _encoder(tokens: Path, config: ModelConfig) -> ImageTokenizer:
@@ -150,9 +165,8 @@ def _look(job: tuple[str, int]) -> tuple[Row, list[str]]:
 def glances(tokens: Path, arm: Arm, seeds: range, look: Look = Look(), *, processes: int = 1) -> str:
     """Adds `glances-*` to a folder of tokens, a scene of each task per seed; returns a line about them.
 
-    Files that are there are kept, so a run that was cut goes on. Raises
-    ValueError for tokens without points, or seeds that are held out for evaluation; FileNotFoundError or ValueError for
-    a damaged folder.
+    Files that are there are kept, so a run that was cut goes on. Raises ValueError for tokens without points, or seeds
+    that are held out for evaluation; FileNotFoundError or ValueError for a damaged folder.
     """
     config = shards.read_config(tokens)
     if not config.robot.points:
