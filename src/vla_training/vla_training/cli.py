@@ -71,7 +71,6 @@ def collect(
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
     push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
     away: Annotated[bool, typer.Option(help='Begin most episodes elsewhere than at home.')] = True,
-    over: Annotated[bool, typer.Option(help='Begin all close over what is named, the hand turned any way.')] = False,
     tail: Annotated[float, typer.Option(min=0.0, help='Seconds recorded after success.')] = 3.5,
     lead: Annotated[
         str, typer.Option(help='Checkpoint that drives most episodes at first; recorded is how the expert goes on.')
@@ -84,10 +83,7 @@ def collect(
 
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    if over and not away:
-        raise typer.BadParameter('--over says where episodes begin that do not begin at home: leave --no-away out')
-    begin = Away.over() if over else Away() if away else None
-    how = How(Push() if push else None, begin, Lead(lead) if lead else None, tail)
+    how = How(Push() if push else None, Away() if away else None, Lead(lead) if lead else None, tail)
     found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
