@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from vla_model.types import Chunk
+from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
@@ -84,6 +85,14 @@ def test_pushes_are_in_what_was_sent_and_not_in_what_was_wanted(stage):
     away = columns[STATE][1:, :7] - columns[ACTION][:-1, :7]
     assert np.corrcoef(away[3:].ravel(), error[3:-1, :7].ravel())[0, 1] > 0.5  # the arm was where it was pushed to
     assert not recording.success
+
+
+def test_a_push_is_not_taken_for_something_in_the_way(stage):
+    world, cameras, expert = stage
+    recording = record_episode(world, cameras, expert, seed=3, push=Push(start_size=0.1, start_share=1.0), tail=0.5)
+    columns = recording.columns()
+    pushed = np.abs(columns[STATE][1:, :7] - columns[ACTION][:-1, :7]).max()
+    assert pushed > 1.2 * ExecutorConfig().tracking_limit and recording.success
 
 
 def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):

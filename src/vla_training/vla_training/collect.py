@@ -16,7 +16,7 @@ import numpy as np
 from rich.progress import Progress
 
 from vla_policy_node.core.chunk import StampedChunk
-from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
 from vla_sim.cameras import Cameras
@@ -53,6 +53,7 @@ PLAN = 20  # control steps between two chunks of the expert
 FRAME = round(1000 / FPS / TICK)  # control steps between two frames
 REST = 500  # [ms] for an arm that was led to come to rest
 AFTER = 50  # control steps recorded after the task is done: the arm at rest
+PUSHED = 0.25  # [rad] that a joint may be from where the executor sent it; on the robot less: there nobody pushes
 LONGEST = 4000  # control steps; then the episode has failed
 HELD_OUT = 2_000_000  # seeds from here on are for evaluation
 
@@ -225,7 +226,7 @@ def record_episode(
     if not led and away is not None and (rng := np.random.default_rng([seed, 2])).random() < away.share:
         begin_away(world, expert, away, rng)
     expert.begin(world.task, world.instruction)
-    drive = ChunkExecutor(expert.profile)
+    drive = ChunkExecutor(expert.profile, ExecutorConfig(tracking_limit=PUSHED))
     drive.observe(world.joint_positions, world.time_ns)
     drive.activate(world.time_ns)
     recording = Recording(world.task, seed, world.instruction)
