@@ -98,7 +98,8 @@ def profile_page() -> str:
         '# Robot profile', '',
         'Written by `./vla reference` from `RobotProfile` and the profiles that come with the suite. A profile is a',
         'ROS parameter file that every node of a robot gets: `src/vla_bringup/config/robots/`. Lists are in the order',
-        'of `joint_names`. The nodes refuse a profile that lacks an entry, or whose lists are of different lengths.',
+        'of `joint_names`. The nodes refuse a profile that lacks an entry of `robot` or has one',
+        'more, and one whose lists are of different lengths.',
         '', '## `robot`', '',
     ]  # fmt: skip
     rows = [

@@ -315,10 +315,19 @@ def test_while_the_planning_scene_is_not_known_the_arm_is_not_activated(ros, mon
         ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
         ({'guard.enabled': True, 'robot_description_timeout': 0.1}, r'guard.enabled needs the robot description'),
         ({'guard.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),
+        ({'robot.velocities': [1.0]}, r'there is no parameter robot.velocities; .* velocity, '),
     ],
 )
 def test_what_cannot_be_is_told_when_configured(ros, parameters, says):
     node = executor(ros, **parameters)
     with pytest.raises(ValueError, match=says):
+        node.set_up()
+    node.tear_down()
+
+
+def test_a_misspelt_limit_of_the_guard_is_told(ros, panda_urdf):
+    guard = {'guard.enabled': True, 'robot_description_file': str(panda_urdf), 'guard.tool_box': [0.0] * 6}
+    node = executor(ros, **guard)
+    with pytest.raises(ValueError, match=r'there is no parameter guard.tool_box; .* link_box, '):
         node.set_up()
     node.tear_down()

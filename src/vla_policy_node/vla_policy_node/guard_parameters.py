@@ -7,7 +7,7 @@ from ament_index_python import get_search_paths
 from rclpy.node import Node
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.ros.parameters import declare
+from vla_policy_node.ros.parameters import declare, refuse_unknown
 
 if TYPE_CHECKING:  # it loads Pinocchio
     from vla_policy_node.kinematics.guard import Guard
@@ -45,6 +45,7 @@ def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
         ),
     )  # fmt: skip
     srdf = declare(node, 'guard.srdf_file', '', 'SRDF file that says which links may touch; empty: none')
+    refuse_unknown(node, 'guard')
     try:
         text = Path(srdf).read_text() if srdf else ''
     except OSError as error:

@@ -55,6 +55,20 @@ def declare(
     return parameter.value
 
 
+def refuse_unknown(node: Node, prefix: str) -> None:
+    """Raise ValueError naming a parameter that was given below `prefix` and that the node has not declared.
+
+    ROS itself ignores such a one, and a limit that is misspelt would limit nothing. Call it when all are declared; only
+    for what is below a prefix, as a parameter file has the parameters of several nodes.
+    """
+    known = node.get_parameters_by_prefix(prefix)
+    given = (name for name in node._parameter_overrides if name.startswith(f'{prefix}.'))  # rclpy has no other way
+    unknown = sorted(name for name in given if name.removeprefix(f'{prefix}.') not in known)
+    if unknown:
+        known_names = ', '.join(sorted(known))
+        raise ValueError(f'there is no parameter {", ".join(unknown)}; below {prefix} there are: {known_names}')
+
+
 ABOUT = {  # field of RobotProfile -> meaning
     'name': 'name of the robot',
     'base_frame': 'frame that the joint chain starts from',
@@ -91,4 +105,5 @@ def declare_profile(node: Node) -> RobotProfile:
         kind = kinds.get(f.type, Parameter.Type.STRING_ARRAY)
         about, optional = ABOUT[f.name] + ' (robot profile)', f.default is not MISSING
         values[f.name] = declare(node, f'robot.{f.name}', kind, about, read_only=True, optional=optional)
+    refuse_unknown(node, 'robot')
     return RobotProfile.from_dict(values)
