@@ -201,7 +201,7 @@ class Foresight:
         values: dict[str, Any] = {
             'done': work.done,
             'dropped': work.dropped,
-            'longest step first/later [ms]': milliseconds(*work.longest(self.schedule.act)),
+            'step to expect first/later [ms]': milliseconds(*work.expected(self.schedule.act)),
         }
         idle = 'OK'
         if work.name in self._publishers:

@@ -1,8 +1,9 @@
 """Plan and imagine beside act: single steps of slow decodes in the gaps between actions.
 
 A due action never waits for a step that was not expected to be over by then: a step begins only if it would end before
-the next set of images is due, were it as slow as the slowest of late; otherwise it waits for a longer gap. Gaps are
-measured on the wall, whatever the clock of the observations does, because that is where the model takes its time.
+the next set of images is due, were it as slow as the slowest but one of late; otherwise it waits for a longer gap. Were
+it the slowest, one bad moment of the machine would end a kind for as long as it is remembered. Gaps are measured on the
+wall, whatever the clock of the observations does, because that is where the model takes its time.
 """
 
 import math
@@ -15,10 +16,10 @@ import numpy as np
 
 from vla_model.types import Observation
 from vla_policy_node.observe.streams import NS
-from vla_policy_node.stats import Longest, Window
+from vla_policy_node.stats import LongestButOne, Window
 
-MARGIN, SLACK = 1.1, 0.002  # a step may take a tenth and 2 ms longer than the longest of its kind
-MEMORY = 30.0  # [s] for which a slow step counts: one bad moment of the machine shall not end a kind for good
+MARGIN, SLACK = 1.1, 0.002  # a step may take a tenth and 2 ms longer than is expected of its kind
+MEMORY = 30.0  # [s] for which a slow step counts: two bad moments of the machine shall not end a kind for good
 SETS, FEWEST = 20, 4  # how many sets of images tell when the next one comes, at most and at least
 PATIENCE = 30  # gaps in a row that are too short for a step, after which that is told
 TRIALS = 4  # decodes before the first real one; of these the first is not counted, it finds nothing allocated
@@ -93,7 +94,8 @@ class Work:
         self._clock = clock
         self.done = self.dropped = 0
         self.failure = self.starving = ''  # what is wrong now
-        self._first, self._later = Longest(MEMORY), Longest(MEMORY)  # the first fills a cache, and is started, too
+        self._first = LongestButOne(MEMORY)  # apart: it fills a cache, and is started, too
+        self._later = LongestButOne(MEMORY)
         self._cost_first = self._cost_later = 0.0  # steps per action: how much longer than an action they take
         self._job: Job | None = None
         self._next: int | None = None  # [ns] of observation time: the next start is due; None: at once
@@ -121,14 +123,16 @@ class Work:
         usual = max(min(acts[1:]), 1e-6)
         self._cost_first, self._cost_later = min(firsts[1:]) / usual, min(laters[1:]) / usual
 
-    def longest(self, act: float) -> tuple[float, float]:
-        """[s] first and later steps of late, or what they cost where an action takes `act` seconds, if that is more."""
+    def expected(self, act: float) -> tuple[float, float]:
+        """[s] that a first and a later step are expected to take: as the longest but one of late, or what they cost
+        where an action takes `act` seconds, if that is more.
+        """
         now = self._clock()
         return max(self._first.value(now), self._cost_first * act), max(self._later.value(now), self._cost_later * act)
 
     def need(self, act: float) -> float:
         """[s] that must be free for the next step, where an action takes `act` seconds."""
-        first, later = self.longest(act)
+        first, later = self.expected(act)
         return (first if self._job is None else later) * MARGIN + SLACK
 
     @property

@@ -54,21 +54,26 @@ class Rate:
         return (len(recent) - 1) / max(now - recent[0], 1e-9)
 
 
-class Longest:
-    """The longest of the durations of the last `span` seconds. One thread adds, any reads."""
+class LongestButOne:
+    """The longest but one of the durations of the last `span` seconds: once is an accident, twice is to be expected.
+
+    One thread adds, any reads.
+    """
 
     def __init__(self, span: float) -> None:
         self._span = span
-        self._falling: deque[tuple[float, float]] = deque()  # (when, duration): none that a later one exceeds
+        self._kept: list[tuple[float, float]] = []  # (when, duration), oldest first, without what two later ones reach
 
     def add(self, now: float, duration: float) -> None:
         """Both in s; now must come from a clock that never goes back."""
-        while self._falling and self._falling[-1][1] <= duration:
-            self._falling.pop()
-        while self._falling and now - self._falling[0][0] > self._span:
-            self._falling.popleft()
-        self._falling.append((now, duration))
+        kept, reached = [(now, duration)], [duration]
+        for when, earlier in reversed(self._kept):
+            if now - when <= self._span and sum(later >= earlier for later in reached) < 2:
+                kept.append((when, earlier))
+                reached.append(earlier)
+        self._kept = kept[::-1]
 
     def value(self, now: float) -> float:
-        """[s] at time now [s]; 0 where there was none."""
-        return next((duration for when, duration in list(self._falling) if now - when <= self._span), 0.0)
+        """[s] at time now [s]; 0 where there were fewer than two."""
+        recent = sorted(duration for when, duration in self._kept if now - when <= self._span)
+        return recent[-2] if len(recent) > 1 else 0.0
