@@ -50,8 +50,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     if not failure and hasattr(node, 'come_to_rest'):
         node.come_to_rest().wait(REST)
     leaving.set()
-    executor.shutdown(timeout_sec=SHUTDOWN)
-    thread.join(0.5)
+    executor.shutdown(timeout_sec=0.0)  # with more it would wait for callbacks in Humble, and not in Jazzy
+    thread.join(SHUTDOWN)
     if thread.is_alive() and not failure:
         # Tearing down what a callback is building, or letting Python end around its thread, would abort.
         node.get_logger().error('a callback does not return: the process ends without tearing down')
