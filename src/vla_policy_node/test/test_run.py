@@ -1,5 +1,6 @@
 """A process asked to end does so, even from the middle of a callback that does not return."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -29,7 +30,8 @@ run.run(Stuck, [])
 @pytest.mark.parametrize(('seconds', 'patience', 'code'), [(0.05, 20.0, 0), (2.0, 20.0, 0), (600.0, 0.2, 1)])
 def test_a_signal_ends_the_process(seconds, patience, code):
     words = [sys.executable, '-c', SCRIPT, str(seconds), str(patience)]
-    p = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    env = os.environ | {'RCUTILS_LOGGING_USE_STDOUT': '0'}  # which is for the script's own words
+    p = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
     try:
         assert p.stdout is not None and p.stdout.readline() == 'working\n'
         p.send_signal(signal.SIGINT)
