@@ -1,11 +1,14 @@
 """Success of a policy through real processes: simulator, executor and policy node, over DDS, against the wall clock."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import domain_coordinator
 from rich.console import Console
+from sensor_msgs.msg import Image
+from std_msgs.msg import String
 
 from vla_bringup.console import make_console
 from vla_bringup.demo import ROBOT, Progress, interruptible
@@ -37,6 +40,7 @@ class Options:
     rate: float = RATE  # [Hz] most inferences per second
     real_time_factor: float = 1.0  # more would let the model think longer in the simulator's time, less shorter
     time_limit: float = 30.0  # [s] of simulation per episode
+    listen: bool = False  # to plan texts and imagined images, which the policy makes only while somebody does
 
 
 @dataclass
@@ -109,6 +113,17 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
         probe.check = supervisor.check
         watch = Watch()
         probe.node.create_subscription(ExecutorStatus, 'executor/status', watch.take, qos.LATCHED)
+        heard = {'plan texts': 0, 'imagined images': 0}
+        if options.listen:
+
+            def on_plan(msg: String) -> None:
+                heard['plan texts'] += bool(msg.data)  # an empty one takes back the one before
+
+            def on_image(_: Image) -> None:
+                heard['imagined images'] += 1
+
+            probe.node.create_subscription(String, 'policy/plan_text', on_plan, qos.LATCHED)
+            probe.node.create_subscription(Image, 'policy/predicted_image', on_image, qos.SENSOR)
         episodes = Episodes(probe, progress.show, policy_drives=not expert)
         progress.stage('starting')
         episodes.bring_up()
@@ -122,6 +137,7 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
             'real_time_factor': options.real_time_factor,
             'time_limit': options.time_limit,
             'device': options.device,
+            'plans and images': 'asked for' if options.listen else 'not asked for',
         }
         file = RecordFile(options.out, facts)
         left = file.missing(jobs)
@@ -151,10 +167,12 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
         wanted = set(jobs)
         records = [record for record in file.records if record.key in wanted]
         newest = seen.policy
-        measures = {}
+        measures: dict[str, Mapping[str, float]] = {}
         if left and newest is not None:
             times = {'p50': newest.inference_p50, 'p95': newest.inference_p95, 'p99': newest.inference_p99}
             measures['Inference of the policy node, last 200'] = {f'{k} [s]': float(v) for k, v in times.items()}
+        if left and options.listen:
+            measures[f'Beside the actions, in the {len(left)} episodes that ran last'] = heard
     write_report(options.out, facts, records, measures)
     print_report(console, facts, records, measures)
     console.print(f'{options.out}/summary.md, results.json and figures are ready')

@@ -432,6 +432,9 @@ def bench_policy(
     rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = RATE,
     real_time_factor: Annotated[float, typer.Option(min=0.1, max=1.0, help='Simulated per wall time.')] = 1.0,
     time_limit: Annotated[float, typer.Option(min=1.0, help='Of an episode (s).')] = 30.0,
+    listen: Annotated[
+        bool, typer.Option('--listen', help='Have it plan and imagine beside, as when RViz or a recorder listens.')
+    ] = False,
     out: Annotated[Path, typer.Option(help='Folder; a run that was cut goes on there.')] = Path('out/bench_policy'),
 ) -> None:
     """Success rate of a policy over ROS, through real processes; ./vla train evaluate is the same without ROS."""
@@ -451,6 +454,7 @@ def bench_policy(
                 rate=rate,
                 real_time_factor=real_time_factor,
                 time_limit=time_limit,
+                listen=listen,
             )
         )
     )
