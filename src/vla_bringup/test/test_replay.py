@@ -166,9 +166,28 @@ def test_nothing_to_replay_is_one_clear_line(tmp_path):
     assert '/joint_states' in line
     strange = tmp_path / 'strange'
     write_bag(strange, 1.0, compressed=False, side=SIDE, change=lambda topic, k, m: renamed(m))
-    assert 'robot profile' in fails(strange)
+    line = fails(strange)
+    assert 'robot profile' in line
+    assert 'ur5_panda_joint1' in line
+    zero = tmp_path / 'zero'
+    write_bag(zero, 1.0, compressed=False, side=SIDE, change=lambda topic, k, m: at_time(topic, m, lambda ns: 0))
+    assert 'its header.stamp is zero: the driver must stamp its messages' in fails(zero)
+    sim = tmp_path / 'sim'
+    write_bag(
+        sim, 1.0, compressed=False, side=SIDE, change=lambda topic, k, m: at_time(topic, m, lambda ns: ns + 10**18)
+    )
+    assert 'stamps in simulation time need /clock in the bag' in fails(sim)
     assert '--mode' in fails(lacking, '--mode', 'sideways')
     assert '--latency' in fails(lacking, '--latency', 'long')
+
+
+def at_time(topic, message, moved, wanted='/image_raw'):
+    """The message with another stamp, if its topic ends so. moved: from [ns] to [ns]."""
+    if topic.endswith(wanted):
+        stamp = message.header.stamp
+        ns = moved(stamp.sec * NS + stamp.nanosec)
+        stamp.sec, stamp.nanosec = ns // NS, ns % NS
+    return message
 
 
 def renamed(message):

@@ -20,8 +20,9 @@ from vla_bringup.replay_live import NodeSettings, run_live
 from vla_bringup.replay_measures import Said, measure
 from vla_bringup.replay_offline import ZERO, Asker, Run, parse_latency, prepare, run_offline
 from vla_bringup.replay_report import comparison, shown, summary, verdict, warnings, write_report
-from vla_bringup.replay_session import Session
+from vla_bringup.replay_session import NO_INSTRUCTION, Session
 from vla_training.bag import bag_files
+from vla_training.bag_faults import why_nothing
 
 OFFLINE, LIVE = 'offline', 'live'
 
@@ -118,16 +119,13 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
 
 def nothing(feed: Feed, run: Run) -> str:
     """Why there is no chunk, in one line."""
-    lines = warnings(feed.report.as_dict())
+    fault = run.session.fault
     if run.failures:
         why = f'the model failed each time: {run.failures[0][1]}'
-    elif not feed.seen:
-        why = lines[0] if lines else 'it has no message'
+    elif fault == NO_INSTRUCTION:
+        why = fault
     else:
-        why = f'{run.session.fault or "it has none of the topics of the robot profile"}'
-        missing = [t for t in feed.inputs if t not in feed.seen]
-        if missing and all(t not in run.session.report.streams for t in missing):
-            why += f' (topics in the bag: {", ".join(sorted(feed.seen))})'
+        why = why_nothing(feed.path, feed.report, feed.setup.streams) or fault
     return f'nothing of {feed.path} could be replayed: {why}'
 
 

@@ -13,7 +13,9 @@ from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned
 from vla_policy_node.policy_report import CODE_NAMES
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_training.bag import Message
+from vla_training.bag_faults import other_time
 
+NO_INSTRUCTION = 'the bag has no instruction: give --instruction'
 JUMP = NS  # [ns] as observe/streams.py: a clock that goes back
 
 
@@ -117,10 +119,10 @@ class Session:
         if isinstance(found, Fault):
             self.fault = found.message
             if self._image:
-                self.report.unusable[CODE_NAMES[found.code]] += 1
+                self.report.without_set(CODE_NAMES[found.code], found.message)
             return None
         if not self.instruction:
-            self.fault = 'the bag has no instruction: give --instruction'
+            self.fault = NO_INSTRUCTION
             return None
         if not self._cadence.due(found.t_ref):
             return None
@@ -134,6 +136,8 @@ class Session:
         self._busy_until, self._fresh = self.now + nanoseconds, True
 
     def _stored(self, stream: str, stamp: int, value: object) -> None:
+        if why := other_time(stream, self._topics[stream], stamp, self.now):
+            self._bad(stream, why)
         self.report.stream(stream, self._topics[stream]).add(stamp)
         if stream == JOINTS:
             self.arm.stamps.append(stamp)

@@ -49,6 +49,7 @@ class BagReport:
     bag: str
     streams: dict[str, StreamReport] = field(default_factory=dict)
     unusable: Counter[str] = field(default_factory=Counter)  # images at which no set was complete, and why
+    causes: dict[str, str] = field(default_factory=dict)  # cause in `unusable` -> the sentence of the first of them
     dropped: Counter[str] = field(default_factory=Counter)  # frames, and why
     gaps: list[float] = field(default_factory=list)  # [s] each ended an episode
     bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages that say what cannot be
@@ -66,6 +67,11 @@ class BagReport:
         self.bad_messages[topic] += 1
         self.examples.setdefault(topic, why)
 
+    def without_set(self, cause: str, sentence: str) -> None:
+        """An image came and no set was complete. cause: a short name. sentence: what is wrong and what to do."""
+        self.unusable[cause] += 1
+        self.causes.setdefault(cause, sentence)
+
     @property
     def corrupt(self) -> int:
         return sum(self.bad_messages.values()) + sum(self.damage.undecodable.values())
@@ -77,6 +83,7 @@ class BagReport:
             'frames_kept': self.kept,
             'frames_dropped': dict(self.dropped),
             'images_without_a_complete_set': dict(self.unusable),
+            'causes': dict(self.causes),
             'gaps_that_ended_an_episode': {'count': len(self.gaps), 'longest': round(max(self.gaps, default=0.0), 3)},
             'worst_skew': round(self.worst_skew, 4),
             'streams': {name: stream.summary() for name, stream in self.streams.items()},
@@ -94,7 +101,10 @@ def notes(report: dict[str, Any]) -> list[str]:
     lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
     lines += report['damage'] + report['examples']
     lines += [f'{count} frames dropped: {why}' for why, count in report['frames_dropped'].items()]
-    lines += [f'{count} images without a set: {why}' for why, count in report['images_without_a_complete_set'].items()]
+    causes = report.get('causes', {})  # reports of earlier versions have none
+    for cause, count in report['images_without_a_complete_set'].items():
+        sentence = f'; the first: {causes[cause]}' if cause in causes else ''
+        lines.append(f'{count} images without a set: {cause}{sentence}')
     if report['gaps_that_ended_an_episode']['count']:
         gaps = report['gaps_that_ended_an_episode']
         lines.append(f'{gaps["count"]} gaps without frames ended an episode, the longest {gaps["longest"]} s')

@@ -97,6 +97,12 @@ class Setup:
     def gripper(self) -> bool:
         return bool(self.profile.gripper_joint_names)
 
+    @property
+    def streams(self) -> dict[str, str]:
+        """Stream -> topic of everything that a complete set needs."""
+        fingers = {GRIPPER: self.gripper_joint_states} if self.gripper else {}
+        return {**self.cameras, JOINTS: self.joint_states, **fingers}
+
 
 @dataclass(frozen=True)
 class Recorded:
