@@ -67,7 +67,12 @@ class Session:
         self.report, self.setup = feed.report, setup
         self._feed, self._fixed = feed, bool(instruction)
         self._intake = Intake(
-            setup.profile, setup.cameras, setup.joint_states, setup.gripper_joint_states, tell=self._bad
+            setup.profile,
+            setup.cameras,
+            setup.joint_states,
+            setup.gripper_joint_states,
+            tell=self._bad,
+            clock='the recorder',
         )
         self._topics = {name: spec.topic for name, spec in self._intake.streams.specs.items()}
         self._cadence = Cadence(rate)
@@ -101,7 +106,7 @@ class Session:
             if m.topic == self.setup.topic(CHUNKS):
                 self.inference_times.append(to_ns(m.data.inference_time) / NS)
                 return False
-            for stream, value in self._intake.take(m.topic, m.data):
+            for stream, value in self._intake.take(m.topic, m.data, max(self.now, 0)):
                 self._stored(stream, to_ns(m.data.header.stamp), value)
         except (AttributeError, TypeError, IndexError) as error:  # another type than the topic should have
             self._bad_message(m.topic, f'{m.kind}: {error}')

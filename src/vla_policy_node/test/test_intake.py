@@ -37,37 +37,70 @@ def intake():
 
 
 def test_one_message_fills_both_streams_of_its_topic(intake):
-    stored = intake.take('/joints', joints(1.0))
+    stored = intake.take('/joints', joints(1.0), NS)
     assert [name for name, _ in stored] == [JOINTS, GRIPPER]
-    assert intake.take('/image', image(1.0))[0][0] == 'front'
+    assert intake.take('/image', image(1.0), NS)[0][0] == 'front'
     assert intake.frames == {'front': 'eye'}
     found = intake.observe(NS)
     assert found.t_ref == NS
     assert found.values[GRIPPER] == pytest.approx(0.04)
-    assert intake.take('/elsewhere', joints(1.0)) == []
+    assert intake.take('/elsewhere', joints(1.0), NS) == []
 
 
 def test_a_stream_is_unusable_until_its_next_good_message(intake):
-    intake.take('/joints', joints(1.0))
-    intake.take('/image', image(1.0))
-    assert intake.take('/image', image(1.1, 'yuv422')) == []
+    intake.take('/joints', joints(1.0), NS)
+    intake.take('/image', image(1.0), NS)
+    assert intake.take('/image', image(1.1, 'yuv422'), round(1.1 * NS)) == []
     found = intake.observe(round(1.1 * NS))
     assert isinstance(found, Fault)
     assert found.code == S.CAMERA_BAD
     assert intake.told == ['front']
-    intake.take('/image', image(1.2))
-    intake.take('/joints', joints(1.2))
+    intake.take('/image', image(1.2), round(1.2 * NS))
+    intake.take('/joints', joints(1.2), round(1.2 * NS))
     assert intake.observe(round(1.2 * NS)).t_ref == round(1.2 * NS)
 
 
 def test_joints_of_another_robot_are_told_only_while_there_are_none_of_ours(intake):
-    intake.take('/joints', joints(1.0, ('x', 'y', 'z')))
+    intake.take('/joints', joints(1.0, ('x', 'y', 'z')), NS)
     assert intake.told == [JOINTS, GRIPPER]
-    intake.take('/joints', joints(1.0))
-    intake.take('/joints', joints(1.1, ('x', 'y', 'z')))
+    intake.take('/joints', joints(1.0), NS)
+    intake.take('/joints', joints(1.1, ('x', 'y', 'z')), round(1.1 * NS))
     assert intake.told == [JOINTS, GRIPPER]
-    intake.take('/image', image(2.0))
+    intake.take('/image', image(2.0), 2 * NS)
     assert "have the joints ['x', 'y', 'z']" in intake.observe(2 * NS).message
+
+
+def test_an_image_from_the_future_is_not_handed_on_and_makes_its_camera_bad_while_such_come(intake):
+    for i in range(5):
+        now = round((1 + 0.2 * i) * NS)
+        intake.take('/joints', joints(now / NS), now)
+        ahead = 0.28 if 1 <= i < 4 else 0.0
+        assert bool(intake.take('/image', image(now / NS + ahead), now)) is not bool(ahead)
+        for later in (0, 0.05, 0.15):  # by then its stamp is no longer ahead of the clock
+            found = intake.observe(now + round(later * NS) if later < 0.1 else now)
+            if ahead:
+                assert found.code == S.CAMERA_BAD
+                assert 'front on /image is stamped 0.280 s ahead of the clock: synchronise the clocks' in found.message
+            else:
+                assert found.t_ref == now
+    assert intake.told == ['front'] * 3
+
+
+def test_a_slow_gripper_has_a_limit_of_its_own_and_the_message_names_it():
+    intake = Intake(PROFILE, {'front': '/image'}, '/joints', '/hand')
+    arm = ('a', 'b'), (1.0, 2.0)
+    for i in range(200):  # 10 ms each
+        now = NS + i * NS // 100
+        intake.take('/joints', joints(now / NS, *arm), now)
+        if i % 10 == 0 and i <= 150:
+            intake.take('/hand', joints(now / NS, ('f',), (0.04,)), now)
+        if i % 4 == 0:
+            intake.take('/image', image(now / NS), now)
+            found = intake.observe(now)
+            assert isinstance(found, Fault) == (i > 180)
+    assert found.code == S.JOINTS_STALE
+    assert 'no gripper on /hand' in found.message
+    assert 'limit gripper_max_age, 0.3 s, it comes at 10.0 Hz' in found.message
 
 
 @given(st.lists(st.integers(0, 10 * NS), min_size=1, max_size=50), st.floats(0.5, 50))

@@ -47,6 +47,8 @@ class Observer:
             p.gripper_topic,
             camera_max_age=p.camera_max_age,
             joint_max_age=p.joint_max_age,
+            gripper_max_age=p.gripper_max_age,
+            real_time=not node.get_parameter('use_sim_time').value,
             width=p.image_width,
             height=p.image_height,
             tell=self._log,
@@ -77,7 +79,7 @@ class Observer:
             self._node.destroy_subscription(subscription)
 
     def _take(self, topic: str, msg: Any) -> None:
-        stored = self._intake.take(topic, msg)
+        stored = self._intake.take(topic, msg, self._node.get_clock().now().nanoseconds)
         if stored and topic in self._intake.cameras:
             self._on_image(stored[0][0], to_ns(msg.header.stamp), stored[0][1])
         if self._lockstep is not None:

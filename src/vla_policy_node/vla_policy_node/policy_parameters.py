@@ -6,7 +6,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
+from vla_policy_node.intake import CAMERA_MAX_AGE, GRIPPER_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.observe.committed import AWAY, INPAINT, STAGNATION
 from vla_policy_node.observe.streams import GRIPPER, JOINTS
@@ -27,6 +27,7 @@ class PolicyParameters:
     image_height: int
     camera_max_age: float
     joint_max_age: float
+    gripper_max_age: float
     rate: float
     inpaint: str
     inpaint_away: float
@@ -85,6 +86,14 @@ class PolicyParameters:
                 'joint_max_age',
                 JOINT_MAX_AGE,
                 'with an older joint state there is no inference [s]',
+                low=0.005,
+                high=10.0,
+            ),
+            gripper_max_age=declare(
+                node,
+                'gripper_max_age',
+                GRIPPER_MAX_AGE,
+                'with an older state of the fingers there is no inference [s]; at least three periods of their topic',
                 low=0.005,
                 high=10.0,
             ),

@@ -17,8 +17,8 @@ import numpy as np
 import yaml
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.intake import CAMERA_MAX_AGE, JOINT_MAX_AGE
-from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams, StreamSpec
+from vla_policy_node.intake import GRIPPER_MAX_AGE, JOINT_MAX_AGE, stream_specs
+from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams
 from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.joints import (
     decode_array,
@@ -180,11 +180,8 @@ class Recording:
         """subtasks: (time since the bag began [s], words), by time; empty: as the bag says."""
         self.setup, self.report, self._subtasks = setup, report, subtasks
         self._period, self._half = NS // setup.fps, NS // setup.fps // 2
-        specs = [StreamSpec(name, topic, CAMERA_MAX_AGE, leads=True) for name, topic in setup.cameras.items()]
-        specs.append(StreamSpec(JOINTS, setup.joint_states, JOINT_MAX_AGE))
-        if setup.gripper:
-            specs.append(StreamSpec(GRIPPER, setup.gripper_joint_states, JOINT_MAX_AGE))
-        self._streams = Streams(specs)
+        specs = stream_specs(setup.profile, setup.cameras, setup.joint_states, setup.gripper_joint_states)
+        self._streams = Streams(specs, clock='the recorder')
         self._takes: dict[str, list[Callable[[Message], None]]] = {}
         for name, topic in setup.cameras.items():
             self._hear(topic, functools.partial(self._image, name))
@@ -254,6 +251,8 @@ class Recording:
             self._streams.clear()
             self._arm, self._opening, self._success, self._progress = Series(), Series(), Series(), Series()
             self._last, self._due, self._held, self._start = -1, 0, None, 0
+        if not self._has_clock:
+            self._streams.clear()  # arrivals were of another clock
         self._now, self._has_clock = stamp, True
 
     def _image(self, name: str, m: Message) -> None:
@@ -308,7 +307,9 @@ class Recording:
 
     def _put(self, name: str, m: Message, value: Any) -> None:
         stamp = _ns(m.data.header.stamp)
-        self._streams.put(name, stamp, value)
+        note = self._streams.put(name, stamp, value, self._now)
+        if note:
+            self.report.bad(m.topic, note)
         self.report.stream(name, m.topic).add(stamp)
 
     def _episode(self, m: Message) -> None:
@@ -387,7 +388,7 @@ class Recording:
     def _action(self, due: int) -> np.ndarray | None:
         """(dof + gripper,) [rad], [m]"""
         if self.setup.actions == STATES:
-            parts = [self._arm.between(due, JOINT_MAX_AGE), self._opening.between(due, JOINT_MAX_AGE)]
+            parts = [self._arm.between(due, JOINT_MAX_AGE), self._opening.between(due, GRIPPER_MAX_AGE)]
         else:
             parts = [self._arm.as_of(due, SET_POINT_MAX_AGE), self._opening.as_of(due, SET_POINT_MAX_AGE)]
         parts = parts if self.setup.gripper else parts[:1]

@@ -3,8 +3,14 @@
 Policy, executor, converter, replay and doctor use the same limits and the same words.
 """
 
+from dataclasses import dataclass, field
+
+NS = 1_000_000_000
 # [s] A stamp may be ahead of the arrival of its message by this much: what clocks that agree still differ by.
 FUTURE_TOLERANCE = 0.1
+# [s] A message may be stamped this much before the newest of its topic: they can overtake one another. With a stamp
+# further back the sender's clock was set back.
+OVERTAKING = 0.02
 
 
 def ahead(what: str, seconds: float) -> str:
@@ -15,3 +21,33 @@ def ahead(what: str, seconds: float) -> str:
 def set_back(what: str, seconds: float) -> str:
     """The sentence about stamps of one sender that step back by `seconds` from one message to the next."""
     return f'the clock of {what} was set back by {seconds:.3f} s: synchronise the clocks before the arm is driven'
+
+
+@dataclass
+class Stamps:
+    """Judges the stamps of one sender against one another and against the arrival of their messages."""
+
+    newest: int | None = None  # [ns] of the stamps that were not ahead, since the clock was set back last
+    ahead: float = 0.0  # [s] the last stamp against the arrival of its message; below zero: it is in the past
+    future: bool = False  # the last stamp was too far ahead: its message must not be used
+    _lag: int = field(default=0, repr=False)  # [ns] arrival minus stamp of the newest
+
+    def take(self, stamp: int, received: int) -> float:
+        """Judge the next message: its stamp and its arrival [ns]; 0 for an arrival that is not known.
+
+        Returns by how much the sender's clock was set back since the message before [s]; 0: it was not. A stamp that
+        is ahead sets `future` and counts for nothing else. Half the tolerance ends what the whole began, so that a
+        clock at the limit does not make the verdict flicker.
+        """
+        self.ahead = (stamp - received) / NS if received > 0 else 0.0
+        self.future = self.ahead > (FUTURE_TOLERANCE / 2 if self.future else FUTURE_TOLERANCE)
+        if self.future:
+            return 0.0
+        back, lag = 0.0, received - stamp
+        if self.newest is not None and stamp < self.newest - OVERTAKING * NS:
+            # What passed between the two messages was set back, too, where their arrivals are known.
+            back = max(self.newest - stamp, lag - self._lag) / NS
+            self.newest = None
+        if self.newest is None or stamp >= self.newest:
+            self.newest, self._lag = stamp, lag
+        return back
