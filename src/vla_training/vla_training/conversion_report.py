@@ -90,6 +90,7 @@ class BagReport:
             'messages_with_wrong_content': dict(self.bad_messages),
             'messages_undecodable': dict(self.damage.undecodable),
             'examples': [*(f'{t}: {why}' for t, why in self.examples.items()), *self.damage.examples],
+            'order': self.damage.order,
             'damage': self.damage.problems,
             'parts_without_checksum': self.damage.unchecked,
             'failed': self.failed,
@@ -99,6 +100,7 @@ class BagReport:
 def notes(report: dict[str, Any]) -> list[str]:
     """What a person should know about one bag, from its as_dict, a line each."""
     lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
+    lines += report.get('order', [])  # reports of earlier versions have none
     lines += report['damage'] + report['examples']
     lines += [f'{count} frames dropped: {why}' for why, count in report['frames_dropped'].items()]
     causes = report.get('causes', {})  # reports of earlier versions have none

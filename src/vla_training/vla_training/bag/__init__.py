@@ -1,4 +1,4 @@
-"""Reads what is whole of a rosbag2, MCAP or sqlite3, message by message in the order of the file.
+"""Reads what is whole of a rosbag2, MCAP or sqlite3, message by message in the order of time: see order.py.
 
 Made for bags that may be damaged: the recorder was killed, the disk was full, bits flipped. Each chunk of an MCAP is
 checked (checksum, where its writer made one; size; structure) and given up alone; behind damage in between, reading
@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 import yaml
 from backports import zstd
 
+from vla_training.bag.index import add_times
 from vla_training.bag.mcap import read_mcap
+from vla_training.bag.order import Plan, Times, in_order, plan, times_of
 from vla_training.bag.parts import Damage, Raw, Types
 from vla_training.bag.sqlite import read_sqlite
 
@@ -33,6 +35,7 @@ class Message(NamedTuple):
     time: int  # [ns] bag time: the recorder's clock when it came
     data: Any  # fields as in the .msg file; arrays are numpy
     raw: bytes | memoryview = b''  # as it came over the wire (CDR)
+    period: int = 0  # counts how often the recorder's clock was set back before it: times of two are not comparable
 
 
 def bag_files(path: Path) -> list[Path]:
@@ -47,21 +50,33 @@ def bag_files(path: Path) -> list[Path]:
 
 
 def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callable[[int], None]) -> Iterator[Message]:
-    """Messages of these topics (absolute names). progress is called with the bytes read so far.
+    """Messages of these topics (absolute names), by log time. progress is called with the bytes read so far.
 
-    Raises ValueError when the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
+    Where the recorder's clock was set back a new `period` begins, and `damage.order` tells it. Raises ValueError when
+    the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
     """
     wanted, types = set(topics), Types()
-    for raw in _raws(path, types, damage, progress):
-        if raw.topic not in wanted:
-            continue
+    order = _plan(path, wanted.__contains__)
+    damage.order += order.told()
+    raws = (raw for raw in _raws(path, types, damage, progress) if raw.topic in wanted)
+    for period, raw in in_order(raws, order):
         try:
             data = zstd.decompress(raw.data) if raw.data[:4] == ZSTD_MAGIC else raw.data
-            yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind), data)
+            yield Message(raw.topic, raw.kind, raw.time, types.decode(data, raw.kind), data, period)
         except Exception as error:  # damaged bytes make the decoder fail in any way
             damage.undecodable[raw.topic] += 1
             if damage.undecodable[raw.topic] <= EXAMPLES:
                 damage.examples.append(f'{raw.topic} at {raw.time}: {type(error).__name__}: {error}')
+
+
+def _plan(path: Path, wanted: Callable[[str], bool]) -> Plan:
+    """How to read the bag in the order of time: from its indexes, else from a first reading."""
+    found = Times()
+    if all(add_times(file, wanted, found) for file in bag_files(path)):
+        order = plan(found)
+        if not order.cuts:  # a cut is at a number of message: it needs exactly those that will be read
+            return order
+    return plan(times_of(_raws(path, Types(), Damage(), lambda read: None), wanted))
 
 
 def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict[str, str]:

@@ -27,6 +27,7 @@ class Damage:
     problems: list[str] = field(default_factory=list)  # one sentence each
     undecodable: Counter[str] = field(default_factory=Counter)  # topic -> messages
     examples: list[str] = field(default_factory=list)  # why, for the first ones
+    order: list[str] = field(default_factory=list)  # one sentence per fault of the order of time
     unchecked: bool = False  # parts had no checksum: wrong values in them would not be noticed
 
 
