@@ -11,7 +11,8 @@ from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
 from vla_bringup.launching import launch_actions
-from vla_bringup.nodes import CONTROLLERS, franka_nodes, profile_names, recorder_node, share
+from vla_bringup.nodes import CONTROLLERS, franka_nodes, recorder_node, share
+from vla_policy_node.core.profile import profile_names
 
 YES_NO = ['true', 'false']
 ARGUMENTS = [

@@ -8,7 +8,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
 from vla_bringup.launching import launch_actions
-from vla_bringup.nodes import policy_nodes, profile_names, recorder_node
+from vla_bringup.nodes import policy_nodes, recorder_node
+from vla_policy_node.core.profile import profile_names
 
 ARGUMENTS = [
     DeclareLaunchArgument(

@@ -11,8 +11,9 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
 
 from vla_bringup.launching import launch_actions
-from vla_bringup.nodes import policy_nodes, profile_names
+from vla_bringup.nodes import policy_nodes
 from vla_bringup.replay_feed import played_topics
+from vla_policy_node.core.profile import profile_names
 
 ARGUMENTS = [
     DeclareLaunchArgument('bag', description='rosbag2 to play: a folder'),

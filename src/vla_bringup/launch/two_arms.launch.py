@@ -9,7 +9,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
 from vla_bringup.launching import launch_actions
-from vla_bringup.nodes import on_its_own, policy_nodes, profile_names, recorder_node, sim_nodes
+from vla_bringup.nodes import on_its_own, policy_nodes, recorder_node, sim_nodes
+from vla_policy_node.core.profile import profile_names
 from vla_policy_node.observe.cadence import RATE
 from vla_sim.tasks import TASKS
 

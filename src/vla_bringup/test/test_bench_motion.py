@@ -13,12 +13,11 @@ from vla_bringup.bench_motion_loop import Loop, close_loop
 from vla_bringup.bench_motion_replay import NS, TICK, asked_path, deviation, measure, replay
 from vla_bringup.bench_motion_report import number, ratios, summaries
 from vla_bringup.bench_motion_streams import AHEAD, PERIOD, STEP, Grid, Recording, make_stream
-from vla_bringup.nodes import profile_path
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import STRATEGIES
 from vla_sim.motion import minimum_jerk
 
-PROFILE = RobotProfile.load(profile_path('sim_panda'))
+PROFILE = RobotProfile.load('sim_panda')
 GRID = Grid(0.1, 16)
 
 

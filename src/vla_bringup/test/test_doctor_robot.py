@@ -20,8 +20,8 @@ from vla_bringup.doctor_robot import (
 )
 from vla_bringup.doctor_wiring import Wiring, of_profile
 from vla_bringup.graph import Graph, Topic, to_markdown
-from vla_bringup.nodes import profile_path
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
+from vla_policy_node.core.profile import profile_path
 
 OK, WARN, BAD = Verdict.OK, Verdict.WARN, Verdict.BAD
 WIRING = Wiring('test', {'front': '/front/image_raw'}, '/joint_states', ('j1', 'j2'), '/target_joint')

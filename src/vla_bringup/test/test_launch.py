@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_bringup.nodes import CONTROLLERS, franka_nodes, policy_nodes, profile_path, recorder_node, share, sim_nodes
-from vla_policy_node.core.profile import RobotProfile
+from vla_bringup.nodes import CONTROLLERS, franka_nodes, policy_nodes, recorder_node, share, sim_nodes
+from vla_policy_node.core.profile import RobotProfile, profile_path
 
 FILES = ('sim.launch.py', 'policy.launch.py', 'franka.launch.py', 'two_arms.launch.py')
 
@@ -152,7 +152,7 @@ def test_the_executor_speaks_the_language_of_the_controller(controller):
     known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']
     name = CONTROLLERS[controller].name
     assert p['controller_node'] == name and 'type' in known['controller_manager']['ros__parameters'][name]
-    profile = RobotProfile.load(profile_path('fr3'))
+    profile = RobotProfile.load('fr3')
     assert tuple(known[name]['ros__parameters']['joints']) == profile.joint_names
 
 

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from vla_bringup import quantize as command
-from vla_bringup.nodes import profile_path
 from vla_model.quantize import Result
+from vla_policy_node.core.profile import profile_path
 
 
 def test_a_loss_counts_when_it_is_sure():

@@ -6,7 +6,6 @@ from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from vla_bringup.console import make_console
-from vla_bringup.nodes import profile_path
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.rollout import EpisodeResult, success_rate
 
@@ -14,7 +13,7 @@ from vla_sim.rollout import EpisodeResult, success_rate
 def bench_expert(tasks: tuple[str, ...], seeds: range, processes: int) -> bool:
     """Run the expert without ROS, print a table per task; whether at least 98 % of the episodes of each succeeded."""
     console = make_console()
-    profile = RobotProfile.load(profile_path('sim_panda'))
+    profile = RobotProfile.load('sim_panda')
     table = Table('task', 'episodes', 'success', '95 % interval (Wilson)', 'time p50', 'peak speed', 'failing seeds')
     good = True
     with Progress(console=console, transient=True) as bar:

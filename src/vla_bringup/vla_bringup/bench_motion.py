@@ -19,7 +19,6 @@ from vla_bringup.bench_motion_report import print_report, write_report
 from vla_bringup.bench_motion_streams import PERIOD, SOURCES, Grid, Recording, make_stream, record
 from vla_bringup.console import make_console
 from vla_bringup.machine import facts
-from vla_bringup.nodes import profile_path
 from vla_policy_node.core.profile import RobotProfile
 
 ROBOT = 'sim_panda'
@@ -57,7 +56,7 @@ def bench_motion(options: Options) -> bool:
     """Run everything, write motion.json, motion.md and figures, print the tables. Raises ValueError, FileNotFoundError
     for what the user can mend."""
     console = make_console()
-    profile = RobotProfile.load(profile_path(ROBOT))
+    profile = RobotProfile.load(ROBOT)
     loop = Loop.make(options.model, options.device, profile) if options.loops else None
     recordings = _record(options, profile, console)
     rows = _replay(options, profile, recordings, console)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from PIL import Image
 from rich.table import Table
 from rosbags.rosbag2 import StoragePlugin, Writer
@@ -17,10 +16,10 @@ from rosbags.typesys import Stores, get_typestore
 
 from vla_bringup.console import make_console
 from vla_bringup.machine import facts
-from vla_bringup.nodes import profile_path
 from vla_bringup.replay_feed import Feed, load_setup
 from vla_bringup.replay_offline import run_offline
 from vla_bringup.replay_session import Due, Session
+from vla_policy_node.core.profile import profile_parameters
 from vla_policy_node.observe.streams import NS
 
 ROBOT = 'sim_panda'
@@ -108,7 +107,7 @@ def write_bag(
     """
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
-    parameters = yaml.safe_load(Path(profile_path(ROBOT)).read_text())['/**']['ros__parameters']
+    parameters = profile_parameters(ROBOT)
     robot = parameters['robot']
     names = [*robot['joint_names'], *robot['gripper_joint_names']]
     pictures = _pictures(side)

@@ -12,9 +12,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vla_bringup.tensorrt import app as tensorrt
+from vla_model.shipped import RANDOM, model_path
 from vla_policy_node.observe.cadence import RATE
+from vla_training.cli import SIMULATED, Model, Robot
 from vla_training.cli import app as train
-from vla_training.cli import simulated_robot
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__)
 bench = typer.Typer(no_args_is_help=True, help='Measure.')
@@ -23,9 +24,7 @@ app.add_typer(train, name='train')
 app.add_typer(tensorrt, name='tensorrt')
 
 Tasks = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
-Model = Annotated[
-    str, typer.Option(help='Checkpoint folder, or random-nano; by default the trained model of the suite, if there.')
-]
+ROOT = Path(os.environ.get('VLA_ROOT', ''))  # of the repository; ./vla sets it
 
 
 @app.command()
@@ -47,15 +46,14 @@ def demo(
     A trained model drives. Without one, or with --expert, the scripted expert does, and the policy runs in shadow.
     """
     from vla_bringup.demo import Options, run_demo
-    from vla_model.shipped import default_model
 
-    model = model or default_model()
+    model = model_path(model)
     _end(
         lambda: run_demo(
             Options(
                 tasks=_asked(instruction, tasks) if instruction else _tasks(tasks),
                 instruction=instruction,
-                policy_drives=not expert and model != 'random-nano',
+                policy_drives=not expert and model != RANDOM,
                 episodes_per_task=episodes_per_task,
                 seed=seed,
                 out=out,
@@ -75,9 +73,7 @@ def doctor(
         str, typer.Option(help='Robot profile, name or file; by default what the running policy and executor say.')
     ] = '',
     namespace: Annotated[str, typer.Option(help="Of the robot's nodes, e.g. /left; by default all that run.")] = '',
-    model: Annotated[
-        str, typer.Option(help='Checkpoint folder to check; by default the trained model of the suite, if there.')
-    ] = '',
+    model: Model = '',
     as_json: Annotated[bool, typer.Option('--json', help='For programs.')] = False,
 ) -> None:
     """Check this machine, GPU, network, model and, if nodes run, the robot: fact, verdict, remedy; exit code 1 if bad.
@@ -96,7 +92,7 @@ def replay(
     ],
     model: Model = '',
     against: Annotated[str, typer.Option(help='Another checkpoint on the same bag, to compare.')] = '',
-    robot: Annotated[str, typer.Option(help='Robot profile: name or file. It names the topics.')] = 'sim_panda',
+    robot: Robot = SIMULATED,
     mode: Annotated[
         str, typer.Option(help='offline: no ROS graph. live: the policy node over DDS, in shadow.')
     ] = 'offline',
@@ -126,14 +122,13 @@ def replay(
     Nothing moves: in live mode only the policy node runs, in shadow, in a ROS domain of its own.
     """
     from vla_bringup.replay import Options, run_replay
-    from vla_model.shipped import default_model
 
     _end(
         lambda: run_replay(
             Options(
                 bag=bag,
-                model=model or default_model(),
-                against=against,
+                model=model_path(model),
+                against=model_path(against) if against else '',
                 robot=robot,
                 mode=mode,
                 out=out,
@@ -157,7 +152,7 @@ def replay(
 @app.command()
 def record(
     out: Annotated[Path, typer.Option(help='Folder of the bag; must not exist.')],
-    robot: Annotated[str, typer.Option(help='Robot profile: a file, or the name of one of the suite.')] = 'fr3',
+    robot: Robot = 'fr3',
     namespace: Annotated[str, typer.Option(help='Of the robot, /left say.')] = '',
     minutes: Annotated[float, typer.Option(min=0.0, help='Of wall time; 0: until Ctrl-C.')] = 0.0,
     compress: Annotated[bool, typer.Option('--compress', help='Images as jpeg: a tenth of the size.')] = False,
@@ -183,7 +178,8 @@ def graph(
 
 @app.command()
 def parameters(
-    out: Annotated[Path, typer.Option(help='Page to write.')] = Path('docs/reference/parameters.md'),
+    out: Annotated[Path, typer.Option(help='Page to write.', show_default='docs/reference/parameters.md')] = ROOT
+    / 'docs/reference/parameters.md',
 ) -> None:
     """Ask every node for its parameters and write the reference page."""
     from vla_bringup.parameters import write_parameters
@@ -192,7 +188,9 @@ def parameters(
 
 
 @app.command()
-def reference(root: Annotated[Path, typer.Option(help='Of the repository.')] = Path()) -> None:
+def reference(
+    root: Annotated[Path, typer.Option(help='Of the repository.', show_default='where ./vla is')] = ROOT,
+) -> None:
     """Write the reference pages of messages, codes and robot profile from their sources."""
     from vla_bringup.reference import write_reference
 
@@ -202,9 +200,7 @@ def reference(root: Annotated[Path, typer.Option(help='Of the repository.')] = P
 @app.command()
 def quantize(
     model: Annotated[str, typer.Argument(help='Checkpoint folder; with --plan also 8b, the released size.')],
-    robot: Annotated[
-        Path, typer.Option(help='Profile, for episodes.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
+    robot: Robot = SIMULATED,
     scheme: Annotated[str, typer.Option(help='int8, fp8, int4, mixed.')] = 'int8',
     calibration: Annotated[
         Path | None, typer.Option(help='Folder that ./vla train tokenize wrote, or a LeRobotDataset.')
@@ -233,7 +229,7 @@ def quantize(
         folder = out or Path(f'{model.rstrip("/")}-{scheme}')
         return run_quantize(
             Options(
-                model=Path(model),
+                model=Path(model_path(model)),
                 scheme=scheme,
                 data=calibration,
                 robot=robot,
@@ -307,7 +303,7 @@ def bench_model(
 @bench.command('engines')
 def bench_engines(
     checkpoints: Annotated[
-        list[str], typer.Argument(help='Folders, or random-nano; the others are compared with the first one.')
+        list[str], typer.Argument(help='Folders or names; the others are compared with the first one.')
     ],
     observations: Annotated[
         Path | None, typer.Option(help='Folder that ./vla train tokenize wrote: what is acted on. Else noise.')
@@ -326,9 +322,10 @@ def bench_engines(
     def run() -> bool:
         if plan:
             return print_plan(checkpoints[0])
-        seen = read(observations, Path(checkpoints[0])) if observations is not None else []
+        found = [model_path(checkpoint) for checkpoint in checkpoints]
+        seen = read(observations, Path(found[0])) if observations is not None else []
         engines = tuple(name.strip() for name in engine.split(',') if name.strip())
-        typer.echo(bench.report(bench.bench_engines(checkpoints, seen, device, engines, seconds, threads)))
+        typer.echo(bench.report(bench.bench_engines(found, seen, device, engines, seconds, threads)))
         return True
 
     _end(run)
@@ -360,7 +357,7 @@ def bench_expert(
 def bench_executor(
     seconds: Annotated[float, typer.Option(min=2.0, help='Measured, with the guard and without.')] = 30.0,
     rate: Annotated[float, typer.Option(min=20.0, max=1000.0, help='Set-points per second.')] = 200.0,
-    model: Annotated[str, typer.Option(help='Drives: random-nano, or a checkpoint folder.')] = 'random-nano',
+    model: Model = RANDOM,
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
     quick: Annotated[bool, typer.Option('--quick', help='Two seconds, with the guard.')] = False,
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_executor'),
@@ -368,20 +365,24 @@ def bench_executor(
     """How steady set-points are beside a busy policy in the simulator: periods, times of a step and of a chunk, CPU."""
     from vla_bringup.bench_executor import Options, bench_executor
 
-    _end(lambda: bench_executor(Options(out=out, model=model, device=device, rate=rate, seconds=seconds, quick=quick)))
+    _end(
+        lambda: bench_executor(
+            Options(out=out, model=model_path(model), device=device, rate=rate, seconds=seconds, quick=quick)
+        )
+    )
 
 
 @bench.command('overhead')
 def bench_overhead(
     seconds: Annotated[float, typer.Option(min=2.0, help='Measured.')] = 60.0,
-    model: Annotated[str, typer.Option(help='random-nano, or a checkpoint folder.')] = 'random-nano',
+    model: Model = RANDOM,
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_overhead'),
 ) -> None:
     """Newest image's stamp to chunk, less the model's time, beside the simulator; p99 above 8 ms: 1."""
     from vla_bringup.bench_overhead import Options, bench_overhead
 
-    _end(lambda: bench_overhead(Options(out=out, model=model, device=device, seconds=seconds)))
+    _end(lambda: bench_overhead(Options(out=out, model=model_path(model), device=device, seconds=seconds)))
 
 
 @bench.command('motion')
@@ -401,7 +402,6 @@ def bench_motion(
 ) -> None:
     """Seam jerk, path deviation, time lost: our seam strategies, clamping, LeRobot's queue, a blocking runner."""
     from vla_bringup.bench_motion import Options, bench_motion
-    from vla_model.shipped import default_model
 
     _end(
         lambda: bench_motion(
@@ -411,7 +411,7 @@ def bench_motion(
                 episodes=episodes,
                 seed=seed,
                 loops=loops,
-                model=model or default_model(),
+                model=model_path(model),
                 device=device,
                 quick=quick,
             )
@@ -439,7 +439,6 @@ def bench_policy(
 ) -> None:
     """Success rate of a policy over ROS, through real processes; ./vla train evaluate is the same without ROS."""
     from vla_bringup.bench_policy import Options, bench_policy
-    from vla_model.shipped import default_model
 
     _end(
         lambda: bench_policy(
@@ -449,7 +448,7 @@ def bench_policy(
                 contrasts=contrasts,
                 seed=seed,
                 out=out,
-                model=model or default_model(),
+                model=model_path(model),
                 device=device,
                 rate=rate,
                 real_time_factor=real_time_factor,

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import domain_coordinator
-import yaml
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -23,14 +22,14 @@ from vla_bringup.bag import Bag
 from vla_bringup.console import make_console
 from vla_bringup.episodes import Episodes, Seen, executor_state
 from vla_bringup.machine import facts
-from vla_bringup.nodes import policy_nodes, profile_path, recorder_node, sim_nodes
+from vla_bringup.nodes import policy_nodes, recorder_node, sim_nodes
 from vla_bringup.pictures import write_joints, write_videos
 from vla_bringup.probe import Probe, TransitionFailed
 from vla_bringup.report import EpisodeReport, episode_reports, read_run
 from vla_bringup.summary import COLUMNS, FOOTNOTE, row, write_summary
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.profile import RobotProfile, profile_parameters
 from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.ros import qos
 
@@ -168,8 +167,8 @@ def graph_capture(path: Path | None) -> Iterator[None]:
     if path is None:
         yield
         return
-    words = [sys.executable, '-m', 'vla_bringup.cli', 'graph', '--seconds', '4', '--out', str(path)]
-    with subprocess.Popen(words) as process:
+    words = [sys.executable, '-m', 'vla_bringup.cli', 'graph', '--seconds', '4', '--out', str(path.absolute())]
+    with subprocess.Popen(words, cwd=Path(__file__).parents[1]) as process:  # `-m` imports from the folder it is in
         try:
             yield
             code = process.wait(30.0)
@@ -238,8 +237,8 @@ class Progress:
 def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeReport]:
     """Everything that is left behind; what is missing is added to trouble. Raises ValueError without a usable bag."""
     out = options.out
-    profile = RobotProfile.load(profile_path(ROBOT))
-    parameters = yaml.safe_load(Path(profile_path(ROBOT)).read_text())['/**']['ros__parameters']
+    profile = RobotProfile.load(ROBOT)
+    parameters = profile_parameters(ROBOT)
     topics = {**parameters['topics'], 'camera_topics': parameters['camera_topics']}
     bag = out / 'bag'
     run = read_run(bag, profile.joint_names, topics=topics)

@@ -63,9 +63,9 @@ def sections(robot: str = '', namespace: str = '', model: str = '') -> tuple[Sec
 
 
 def _model(model: str):
-    from vla_model.shipped import default_model
+    from vla_model.shipped import model_path
 
-    return check_checkpoint(model or default_model())
+    return check_checkpoint(model_path(model))
 
 
 def run_doctor(robot: str = '', namespace: str = '', model: str = '', as_json: bool = False) -> bool:

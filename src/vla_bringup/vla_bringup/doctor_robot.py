@@ -11,10 +11,10 @@ from vla_bringup.doctor_listen import Heard, Listener, info_topic
 from vla_bringup.doctor_wiring import COMMANDS, Wiring, ask, of_nodes, of_profile
 from vla_bringup.episodes import executor_state
 from vla_bringup.graph import Graph, capture
-from vla_bringup.nodes import profile_path
 from vla_bringup.probe import Probe
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
 from vla_policy_node.adapters.command_topic import deafness, full_name, is_controller
+from vla_policy_node.core.profile import profile_path
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_joints
 

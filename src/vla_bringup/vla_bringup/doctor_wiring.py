@@ -4,12 +4,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
 from rcl_interfaces.srv import GetParameters
 from rclpy.parameter import parameter_value_to_python
 
 from vla_bringup.graph import Graph
 from vla_bringup.probe import Probe
+from vla_policy_node.core.profile import profile_parameters
 
 COMMANDS = {  # controller -> type of its input
     'crisp': 'sensor_msgs/msg/JointState',
@@ -36,9 +36,8 @@ class Wiring:
 
 def of_profile(path: str, namespace: str) -> Wiring:
     """Raises ValueError naming the entry that is missing."""
-    content = yaml.safe_load(Path(path).read_text())
+    values = profile_parameters(path)
     try:
-        values = content['/**']['ros__parameters']
         flat = {f'topics.{k}': v for k, v in values['topics'].items()} | {
             'robot.joint_names': values['robot']['joint_names'],
             **{k: v for k, v in values.items() if not isinstance(v, dict)},

@@ -17,7 +17,7 @@ from std_msgs.msg import Bool, String
 
 from vla_bringup.fault_relay import RAW, SIM, SOURCE, Relay
 from vla_bringup.fault_report import FaultResult, Recording, write_report
-from vla_bringup.nodes import policy_nodes, profile_path, sim_nodes
+from vla_bringup.nodes import policy_nodes, sim_nodes
 from vla_bringup.probe import Probe
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
@@ -145,7 +145,7 @@ def run_fault(fault: Fault, seed: int = 0, folder: Path | None = None) -> FaultR
 
 
 def _watch(fault: Fault, scene: Scene) -> FaultResult:
-    probe, profile = scene.probe, RobotProfile.load(profile_path(ROBOT))
+    probe, profile = scene.probe, RobotProfile.load(ROBOT)
     record = Recording(profile)
     probe.node.create_subscription(JointState, f'{RAW}/joint_states', record.on_joints, qos.SENSOR)
     probe.node.create_subscription(JointState, f'{RAW}/target_joint', record.on_target, qos.COMMAND)

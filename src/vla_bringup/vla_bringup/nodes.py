@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from ament_index_python.packages import get_package_share_directory
 
+from vla_policy_node.core.profile import RobotProfile, profile_parameters, profile_path
 from vla_policy_node.observe.cadence import RATE
 
 PARAMETER_TYPES = (bool, int, float, str, list)
@@ -45,21 +45,6 @@ class NodeSpec:
 def share(*parts: str) -> Path:
     """A file or folder that this package installs."""
     return Path(get_package_share_directory('vla_bringup'), *parts)
-
-
-def profile_names() -> list[str]:
-    """Names of the robot profiles that come with the suite."""
-    return sorted(path.stem for path in share('config', 'robots').glob('*.yaml'))
-
-
-def profile_path(robot: str) -> str:
-    """The file of a robot profile, given by name (sim_panda) or by path. Raises ValueError when there is none."""
-    if Path(robot).is_file():
-        return str(Path(robot).absolute())
-    path = share('config', 'robots', f'{robot}.yaml')
-    if not path.is_file():
-        raise ValueError(f'no robot profile {robot!r}: give a file, or one of {", ".join(profile_names())}')
-    return str(path)
 
 
 def sim_nodes(
@@ -142,9 +127,14 @@ def show_node(robot: str, *, namespace: str = '', use_sim_time: bool = False) ->
 
 
 def rviz_path(robot: str) -> str:
-    """The RViz configuration of a robot profile, by its name, or a file. Raises ValueError when there is none."""
-    if Path(robot).is_file() and Path(robot).suffix == '.rviz':
-        return str(Path(robot).absolute())
+    """The RViz configuration of a robot, by the name or file of its profile, or a .rviz file.
+
+    Raises ValueError when there is none.
+    """
+    if Path(robot).is_file():
+        if Path(robot).suffix == '.rviz':
+            return str(Path(robot).absolute())
+        robot = RobotProfile.load(robot).name
     path = share('rviz', f'{robot}.rviz')
     if not path.is_file():
         known = ', '.join(sorted(p.stem for p in share('rviz').glob('*.rviz')))
@@ -154,7 +144,7 @@ def rviz_path(robot: str) -> str:
 
 def waits_for(profile: str, parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
     """What an executor needs before it can be activated: a controller, and joint states."""
-    own = yaml.safe_load(Path(profile).read_text())['/**']['ros__parameters']
+    own = profile_parameters(profile)
     topics = {f'topics.{name}': topic for name, topic in own.get('topics', {}).items()} | dict(parameters)
     return (
         ('reader', topics.get('topics.joint_command', 'target_joint')),

@@ -15,6 +15,7 @@ from vla_model.folder import open_folder
 from vla_model.quantize import Result, quantize, stored_layers
 from vla_model.quantize_gate import THRESHOLDS, Calibration, judged
 from vla_model.quantize_mixed import choose, sensitivity
+from vla_model.shipped import model_path
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.robot import urdf_text
 from vla_sim.tasks import TASKS
@@ -29,7 +30,7 @@ class Options:
     model: Path
     scheme: str
     data: Path  # tokens or data set
-    robot: Path  # profile, for episodes
+    robot: str  # profile, for episodes: by name or file
     out: Path
     work: Path  # for the reports of episodes
     activations: str = 'tensor'
@@ -69,7 +70,7 @@ def run_quantize(o: Options) -> bool:
 
 def print_plan(model: str) -> bool:
     """Sizes in each scheme, on each Orin, of a checkpoint folder, or of '8b'."""
-    config = memory.released() if model == '8b' else open_folder(Path(model)).config
+    config = memory.released() if model == '8b' else open_folder(Path(model_path(model))).config
     print(memory.table(replace(config, quantization=None)))
     return True
 

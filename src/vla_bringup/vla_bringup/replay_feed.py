@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from vla_bringup.nodes import profile_path
 from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED, decode_image
@@ -88,7 +87,7 @@ class Feed:
 
 def load_setup(robot: str, namespace: str) -> Setup:
     """From a robot profile, by name or file. Raises ValueError."""
-    return Setup.load(Path(profile_path(robot)), namespace=namespace, fps=10, actions=STATES)
+    return Setup.load(robot, namespace=namespace, fps=10, actions=STATES)
 
 
 def played_topics(robot: str, namespace: str) -> list[str]:

@@ -8,10 +8,12 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from vla_model.shipped import model_path
+from vla_training.cli import Checkpoint
+
 app = typer.Typer(
     no_args_is_help=True, help='A checkpoint as TensorRT engines: export, build, verify. See docs/how-to/tensorrt.md.'
 )
-Checkpoint = Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')]
 Dtype = Annotated[str, typer.Option(help='Of what is not quantized: bfloat16, float16, float32.')]
 
 
@@ -81,7 +83,7 @@ def verify(
     def run() -> None:
         tensorrt_build.library()
         policy = load(checkpoint, 'cuda', dtype)
-        seen = read(observations, Path(checkpoint), count)
+        seen = read(observations, Path(model_path(checkpoint)), count)
         result = engine_tensorrt.verify(policy, onnx_export.folder_of(policy.model_id, dtype), seen)
         for name, value in result.items():
             typer.echo(f'{name.replace("_", " ")}: {value:.4g}')

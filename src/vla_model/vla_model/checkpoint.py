@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from . import statistics
 from .config import ModelConfig
 from .quantized import QuantizedLayer
+from .shipped import KNOWN
 from .statistics import Statistics
 from .text_tokenizer import TextTokenizer
 
@@ -40,7 +41,7 @@ class Stored:
 
 def check_folder(folder: Path) -> None:
     """Raises FileNotFoundError or ValueError that says what is wrong with the folder as a whole."""
-    remedy = "give a folder with config.json, tokenizer.json and *.safetensors, or the name 'random-nano'"
+    remedy = f'give {KNOWN}; a checkpoint has config.json, tokenizer.json and *.safetensors'
     if not folder.exists():
         raise FileNotFoundError(f'no checkpoint at {folder}: {remedy}')
     if folder.is_file():

@@ -6,6 +6,7 @@ from pathlib import Path
 from . import checkpoint, released
 from .checkpoint import Stored
 from .config import ModelConfig, read_json
+from .shipped import model_path
 from .text_tokenizer import TextTokenizer
 
 
@@ -22,6 +23,7 @@ def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
 
     Raises FileNotFoundError or ValueError naming the file or field, and the remedy.
     """
+    folder = Path(model_path(folder))
     checkpoint.check_folder(folder)
     content = read_json(folder / 'config.json')
     text = TextTokenizer.load(folder / 'tokenizer.json')

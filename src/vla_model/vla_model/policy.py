@@ -20,6 +20,7 @@ from .network import Network, PrefixCache
 from .observation import check_image, check_state, prefix_steps, state_of
 from .prompt import PromptBuilder, Template
 from .quantized import plain_layers, put_layers
+from .shipped import RANDOM, model_path
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .types import Chunk, Observation, Plan, PredictedImage
 
@@ -302,8 +303,8 @@ def load(
 ) -> Policy:
     """A policy, from a checkpoint folder or by name.
 
-    'random-nano' is the nano configuration with random weights from `seed`: real computation, meaningless actions
-    (config.trained is False). dtype is the network's precision; 'auto' is bfloat16 on a GPU and float32 on a CPU.
+    The names are those of `shipped`; 'random-nano' has random weights from `seed`: real computation, meaningless
+    actions (config.trained is False). dtype is the network's precision; 'auto': bfloat16 on a GPU, float32 on a CPU.
     image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
     CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
     'auto' is the fastest one here that is close to 'eager'. act_steps: forwards per chunk. reuse: acts per full
@@ -326,17 +327,18 @@ def load(
         raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {reuse}")
     # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
-    if str(path_or_name) == 'random-nano':
+    path = model_path(path_or_name)
+    if path == RANDOM:
         policy = _random_nano(seed, target, DTYPES[precision])
     else:
         elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
-        found = open_folder(Path(path_or_name), elsewhere)
+        found = open_folder(Path(path), elsewhere)
         needed = memory.plan(
             found.config, DTYPES[precision], DTYPES.get(image_dtype, torch.bfloat16), target.type, engine
         )
         _log.info('memory: %s', needed)
         memory.check(needed, target)
-        policy = _from_folder(Path(path_or_name), found, target, DTYPES[precision])
+        policy = _from_folder(Path(path), found, target, DTYPES[precision])
     policy.use(engine, image_dtype, image_engine)
     policy.act_steps, policy.reuse, policy.estimate = act_steps, reuse, estimate
     return policy

@@ -103,7 +103,7 @@ class Result:
         return mean(self.scenes.values())
 
 
-def evaluate(recipe: Recipe, out: Path, profile: Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
+def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
              dataset: Path | None = None, console: Console | None = None, **options: Any) -> list[Result]:  # fmt: skip
     """Drives every run's checkpoint through the same held-out scenes, writes `ablation.md` and prints its table.
 

@@ -13,6 +13,14 @@ from rich.console import Console
 app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
 Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
 TaskIds = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
+Robot = Annotated[str, typer.Option(help='Robot profile: the name of one of the suite, or a file.')]
+Model = Annotated[
+    str, typer.Option(help='Checkpoint folder, nano (the trained model of the suite), or random-nano; by default nano.')
+]
+Checkpoint = Annotated[
+    str, typer.Argument(help='Checkpoint folder, nano (the trained model of the suite), or random-nano.')
+]
+SIMULATED = 'sim_panda'
 Device = Annotated[str, typer.Option(help='cpu, cuda.')]
 TOKENS = Path('out/train/tokens')
 TokenFolders = Annotated[
@@ -52,18 +60,9 @@ def _tasks(ids: str) -> tuple[str, ...]:
     return chosen
 
 
-def simulated_robot() -> Path:
-    """The profile of the simulator's robot, among the files that the suite installs."""
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory('vla_bringup'), 'config', 'robots', 'sim_panda.yaml')
-
-
 @command
 def collect(
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
+    robot: Robot = SIMULATED,
     out: Out = Path('out/train/dataset'),
     tasks: TaskIds = '',
     episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 300,
@@ -77,13 +76,14 @@ def collect(
     ] = '',
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
+    from vla_model.shipped import model_path
     from vla_policy_node.core.profile import RobotProfile
     from vla_training.collect import Away, How, Lead, Push
     from vla_training.collect import collect as run
 
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    how = How(Push() if push else None, Away() if away else None, Lead(lead) if lead else None, tail)
+    how = How(Push() if push else None, Away() if away else None, Lead(model_path(lead)) if lead else None, tail)
     found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')
@@ -92,10 +92,7 @@ def collect(
 @command
 def convert(
     bags: Annotated[list[Path], typer.Argument(help='Folders of rosbag2, or single .mcap or .db3 files.')],
-    robot: Annotated[
-        Path,
-        typer.Option(help='Robot profile: joints, topics.', default_factory=simulated_robot, show_default='sim_panda'),
-    ],
+    robot: Robot = SIMULATED,
     out: Out = Path('out/train/dataset'),
     fps: Annotated[int, typer.Option(min=1, max=100, help='Frames per second of the data set.')] = 10,
     actions: Annotated[
@@ -177,10 +174,8 @@ def images(
 
 @command
 def evaluate(
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
-    checkpoint: Annotated[str, typer.Argument(help='Checkpoint folder, or random-nano.')],
+    checkpoint: Checkpoint,
+    robot: Robot = SIMULATED,
     out: Out = Path('out/evaluation'),
     tasks: TaskIds = '',
     episodes: Annotated[int, typer.Option(min=0, help='Per task, of seeds that are held out.')] = 100,
@@ -214,10 +209,12 @@ def evaluate(
     ] = False,
 ) -> None:
     """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
-    from vla_policy_node.core.profile import RobotProfile
+    from vla_model.shipped import model_path
+    from vla_policy_node.core.profile import RobotProfile, profile_path
     from vla_training.evaluate import evaluate as run
     from vla_training.evaluate_report import keep
 
+    checkpoint = model_path(checkpoint)
     if record and not Path(checkpoint).is_dir():
         raise ValueError(f'--record needs the folder of a checkpoint to write into, got {checkpoint!r}')
     run(
@@ -244,14 +241,12 @@ def evaluate(
         device=device,
     )
     if record:
-        keep(out, Path(checkpoint), robot)
+        keep(out, Path(checkpoint), Path(profile_path(robot)))
 
 
 @command
 def tokenize(
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
+    robot: Robot = SIMULATED,
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     image_tokenizer: Annotated[
         Path | None,
@@ -261,7 +256,7 @@ def tokenize(
         ),
     ] = None,
     out: Out = Path('out/train/tokens'),
-    like: Annotated[Path | None, typer.Option(help='Checkpoint that shall be fine-tuned with the tokens.')] = None,
+    like: Annotated[str, typer.Option(help='Checkpoint that shall be fine-tuned with the tokens.')] = '',
     keep_statistics: Annotated[
         bool, typer.Option('--keep-statistics', help='Of --like: where robot and motions are the same.')
     ] = False,
@@ -277,12 +272,13 @@ def tokenize(
     """Images to codes, states and chunks to bins, texts to ids: what training reads."""
     trains()
     from vla_model import nano
+    from vla_model.shipped import model_path
     from vla_policy_node.core.profile import RobotProfile
     from vla_sim.robot import urdf_text
     from vla_training.tokenize import Arm
     from vla_training.tokenize import tokenize as run
 
-    if like is None and image_tokenizer is None:
+    if not like and image_tokenizer is None:
         image_tokenizer = Path('out/train/images')
     if actions not in nano.ACTIONS:
         raise ValueError(f'--actions must be one of {list(nano.ACTIONS)}, got {actions!r}')
@@ -292,7 +288,7 @@ def tokenize(
         image_tokenizer,
         out,
         arm=arm,
-        like=like,
+        like=Path(model_path(like)) if like else None,
         keep_statistics=keep_statistics,
         action_space=actions,
         copies=copies,
@@ -303,9 +299,7 @@ def tokenize(
 
 @command
 def glances(
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
+    robot: Robot = SIMULATED,
     tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = TOKENS,
     scenes: Annotated[int, typer.Option(min=1, help='Per task.')] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help='Of the first scene.')] = 100_000,
@@ -377,9 +371,7 @@ def plot(run: Annotated[Path, typer.Argument(help='Folder that fit wrote.')] = P
 @command
 def ablate(
     recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
-    robot: Annotated[
-        Path, typer.Option(help='Robot profile.', default_factory=simulated_robot, show_default='sim_panda')
-    ],
+    robot: Robot = SIMULATED,
     tokens: TokenFolders = None,
     out: Out = Path('out/train/ablation'),
     seeds: Annotated[int, typer.Option(min=1)] = 3,
@@ -395,9 +387,11 @@ def ablate(
 ) -> None:
     """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
     trains()
+    from vla_policy_node.core.profile import profile_path
     from vla_training import ablate as study
     from vla_training.recipe import Recipe
 
+    robot = profile_path(robot)  # before hours of training
     chosen = Recipe.load(recipe)
     if fit:
         for checkpoint in study.fit(

@@ -158,7 +158,7 @@ def read_subtasks(path: Path, bags: Sequence[Path]) -> Subtasks:
 
 def convert(
     bags: list[Path],
-    robot: Path,
+    robot: str | Path,
     out: Path,
     fps: int = features.FPS,
     actions: str = STATES,
@@ -169,8 +169,8 @@ def convert(
 ) -> None:
     """`convert_bags` with a progress bar, and its report on the terminal.
 
-    robot: a robot profile. actions: `states`, where the arm was one frame later, or `set-points`, where it was sent.
-    instruction: for every episode; empty: as the bag says. subtasks: CSV or JSON with time, subtask (and bag).
+    robot: its profile, by name or file. actions: `states`, where the arm was one frame later, or `set-points`, where it
+    was sent. instruction: for every episode; empty: as the bag has it. subtasks: CSV or JSON: time, subtask (and bag).
     """
     if actions not in (STATES, SET_POINTS):
         raise ValueError(f'--actions must be {STATES} or {SET_POINTS}, got {actions}')

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.profile import RobotProfile, profile_parameters
 from vla_policy_node.intake import GRIPPER_MAX_AGE, JOINT_MAX_AGE, stream_specs
 from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams
 from vla_policy_node.ros.images import COMPRESSED, decode_image
@@ -56,10 +55,9 @@ class Setup:
     shortest: int = 10  # [frame] of an episode
 
     @classmethod
-    def load(cls, path: Path, *, namespace: str = '', **settings: Any) -> 'Setup':
-        """From a robot profile. Raises ValueError naming what it lacks."""
-        profile = RobotProfile.load(path)
-        parameters = yaml.safe_load(path.read_text())['/**']['ros__parameters']
+    def load(cls, robot: str | Path, *, namespace: str = '', **settings: Any) -> 'Setup':
+        """From a robot profile, by name or file. Raises ValueError naming what it lacks."""
+        profile, parameters = RobotProfile.load(robot), profile_parameters(robot)
         prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
 
         def absolute(topic: str) -> str:
@@ -79,7 +77,7 @@ class Setup:
                 **settings,
             )
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'the robot profile {path} lacks topics or cameras ({error})') from error
+            raise ValueError(f'the robot profile {robot} lacks topics or cameras ({error})') from error
 
     def topic(self, name: str) -> str:
         return f'{self.namespace}/{name}'

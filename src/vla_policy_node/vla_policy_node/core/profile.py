@@ -1,4 +1,8 @@
-"""The robot profile: everything about one robot that is not code. Read from a ROS parameter file."""
+"""The robot profile: everything about one robot that is not code. Read from a ROS parameter file.
+
+A robot is given by name, of a profile that comes with the suite, or by the path of a file: `profile_path` finds both,
+for every command and launch file.
+"""
 
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
@@ -6,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
+from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
 _LAW = ('velocity_deceleration', 'velocity_offset', 'velocity_end_lower', 'velocity_end_upper')
 
@@ -90,10 +95,44 @@ class RobotProfile:
         return cls(**values)
 
     @classmethod
-    def load(cls, path: str | Path) -> 'RobotProfile':
-        """From a profile file, the one the nodes get as their parameter file."""
-        content = yaml.safe_load(Path(path).read_text())
-        try:
-            return cls.from_dict(content['/**']['ros__parameters']['robot'])
-        except (KeyError, TypeError):
-            raise ValueError(f'{path} is no robot profile: it lacks /** ros__parameters robot') from None
+    def load(cls, robot: str | Path) -> 'RobotProfile':
+        """The profile of a robot, by name or file. Raises ValueError naming what is missing or wrong."""
+        return cls.from_dict(profile_parameters(robot)['robot'])
+
+
+def _shipped() -> list[Path]:
+    """The profiles that come with the suite; empty where vla_bringup, which has them, is not installed."""
+    try:
+        folder = Path(get_package_share_directory('vla_bringup'), 'config', 'robots')
+    except PackageNotFoundError:
+        return []
+    return sorted(folder.glob('*.yaml'))
+
+
+def profile_names() -> list[str]:
+    """Names of the robot profiles that come with the suite."""
+    return [path.stem for path in _shipped()]
+
+
+def profile_path(robot: str | Path) -> str:
+    """The file of a robot profile, given by name (sim_panda) or by path. Raises ValueError when there is none."""
+    if Path(robot).is_file():
+        return str(Path(robot).absolute())
+    for path in _shipped():
+        if path.stem == str(robot):
+            return str(path)
+    raise ValueError(f"no robot profile '{robot}': give a file, or one of {', '.join(profile_names())}")
+
+
+def profile_parameters(robot: str | Path) -> dict[str, Any]:
+    """The parameters in the profile of a robot, by name or file. Raises ValueError where it is no robot profile."""
+    path = profile_path(robot)
+    try:
+        parameters = yaml.safe_load(Path(path).read_text())['/**']['ros__parameters']
+        if isinstance(parameters['robot'], dict):
+            return parameters
+    except (KeyError, TypeError, UnicodeDecodeError):
+        pass
+    except yaml.YAMLError as error:
+        raise ValueError(f'{path} is not YAML ({error}): mend it') from None
+    raise ValueError(f'{path} is no robot profile: it lacks /** ros__parameters robot')
