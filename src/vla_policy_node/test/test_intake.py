@@ -50,7 +50,7 @@ def test_one_message_fills_both_streams_of_its_topic(intake):
 def test_a_stream_is_unusable_until_its_next_good_message(intake):
     intake.take('/joints', joints(1.0), NS)
     intake.take('/image', image(1.0), NS)
-    assert intake.take('/image', image(1.1, 'yuv422'), round(1.1 * NS)) == []
+    assert intake.take('/image', image(1.1, '32FC1'), round(1.1 * NS)) == []
     found = intake.observe(round(1.1 * NS))
     assert isinstance(found, Fault)
     assert found.code == S.CAMERA_BAD

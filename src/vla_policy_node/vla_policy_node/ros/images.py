@@ -6,47 +6,67 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vla_policy_node.ros.encodings import KNOWN, ORDERS, UNSPECIFIED, layout, specified
+
 COMPRESSED = '/compressed'  # ends the topic of a CompressedImage: image_transport's convention
 
-# encoding -> (bytes per pixel, order of the channels)
-_ENCODINGS = {'rgb8': (3, 'rgb'), 'bgr8': (3, 'bgr'), 'rgba8': (4, 'rgb'), 'bgra8': (4, 'bgr'), 'mono8': (1, 'mono')}
 
+def decode_image(msg: Any, topic: str, *, width: int = 0, height: int = 0, order: str = '') -> np.ndarray:
+    """(H, W, 3) uint8 RGB of a sensor_msgs/Image or CompressedImage.
 
-def decode_image(msg: Any, topic: str, *, width: int = 0, height: int = 0) -> np.ndarray:
-    """(H, W, 3) uint8 RGB view of a sensor_msgs/Image, of which nothing is copied; or of a CompressedImage.
-
-    The view keeps the message's buffer alive and is contiguous for rgb8 without row padding only: use
-    np.ascontiguousarray where that matters. width, height [pixel]: what is expected, 0 for any.
+    Of RGB, BGR and grey encodings it is a view, of which nothing is copied: it keeps the message's buffer alive and is
+    contiguous for rgb8 without row padding only; use np.ascontiguousarray where that matters. width, height [pixel]:
+    what is expected, 0 for any. order: rgb8 or bgr8, the colours of encodings that do not give them; empty: unknown.
     Raises ValueError naming the topic, what is wrong and the remedy.
     """
     if not hasattr(msg, 'encoding'):
         pixels = _decompress(msg, topic)
         _check_size(pixels.shape[1], pixels.shape[0], width, height, topic)
         return pixels
-    if msg.encoding not in _ENCODINGS:
-        raise ValueError(
-            f'image on {topic} has encoding {msg.encoding!r}: set the camera driver to one of {", ".join(_ENCODINGS)}'
-        )
-    size, order = _ENCODINGS[msg.encoding]
+    if order and msg.encoding in UNSPECIFIED:
+        msg = _Specified(msg, specified(msg.encoding, order))
+    found = layout(msg.encoding)
+    if found is None:
+        raise ValueError(f'image on {topic} has encoding {msg.encoding!r}, {_remedy(msg.encoding)}')
     if msg.width == 0 or msg.height == 0:
         raise ValueError(f'image on {topic} is empty ({msg.width} x {msg.height}): check the camera driver')
     _check_size(msg.width, msg.height, width, height, topic)
-    if msg.step < msg.width * size:
+    if (found.even[0] and msg.width % 2) or (found.even[1] and msg.height % 2):
         raise ValueError(
-            f'image on {topic} has step {msg.step}, but {msg.width} pixels of {msg.encoding} need at least '
-            f'{msg.width * size}: the camera driver is broken'
-        )
-    data = np.frombuffer(msg.data, np.uint8)
-    if data.size != msg.step * msg.height:
-        raise ValueError(
-            f'image on {topic} has {data.size} bytes, step x height is {msg.step * msg.height}: '
+            f'image on {topic} is {msg.width} x {msg.height}, and {msg.encoding} needs even sizes: '
             'the camera driver is broken'
         )
-    # Strides skip the padding behind each row.
-    pixels = np.ndarray((msg.height, msg.width, size), np.uint8, data, strides=(msg.step, size, 1))
-    if order == 'mono':
-        return np.broadcast_to(pixels, (msg.height, msg.width, 3))
-    return pixels[..., :3] if order == 'rgb' else pixels[..., 2::-1]
+    if msg.step < msg.width * found.pixel:
+        raise ValueError(
+            f'image on {topic} has step {msg.step}, but {msg.width} pixels of {msg.encoding} need at least '
+            f'{msg.width * found.pixel}: the camera driver is broken'
+        )
+    data = np.frombuffer(msg.data, np.uint8)
+    if data.size != msg.step * msg.height * found.rows:
+        raise ValueError(
+            f'image on {topic} has {data.size} bytes, its step, height and encoding {msg.encoding} need '
+            f'{msg.step * msg.height * found.rows:g}: the camera driver is broken'
+        )
+    return found.decode(msg, data)
+
+
+class _Specified:
+    """An image message with another encoding."""
+
+    def __init__(self, msg: Any, encoding: str) -> None:
+        self._msg, self.encoding = msg, encoding
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._msg, name)
+
+
+def _remedy(encoding: str) -> str:
+    if encoding in UNSPECIFIED:
+        return (
+            f'which does not give the order of the colours: set the camera driver to {" or ".join(ORDERS)}; '
+            f'a recorded bag can be converted with --encoding {" or ".join(ORDERS)} (bgr8 is the order of OpenCV)'
+        )
+    return f'which is not read: set the camera driver to one of {", ".join(KNOWN)}'
 
 
 def _check_size(width: int, height: int, wanted_width: int, wanted_height: int, topic: str) -> None:
