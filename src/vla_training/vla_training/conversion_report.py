@@ -92,6 +92,7 @@ class BagReport:
             'examples': [*(f'{t}: {why}' for t, why in self.examples.items()), *self.damage.examples],
             'order': self.damage.order,
             'damage': self.damage.problems,
+            'passed_over': dict(self.damage.foreign),
             'parts_without_checksum': self.damage.unchecked,
             'failed': self.failed,
         }
@@ -102,6 +103,9 @@ def notes(report: dict[str, Any]) -> list[str]:
     lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
     lines += report.get('order', [])  # reports of earlier versions have none
     lines += report['damage'] + report['examples']
+    if foreign := report.get('passed_over'):
+        names = ', '.join(f'{topic} ({encoding})' for topic, encoding in sorted(foreign.items()))
+        lines.append(f'topics passed over, their messages are not of ROS 2: {names}')
     lines += [f'{count} frames dropped: {why}' for why, count in report['frames_dropped'].items()]
     causes = report.get('causes', {})  # reports of earlier versions have none
     for cause, count in report['images_without_a_complete_set'].items():

@@ -19,7 +19,7 @@ from backports import zstd
 from vla_training.bag.index import add_times
 from vla_training.bag.mcap import read_mcap
 from vla_training.bag.order import Plan, Times, in_order, plan, times_of
-from vla_training.bag.parts import Damage, Raw, Types
+from vla_training.bag.parts import CDR, Damage, Raw, Types
 from vla_training.bag.sqlite import read_sqlite
 
 __all__ = ['Damage', 'Message', 'bag_files', 'messages', 'topics_seen']
@@ -55,7 +55,7 @@ def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callab
     Where the recorder's clock was set back a new `period` begins, and `damage.order` tells it. Raises ValueError when
     the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
     """
-    wanted, types = set(topics), Types()
+    wanted, types = set(topics), Types(damage)
     order = _plan(path, wanted.__contains__)
     damage.order += order.told()
     raws = (raw for raw in _raws(path, types, damage, progress) if raw.topic in wanted)
@@ -67,6 +67,7 @@ def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callab
             damage.undecodable[raw.topic] += 1
             if damage.undecodable[raw.topic] <= EXAMPLES:
                 damage.examples.append(f'{raw.topic} at {raw.time}: {type(error).__name__}: {error}')
+    damage.miss(wanted)
 
 
 def _plan(path: Path, wanted: Callable[[str], bool]) -> Plan:
@@ -76,16 +77,16 @@ def _plan(path: Path, wanted: Callable[[str], bool]) -> Plan:
         order = plan(found)
         if not order.cuts:  # a cut is at a number of message: it needs exactly those that will be read
             return order
-    return plan(times_of(_raws(path, Types(), Damage(), lambda read: None), wanted))
+    return plan(times_of(_raws_alone(path), wanted))
 
 
 def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict[str, str]:
-    """Topic -> type of the messages, in the order in which they come, until that is enough or the bag ends.
+    """Topic -> type of the messages of ROS 2, in the order in which they come, until that is enough or the bag ends.
 
     Raises ValueError when the path is no bag.
     """
     found: dict[str, str] = {}
-    for raw in _raws(path, Types(), Damage(), lambda read: None):
+    for raw in _raws_alone(path):
         if raw.topic not in found:
             found[raw.topic] = raw.kind
             if enough(found):
@@ -93,7 +94,14 @@ def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict
     return found
 
 
+def _raws_alone(path: Path) -> Iterator[Raw]:
+    """What `_raws` gives, when another reading of the bag tells what is damaged."""
+    damage = Damage()
+    return _raws(path, Types(damage), damage, lambda read: None)
+
+
 def _raws(path: Path, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
+    """Messages of ROS 2, in the order of the files. Topics of others are noted in `damage`."""
     before = 0
     for file in bag_files(path):
         read = read_mcap if _kind(file) == 'mcap' else read_sqlite
@@ -101,7 +109,11 @@ def _raws(path: Path, types: Types, damage: Damage, progress: Callable[[int], No
             plain = file
             if file.suffix == '.zstd':
                 plain = _unpacked(file, Path(folder), damage)
-            yield from read(plain, file.name, types, damage, functools.partial(_further, progress, before))
+            for raw in read(plain, file.name, types, damage, functools.partial(_further, progress, before)):
+                if raw.encoding in CDR:
+                    yield raw
+                else:
+                    damage.foreign.setdefault(raw.topic, raw.encoding)
         before += file.stat().st_size
         progress(before)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from vla_training.bag.order import Times
+from vla_training.bag.sqlite import JOURNALS
 
 MAGIC = b'\x89MCAP0\r\n'
 CHANNEL, MESSAGE, CHUNK, INDEX, STATISTICS, DATA_END, FOOTER = 0x04, 0x05, 0x06, 0x07, 0x0B, 0x0F, 0x02
@@ -20,7 +21,7 @@ def add_times(path: Path, wanted: Callable[[str], bool], found: Times) -> bool:
     """Add the log times of the wanted topics, in the order of the file. False when the file must be read instead."""
     try:
         times, topics = (_of_mcap if path.suffix == '.mcap' else _of_sqlite)(path)
-    except (OSError, ValueError, KeyError, struct.error, sqlite3.Error):
+    except (OSError, ValueError, KeyError, OverflowError, struct.error, sqlite3.Error):
         return False
     for topic in topics.values():
         if wanted(topic):
@@ -33,7 +34,7 @@ def add_times(path: Path, wanted: Callable[[str], bool], found: Times) -> bool:
 
 
 def _of_sqlite(path: Path) -> tuple[list[tuple[int, int]], dict[int, str]]:
-    if path.suffix != '.db3' or Path(f'{path}-wal').exists():
+    if path.suffix != '.db3' or any(Path(f'{path}{end}').exists() for end in JOURNALS):
         raise ValueError('not whole by itself')
     with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro&immutable=1', uri=True)) as base:
         topics = dict(base.execute('SELECT id, name FROM topics').fetchall())

@@ -1,39 +1,84 @@
-"""sqlite3 files: row by row, and page by page from where that fails."""
+"""sqlite3 files: row by row, and page by page from where that fails. Nothing is written beside them."""
 
 import mmap
+import shutil
 import sqlite3
 import struct
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 
-from vla_training.bag.parts import Damage, Raw, Types
+from vla_training.bag.parts import CDR, ROS, Damage, Raw, Types
 from vla_training.bag.sqlite_pages import leaf_rows
+
+JOURNALS = ('-wal', '-journal')  # what sqlite keeps beside a file that was not closed
+RESERVE = 100_000_000  # [byte] that a copy leaves free on its disk
 
 
 def read_sqlite(path: Path, name: str, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
     """Messages in the order of the file. name: of the file, for people. progress is called with the bytes read."""
     damage.unchecked = True  # the format has no checksums
     try:
-        with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro', uri=True)) as base:
+        with _settled(path, name, damage) as file, closing(_open(file)) as base:
             base.text_factory = lambda b: b.decode(errors='replace')
             base.execute('PRAGMA writable_schema=ON')  # else a file that was cut is refused as a whole
-            rows = base.execute('SELECT id, name, type FROM topics').fetchall()
-            topics = {number: (topic, kind) for number, topic, kind in rows}
-            _define(base, types, damage)
-            yield from _rows(base, path, topics, name, damage, progress)
+            rows = base.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
+            topics = {number: (topic, kind, _encoding(coded)) for number, topic, kind, coded in rows}
+            _define(base, types)
+            yield from _rows(base, file, topics, name, damage, progress)
     except sqlite3.Error as error:
         damage.problems.append(f'{name} cannot be read as a database ({error}): was its recorder killed?')
 
 
-def _define(base: sqlite3.Connection, types: Types, damage: Damage) -> None:
+def _open(path: Path) -> sqlite3.Connection:
+    """Takes no locks and makes no files: a bag may lie on a read-only disk. What is in journals is not seen."""
+    return sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro&immutable=1', uri=True)
+
+
+@contextmanager
+def _settled(path: Path, name: str, damage: Damage) -> Iterator[Path]:
+    """The file; with a journal beside it, a copy into which sqlite has put what the journal has.
+
+    Where the disk has no room for a copy the file is read as it is, and that is told.
+    """
+    journals = [p for end in JOURNALS if (p := path.with_name(path.name + end)).is_file() and p.stat().st_size]
+    if not journals:
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        beside = ' and '.join(p.name for p in journals)
+        needed = path.stat().st_size + 2 * sum(p.stat().st_size for p in journals)
+        copy = Path(folder, path.name)
+        try:
+            if needed > shutil.disk_usage(folder).free - RESERVE:
+                raise OSError(f'a copy of {needed / 1e9:.2f} GB has no room in {tempfile.gettempdir()}')
+            for file in (path, *journals):
+                shutil.copyfile(file, copy.with_name(file.name))
+        except OSError as error:
+            damage.problems.append(
+                f'{name} is read without what is in {beside}: {error}. Set TMPDIR to a folder with room'
+            )
+            yield path
+            return
+        try:
+            with closing(sqlite3.connect(copy)) as base:  # the last one that closes a file puts its journal into it
+                base.execute('SELECT count(*) FROM sqlite_master').fetchone()
+        except sqlite3.Error as error:
+            damage.problems.append(f'{name} is read without what is in {beside}, which cannot be read ({error})')
+        yield copy
+
+
+def _encoding(coded: str) -> str:
+    return coded if coded in CDR else f'serialized as {coded}'
+
+
+def _define(base: sqlite3.Connection, types: Types) -> None:
     query = 'SELECT topic_type, encoding, encoded_message_definition FROM message_definitions'
     try:
         for kind, encoding, text in base.execute(query).fetchall():
-            try:
-                types.define(kind, encoding, text)
-            except Exception as error:  # rosbags' parser
-                damage.problems.append(f'the definition of {kind} cannot be understood ({error})')
+            if encoding in ROS and isinstance(text, str):
+                types.define(kind, encoding, text.encode())
     except sqlite3.Error:
         return  # before Jazzy there is no such table
 
@@ -41,7 +86,7 @@ def _define(base: sqlite3.Connection, types: Types, damage: Damage) -> None:
 def _rows(
     base: sqlite3.Connection,
     path: Path,
-    topics: dict[int, tuple[str, str]],
+    topics: dict[int, tuple[str, str, str]],
     name: str,
     damage: Damage,
     progress: Callable[[int], None],
@@ -72,7 +117,8 @@ def _rows(
             damage.undecodable[topics[topic][0] if topic in topics else '?'] += 1
             continue
         progress(int(size * min(1.0, number / (end or number))))
-        yield Raw(*topics[topic], time, data)
+        where, kind, encoding = topics[topic]
+        yield Raw(where, kind, time, data, encoding)
     if broken or (end is not None and count < end):
         lost = f'{max(end or 0, last) - count} rows' + ('' if end is not None else f' and all behind row {last}')
         damage.problems.append(f'{name} is damaged ({broken or "rows are missing"}): {lost} are lost')
