@@ -156,6 +156,11 @@ def test_the_executor_speaks_the_language_of_the_controller(controller):
     assert tuple(known[name]['ros__parameters']['joints']) == profile.joint_names
 
 
+def test_without_a_gripper_neither_node_waits_for_one():
+    for spec in franka_nodes('fr3', controller='crisp', gripper='none', fake=True):
+        assert spec.parameters['robot.gripper_joint_names'] == ['']  # rcl drops []
+
+
 def test_the_gains_of_the_profile_are_those_of_the_controller():
     own = yaml.safe_load(Path(profile_path('fr3')).read_text())['/**']['ros__parameters']['gains']
     known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']

@@ -35,6 +35,9 @@ class NodeSpec:
         for key, value in self.parameters.items():
             if not isinstance(value, PARAMETER_TYPES):
                 raise ValueError(f'parameter {key} of {self.name} is {value!r}: not a bool, number, text or list')
+        # rcl drops an empty list, and the value of a file would stay.
+        kept = {key: [''] if value == [] else value for key, value in self.parameters.items()}
+        object.__setattr__(self, 'parameters', kept)
 
     @property
     def full_name(self) -> str:
@@ -189,7 +192,10 @@ def franka_nodes(
         parameters['topics.gripper_command'] = 'franka_gripper'
     if fake:
         parameters['topics.robot_state'] = ''
-    return policy_nodes(robot, namespace=namespace, executor_parameters=parameters, **policy)
+    specs = policy_nodes(robot, namespace=namespace, executor_parameters=parameters, **policy)
+    if gripper == 'none':  # whatever the profile has
+        specs = [replace(s, parameters={**s.parameters, 'robot.gripper_joint_names': []}) for s in specs]
+    return specs
 
 
 def on_its_own(spec: NodeSpec) -> NodeSpec:

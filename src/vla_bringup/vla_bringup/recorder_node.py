@@ -69,6 +69,10 @@ class RecorderNode(Node):
         super().__init__(name, **kwargs)
         path = Path(declare(self, 'path', Parameter.Type.STRING, 'folder of the bag; must not exist', read_only=True))
         topics = declare(self, 'topics', self._robot_topics(), 'topics to record', read_only=True)
+        if not topics:
+            raise ValueError(
+                'parameter topics is empty: name what to record, or leave it out for the topics of the robot'
+            )
         if declare(self, 'privileged', False, 'record what only the simulator knows, too', read_only=True):
             topics = [*topics, *PRIVILEGED_TOPICS]
         self._quality = declare(

@@ -106,7 +106,12 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
             from vla_model.policy import load  # torch is loaded here
 
             policy = load(
-                model, device=options.device, engine=options.engine, threads=options.threads, seed=options.seed
+                model,
+                device=options.device,
+                engine=options.engine,
+                threads=options.threads,
+                seed=options.seed,
+                gripper=feed.setup.gripper,
             )
             policy = prepare(policy, feed, model)
             run.model_id, run.trained = policy.model_id, policy.config.trained

@@ -15,8 +15,8 @@ ACTIONS = {
 }
 
 
-def config(text: int, action_space: str = 'joint_delta', points: int = 0) -> ModelConfig:
-    """`text`: length of the text tokenizer. action_space: one of ACTIONS. points: see RobotInterface."""
+def config(text: int, action_space: str = 'joint_delta', points: int = 0, gripper: bool = True) -> ModelConfig:
+    """`text`: length of the text tokenizer. action_space: one of ACTIONS. points, gripper: see RobotInterface."""
     image_tokenizer = ImageTokenizerConfig(
         resolution=128,
         channels=16,
@@ -43,15 +43,15 @@ def config(text: int, action_space: str = 'joint_delta', points: int = 0) -> Mod
         cameras=('front', 'wrist'),
         action_space=action_space,
         dof=7,
-        gripper=True,
+        gripper=gripper,
         horizon=8,
         dt=0.2,
         normalization='limits',
         # Widest position limits of Panda and FR3, and the opening of their gripper.
-        state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, 0.0),
-        state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, 0.08),
-        action_low=(*low, 0.0),
-        action_high=(*high, 0.08),
+        state_low=(-2.9007, -1.7837, -2.9007, -3.0718, -2.8973, -0.0175, -3.0159, *[0.0] * gripper),
+        state_high=(2.9007, 1.7837, 2.9007, -0.0698, 2.8973, 4.5169, 3.0159, *[0.08] * gripper),
+        action_low=(*low, *[0.0] * gripper),
+        action_high=(*high, *[0.08] * gripper),
         max_prompt_tokens=256,
         points=points,
     )

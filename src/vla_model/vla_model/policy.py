@@ -300,11 +300,13 @@ def load(
     reuse: int = 1,
     image_tokenizer: str | Path | None = None,
     estimate: str = 'median',
+    gripper: bool = True,
 ) -> Policy:
     """A policy, from a checkpoint folder or by name.
 
     The names are those of `shipped`; 'random-nano' has random weights from `seed`: real computation, meaningless
-    actions (config.trained is False). dtype is the network's precision; 'auto': bfloat16 on a GPU, float32 on a CPU.
+    actions (config.trained is False), and a gripper only with `gripper`. dtype is the network's
+    precision; 'auto': bfloat16 on a GPU, float32 on a CPU.
     image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
     CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
     'auto' is the fastest one here that is close to 'eager'. act_steps: forwards per chunk. reuse: acts per full
@@ -329,7 +331,7 @@ def load(
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
     path = model_path(path_or_name)
     if path == RANDOM:
-        policy = _random_nano(seed, target, DTYPES[precision])
+        policy = _random_nano(seed, target, DTYPES[precision], gripper)
     else:
         elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
         found = open_folder(Path(path), elsewhere)
@@ -365,9 +367,9 @@ def save(policy: Policy, folder: str | Path) -> None:
     checkpoint.write(Path(folder), policy.config, policy.text, network, image)
 
 
-def _random_nano(seed: int, device: torch.device, dtype: torch.dtype) -> Policy:
+def _random_nano(seed: int, device: torch.device, dtype: torch.dtype, gripper: bool) -> Policy:
     text = TextTokenizer.load(NANO_FILE)
-    config = nano.config(text.size)
+    config = nano.config(text.size, gripper=gripper)
     network, image_tokenizer = Network(config.network), ImageTokenizer(config.image_tokenizer)
     nano.init_weights(network, seed)
     nano.init_weights(image_tokenizer, seed)

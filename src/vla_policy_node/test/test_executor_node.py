@@ -243,6 +243,17 @@ def test_a_forward_controller_gets_positions(ros):
     np.testing.assert_allclose(robot.got[-1].data, PROFILE.home)
 
 
+def test_an_arm_without_a_gripper_moves_and_nothing_is_commanded_to_one(ros):
+    robot = Robot(ros, **{'robot.gripper_joint_names': ['']})
+    robot.bring_up()
+    robot.move()
+    assert not [
+        name
+        for name, _ in robot.node.get_topic_names_and_types()
+        if robot.me.count_publishers(name) and 'gripper' in name
+    ]
+
+
 def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):
     robot = Robot(ros, limits_from='robot_description', robot_description_timeout=0.1)
     assert not robot.transition(Transition.TRANSITION_CONFIGURE)

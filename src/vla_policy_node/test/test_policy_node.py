@@ -333,6 +333,20 @@ def test_chunks_answer_what_the_streams_hold(start):
     assert 0 < status.inference_p50 <= status.inference_p95 <= status.inference_p99
 
 
+def test_an_arm_without_a_gripper_is_driven_by_a_model_without_one_and_by_no_other(start):
+    policy = FakePolicy()
+    world, _ = start(policy, **{'robot.gripper_joint_names': ['']})
+    world.names, world.positions = world.profile.joint_names, world.positions[:7]
+    assert not world.transition(CONFIGURE)
+    assert 'sees and moves a gripper, the robot profile panda has none' in world.code(S.OK, S.STATE_INACTIVE).message
+    policy.config = SimpleNamespace(**vars(FakePolicy.config))
+    policy.config.robot = SimpleNamespace(**vars(FakePolicy.config.robot) | {'gripper': False})
+    activate(world)
+    world.say('go')
+    world.new_chunks(2)
+    assert list(world.code(S.OK, S.STATE_RUNNING).streams) == ['front', 'wrist', 'joints']
+
+
 def test_an_executor_that_holds_is_told_to_the_client(start):
     world, _ = start(FakePolicy(), drive=True)
     activate(world)

@@ -29,11 +29,21 @@ def facts(**changes):
         ({'velocity_offset': None}, 'all or none'),
         ({'velocity_deceleration': [1.0] * 6}, 'needs 7 finite numbers'),
         ({'velocity_deceleration': [-1.0] * 7}, 'velocity_deceleration must be above zero'),
+        ({'gripper_joint_names': ['', 'f']}, 'robot.gripper_joint_names has an empty name among others'),
+        ({'gripper_joint_names': 'f'}, "robot.gripper_joint_names must be a list of names, got 'f'"),
+        ({'gripper_max_opening': None}, 'robot.gripper_max_opening must be above zero for the finger joints'),
+        ({'joint_names': ['']}, 'robot.joint_names must be distinct and not empty'),
     ],
 )
 def test_what_is_wrong_is_named(changes, message):
     with pytest.raises(ValueError, match=message):
         RobotProfile.from_dict(facts(**changes))
+
+
+@pytest.mark.parametrize('none', [[], ['']])
+def test_an_arm_without_a_gripper_has_no_finger_joint_and_no_opening(none):
+    profile = RobotProfile.from_dict(facts(gripper_joint_names=none, gripper_max_opening=None))
+    assert (profile.gripper_joint_names, profile.gripper_max_opening) == ((), 0.0)
 
 
 def test_without_the_formula_the_limits_are_the_same_everywhere():

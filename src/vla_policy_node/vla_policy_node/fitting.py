@@ -19,10 +19,12 @@ def fit(
     robot = policy.config.robot
     if missing := [c for c in robot.cameras if c not in cameras]:
         raise ValueError(f'model {model} needs the cameras {missing}, the robot profile has {list(cameras)}')
-    if robot.dof != profile.dof or (robot.gripper and not profile.gripper_joint_names):
+    if robot.dof != profile.dof:
+        raise ValueError(f'model {model} is for {robot.dof} joints, the robot profile {profile.name} has {profile.dof}')
+    if robot.gripper and not profile.gripper_joint_names:
         raise ValueError(
-            f'model {model} is for {robot.dof} joints{" and a gripper" if robot.gripper else ""}, the robot '
-            f'profile {profile.name} has {profile.dof} joints and finger joints {list(profile.gripper_joint_names)}'
+            f'model {model} sees and moves a gripper, the robot profile {profile.name} has none: fill '
+            'robot.gripper_joint_names, or take a model that was trained without a gripper'
         )
     if robot.joints:
         return policy

@@ -12,7 +12,7 @@ from vla_policy_node.ros.parameters import declare, refuse_unknown
 if TYPE_CHECKING:  # it loads Pinocchio
     from vla_policy_node.kinematics.guard import Guard
 
-_ANYWHERE = [0.0]  # ROS has no empty list of numbers
+_ANYWHERE = [0.0]  # ROS has no empty list of numbers as a default
 
 
 def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
@@ -25,7 +25,7 @@ def make_guard(node: Node, profile: RobotProfile, urdf: str) -> 'Guard':
         return declare(node, f'guard.{name}', getattr(default, name), f'{about} [m]', low=0.0, high=high)
 
     def numbers(name: str, about: str) -> list[float]:
-        values = [float(v) for v in declare(node, f'guard.{name}', _ANYWHERE, about + ' [m]; one number: none')]
+        values = [float(v) for v in declare(node, f'guard.{name}', _ANYWHERE, about + ' [m]; [] or one number: none')]
         return [] if len(values) == 1 else values
 
     box = numbers('link_box', 'where every moving link may be in the base frame: lower x, y, z, upper x, y, z')

@@ -185,7 +185,7 @@ def _recovery(node: Node, robot: FrankaState) -> Recovery:
         robot,
         action=declare(node, 'recovery.action', 'action_server/error_recovery', 'ErrorRecovery of franka_ros2'),
         hardware=declare(node, 'recovery.hardware', 'FrankaHardwareInterface', 'ros2_control component of the robot'),
-        controllers=list(declare(node, 'recovery.controllers', [''], 'controllers to switch on; one empty name: none')),
+        controllers=list(declare(node, 'recovery.controllers', [''], 'controllers to switch on; [] or [""]: none')),
         seconds=declare(node, 'recovery.timeout', 10.0, 'for each step [s]', low=0.1, high=120.0),
     )
 

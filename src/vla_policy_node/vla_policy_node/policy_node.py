@@ -114,6 +114,7 @@ class PolicyNode(SafeLifecycleNode):
             image_dtype=p.image_dtype,
             image_engine=p.image_engine,
             estimate=p.estimate,
+            gripper=bool(p.profile.gripper_joint_names),
         )
         robot = policy.config.robot
         policy = self._policy = fit(

@@ -60,7 +60,7 @@ class PolicyParameters:
         topics = declare(node, 'camera_topics', Parameter.Type.STRING_ARRAY, 'image topic of each camera')
         if not names or len(names) != len(topics) or len({*names, JOINTS, GRIPPER}) != len(names) + 2:
             raise ValueError(
-                f'cameras must be distinct and not {JOINTS!r} or {GRIPPER!r}, and camera_topics as many: '
+                f'cameras must be one at least, distinct and not {JOINTS!r} or {GRIPPER!r}, and camera_topics as many: '
                 f'got {list(names)} and {list(topics)}'
             )
         declare_drive(node)

@@ -4,6 +4,7 @@ A robot is given by name, of a profile that comes with the suite, or by the path
 for every command and launch file.
 """
 
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ class RobotProfile:
     jerk: np.ndarray  # [rad/s^3] largest magnitude
     home: np.ndarray  # [rad]
     gripper_joint_names: tuple[str, ...]  # their positions add up to the opening; empty: no gripper
-    gripper_max_opening: float  # [m]
     tool_speed: float  # [m/s] largest speed of the tool frame
+    gripper_max_opening: float = 0.0  # [m] above zero with a gripper
     # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. A guard holds the arm there; poses that
     # a model asks for are moved onto its sides.
     workspace: np.ndarray | None = None
@@ -46,6 +47,11 @@ class RobotProfile:
         dof = len(self.joint_names)
         if dof == 0 or len(set(self.joint_names)) != dof:
             raise ValueError(f'robot.joint_names must be distinct and not empty, got {list(self.joint_names)}')
+        if self.gripper_joint_names and not self.gripper_max_opening > 0:
+            raise ValueError(
+                f'robot.gripper_max_opening must be above zero for the finger joints {list(self.gripper_joint_names)}, '
+                f'got {self.gripper_max_opening}'
+            )
         for f in fields(self):
             value = getattr(self, f.name)
             size, each = (6, 'two corners') if f.name == 'workspace' else (dof, 'one per joint')
@@ -90,7 +96,7 @@ class RobotProfile:
             if f.type in (np.ndarray, np.ndarray | None):
                 value = np.asarray(value, float)
             elif f.name.endswith('joint_names'):
-                value = tuple(value)
+                value = tuple(names_of(value, f'robot.{f.name}'))
             values[f.name] = value
         return cls(**values)
 
@@ -136,3 +142,13 @@ def profile_parameters(robot: str | Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ValueError(f'{path} is not YAML ({error}): mend it') from None
     raise ValueError(f'{path} is no robot profile: it lacks /** ros__parameters robot')
+
+
+def names_of(value: Sequence[str], what: str) -> list[str]:
+    """The names in a list. [''] is an empty list, as ROS drops one that is written []. Raises ValueError."""
+    if isinstance(value, str):
+        raise ValueError(f'{what} must be a list of names, got {value!r}')
+    names = [] if list(value) == [''] else list(value)
+    if '' in names:
+        raise ValueError(f'{what} has an empty name among others: {names}')
+    return names

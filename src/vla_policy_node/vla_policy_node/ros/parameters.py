@@ -8,7 +8,9 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.profile import RobotProfile, names_of
+
+_LISTS = tuple(kind for kind in Parameter.Type if kind.name.endswith('_ARRAY'))
 
 
 def declare(
@@ -26,12 +28,16 @@ def declare(
     """Declare once (a second call only reads) and return the value.
 
     default: a value, or a Parameter.Type for a parameter that must be given, or that is None otherwise if optional.
+    An empty list may be given as [] or, where a list of texts is expected, as ['']; both return [].
     Raises ValueError naming the parameter when it is missing, of another type, outside [low, high] or not among
-    choices.
+    choices, or when a list has an empty text among others.
     """
+    kind = default if isinstance(default, Parameter.Type) else Parameter.Type.from_parameter_value(default)
+    empty = _given_empty(node, name)
+    if empty and kind not in _LISTS:
+        raise ValueError(f'parameter {name} ({description}) was given without a value: give one, or leave it out')
     if not node.has_parameter(name):
         descriptor = ParameterDescriptor(description=description, read_only=read_only)
-        kind = default if isinstance(default, Parameter.Type) else Parameter.Type.from_parameter_value(default)
         if low is not None and high is not None:
             if kind is Parameter.Type.INTEGER:
                 descriptor.integer_range = [IntegerRange(from_value=int(low), to_value=int(high), step=0)]
@@ -42,17 +48,28 @@ def declare(
         if choices:
             descriptor.additional_constraints = 'one of: ' + ', '.join(choices)
         try:
-            node.declare_parameter(name, default, descriptor)
+            # An empty list has no type in ROS: it stays as a list that is not set.
+            node.declare_parameter(name, kind if empty else default, descriptor, ignore_override=empty)
         except Exception as error:
             raise ValueError(f'parameter {name} ({description}): {error}') from error
     parameter = node.get_parameter_or(name, None)
     if parameter is None or parameter.type_ is Parameter.Type.NOT_SET:
+        if empty:
+            return []
         if optional:
             return None
         raise ValueError(f'parameter {name} must be given: {description}')
     if choices and parameter.value not in choices:
         raise ValueError(f'parameter {name} is {parameter.value!r}, must be one of: {", ".join(choices)}')
+    if kind is Parameter.Type.STRING_ARRAY:
+        return names_of(parameter.value, f'parameter {name}')
     return parameter.value
+
+
+def _given_empty(node: Node, name: str) -> bool:
+    """Whether a parameter was given as an empty list, which rcl hands on as a parameter without a value."""
+    given = node._parameter_overrides.get(name)  # rclpy has no other way
+    return given is not None and (given.type_ is Parameter.Type.NOT_SET or given.value in ([], b''))
 
 
 def refuse_unknown(node: Node, prefix: str) -> None:
@@ -80,8 +97,8 @@ ABOUT = {  # field of RobotProfile -> meaning
     'acceleration': 'acceleration limits [rad/s^2]',
     'jerk': 'jerk limits [rad/s^3]',
     'home': 'home position [rad]',
-    'gripper_joint_names': 'finger joints whose positions add up to the opening; empty: no gripper',
-    'gripper_max_opening': 'largest opening [m]',
+    'gripper_joint_names': 'finger joints whose positions add up to the opening; [] or [""]: no gripper',
+    'gripper_max_opening': 'largest opening [m]; 0 without a gripper',
     'tool_speed': 'largest speed of the tool frame [m/s]',
     'workspace': 'where the tool may be in the base frame: lower x, y, z, upper x, y, z [m]; poses that a model asks '
     'for are moved onto its sides, and the guard holds the arm there',

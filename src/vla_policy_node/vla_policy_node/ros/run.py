@@ -11,6 +11,8 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from vla_policy_node.ros.arguments import refuse_lost_lists
+
 REST, SHUTDOWN = 3.0, 5.0  # [s] at most; ros2 launch kills ten seconds after it first asked
 
 
@@ -23,6 +25,10 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     a ValueError or OSError of make_node is told in one line, with exit code 1. So is a callback that does not return
     within REST + SHUTDOWN seconds (a model that is being compiled, say): the process ends without tearing down.
     """
+    try:
+        refuse_lost_lists(sys.argv if args is None else args)
+    except ValueError as error:
+        raise SystemExit(f'cannot start: {error}') from None
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stop, leaving = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
