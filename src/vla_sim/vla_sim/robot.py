@@ -67,17 +67,18 @@ def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
     for joint in urdf.findall('joint'):
         children.setdefault(_attribute(joint, 'parent', 'link'), []).append(joint)
 
-    def add_link(parent: mujoco.MjsBody, name: str, origin: ET.Element | None, joint: ET.Element | None) -> None:
-        body = parent.add_body(name=name, **_pose(origin))
+    # By hand and not by a function that calls itself: such a closure is a circle, and the specification, with all its
+    # meshes and textures, would wait in it for the garbage collector.
+    pending: list[tuple[mujoco.MjsBody, str, ET.Element | None]] = [(spec.worldbody, BASE, None)]
+    while pending:
+        parent, name, joint = pending.pop()
+        body = parent.add_body(name=name, **_pose(joint.find('origin') if joint is not None else None))
         _add_inertia(body, links[name])
         if joint is not None and joint.get('type') != 'fixed':
             _add_joint(body, joint)
         if shapes:
             _add_shapes(spec, body, links[name])
-        for child in children.get(name, []):
-            add_link(body, _attribute(child, 'child', 'link'), child.find('origin'), child)
-
-    add_link(spec.worldbody, BASE, None, None)
+        pending += [(body, _attribute(child, 'child', 'link'), child) for child in reversed(children.get(name, []))]
     _add_actuators(spec)
 
 
