@@ -27,7 +27,7 @@ tell() {
   if [ -t 2 ]; then columns=$(tput cols 2>/dev/null || echo 80); fi
   # Whoever reads the output waits for its end, hence none of it for sleep, which outlives this.
   while sleep "$([ -t 2 ] && echo 1 || echo 10)" >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
-    newest=$(tail -c 2000 "$1" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | tr -d '\033' | cut -c "1-$((columns > 30 ? columns - 20 : 10))") || true
+    newest=$(tail -c 2000 "$1" | tr '\r' '\n' | grep -vE '^ *$|^WARNING: Location' | tail -n 1 | tr -d '\033' | cut -c "1-$((columns > 30 ? columns - 20 : 10))") || true
     if [ -t 2 ]; then printf '\r\033[K  %s  %s' "$(took "$2")" "$newest" >&2; else say "  $(took "$2"): $newest"; fi
   done
 }
@@ -185,7 +185,7 @@ colcon_build() (
 )
 
 # Compilers that run at once: one per core, each with half a GB of memory.
-jobs_at_once() { awk -v cores="$(nproc)" '/MemAvailable/ {n = int($2 / 500000); if (n > cores) n = cores; print n > 1 ? n : 1}' /proc/meminfo; }
+jobs_at_once() { awk -v cores="$(nproc)" '/MemAvailable/ {n = int($2 / 500000); if (n > cores) n = cores; print (n > 1 ? n : 1)}' /proc/meminfo; }
 
 # make_ready prepare: all that is installed; build: and the workspace; rebuild: that even if nothing has changed.
 make_ready() {
