@@ -6,6 +6,7 @@ import json
 import math
 import re
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,9 +20,12 @@ import vla_model.policy
 from vla_bringup.bench_replay import write_bag
 from vla_bringup.cli import app
 from vla_bringup.nodes import share
+from vla_bringup.replay import result
+from vla_bringup.replay_driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
 from vla_bringup.replay_feed import Feed, load_setup, played_topics
 from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, worst
 from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
+from vla_bringup.replay_report import warnings
 from vla_bringup.replay_session import Session
 from vla_model.types import Chunk
 from vla_policy_node.observe.streams import NS
@@ -58,7 +62,7 @@ def bag(tmp_path_factory):
     return path
 
 
-def replay(bag, out, *more, model='a'):
+def run_command(bag, out, *more, model='a'):
     words = ['replay', str(bag), '--model', model, '--instruction', 'press it', '--out', str(out), *more]
     done = CliRunner().invoke(app, words)
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
@@ -80,7 +84,7 @@ def chunks(bag, **settings):
 
 
 def test_a_whole_bag_makes_a_whole_report(bag, tmp_path):
-    done = replay(bag, tmp_path)
+    done = run_command(bag, tmp_path)
     assert done.exit_code == 0, done.output
     assert 'warning' not in done.output.replace('CAMERA_MISSING', '').replace('warning: 1 images without a set:', '')
     page = (tmp_path / 'report.html').read_text()
@@ -96,7 +100,7 @@ def test_a_whole_bag_makes_a_whole_report(bag, tmp_path):
     assert float(one['recorded_panda_joint1']) == pytest.approx(0.3 * math.sin(t), abs=1e-4)
     assert float(one['said_panda_joint1']) == pytest.approx(0.3 * math.sin(t_refs[3] / NS), abs=2e-3)
     numbers = json.loads((tmp_path / 'summary.json').read_text())['models'][0]
-    assert numbers['error mean'] == pytest.approx(numbers['error had the arm been said to stay'], rel=0.02)
+    assert numbers['error mean'] == pytest.approx(numbers['error if the arm stays'], rel=0.02)
     assert numbers['chunks'] == 20
     by_step = [float(r['error']) for r in rows(tmp_path / 'error_by_horizon.csv')]
     assert by_step == sorted(by_step)
@@ -114,13 +118,13 @@ def test_storages_and_compressed_images_give_the_same_cycles(bag, tmp_path, stor
 
 
 def test_two_models_are_compared_with_an_interval(bag, tmp_path):
-    done = replay(bag, tmp_path, '--against', 'b')
+    done = run_command(bag, tmp_path, '--against', 'b')
     assert done.exit_code == 0, done.output
     assert 'A is nearer' in done.output
     found = json.loads((tmp_path / 'summary.json').read_text())['comparison']
     low, high = found['95 % interval [mrad]']
     assert 0 < low < found['mean error, second minus first [mrad]'] < high
-    assert found['chunks in common'] == 20
+    assert found['chunks in common'] == 19  # of the last one no step was recorded
     assert {r['model'] for r in rows(tmp_path / 'chunks.csv')} == {'A', 'B'}
 
 
@@ -132,7 +136,7 @@ def test_what_is_whole_of_a_cut_bag_is_replayed_and_the_rest_is_told(tmp_path, s
     (file,) = path.iterdir()
     with file.open('r+b') as f:
         f.truncate(file.stat().st_size * 3 // 4)
-    done = replay(path, tmp_path / 'out')
+    done = run_command(path, tmp_path / 'out')
     assert done.exit_code == 0, done.output
     assert 'warning' in done.output
     assert re.search(r'cannot be read|damaged|was cut', done.output)
@@ -148,7 +152,7 @@ def test_a_bag_without_metadata_is_whole(bag, tmp_path):
 
 def test_nothing_to_replay_is_one_clear_line(tmp_path):
     def fails(path, *more):
-        done = replay(path, tmp_path / 'out', *more)
+        done = run_command(path, tmp_path / 'out', *more)
         assert done.exit_code == 1
         lines = [line for line in done.output.strip().splitlines() if line]
         assert len(lines) == 1, done.output
@@ -210,7 +214,7 @@ def test_joints_that_are_no_numbers_make_no_chunk_and_are_counted(tmp_path):
 
     path = tmp_path / 'bag'
     write_bag(path, SECONDS, compressed=False, side=SIDE, change=broken)
-    done = replay(path, tmp_path / 'out')
+    done = run_command(path, tmp_path / 'out')
     assert done.exit_code == 0, done.output
     assert 'not finite' in done.output
     content = json.loads((tmp_path / 'out/summary.json').read_text())
@@ -237,7 +241,7 @@ def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
             raise RuntimeError('no memory')
 
     monkeypatch.setattr(vla_model.policy, 'load', lambda name, **_: Broken())
-    done = replay(bag, tmp_path)
+    done = run_command(bag, tmp_path)
     assert done.exit_code == 1
     assert 'the model failed each time: no memory' in done.output
 
@@ -263,11 +267,100 @@ def said(t, position, at=None, horizon=5, dt=0.1):
     return Said(round(t * NS), round((t if at is None else at) * NS), steps, np.zeros(horizon), dt)
 
 
+def driven(arm, opening, **happened):
+    """The timeline of made-up events: name of Events -> [(time [s], value)], steps [s]."""
+    events = Events(steps=[round(t * NS) for t in happened.pop('steps', ())], end=int(arm[0][-1]))
+    instruction = happened.pop('instruction', '')
+    for name, values in happened.items():
+        for t, value in values:
+            getattr(events, name).add(round(t * NS), value)
+    return timeline(events, arm, opening, np.full(arm[1].shape[1], 2.0), instruction)
+
+
+def ramp(seconds=2.0, rate=100):
+    """Joint 1 is the time; a gripper at rest."""
+    stamps = np.arange(0, round(seconds * rate)) * (NS // rate)
+    return (stamps, np.stack([stamps / NS, np.zeros(len(stamps))], 1)), (stamps, np.full((len(stamps), 1), 0.04))
+
+
+EXECUTES, HOLDS = 2, 1
+
+
+def parts_at(line, times):
+    """Name of the part at each of these times [s]."""
+    return [PARTS[line.stretches[i].part] for i in line.at(np.round(np.array(times) * NS).astype(np.int64))]
+
+
+def status(start, end, state, epoch=1):
+    """What an executor tells, ten times a second."""
+    return [(t, (state, epoch, '/expert')) for t in np.arange(start, end, 0.1)]
+
+
+def test_driven_is_where_the_executor_executes_before_the_success_with_the_words_in_force():
+    arm, opening = ramp(seconds=10)
+    told = {
+        'executor': status(0, 1, HOLDS) + status(1, 8, EXECUTES),  # then it is silent
+        'episodes': [(0.0, '1: press'), (5.0, '2: stack')],
+        'words': [(0.0, 'press it'), (5.0, 'stack it')],
+        'success': [(0.0, False), (2.0, True), (2.5, False), (4.0, True), (5.0, False)],
+    }
+    line = driven(arm, opening, **told)
+    assert line.by_executor
+    names = parts_at(line, [0.5, 1.5, 2.2, 3.0, 4.5, 6.0, 8.5, 9.5])
+    success, idle, drives = 'after the success', 'the executor did not execute', 'driven'
+    assert names == [idle, drives, drives, drives, success, drives, drives, idle]  # success at 2.0 did not last
+    fixed = driven(arm, opening, **told, instruction='stack it')
+    assert parts_at(fixed, [1.5, 6.0]) == ['another instruction was in force', drives]
+    assert parts_at(driven(arm, opening, **told, instruction='lift it'), [1.5, 6.0]) == [drives, drives]
+    # A chunk's steps count to the end of its stretch; what reaches into the next episode is compared with nothing.
+    m = measure([said(3.75, 0.0), said(4.75, 0.0)], arm, opening, line)
+    assert [PARTS[p] for p in m.part[0]] == [drives] * 2 + ['steps past the end of the driven stretch'] * 3
+    assert [PARTS[p] for p in m.part[1]] == [success] * 2 + [PARTS[ACROSS]] * 3
+    seconds = line.seconds(0, 10 * NS)
+    assert sum(seconds.values()) == pytest.approx(10, abs=0.02)
+    assert seconds[DRIVEN] == pytest.approx(3 + 3.9, abs=0.02)
+
+
+def test_a_new_epoch_ends_what_a_chunk_is_compared_with():
+    arm, opening = ramp()
+    line = driven(arm, opening, executor=status(0, 1, EXECUTES) + status(1, 2, EXECUTES, epoch=2))
+    m = measure([said(0.75, 0.0)], arm, opening, line)
+    assert [p == DRIVEN for p in m.part[0]] == [True] * 2 + [False] * 3
+
+
+def test_without_an_executor_the_motion_of_the_arm_says_where_it_was_driven():
+    arm, opening = ramp(seconds=10)
+    arm[1][:, 0] = np.clip(arm[1][:, 0], 2, 6)  # at rest before and after
+    arm[1][:, 0] += np.random.default_rng(0).normal(0, 1e-4, len(arm[1]))  # its encoders are not still
+    opening[1][800:, 0] = 0.0  # the gripper closes at 8 s
+    line = driven(arm, opening, executor=status(0, 10, 0))  # of an executor that is not active
+    assert not line.by_executor
+    rest = 'the arm was at rest'
+    assert parts_at(line, [1.0, 3.0, 5.0, 7.0, 8.0, 9.0]) == [rest, 'driven', 'driven', rest, 'driven', rest]
+
+
+def test_an_arm_that_was_put_elsewhere_did_not_move_there():
+    arm, opening = ramp()
+    arm[1][100:, 1] += 1.0  # within 10 ms
+    m = measure([said(0.75, 0.0), said(1.15, 0.0)], arm, opening, driven(arm, opening))
+    assert [PARTS[p] for p in m.part[0]] == ['driven'] * 2 + [PARTS[ACROSS]] * 3
+    assert (m.part[1] == DRIVEN).all()
+    np.testing.assert_allclose(m.still[1], [0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-9)
+
+
+def test_a_chunk_made_for_new_words_of_an_older_image_counts_nowhere():
+    arm, opening = ramp()
+    line = driven(arm, opening, words=[(0.0, 'press it'), (1.0, 'stack it')])
+    early, right = (replace(said(t, 0.0, horizon=2), instruction='stack it') for t in (0.95, 1.05))
+    m = measure([early, right], arm, opening, line)
+    assert not (m.part[0] == DRIVEN).any()
+    assert (m.part[1] == DRIVEN).all()
+
+
 def test_measures_of_known_chunks():
-    stamps = np.arange(0, 2 * NS, NS // 100)
-    arm = stamps, np.stack([stamps / NS, np.zeros(len(stamps))], 1)  # joint 1 is the time
-    opening = stamps, np.full((len(stamps), 1), 0.04)
-    m = measure([said(0.5, 0.5), said(0.6, 0.62), said(1.8, 1.8)], arm, opening, boundaries=[round(0.85 * NS)])
+    arm, opening = ramp()
+    line = driven(arm, opening, episodes=[(0.0, 'one'), (0.85, 'two')])
+    m = measure([said(0.5, 0.5), said(0.6, 0.62), said(1.8, 1.8)], arm, opening, line)
     np.testing.assert_allclose(m.error[0, :3, 0], [-0.1, -0.2, -0.3], atol=1e-9)
     assert np.isnan(m.error[0, 3:]).all()  # another episode began
     np.testing.assert_allclose(m.norm[1, :2], [0.08, 0.18], atol=1e-9)
@@ -275,16 +368,19 @@ def test_measures_of_known_chunks():
     assert np.isnan(m.error[2, 2:]).all()  # the bag ended
     np.testing.assert_allclose(m.gripper_error[0, :3], -0.04)
     np.testing.assert_allclose(m.seam, [np.nan, 0.12, np.nan], atol=1e-9)
+    assert [PARTS[p] for p in m.part[0]] == [PARTS[DRIVEN]] * 3 + [PARTS[ACROSS]] * 2
+    assert (m.part[2] == [DRIVEN, UNKNOWN, UNKNOWN, UNKNOWN, UNKNOWN]).all()
     with pytest.raises(ValueError, match='no chunk'):
-        measure([], arm, opening)
+        measure([], arm, opening, line)
 
 
 def test_seam_counts_where_the_new_chunk_takes_over():
     arm = np.array([0, NS]), np.zeros((2, 2))
-    ramp = said(0.0, 0.0)
-    ramp.positions[:] = np.arange(1, 6)[:, None] * 0.1  # position = time
+    rising = said(0.0, 0.0)
+    rising.positions[:] = np.arange(1, 6)[:, None] * 0.1  # position = time
     late = said(0.1, 0.0, at=0.25)  # its steps 0 (0.2 s) is past; step 1 is due at 0.3 s
-    m = measure([ramp, late], arm, (np.zeros(0, np.int64), np.zeros((0, 1))))
+    opening = np.zeros(0, np.int64), np.zeros((0, 1))
+    m = measure([rising, late], arm, opening, driven(arm, opening))
     assert m.seam[1] == pytest.approx(0.3, abs=1e-9)
     assert np.isnan(m.gripper_error).all()
 
@@ -319,3 +415,86 @@ def test_what_bag_play_plays_moves_nothing():
     text = share('launch', 'replay.launch.py').read_text()
     compile(text, 'replay.launch.py', 'exec')
     assert 'drive=False' in text
+
+
+# ---- clocks that are set back
+
+
+def set_back_bag(path, back, *, who, with_clock):
+    """4 s; after 2 s the clock of `who` is set back by so many s: 'computer', or the topics that end so."""
+    step = 102 * NS
+
+    def clock(ns):
+        return ns if ns < step else ns - round(back * NS)
+
+    def change(topic, k, message):
+        if who == 'computer':
+            return at_time(topic, message, clock, wanted='')
+        return at_time(topic, message, clock, wanted=who)
+
+    all_of_it = clock if who == 'computer' else lambda ns: ns
+    write_bag(
+        path,
+        4.0,
+        compressed=False,
+        side=SIDE,
+        change=change,
+        received=all_of_it if not with_clock else lambda ns: ns,
+        clock=all_of_it if with_clock else None,
+    )
+
+
+def measured(path):
+    """The numbers of a bag, and what is told of it, in one string."""
+    feed = Feed(path, load_setup('sim_panda', ''))
+    session = Session(feed, rate=10.0, instruction='press it')
+    run = Run('still', session)
+    run_offline(feed, session, Asker(run, Still()))
+    return result(run, 'still'), ' '.join(warnings(feed.report.as_dict()))
+
+
+@pytest.mark.parametrize(('back', 'with_clock'), [(0.05, False), (0.3, True), (3.0, False), (3.0, True), (90.0, False)])
+def test_a_computer_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(tmp_path, back, with_clock):
+    set_back_bag(tmp_path / 'bag', back, who='computer', with_clock=with_clock)
+    found, told = measured(tmp_path / 'bag')
+    size = re.search(r'was set back by ([\d.]+) s', told)
+    assert size, told
+    assert float(size[1]) == pytest.approx(back, abs=0.03)
+    assert re.search(r'after 2\.\d s of the bag|\(2\.\d s into the bag\)', told), told
+    driven = found.driven
+    true = found.measures.due - np.array([c.shift for c in found.run.cycles])[:, None]  # [ns] on the bag's clock
+    late = np.array([c.shift > 0 for c in found.run.cycles])
+    assert 12 <= late.sum() <= 20
+    true = (true + np.where(late, round(back * NS), 0)[:, None]) / NS  # had it not been set back
+    known = np.isfinite(driven.norm)
+    assert known.sum() > 150
+    assert np.abs(driven.recorded[..., 0] - 0.3 * np.sin(true))[known].max() < 1e-3
+    assert all((c.at - c.t_ref) < 0.1 * NS for c in found.run.cycles)
+
+
+@pytest.mark.parametrize(('who', 'back'), [('/joint_states', 0.05), ('/joint_states', 3.0), ('front/image_raw', 0.1)])
+def test_one_stream_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(tmp_path, who, back):
+    set_back_bag(tmp_path / 'bag', back, who=who, with_clock=False)
+    found, told = measured(tmp_path / 'bag')
+    pattern = rf'the clock of \w+ on /{who.strip("/")} was set back by {back:.2f}\d s[^(]*\(2\.\d s into the bag\)'
+    assert re.search(pattern, told), told
+    due = (found.measures.due - np.array([c.shift for c in found.run.cycles])[:, None]) / NS
+    late = np.array([c.shift > 0 for c in found.run.cycles])[:, None] & ('joint' in who)
+    true = 0.3 * np.sin(due + np.where(late, back, 0.0))  # by the clock of the joints as it is then
+    known = np.isfinite(found.driven.norm)
+    assert known.sum() > 80
+    assert np.abs(found.driven.recorded[..., 0] - true)[known].max() < 1e-3
+
+
+def test_stamps_ahead_of_the_clock_are_told_however_little(tmp_path):
+    path = tmp_path / 'bag'
+    write_bag(
+        path,
+        SECONDS,
+        compressed=False,
+        side=SIDE,
+        change=lambda topic, k, m: at_time(topic, m, lambda ns: ns + NS // 20),
+    )
+    found, told = measured(path)
+    assert 'front on /front/image_raw is stamped 0.049 s ahead of the clock: synchronise the clocks' in told
+    assert min(c.at - c.t_ref for c in found.run.cycles) < 0  # what the sentence explains

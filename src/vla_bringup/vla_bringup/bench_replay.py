@@ -100,10 +100,13 @@ def write_bag(
     storage: str = 'mcap',
     side: int = SIDE,
     change: Callable[[str, int, Any], Any] = lambda topic, k, message: message,
+    received: Callable[[int], int] = lambda ns: ns,
+    clock: Callable[[int], int] | None = None,
 ) -> None:
     """A bag of the simulated robot's topics: cameras at 30 Hz, joints at 100 Hz, made-up pictures with noise.
 
-    change: takes topic, number and message, gives the message to write, or None for none.
+    change: takes topic, number and message, gives the message to write, or None for none. received: takes a time
+    [ns], gives what the recorder's clock says then. clock: same for /clock, which is written at 100 Hz if given.
     """
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
@@ -140,17 +143,22 @@ def write_bag(
     ]
     for k in range(int(seconds * IMAGE_RATE)):
         entries += [(start + k * NS // IMAGE_RATE, topic, k + i) for i, topic in enumerate(topics)]
+    if clock is not None:
+        entries += [(start - 1 + k * NS // JOINT_RATE, '/clock', k) for k in range(int(seconds * JOINT_RATE))]
     plugin = StoragePlugin.MCAP if storage == 'mcap' else StoragePlugin.SQLITE3
     with Writer(path, version=8, storage_plugin=plugin) as writer:
         connections: dict[str, Any] = {}
         for ns, topic, k in sorted(entries):
-            message = change(topic, k, joints(ns) if topic == '/joint_states' else image(ns, k))
+            if clock is not None and topic == '/clock':
+                message = types['rosgraph_msgs/msg/Clock'](clock=header(clock(ns)).stamp)
+            else:
+                message = change(topic, k, joints(ns) if topic == '/joint_states' else image(ns, k))
             if message is None:
                 continue
             kind = message.__msgtype__
             if topic not in connections:
                 connections[topic] = writer.add_connection(topic, kind, typestore=store)
-            writer.write(connections[topic], ns + 1_000_000, store.serialize_cdr(message, kind))
+            writer.write(connections[topic], received(ns) + 1_000_000, store.serialize_cdr(message, kind))
 
 
 def _pictures(side: int) -> list[tuple[np.ndarray, bytes]]:

@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -14,17 +16,35 @@ from rich.table import Table
 
 from vla_bringup.console import make_console
 from vla_bringup.machine import facts
+from vla_bringup.replay_driven import timeline
 from vla_bringup.replay_feed import Feed, load_setup
 from vla_bringup.replay_figures import Result
 from vla_bringup.replay_live import NodeSettings, run_live
 from vla_bringup.replay_measures import Said, measure
 from vla_bringup.replay_offline import ZERO, Asker, Run, parse_latency, prepare, run_offline
-from vla_bringup.replay_report import comparison, shown, summary, verdict, warnings, write_report
+from vla_bringup.replay_report import (
+    GROUP_TITLES,
+    GROUPS,
+    comparison,
+    how_decided,
+    shown,
+    summary,
+    verdict,
+    warnings,
+    write_report,
+)
 from vla_bringup.replay_session import NO_INSTRUCTION, Session
 from vla_training.bag import bag_files
 from vla_training.bag_faults import why_nothing
 
 OFFLINE, LIVE = 'offline', 'live'
+NARROW_WITHOUT = (  # columns that have no room on a terminal
+    'begins [s]',
+    'error middle step',
+    'chunks compared',
+    'joint error mean',
+    'joint error if the arm stays',
+)
 
 
 @dataclass(frozen=True)
@@ -61,8 +81,7 @@ def run_replay(options: Options) -> bool:
         runs.append(run)
     assert feed is not None
     names = ['A', 'B'] if len(runs) == 2 else [runs[0].model_id]
-    began = runs[0].cycles[0].t_ref
-    results = [result(run, name, began) for run, name in zip(runs, names, strict=True)]
+    results = [result(run, name) for run, name in zip(runs, names, strict=True)]
     options.out.mkdir(parents=True, exist_ok=True)
     title = f'{feed.report.bag}: ' + ' against '.join(
         f'{n} = {r.model_id}' if len(runs) == 2 else r.model_id for n, r in zip(names, runs, strict=True)
@@ -134,12 +153,17 @@ def nothing(feed: Feed, run: Run) -> str:
     return f'nothing of {feed.path} could be replayed: {why}'
 
 
-def result(run: Run, name: str, began: int) -> Result:
+def result(run: Run, name: str) -> Result:
     """The numbers of a run that has chunks."""
     profile, session = run.session.setup.profile, run.session
-    said = [Said(c.t_ref, c.at, c.chunk.positions, c.chunk.gripper, c.chunk.dt) for c in run.cycles]
-    measures = measure(said, session.arm.arrays(profile.dof), session.opening.arrays(1), session.boundaries)
-    return Result(name, run, measures, said[0].dt, profile.joint_names, began)
+    arm, opening = session.arm.arrays(profile.dof), session.opening.arrays(1)
+    fixed = session.instruction if session.fixed else ''
+    line = timeline(session.events, arm, opening, profile.velocity, fixed)
+    said = [
+        Said(c.t_ref + c.shift, c.at + c.shift, c.chunk.positions, c.chunk.gripper, c.chunk.dt, c.instruction)
+        for c in run.cycles
+    ]
+    return Result(name, run, measure(said, arm, opening, line), line, said[0].dt, profile.joint_names, session.began)
 
 
 def how(options: Options, runs: list[Run]) -> dict[str, str]:
@@ -168,6 +192,15 @@ def tell(console: Console, results: list[Result], feed: Feed, options: Options) 
         values = [n.get(key) for n in numbers]
         table.add_row(escape(key), *map(shown, values))
     console.print(table)
+    for r in results:
+        for kind, rows in GROUPS.items():
+            found = rows(r)
+            if kind == 'parts' or len(found) > 1:
+                console.print(group_table(found, f'{GROUP_TITLES[kind]}, {r.name}; angles in mrad'))
+    console.print(how_decided(results[0]), markup=False)
+    if not any(np.isfinite(r.driven.norm).any() for r in results):
+        told = 'nothing of this bag shows an arm that was driven: the numbers of the driven part are empty'
+        console.print(f'warning: {told}', style='yellow', markup=False)
     for line in warnings(feed.report.as_dict()):
         console.print(f'warning: {line}', style='yellow', markup=False)
     for r in results:
@@ -177,6 +210,15 @@ def tell(console: Console, results: list[Result], feed: Feed, options: Options) 
     if len(results) == 2:
         console.print(verdict(comparison(results), [r.name for r in results]), markup=False)
     console.print(f'the report is in {options.out / "report.html"}', markup=False)
+
+
+def group_table(rows: list[dict[str, Any]], title: str) -> Table:
+    """Some of the columns: all of them stand in the report."""
+    keys = [key for key in rows[0] if key not in NARROW_WITHOUT]
+    table = Table(*keys, title=title)
+    for row in rows:
+        table.add_row(*(escape(shown(row[key])) for key in keys))
+    return table
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from vla_policy_node.core import clocks
 from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED, decode_image
@@ -14,14 +15,14 @@ from vla_training.recording import STATES, Setup
 
 CLOCK = '/clock'
 INSTRUCTIONS = ('sim/episode', 'sim/task', 'policy/instruction')
-CHUNKS, DESCRIPTION = 'action_chunk', 'robot_description'
+CHUNKS, EXECUTOR, SUCCESS, DESCRIPTION = 'action_chunk', 'executor/status', 'sim/success', 'robot_description'
 IMAGE_KINDS = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 JOINT_KIND = 'sensor_msgs/msg/JointState'
-RESTART = NS  # [ns] a clock that goes back this far begins anew; a smaller step back is disorder in the file
+RESOLUTION = 0.02  # [s] least by which a stamp may be ahead of the bag's time without a word
 
 
 class Feed:
-    """Iterate over it: (now [ns], message), now never going back but where the bag's clock begins anew.
+    """Iterate over it: (now [ns], message), now never going back but where the bag's clock was set back.
 
     now is what /clock said last, where the bag has it, else the time of recording. setup: topics of the robot profile;
     a camera whose images are in the bag as `<topic>/compressed` is read from there, whichever comes first.
@@ -39,24 +40,40 @@ class Feed:
         kinds = {topic: IMAGE_KINDS[topic.endswith(COMPRESSED)] for topic in cameras.values()}
         self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type
         self.instructions = [setup.topic(name) for name in INSTRUCTIONS]
+        self.events = {setup.topic(name): name for name in (CHUNKS, EXECUTOR, SUCCESS)}  # topic -> which
+        self.has_clock = CLOCK in self.seen
+        self.resolution = RESOLUTION  # [s] of now: larger where /clock comes more rarely
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
-        setup = self.setup
-        wanted = [CLOCK, *self.inputs, *self.instructions, setup.topic(CHUNKS)]
-        now, began, has_clock = -1, 0, False
-        for m in messages(self.path, wanted, self.report.damage, self._progress):
-            if m.topic == CLOCK:
-                time, has_clock = to_ns(m.data.clock), True
-            else:
-                time = now if has_clock else m.time
+        began = -1
+        for now, m in self._timed():
             if m.kind != self.inputs.get(m.topic, m.kind):
                 self.report.bad(m.topic, f'{m.topic} has {m.kind} where {self.inputs[m.topic]} should be')
                 continue
-            if now < 0:
-                began = time
-            now = time if time < now - RESTART else max(now, time)
+            began = now if began < 0 or now < began else began
             if self._seconds and now > began + self._seconds * NS:
                 return
+            yield now, m
+
+    def _timed(self) -> Iterator[tuple[int, Message]]:
+        """Messages with the bag's time [ns], which goes back only where a clock was set back."""
+        wanted = [CLOCK, *self.inputs, *self.instructions, *self.events]
+        now, period, interval = -1, 0, 1.0
+        early: list[Message] | None = [] if self.has_clock else None  # no /clock came yet
+        for m in messages(self.path, wanted, self.report.damage, self._progress):
+            if m.topic == CLOCK:
+                time = to_ns(m.data.clock)
+                if now >= 0 and time > now:
+                    interval = min(interval, (time - now) / NS)
+                    self.resolution = max(RESOLUTION, 2 * interval)
+                now = time if time < now - clocks.OVERTAKING * NS else max(now, time)
+                yield from ((now, other) for other in early or ())
+                early = None
+            elif early is not None:
+                early.append(m)
+                continue
+            elif not self.has_clock:
+                now, period = m.time if m.period != period else max(now, m.time), m.period
             yield now, m
 
     def description(self) -> str:
@@ -66,20 +83,23 @@ class Feed:
             return str(m.data.data)
         raise ValueError(f'the model needs the robot description, and the bag has no {topic}: record it, too')
 
-    def frames(self, times: list[int]) -> dict[int, dict[str, Any]]:
-        """t_ref [ns] -> camera -> its image as of then, (height, width, 3) uint8 RGB. Reads the bag once more."""
+    def frames(self, moments: list[tuple[int, int]]) -> dict[int, dict[str, Any]]:
+        """What the cameras had shown at (t_ref [ns], images that had come): the number of images -> camera -> image,
+        (height, width, 3) uint8 RGB. Reads the bag once more."""
         names = {topic: name for name, topic in self.setup.cameras.items()}
-        best: dict[int, dict[str, tuple[int, Message]]] = {t: {} for t in times}
-        for m in messages(self.path, list(names), Damage(), lambda read: None):
+        best: dict[int, dict[str, tuple[int, Message]]] = {count: {} for _, count in moments}
+        for number, m in enumerate(messages(self.path, list(names), Damage(), lambda read: None), 1):
             stamp, name = to_ns(m.data.header.stamp), names[m.topic]
-            for t in times:
-                if stamp <= t and (name not in best[t] or stamp >= best[t][name][0]):
-                    best[t][name] = stamp, m
+            for t, count in moments:
+                old = best[count].get(name, (-1, m))[0]
+                newer = stamp >= old or old - stamp > clocks.OVERTAKING * NS  # a clock was set back
+                if number <= count and stamp <= t and newer:
+                    best[count][name] = stamp, m
         found: dict[int, dict[str, Any]] = {}
-        for t, views in best.items():
+        for count, views in best.items():
             for name, (_, m) in views.items():
                 try:
-                    found.setdefault(t, {})[name] = decode_image(m.data, m.topic)
+                    found.setdefault(count, {})[name] = decode_image(m.data, m.topic)
                 except ValueError:
                     continue  # told by the first reading
         return found

@@ -8,21 +8,23 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from vla_bringup.replay_driven import DRIVEN, Timeline
 from vla_bringup.replay_measures import NS, Measures, mean_known
 from vla_bringup.replay_offline import Run
 
 COLOURS = ('#1f4e9c', '#d95f02')  # of the models
-GREY, SHADE = '#777777', '#e8e8e8'
+GREY, SHADE, LACK = '#777777', '#e8e8e8', '#fbe0c8'
 FANS = 60  # chunks that are drawn at most, each as a thin line from where it begins
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model on the bag. began: first t_ref [ns], 0 of all time axes."""
+    """One model on the bag. began: first time of the bag [ns], 0 of all time axes."""
 
     name: str
     run: Run
     measures: Measures
+    line: Timeline
     dt: float  # [s]
     joint_names: tuple[str, ...]
     began: int
@@ -30,7 +32,12 @@ class Result:
     @property
     def times(self) -> np.ndarray:
         """(n,) [s] of the chunks."""
-        return (np.array([c.t_ref for c in self.run.cycles], np.int64) - self.began) * NS
+        return (np.array([c.t_ref + c.shift for c in self.run.cycles], np.int64) - self.began) * NS
+
+    @property
+    def driven(self) -> Measures:
+        """Only what is compared in the headline."""
+        return self.measures.of(DRIVEN)
 
     @property
     def steps(self) -> np.ndarray:
@@ -44,10 +51,10 @@ def write_figures(results: Sequence[Result], folder: Path) -> list[tuple[str, st
         (
             'error_by_horizon',
             _horizon,
-            'How far what was said lies from what the robot did, by the time ahead',
+            'How far what was said lies from what the robot did where it was driven, by the time ahead',
         ),
-        ('joints', _joints, 'What the robot did (black), and what the chunks said (colour), from where each begins'),
-        ('timeline', _timeline, 'Each chunk: error, seam, inference time, confidence'),
+        ('joints', _joints, 'What the robot did (black), and what the chunks said (colour); grey: not driven'),
+        ('timeline', _timeline, 'Each chunk: error and seam where it was driven, inference time, confidence'),
     ]
     if any(r.run.surprises for r in results):
         made.append(('surprise', _surprise, 'How far what the first camera saw was from what was imagined (0 .. 1)'))
@@ -63,7 +70,8 @@ def _horizon(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(12, 4.6), layout='constrained')
     left, right = figure.subplots(1, 2)
     for result, colour in zip(results, COLOURS, strict=False):
-        norm, steps = 1e3 * result.measures.norm, result.steps
+        driven = result.driven
+        norm, steps = 1e3 * driven.norm, result.steps
         known = np.isfinite(norm).any(0)
         if not known.any():
             continue
@@ -73,10 +81,10 @@ def _horizon(results: Sequence[Result]) -> Figure:
         left.plot(steps, mean_known(norm, 0), color=colour, label='mean')
         style = '-' if result is results[0] else '--'
         for j, joint in enumerate(result.joint_names):
-            mean = 1e3 * mean_known(np.abs(result.measures.error[..., j]), 0)
+            mean = 1e3 * mean_known(np.abs(driven.error[..., j]), 0)
             right.plot(steps, mean, color=f'C{j}', linestyle=style, label=joint if result is results[0] else None)
-    still = 1e3 * mean_known(results[0].measures.still, 0)
-    left.plot(results[0].steps, still, color=GREY, linestyle='--', label='mean, had the arm been said to stay')
+    still = 1e3 * mean_known(results[0].driven.still, 0)
+    left.plot(results[0].steps, still, color=GREY, linestyle='--', label='mean if the arm stays')
     left.set_ylabel('length of the error over all joints [mrad]')
     right.set_ylabel('mean |error| of each joint [mrad]' + (', second model dashed' if len(results) > 1 else ''))
     for ax in (left, right):
@@ -108,6 +116,7 @@ def _joints(results: Sequence[Result]) -> Figure:
     for ax in axes[len(names) + with_gripper :]:
         ax.set_visible(False)
     for ax in axes[: len(names) + with_gripper]:
+        _shade(ax, first)
         ax.tick_params(labelsize=7)
         _clean(ax)
     for ax in axes[-2:]:
@@ -117,39 +126,48 @@ def _joints(results: Sequence[Result]) -> Figure:
 
 def _fans(ax: Axes, results: Sequence[Result], values: Callable) -> None:
     for result, colour in zip(results, COLOURS, strict=False):
-        cycles = result.run.cycles
+        driven = np.isfinite(result.driven.norm).any(1)
+        cycles = [c for c, drawn in zip(result.run.cycles, driven, strict=True) if drawn or not driven.any()]
         for c in cycles[:: max(1, len(cycles) // FANS)]:
             y = values(c)
             if len(y):
-                ax.plot((c.t_ref - result.began) * NS + result.steps, y, color=colour, linewidth=0.6, alpha=0.7)
+                ax.plot(
+                    (c.t_ref + c.shift - result.began) * NS + result.steps, y, color=colour, linewidth=0.6, alpha=0.7
+                )
 
 
 def _timeline(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(12, 7.6), layout='constrained')
     axes = list(figure.subplots(4, 1, sharex=True))
     for result, colour in zip(results, COLOURS, strict=False):
-        m, cycles, t = result.measures, result.run.cycles, result.times
+        cycles, t = result.run.cycles, result.times
         confidence = [float(c.chunk.confidence.mean()) if c.chunk.confidence.size else np.nan for c in cycles]
         rows = (
-            (1e3 * m.cycle, 'mean error of the\nchunk [mrad]'),
-            (1e3 * m.seam, 'seam [mrad]'),
+            (1e3 * result.driven.cycle, 'mean error of the\nchunk [mrad]'),
+            (1e3 * result.driven.seam, 'seam [mrad]'),
             (1e3 * np.array([c.inference_time for c in cycles]), 'inference [ms]'),
             (np.array(confidence), 'confidence'),
         )
         for ax, (values, label) in zip(axes, rows, strict=True):
             ax.plot(t, values, color=colour, linewidth=0.8, marker='.', markersize=2.5, label=result.name)
             ax.set_ylabel(label, fontsize=8)
-    for start, end in _gaps(results[0].times):
-        for ax in axes:
-            ax.axvspan(start, end, color=SHADE, zorder=0)
-    for words, ax in ((b, ax) for b in results[0].run.session.boundaries for ax in axes):
-        ax.axvline((words - results[0].began) * NS, color=GREY, linewidth=0.6, linestyle=':')
+    first = results[0]
+    changes = {s.whole: s.start for s in reversed(first.line.stretches)}.values()
+    for ax in axes:
+        _shade(ax, first)
+        for start, end in _gaps(first.times):
+            ax.axvspan(start, end, color=LACK, zorder=0, linewidth=0)
+        for change in changes:
+            ax.axvline((change - first.began) * NS, color=GREY, linewidth=0.6, linestyle=':')
     for ax in axes:
         ax.set_ylim(bottom=0)
         _clean(ax)
     axes[0].legend(fontsize=8, frameon=False)
-    axes[-1].set_xlabel('[s] grey: no usable set of images and joints; dotted: an episode or other words begin')
-    axes[-1].set_xlim(min(0.0, float(results[0].times[0])) - 0.5, float(results[0].times[-1]) + 0.5)
+    axes[-1].set_xlabel(
+        '[s] grey: not driven; orange: no usable set of images and joints; '
+        'dotted: an episode, another instruction, or a clock that was set back'
+    )
+    axes[-1].set_xlim(-0.5, max(float(r.times[-1]) for r in results) + 0.5)
     return figure
 
 
@@ -165,6 +183,13 @@ def _surprise(results: Sequence[Result]) -> Figure:
     ax.legend(fontsize=8, frameon=False)
     _clean(ax)
     return figure
+
+
+def _shade(ax: Axes, result: Result) -> None:
+    """Grey where the robot was not driven."""
+    for s in result.line.stretches:
+        if s.part != DRIVEN:
+            ax.axvspan((s.start - result.began) * NS, (s.end - result.began) * NS, color=SHADE, zorder=0, linewidth=0)
 
 
 def _gaps(times: np.ndarray) -> list[tuple[float, float]]:

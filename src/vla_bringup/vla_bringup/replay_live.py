@@ -98,6 +98,7 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
     if session.instruction:
         player.instruct(session.instruction)
     began: tuple[float, int] | None = None  # wall time [s] and the bag's [ns]
+    last = -1  # [ns]
 
     def look() -> None:
         while factor == 0 and (due := session.look()) is not None:
@@ -109,7 +110,8 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
     for now, message in feed:
         if session.step(now):
             if factor:
-                began = (time.monotonic(), now) if began is None or now < began[1] else began
+                began = (time.monotonic(), now) if began is None or now < last else began
+                last = now
                 player.spin_until(began[0] + (now - began[1]) / NS / factor)
             player.clock(now)
             look()
@@ -186,12 +188,14 @@ class Player:
                 f'the policy node answered to {to_ns(msg.header.stamp) / NS:.3f} s ("{msg.instruction}") where the bag '
                 f'has a set for {due.aligned.t_ref / NS:.3f} s ("{due.instruction}"): does somebody else publish here?'
             )
-        self._keep(msg, due.now)
+        self._keep(msg, due.now, due.shift, due.images)
 
     def collect(self) -> None:
         """What the node has said so far."""
         while self._chunks:
-            self._keep(*self._chunks.pop(0))
+            msg, at = self._chunks.pop(0)
+            session = self._run.session
+            self._keep(msg, at, session.shift_of(to_ns(msg.header.stamp)), session.images)
         if self._failure:
             raise ValueError(self._failure)
 
@@ -200,7 +204,7 @@ class Player:
         if (left := wall - time.monotonic()) > 0:
             self._probe.spin(left)
 
-    def _keep(self, msg: ActionChunk, at: int) -> None:
+    def _keep(self, msg: ActionChunk, at: int, shift: int, images: int) -> None:
         dof = len(msg.joint_names)
         chunk = Chunk(
             positions=np.array(msg.positions, float).reshape(msg.horizon, dof),
@@ -210,7 +214,7 @@ class Player:
             confidence=np.array(msg.confidence, np.float32),
         )
         taken = to_ns(msg.inference_time) / NS
-        self._run.cycles.append(Cycle(to_ns(msg.header.stamp), at, msg.instruction, chunk, taken))
+        self._run.cycles.append(Cycle(to_ns(msg.header.stamp), at, msg.instruction, chunk, taken, shift, images))
         self._run.model_id = msg.model_id
 
     def _deliver(self, what: str, stamp: int, publish: Callable[[], None]) -> None:

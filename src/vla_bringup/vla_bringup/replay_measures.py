@@ -1,27 +1,30 @@
-"""Numbers of a replay: what the model said against what the robot did. No ROS."""
+"""Numbers of a replay: what the model said against what the robot did."""
 
 import itertools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from vla_bringup.replay_driven import ACROSS, Timeline, parts_of
 from vla_policy_node.core.path import ChunkPath
 
 NS = 1e-9
 GAP = 0.1  # [s] between two recorded states further apart nothing is known
+GRIPPER_GAP = 0.3  # [s] same of the gripper: Franka's sends 10 to 15 states a second
 
 
 @dataclass(frozen=True)
 class Said:
     """One chunk: step i is due at t_ref + (i + 1) dt."""
 
-    t_ref: int  # [ns]
+    t_ref: int  # [ns] on a time axis that only grows, as everything here
     at: int  # [ns] when it was there
     positions: np.ndarray  # (horizon, dof) [rad]
     gripper: np.ndarray  # (horizon,) [m], or (0,)
     dt: float  # [s]
+    instruction: str = ''
 
 
 @dataclass(frozen=True)
@@ -29,17 +32,38 @@ class Measures:
     """Of n chunks. NaN where nothing was recorded for a time."""
 
     due: np.ndarray  # (n, horizon) [ns]
+    part: np.ndarray  # (n, horizon) int8, which of replay_driven.PARTS each step belongs to
+    stretch: np.ndarray  # (n,) index of the stretch of the timeline that t_ref lies in
     recorded: np.ndarray  # (n, horizon, dof) [rad]
     error: np.ndarray  # (n, horizon, dof) [rad] said - recorded
     gripper_recorded: np.ndarray  # (n, horizon) [m]
     gripper_error: np.ndarray  # (n, horizon) [m]; all NaN without a gripper
-    still: np.ndarray  # (n, horizon) [rad] the norm of the error, had the arm been said to stay where it is
+    staying: np.ndarray  # (n, horizon, dof) [rad] the error if the arm stays where it is
     seam: np.ndarray  # (n,) [rad] largest joint jump from the chunk before, where this one takes over
+
+    def of(self, *parts: int) -> 'Measures':
+        """The same chunks, with nothing recorded for the steps that do not belong to these parts."""
+        out = ~np.isin(self.part, parts)
+        arrays = {
+            name: np.where(out[..., None] if value.ndim == 3 else out, np.nan, value)
+            for name in ('recorded', 'error', 'gripper_recorded', 'gripper_error', 'staying')
+            for value in [getattr(self, name)]
+        }
+        return replace(self, **arrays, seam=np.where(out.all(1), np.nan, self.seam))
+
+    def chunks(self, chosen: np.ndarray) -> 'Measures':
+        """Those of (n,) bool."""
+        return Measures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     @property
     def norm(self) -> np.ndarray:
         """(n, horizon) [rad] length of the error over the joints."""
         return np.linalg.norm(self.error, axis=-1)
+
+    @property
+    def still(self) -> np.ndarray:
+        """(n, horizon) [rad] same if the arm stays where it is."""
+        return np.linalg.norm(self.staying, axis=-1)
 
     @property
     def cycle(self) -> np.ndarray:
@@ -75,15 +99,11 @@ def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_g
 
 
 def measure(
-    said: Sequence[Said],
-    arm: tuple[np.ndarray, np.ndarray],
-    opening: tuple[np.ndarray, np.ndarray],
-    boundaries: Sequence[int] = (),
+    said: Sequence[Said], arm: tuple[np.ndarray, np.ndarray], opening: tuple[np.ndarray, np.ndarray], line: Timeline
 ) -> Measures:
     """arm, opening: stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m] of what the robot did.
 
-    boundaries [ns]: an episode or other words begin; what was said before does not count from there on.
-    All chunks must have the same horizon. Raises ValueError when there is none.
+    line: where it was driven. All chunks must have the same horizon. Raises ValueError when there is none.
     """
     if not said:
         raise ValueError('there is no chunk to measure')
@@ -92,26 +112,27 @@ def measure(
     after = np.arange(1, horizon + 1)
     due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in said])
     recorded = interpolate(*arm, due.ravel()).reshape(len(said), horizon, dof)
-    fingers = interpolate(*opening, due.ravel()).reshape(len(said), horizon)
-    ends = np.array([*sorted(boundaries), np.iinfo(np.int64).max])
-    over = due >= ends[np.searchsorted(ends, t_ref, side='right')][:, None]
-    recorded[over], fingers[over] = np.nan, np.nan
-    now = interpolate(*arm, t_ref)
+    fingers = interpolate(*opening, due.ravel(), GRIPPER_GAP).reshape(len(said), horizon)
+    # A chunk is compared with an arm that stays on the same steps: both need the state at t_ref.
+    staying = interpolate(*arm, t_ref)[:, None] - recorded
+    recorded[np.isnan(staying)] = np.nan
+    part = parts_of(line, t_ref, due, np.isfinite(staying).all(-1), [s.instruction for s in said])
+    recorded[part == ACROSS], staying[part == ACROSS], fingers[part == ACROSS] = np.nan, np.nan, np.nan
     error = np.stack([s.positions for s in said]) - recorded
     grip = np.stack([s.gripper if s.gripper.size else np.full(horizon, np.nan) for s in said]) - fingers
-    still = np.linalg.norm(now[:, None] - recorded, axis=-1)
-    return Measures(due, recorded, error, fingers, grip, still, seams(said, ends))
+    stretch = line.at(t_ref)
+    whole = np.array([line.stretches[i].whole for i in stretch])
+    return Measures(due, part, stretch, recorded, error, fingers, grip, staying, seams(said, whole))
 
 
-def seams(said: Sequence[Said], ends: np.ndarray) -> np.ndarray:
+def seams(said: Sequence[Said], whole: np.ndarray) -> np.ndarray:
     """(n,) [rad] where each chunk takes over, at its first step that is due after it came: the largest |difference| of
-    a joint to the path of the chunk before. NaN for the first, after a boundary of ends (k,) [ns], and where the chunk
-    before had ended."""
+    a joint to the path of the chunk before. NaN for the first, where the chunk before had ended, and where `whole` (n,)
+    changes: other words, a reset or a step of the clock."""
     found = np.full(len(said), np.nan)
     for k, (old, new) in enumerate(itertools.pairwise(said), 1):
-        same = np.searchsorted(ends, old.t_ref, side='right') == np.searchsorted(ends, new.t_ref, side='right')
         step = max(math.floor((new.at - new.t_ref) * NS / new.dt + 1e-9), 0)  # its index; it is due after `at`
-        if not same or step >= len(new.positions) or new.t_ref <= old.t_ref:
+        if whole[k] != whole[k - 1] or step >= len(new.positions) or new.t_ref <= old.t_ref:
             continue
         due = (new.t_ref - old.t_ref) * NS + (step + 1) * new.dt  # [s] since the old chunk's t_ref
         if due <= len(old.positions) * old.dt + 1e-6:

@@ -26,8 +26,9 @@ class Run:
     session: Session
     trained: bool = True
     cycles: list[Cycle] = field(default_factory=list)
-    plans: list[tuple[int, str]] = field(default_factory=list)  # t_ref [ns], words
-    surprises: list[tuple[int, float]] = field(default_factory=list)  # time that was imagined [ns], 0..1
+    # Times [ns] of these are on the axis that only grows, see Session.
+    plans: list[tuple[int, str]] = field(default_factory=list)  # t_ref, words
+    surprises: list[tuple[int, float]] = field(default_factory=list)  # time that was imagined, 0..1
     failures: list[tuple[int, str]] = field(default_factory=list)  # t_ref [ns], why the model gave nothing
 
 
@@ -69,11 +70,13 @@ class Asker:
         if imagine_rate:
             self._works.append((round(NS / imagine_rate), self._imagine))
         self._next = [-(2**63)] * len(self._works)  # [ns] when each is due again
-        self._expectations = Expectations()
+        self._expectations, self._shift = Expectations(), 0
 
     def __call__(self, due: Due) -> None:
         session, aligned = self.run.session, due.aligned
         observation = to_observation(aligned, due.instruction)
+        if due.shift != self._shift:  # a clock was set back: what was imagined is of another time
+            self._expectations, self._shift = Expectations(), due.shift
         self._saw(observation)
         begun = time.perf_counter()
         try:
@@ -85,7 +88,7 @@ class Asker:
         taken = time.perf_counter() - begun
         latency = self._seconds(taken)
         at = due.now + round(latency * NS)
-        self.run.cycles.append(Cycle(aligned.t_ref, at, due.instruction, chunk, taken))
+        self.run.cycles.append(Cycle(aligned.t_ref, at, due.instruction, chunk, taken, due.shift, due.images))
         session.busy(round(latency * NS))
         for i, (interval, work) in enumerate(self._works):
             if aligned.t_ref >= self._next[i] or self._next[i] - aligned.t_ref > interval:  # the clock went back
@@ -101,7 +104,7 @@ class Asker:
 
     def _plan(self, observation: Observation) -> None:
         plan = _finish(self._policy.start_plan(observation, **PLAN))
-        self.run.plans.append((plan.t_ref, plan.text))
+        self.run.plans.append((plan.t_ref + self._shift, plan.text))
 
     def _imagine(self, observation: Observation) -> None:
         image = _finish(self._policy.start_imagine(observation, **IMAGINE))
@@ -114,7 +117,7 @@ class Asker:
         while self._expectations.ready:
             pair = self._expectations.take()
             if pair is not None and pair.owner == observation.instruction:
-                self.run.surprises.append((pair.due, surprise(pair.before, pair.imagined, pair.observed)))
+                self.run.surprises.append((pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed)))
 
 
 def _finish(job: Any) -> Any:

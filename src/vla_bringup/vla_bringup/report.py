@@ -26,6 +26,10 @@ class Series:
         self.times.append(time)
         self.values.append(value)
 
+    def in_order(self) -> list[Any]:
+        """Values by time."""
+        return [self.values[i] for i in np.argsort(np.array(self.times, np.int64), kind='stable')]
+
     def between(self, start: int, end: int) -> list[Any]:
         """Values with start <= time < end [ns]."""
         return [v for t, v in zip(self.times, self.values, strict=True) if start <= t < end]

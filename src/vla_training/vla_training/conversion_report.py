@@ -54,6 +54,9 @@ class BagReport:
     gaps: list[float] = field(default_factory=list)  # [s] each ended an episode
     bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages that say what cannot be
     examples: dict[str, str] = field(default_factory=dict)  # topic -> what was wrong with the first of them
+    ahead: dict[str, str] = field(
+        default_factory=dict
+    )  # topic -> sentence: its stamps are ahead, not too far to be used
     damage: Damage = field(default_factory=Damage)
     worst_skew: float = 0.0  # [s] between two values of a frame that was kept
     kept: int = 0  # [frame]
@@ -90,6 +93,7 @@ class BagReport:
             'messages_with_wrong_content': dict(self.bad_messages),
             'messages_undecodable': dict(self.damage.undecodable),
             'examples': [*(f'{t}: {why}' for t, why in self.examples.items()), *self.damage.examples],
+            'ahead': list(self.ahead.values()),
             'order': self.damage.order,
             'damage': self.damage.problems,
             'passed_over': dict(self.damage.foreign),
@@ -102,7 +106,7 @@ def notes(report: dict[str, Any]) -> list[str]:
     """What a person should know about one bag, from its as_dict, a line each."""
     lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
     lines += report.get('order', [])  # reports of earlier versions have none
-    lines += report['damage'] + report['examples']
+    lines += report.get('ahead', []) + report['damage'] + report['examples']
     if foreign := report.get('passed_over'):
         names = ', '.join(f'{topic} ({encoding})' for topic, encoding in sorted(foreign.items()))
         lines.append(f'topics passed over, their messages are not of ROS 2: {names}')
