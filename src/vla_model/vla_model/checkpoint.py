@@ -17,12 +17,12 @@ from torch import Tensor, nn
 
 from . import statistics
 from .config import ModelConfig
+from .foreign import PICKLES, check_file, check_shards, other_file, other_folder, other_names
 from .quantized import QuantizedLayer
 from .shipped import KNOWN
 from .statistics import Statistics
 from .text_tokenizer import TextTokenizer
 
-PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 INDEX = 'model.safetensors.index.json'
 IMAGE_FILE = 'image_tokenizer.safetensors'
 MAX_SHARD_BYTES = 5_000_000_000
@@ -45,16 +45,21 @@ def check_folder(folder: Path) -> None:
     if not folder.exists():
         raise FileNotFoundError(f'no checkpoint at {folder}: {remedy}')
     if folder.is_file():
-        kind = 'may be a pickle, which can run code when it is read' if folder.suffix in PICKLES else 'is a file'
-        raise ValueError(f'{folder} {kind}: {remedy}')
-    if not (folder / 'config.json').is_file():
-        raise FileNotFoundError(f'{folder / "config.json"} is missing: {remedy}')
+        check_file(folder, 'a checkpoint', remedy)
+        raise ValueError(other_file(folder) or f'{folder} is a file: {remedy}')
+    config = folder / 'config.json'
+    if not config.is_symlink() and not config.exists():
+        other = other_folder(folder)
+        raise ValueError(other) if other else FileNotFoundError(f'{config} is missing: {remedy}')
+    check_file(config, 'the configuration', remedy)
     check_has_weights(folder, remedy)
 
 
 def check_has_weights(folder: Path, remedy: str) -> None:
     """Raises FileNotFoundError if there is no *.safetensors in the folder."""
     if not any(folder.glob('*.safetensors')):
+        if other := other_folder(folder) if folder.is_dir() else '':
+            raise ValueError(other)
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES) if folder.is_dir() else []
         found = f'only {pickles[0]}, a pickle, which is not read: convert it to safetensors' if pickles else remedy
         raise FileNotFoundError(f'{folder} has no *.safetensors: {found}')
@@ -68,12 +73,12 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
     """
     index = _read_index(folder / INDEX)
     paths = {folder / name for name in index.values()} or set(folder.glob('*.safetensors'))
-    if (folder / IMAGE_FILE).is_file():
+    if (folder / IMAGE_FILE).exists() or (folder / IMAGE_FILE).is_symlink():
         paths.add(folder / IMAGE_FILE)
     found: dict[str, Stored] = {}
+    check_shards(paths)
     for path in sorted(paths):
-        if not path.is_file():
-            raise FileNotFoundError(f'{path} is missing, which {INDEX} names: copy it again')
+        check_file(path, 'the weights', f'{INDEX} names it, copy it again' if index else 'copy it again')
         try:
             with safe_open(path, framework='pt') as file:
                 for name in file.keys():  # noqa: SIM118 (the file is no mapping)
@@ -237,8 +242,9 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _read_index(path: Path) -> dict[str, str]:
     """Tensor name -> file name; empty without an index."""
-    if not path.is_file():
+    if not path.exists() and not path.is_symlink():
         return {}
+    check_file(path, 'the index of the weights', '')
     try:
         index = json.loads(path.read_text())['weight_map']
         # A file elsewhere is none of this checkpoint's.
@@ -254,6 +260,8 @@ def check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], fo
     """Raises ValueError naming tensors that are missing, too many or of another shape."""
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unexpected:
+        if other := other_names(expected.keys(), stored.keys()):
+            raise ValueError(f'{folder}: {other}')
         parts = [f'{len(n)} {word} ({_some(n)})' for word, n in (('missing', missing), ('unexpected', unexpected)) if n]
         raise ValueError(f'{folder}: tensors {" and ".join(parts)}: weights and config.json are of different models')
     for name, s in stored.items():

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from .bins import Ranges
+from .foreign import check_file
 from .statistics import FILE, METHODS, Statistics
 from .vocabulary import Vocabulary
 
@@ -251,8 +252,7 @@ class ModelConfig:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing: restore the checkpoint')
+    check_file(path, 'the configuration', 'restore the checkpoint')
     try:
         content = json.loads(path.read_text())
     except ValueError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 from . import checkpoint, released
 from .checkpoint import Stored
 from .config import ModelConfig, read_json
+from .foreign import other_folder
 from .shipped import model_path
 from .text_tokenizer import TextTokenizer
 
@@ -26,6 +27,8 @@ def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
     folder = Path(model_path(folder))
     checkpoint.check_folder(folder)
     content = read_json(folder / 'config.json')
+    if 'vocabulary' not in content and not released.is_released(content) and (other := other_folder(folder)):
+        raise ValueError(other)
     text = TextTokenizer.load(folder / 'tokenizer.json')
     network = checkpoint.list_tensors(folder)
     if released.is_released(content):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from .foreign import check_file
+
 FILE = 'statistics.json'
 FEATURES = {'state': 'observation.state', 'action': 'action'}
 # What becomes -1 and +1. The reference divides by 3 standard deviations.
@@ -33,8 +35,7 @@ class Statistics:
     @classmethod
     def load(cls, path: Path) -> 'Statistics':
         """Raises FileNotFoundError or ValueError naming the file and what is wrong in it."""
-        if not path.is_file():
-            raise FileNotFoundError(f'{path} is missing: copy the statistics of the data that the model was trained on')
+        check_file(path, 'the statistics', 'copy the statistics of the data that the model was trained on')
         try:
             content = json.loads(path.read_text())
         except ValueError as error:

@@ -10,6 +10,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from . import prompt_texts
+from .foreign import check_file
 
 NANO_FILE = Path(__file__).parent / 'data' / 'nano_tokenizer.json'
 
@@ -24,8 +25,7 @@ class TextTokenizer:
     @classmethod
     def load(cls, path: Path) -> 'TextTokenizer':
         """Raises FileNotFoundError or ValueError naming the file."""
-        if not path.is_file():
-            raise FileNotFoundError(f'{path} is missing: a checkpoint needs the tokenizer it was trained with')
+        check_file(path, 'the tokenizer', 'a checkpoint needs the tokenizer it was trained with')
         try:
             return cls(Tokenizer.from_file(str(path)))
         except Exception as error:  # the library raises plain Exception
