@@ -7,13 +7,22 @@ from typing import Any
 
 from vla_msgs.msg import PolicyStatus as S
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.observe.streams import GRIPPER, JOINTS, Aligned, Missing, Reason, Streams, StreamSpec
+from vla_policy_node.observe.streams import (
+    CAMERA_MAX_AGE,
+    GRIPPER,
+    GRIPPER_MAX_AGE,
+    JOINT_MAX_AGE,
+    JOINTS,
+    Aligned,
+    Missing,
+    Reason,
+    Streams,
+    StreamSpec,
+)
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
 
-# [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
-CAMERA_MAX_AGE, JOINT_MAX_AGE, GRIPPER_MAX_AGE = 0.3, 0.1, 0.3
 _CAMERA = {Reason.MISSING: S.CAMERA_MISSING, Reason.STALE: S.CAMERA_STALE, Reason.FUTURE: S.CAMERA_BAD}
 _JOINTS = {Reason.MISSING: S.JOINTS_MISSING, Reason.STALE: S.JOINTS_STALE, Reason.FUTURE: S.JOINTS_BAD}
 

@@ -6,10 +6,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.intake import CAMERA_MAX_AGE, GRIPPER_MAX_AGE, JOINT_MAX_AGE
 from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.observe.committed import AWAY, INPAINT, STAGNATION
-from vla_policy_node.observe.streams import GRIPPER, JOINTS
+from vla_policy_node.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 
 CHANGES = NEW_EPOCH, SEAMLESS, SUPERSEDE = ('new_epoch', 'seamless', 'supersede')

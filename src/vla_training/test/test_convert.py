@@ -30,7 +30,7 @@ KINDS = ('mcap', 'sqlite3')
 def setup_of(folder: Path, **changes) -> Setup:
     path = folder / 'robot.yaml'
     path.write_text(bags.PROFILE)
-    return Setup.load(path, **{'fps': 10, 'actions': STATES, 'shortest': 3, **changes})
+    return Setup.load(path, **{'fps': 10, 'actions': STATES, 'shortest': 3, 'camera_gap': 0.0, **changes})
 
 
 def check_frames(dataset: Dataset, start: float = 100.0, ahead: float = 0.0) -> list[int]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from vla_policy_node.observe.streams import NS
+from vla_policy_node.observe.streams import GRIPPER, GRIPPER_MAX_AGE, NS
 from vla_training.bag import topics_seen
 from vla_training.conversion_report import BagReport
 
@@ -33,6 +33,18 @@ def slow_cameras(report: BagReport, cameras: Mapping[str, str], fps: int) -> lis
                 f'{name} on {topic} gives {rate:g} frames/s, --fps asks for {fps}: give --fps {rate:.0f} or less'
             )
     return found
+
+
+def slow_gripper(report: BagReport) -> list[str]:
+    """A sentence, if the gripper's states come too seldom for frames that follow one another."""
+    stream = report.streams.get(GRIPPER)
+    rate = stream.summary()['rate'] if stream else 0.0
+    if stream is None or not 0 < rate * GRIPPER_MAX_AGE < 1:
+        return []
+    return [
+        f'gripper on {stream.topic} gives {rate:g} states/s, and one is used for {GRIPPER_MAX_AGE:g} s '
+        '(gripper_max_age): set its driver to a higher rate'
+    ]
 
 
 def missing_topics(wanted: Mapping[str, str], seen: Mapping[str, str]) -> list[str]:

@@ -102,11 +102,18 @@ def convert(
     subtasks: Annotated[Path | None, typer.Option(help='CSV or JSON with time, subtask (and bag).')] = None,
     namespace: Annotated[str, typer.Option(help='Of the robot in the bag.')] = '',
     shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out (frames).')] = 10,
+    camera_gap: Annotated[
+        float,
+        typer.Option(min=0.0, help='An image stands in for missing ones of its camera up to this age (s); 0: never.'),
+    ] = 0.3,
+    encoding: Annotated[
+        str, typer.Option(help='rgb8 or bgr8: the colours of images that do not give their order (8UC3).')
+    ] = '',
 ) -> None:
     """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
     from vla_training.convert import convert as run
 
-    run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest)
+    run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest, camera_gap, encoding)
 
 
 @command

@@ -3,22 +3,30 @@
 A frame stands for its t_ref, the time at which the policy node would have begun to think (observe/streams.py); its
 action is what was due, or done, one frame later. Frames are wanted at the frame rate; the grid follows the cameras'
 clock slowly. Where the next frame is missing the episode ends and another one begins, because frames follow one
-another without gaps in a dataset.
+another without gaps in a dataset; single images that are missing can be stood in for (stand_ins.py). Where a clock was
+set, the recorder's or that of one sender, the episode ends as well: times before and after it are not comparable.
 """
 
 import functools
-from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 
-from vla_policy_node.core.profile import RobotProfile, profile_parameters
-from vla_policy_node.intake import GRIPPER_MAX_AGE, JOINT_MAX_AGE, stream_specs
-from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned, Missing, Streams
-from vla_policy_node.ros.images import COMPRESSED, decode_image
+from vla_policy_node.core import clocks
+from vla_policy_node.intake import stream_specs
+from vla_policy_node.observe.streams import (
+    CAMERA_MAX_AGE,
+    GRIPPER,
+    GRIPPER_MAX_AGE,
+    JOINT_MAX_AGE,
+    JOINTS,
+    NS,
+    Aligned,
+    Missing,
+    Streams,
+)
+from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import (
     decode_array,
     decode_gripper,
@@ -27,148 +35,18 @@ from vla_policy_node.ros.joints import (
     decode_trajectory,
 )
 from vla_training import features
-from vla_training.bag import Message, topics_seen
+from vla_training.bag import Message
+from vla_training.bag_setup import SET_POINTS, STATES, Setup
+from vla_training.bag_stamps import BagStamps
 from vla_training.conversion_report import BagReport
-from vla_training.lerobot.video import VideoEncoder
+from vla_training.episode_parts import Recorded, Segment, Series
+from vla_training.stand_ins import StandIns
 
 SET_POINT_MAX_AGE = 0.3  # [s] gripper commands come at 10 Hz
 SETTLE = 0.2  # [s] after an action is due until it counts: an episode that ends meanwhile takes the frame with it
+STARTING = 1.0  # [s] from the first image until all streams must be there
 FOLLOW = 0.1  # share of a frame's deviation by which the grid of frames moves
-STATES, SET_POINTS = 'states', 'set-points'
 TRAJECTORY, ARRAY = 'trajectory_msgs/msg/JointTrajectory', 'std_msgs/msg/Float64MultiArray'  # else JointState
-
-
-@dataclass(frozen=True)
-class Setup:
-    """What is in the bags, and what to make of it. Topics are absolute."""
-
-    profile: RobotProfile
-    cameras: dict[str, str]  # name -> topic
-    joint_states: str
-    gripper_joint_states: str
-    joint_command: str
-    gripper_command: str
-    namespace: str
-    fps: int
-    actions: str  # STATES or SET_POINTS
-    instruction: str = ''  # for every episode; empty: as the bag says
-    shortest: int = 10  # [frame] of an episode
-
-    @classmethod
-    def load(cls, robot: str | Path, *, namespace: str = '', **settings: Any) -> 'Setup':
-        """From a robot profile, by name or file. Raises ValueError naming what it lacks."""
-        profile, parameters = RobotProfile.load(robot), profile_parameters(robot)
-        prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
-
-        def absolute(topic: str) -> str:
-            return topic if topic.startswith('/') else f'{prefix}/{topic}'
-
-        try:
-            names, topics = parameters['cameras'], parameters['camera_topics']
-            found = {name: absolute(topic) for name, topic in parameters['topics'].items()}
-            return cls(
-                profile=profile,
-                cameras={n: absolute(t) for n, t in zip(names, topics, strict=True)},
-                joint_states=found['joint_states'],
-                gripper_joint_states=found['gripper_joint_states'],
-                joint_command=found['joint_command'],
-                gripper_command=found['gripper_command'],
-                namespace=prefix,
-                **settings,
-            )
-        except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f'the robot profile {robot} lacks topics or cameras ({error})') from error
-
-    def topic(self, name: str) -> str:
-        return f'{self.namespace}/{name}'
-
-    def found_in(self, bag: Path) -> tuple['Setup', dict[str, str]]:
-        """With cameras read from `<topic>/compressed` where the bag has their images there; and topic -> type of what
-        the bag begins with. Raises ValueError when the path is no bag."""
-        pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in self.cameras.items()}
-        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
-        seen = topics_seen(bag, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
-        cameras = {name: next((t for t in seen if t in pair), pair[0]) for name, pair in pairs.items()}
-        return replace(self, cameras=cameras), seen
-
-    @property
-    def gripper(self) -> bool:
-        return bool(self.profile.gripper_joint_names)
-
-    @property
-    def streams(self) -> dict[str, str]:
-        """Stream -> topic of everything that a complete set needs."""
-        fingers = {GRIPPER: self.gripper_joint_states} if self.gripper else {}
-        return {**self.cameras, JOINTS: self.joint_states, **fingers}
-
-
-@dataclass(frozen=True)
-class Recorded:
-    """One episode as DatasetWriter takes it."""
-
-    columns: dict[str, Any]
-    videos: dict[str, bytes]
-    sizes: dict[str, tuple[int, int]]  # camera -> (height, width)
-    instruction: str
-    extra: dict[str, Any]
-
-
-@dataclass
-class Series:
-    """Values by time."""
-
-    stamps: list[int] = field(default_factory=list)
-    values: list[Any] = field(default_factory=list)
-
-    def put(self, stamp: int, value: Any) -> None:
-        i = bisect_right(self.stamps, stamp)
-        self.stamps.insert(i, stamp)
-        self.values.insert(i, value)
-
-    def as_of(self, time: int, max_age: float = np.inf) -> Any:
-        """The newest value not newer than time [ns]; None: there is none, or it is older than max_age [s]."""
-        i = bisect_right(self.stamps, time) - 1
-        return self.values[i] if i >= 0 and time - self.stamps[i] <= max_age * NS else None
-
-    def between(self, time: int, max_gap: float) -> Any:
-        """Linear between the two values around time [ns]; None: one is missing, or they are max_gap [s] apart."""
-        i = bisect_right(self.stamps, time)
-        if i == 0 or i == len(self.stamps):
-            return self.values[i - 1] if i and self.stamps[i - 1] == time else None
-        a, b = self.stamps[i - 1], self.stamps[i]
-        if b - a > max_gap * NS:
-            return None
-        return self.values[i - 1] + (self.values[i] - self.values[i - 1]) * ((time - a) / (b - a))
-
-    def forget_from(self, time: int) -> None:
-        """What is of time [ns] or later."""
-        i = bisect_left(self.stamps, time)
-        del self.stamps[i:], self.values[i:]
-
-    def forget(self, time: int) -> None:
-        """What is older than the value as of time [ns]."""
-        i = bisect_right(self.stamps, time) - 1
-        if i > 0:
-            del self.stamps[:i], self.values[:i]
-
-
-class Segment:
-    """Frames that follow one another, being written."""
-
-    def __init__(self, fps: int) -> None:
-        self.fps, self.rows = fps, list[dict[str, Any]]()
-        self.encoders: dict[str, VideoEncoder] = {}
-
-    def add(self, images: dict[str, np.ndarray], row: dict[str, Any]) -> None:
-        for name, pixels in images.items():
-            self.encoders.setdefault(name, VideoEncoder(pixels.shape[0], pixels.shape[1], self.fps)).add(pixels)
-        self.rows.append(row)
-
-    def finish(self, instruction: str, extra: dict[str, Any]) -> Recorded:
-        self.rows[-1][features.DONE] = True
-        videos = {features.image(name): encoder.finish() for name, encoder in self.encoders.items()}
-        sizes = {name: (encoder.height, encoder.width) for name, encoder in self.encoders.items()}
-        return Recorded(features.columns_of(self.rows), videos, sizes, instruction, extra)
 
 
 class Recording:
@@ -178,8 +56,11 @@ class Recording:
         """subtasks: (time since the bag began [s], words), by time; empty: as the bag says."""
         self.setup, self.report, self._subtasks = setup, report, subtasks
         self._period, self._half = NS // setup.fps, NS // setup.fps // 2
-        specs = stream_specs(setup.profile, setup.cameras, setup.joint_states, setup.gripper_joint_states)
+        ages = {'camera_max_age': max(CAMERA_MAX_AGE, setup.camera_gap)}
+        specs = stream_specs(setup.profile, setup.cameras, setup.joint_states, setup.gripper_joint_states, **ages)
         self._streams = Streams(specs, clock='the recorder')
+        limits = {spec.name: setup.camera_gap if spec.leads else spec.max_age for spec in specs}
+        self._stand_ins = StandIns(setup.cameras, limits, self._period)
         self._takes: dict[str, list[Callable[[Message], None]]] = {}
         for name, topic in setup.cameras.items():
             self._hear(topic, functools.partial(self._image, name))
@@ -196,13 +77,18 @@ class Recording:
         self._hear(setup.topic('policy/instruction'), self._told)
         self._hear(setup.topic('expert/progress'), self._progress_told)
 
-        self._now, self._has_clock = 0, False  # [ns] ROS time at which the message in hand came
-        self._began: int | None = None  # same, the first one
+        self._now, self._bag_time, self._has_clock = 0, 0, False  # [ns] ROS time at which the message in hand came
+        self._clock_period = 0  # of the newest message: see vla_training.bag
+        self._began: int | None = None  # [ns] ROS time at which the bag began, by the clock as it is now
+        self._stamps = BagStamps()
+        self._heard: set[str] = set()  # streams that had a message with their joints
+        self._others: dict[str, tuple[str, str]] = {}  # stream -> topic, what is wrong with a message of other joints
         self._arm, self._opening = Series(), Series()  # what the actions are taken from
         self._success, self._progress = Series(), Series()
         self._instruction, self._start, self._sim = setup.instruction, 0, {'sim_task': '', 'seed': -1}
         self._episodes_told = False
         self._last, self._due = -1, 0  # [ns] t_ref of the newest set; when the next frame is wanted, 0: any time
+        self._starting: list[tuple[int, str, str]] = []  # [ns] of an image without a set, and why: before the first set
         self._held: Aligned | None = None  # near to where a frame is wanted; a nearer one may come
         self._pending: list[Aligned] = []  # frames whose action is not known yet
         self._segment = Segment(setup.fps)
@@ -217,6 +103,14 @@ class Recording:
 
     def take(self, message: Message) -> None:
         """One message. What it holds that cannot be used is told to the report."""
+        if message.period != self._clock_period:
+            self._clock_period = message.period
+            # A recorder that runs on the clock of the bag goes back with it; else that clock is not concerned.
+            if not self._has_clock or abs(self._bag_time - self._now) < NS:
+                self._stamps.set_back(self._now, message.time)
+                self._restart(message.time)
+                self._has_clock = False
+        self._bag_time = message.time
         if not self._has_clock:
             self._now = message.time
         for take in self._takes.get(message.topic, ()):
@@ -227,12 +121,34 @@ class Recording:
         if self._began is None and self._now:
             self._began = self._now
 
+    def _restart(self, now: int) -> None:
+        """A clock was set, it is now [ns]: the episode ends, and nothing from before it is used again."""
+        if self._held is not None:
+            self._accept(self._held)
+        self._end_episode(self._now + 1)
+        self._streams.clear()
+        self._stand_ins.clear()
+        self._arm, self._opening, self._success, self._progress = Series(), Series(), Series(), Series()
+        self._last, self._due, self._held, self._start = -1, 0, None, 0
+        self._stamps.restart()
+        if self._began is not None:
+            self._began += now - self._now
+        self._now = now
+
     def end(self) -> None:
         """The bag is over."""
         if self._held is not None:
             self._accept(self._held)
         self._resolve(over=self._now)
         self._end_episode(self._now + 1)
+        self._tell_missing()
+        if not self._has_clock:  # arrivals are told in steps of it
+            self.report.judge_stamps()
+        for topic, (count, why) in self._stamps.foreign.items():
+            self.report.bad(topic, why, count)
+        for stream, (topic, why) in self._others.items():
+            if stream not in self._heard:
+                self.report.bad(topic, why)
 
     def episodes(self) -> Iterator[Recorded]:
         """What became complete since the last call."""
@@ -243,44 +159,66 @@ class Recording:
 
     def _clock(self, m: Message) -> None:
         stamp = _ns(m.data.clock)
-        if self._has_clock and stamp < self._now - NS:
-            self.report.bad(m.topic, f'the clock went back from {self._now / NS:.3f} s to {stamp / NS:.3f} s')
-            self._end_episode(self._now + 1)
-            self._streams.clear()
-            self._arm, self._opening, self._success, self._progress = Series(), Series(), Series(), Series()
-            self._last, self._due, self._held, self._start = -1, 0, None, 0
+        if self._has_clock and stamp < self._now - clocks.OVERTAKING * NS:
+            self.report.bad(m.topic, clocks.set_back(m.topic, (self._now - stamp) / NS))
+            self._restart(stamp)
         if not self._has_clock:
             self._streams.clear()  # arrivals were of another clock
-        self._now, self._has_clock = stamp, True
+            self._stamps = BagStamps()
+            if self._began is not None:
+                self._began += stamp - self._now
+        self._now, self._has_clock = max(self._now, stamp) if self._has_clock else stamp, True
 
     def _image(self, name: str, m: Message) -> None:
-        image = decode_image(m.data, m.topic)
-        self._put(name, m, image)
+        image = decode_image(m.data, m.topic, order=self.setup.encoding)
+        if not self._put(name, m, image):
+            return
         found = self._streams.align(self._now)
         if isinstance(found, Missing):
-            self.report.unusable[f'{found.stream} {found.reason.value}'] += 1
+            self._starting.append((self._now, f'{found.stream} {found.reason.value}', found.message))
+            if self._last >= 0:
+                self._tell_missing()
         elif self._apart(found) >= self._period:
             self.report.unusable['only images of different frames'] += 1
         elif found.t_ref > self._last:
+            if self._starting and self._now - self._starting[0][0] < STARTING * NS:
+                self._starting = []
             self._last = found.t_ref
             self._candidate(found)
         elif found.t_ref == self._last:
             self._replace(found)
         self._resolve()
 
+    def _tell_missing(self) -> None:
+        """Images without a set, and why. That streams do not begin at once is no fault."""
+        for _, cause, sentence in self._starting:
+            self.report.without_set(cause, sentence)
+        self._starting = []
+
     def _joints(self, m: Message) -> None:
-        if set(m.data.name) & set(self.setup.profile.joint_names):  # else another sender's
-            positions, velocities = decode_joints(m.data, self.setup.profile.joint_names, m.topic)
-            self._put(JOINTS, m, (positions, velocities))
+        profile = self.setup.profile
+        found = self._own(JOINTS, m, profile.joint_names, decode_joints)
+        if found is not None and self._put(JOINTS, m, found):
+            self.report.moved(found[0])
             if self.setup.actions == STATES:
-                self._arm.put(_ns(m.data.header.stamp), positions)
+                self._arm.put(_ns(m.data.header.stamp), found[0])
 
     def _fingers(self, m: Message) -> None:
-        if set(m.data.name) & set(self.setup.profile.gripper_joint_names):
-            opening = decode_gripper(m.data, self.setup.profile.gripper_joint_names, m.topic)
-            self._put(GRIPPER, m, opening)
-            if self.setup.actions == STATES:
-                self._opening.put(_ns(m.data.header.stamp), opening)
+        opening = self._own(GRIPPER, m, self.setup.profile.gripper_joint_names, decode_gripper)
+        if opening is not None and self._put(GRIPPER, m, opening) and self.setup.actions == STATES:
+            self._opening.put(_ns(m.data.header.stamp), opening)
+
+    def _own(self, stream: str, m: Message, names: Sequence[str], decode: Callable[..., Any]) -> Any:
+        """What a message says of these joints; None: it is another sender's on a shared topic. Raises ValueError."""
+        if set(m.data.name).isdisjoint(names):
+            if stream not in self._others:
+                try:
+                    decode(m.data, names, m.topic)
+                except ValueError as error:
+                    self._others[stream] = m.topic, str(error)
+            return None
+        self._heard.add(stream)
+        return decode(m.data, names, m.topic)
 
     def _set_point(self, m: Message) -> None:
         """As the message's type says, which follows from the executor's `controller`."""
@@ -303,12 +241,25 @@ class Recording:
         self._opening.put(self._now, value * self.setup.profile.gripper_max_opening)
         self.report.stream('gripper commands', m.topic).add(self._now)
 
-    def _put(self, name: str, m: Message, value: Any) -> None:
+    def _put(self, name: str, m: Message, value: Any) -> bool:
+        """Store it in its stream; False: it was stamped before the recorder's clock was set back, and came after that.
+
+        Raises ValueError for a stamp that is ahead of the clock.
+        """
         stamp = _ns(m.data.header.stamp)
+        if self._stamps.straggles(name, stamp, self._now):
+            return False
+        self._stamps.compare(name, m.topic, stamp, self._now)
+        self.report.stream(name, m.topic).add(stamp, self._now)
         note = self._streams.put(name, stamp, value, self._now)
+        if not note and not self._has_clock and (forward := self._stamps.set_forward(name, stamp, self._now)):
+            note = clocks.set_forward(f'{name} on {m.topic}', forward)
         if note:
-            self.report.bad(m.topic, note)
-        self.report.stream(name, m.topic).add(stamp)
+            self.report.clock_set(self._now - (self._began or self._now), note)
+            self._restart(self._now)
+            self._streams.put(name, stamp, value, self._now)
+        self._stand_ins.put(name, stamp, value)
+        return True
 
     def _episode(self, m: Message) -> None:
         self._begin_episode(_ns(m.data.header.stamp), m.data.instruction)
@@ -333,6 +284,9 @@ class Recording:
         if self._due and found.t_ref < self._due - self._half:
             return  # the cameras are faster than the dataset
         if self._due and found.t_ref > self._due + self._half:
+            for frame in self._stand_ins.frames(self._due, found.t_ref):
+                self._accept(frame, stands_in=True)
+        if self._due and found.t_ref > self._due + self._half:
             missing = (found.t_ref - self._due) / NS
             self.report.gaps.append(missing)
             self._resolve(over=found.t_ref)
@@ -354,8 +308,9 @@ class Recording:
         stamps = [found.stamps[name] for name in self.setup.cameras]
         return max(stamps) - min(stamps)
 
-    def _accept(self, found: Aligned) -> None:
+    def _accept(self, found: Aligned, *, stands_in: bool = False) -> None:
         self._held = None
+        self._stand_ins.count(stands_in)
         deviation = found.t_ref - self._due if self._due else 0
         self._due = found.t_ref - deviation + self._period + int(FOLLOW * deviation)
         if not self._instruction:
@@ -364,6 +319,9 @@ class Recording:
             self.report.dropped['from before the episode'] += 1
         else:
             self._pending.append(found)
+            for name in self.setup.cameras if stands_in else ():
+                if found.t_ref - found.stamps[name] > self._half:
+                    self.report.stood_in(name, (found.t_ref - found.stamps[name]) / NS)
 
     def _resolve(self, over: int | None = None) -> None:
         """Frames whose action is known become part of the episode. over: nothing newer than this [ns] will come."""

@@ -11,6 +11,8 @@ FUTURE_TOLERANCE = 0.1
 # [s] A message may be stamped this much before the newest of its topic: they can overtake one another. With a stamp
 # further back the sender's clock was set back.
 OVERTAKING = 0.02
+# [s] The least lag of a sender's messages does not fall further than this at once, after so many messages.
+FORWARD, LAG_KNOWN = 0.05, 20
 
 
 def ahead(what: str, seconds: float) -> str:
@@ -21,6 +23,31 @@ def ahead(what: str, seconds: float) -> str:
 def set_back(what: str, seconds: float) -> str:
     """The sentence about stamps of one sender that step back by `seconds` from one message to the next."""
     return f'the clock of {what} was set back by {seconds:.3f} s: synchronise the clocks before the arm is driven'
+
+
+def set_forward(what: str, seconds: float) -> str:
+    """The sentence about stamps of one sender that move towards the arrival of their messages by `seconds` at once."""
+    return (
+        f'the clock of {what} was set forward by {seconds:.3f} s, or a delay of its messages ended: '
+        'synchronise the clocks before the arm is driven'
+    )
+
+
+@dataclass
+class Lag:
+    """Arrival minus stamp of one sender's messages, in a recording: it falls at once when its clock is set forward."""
+
+    least: int = 0  # [ns] since the clock was set last
+    _count: int = field(default=0, repr=False)
+
+    def take(self, lag: int) -> float:
+        """Judge the next message: by how much its sender's clock was set forward before it [s]; 0: it was not."""
+        forward = (self.least - lag) / NS if self._count >= LAG_KNOWN else 0.0
+        if forward > FORWARD:
+            self._count, self.least = 1, lag
+            return forward
+        self._count, self.least = self._count + 1, min(lag, self.least) if self._count else lag
+        return 0.0
 
 
 @dataclass

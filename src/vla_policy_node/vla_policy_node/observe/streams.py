@@ -24,6 +24,8 @@ from vla_policy_node.core import clocks
 from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING, Stamps
 
 JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are no cameras
+# [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
+CAMERA_MAX_AGE, JOINT_MAX_AGE, GRIPPER_MAX_AGE = 0.3, 0.1, 0.3
 _MOST = 4096  # values per stream: a bound on memory whatever the stamps say
 
 

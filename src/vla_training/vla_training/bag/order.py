@@ -34,6 +34,9 @@ from vla_training.bag.parts import Raw
 CROWDED = 1.5  # times the usual rate of a topic
 LONG = 1.0  # [s] a step back of log time within a topic that overtaking does not explain
 SHORTEST = 50  # [message] of a period in a bag with many
+SILENT = 0.25  # [s] without a message of any topic, SPARSE times their usual interval, that is worth a sentence
+SPARSE = 20
+TOLD = 3  # gaps
 FEW = 3  # periods that are believed however short they are
 LATE = NS  # [ns] disorder up to this is sorted in memory, while reading
 
@@ -58,6 +61,7 @@ class Plan:
     cuts: tuple[int, ...]  # numbers of the messages, in the order of the file, at which a new period begins
     late: int  # [ns] the most by which a message of a period comes behind one that is newer
     steps: tuple[tuple[float, float], ...] = ()  # per cut: time of recording before it, size of the step back [s]
+    gaps: tuple[tuple[float, float], ...] = ()  # times without any message: time of recording before it, length [s]
 
     def told(self) -> list[str]:
         """A sentence per fault of the order."""
@@ -65,6 +69,13 @@ class Plan:
             f'after {after:.1f} s of the bag, {set_back("the computer that recorded it", size)}'
             for after, size in self.steps
         ]
+        lines += [
+            f'after {after:.1f} s of the bag, no message of any topic came for {length:.3f} s: '
+            'its recorder was paused or lost them, or its clock was set forward'
+            for after, length in self.gaps[:TOLD]
+        ]
+        if len(self.gaps) > TOLD:
+            lines.append(f'there are {len(self.gaps)} such gaps')
         if self.late > LATE:
             lines.append(
                 f'messages of the bag are out of the order of time by up to {self.late / NS:.1f} s: they were sorted'
@@ -85,11 +96,21 @@ def plan(found: Times) -> Plan:
         if len(cuts) > FEW and cut < SHORTEST * len(cuts):
             cuts, steps = [], []
             break
-    late = 0
-    for a, b in zip([0, *cuts], [*cuts, len(times)], strict=True):
+    late, gaps = 0, list[tuple[float, float]]()
+    for a, b, (elapsed, _) in zip([0, *cuts], [*cuts, len(times)], [(0.0, 0.0), *steps], strict=True):
         if b > a:
             late = max(late, int((np.maximum.accumulate(times[a:b]) - times[a:b]).max()))
-    return Plan(tuple(cuts), late, tuple(steps))
+            gaps += _gaps(np.sort(times[a:b]), elapsed)
+    return Plan(tuple(cuts), late, tuple(steps), tuple(gaps))
+
+
+def _gaps(times: np.ndarray, elapsed: float) -> list[tuple[float, float]]:
+    """(time of recording before it, length) [s] of each time without any message. elapsed [s]: before these times."""
+    if len(times) < 2:
+        return []
+    apart = np.diff(times)
+    long = np.flatnonzero(apart > max(SILENT * NS, SPARSE * np.median(apart)))
+    return [(elapsed + int(times[i] - times[0]) / NS, int(apart[i]) / NS) for i in long]
 
 
 def _first_step(times: np.ndarray, by_topic: list[np.ndarray], start: int) -> tuple[int, float] | None:
