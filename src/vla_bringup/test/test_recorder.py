@@ -1,6 +1,7 @@
 """The recorder against real publishers, its bag read back; QoS and message definitions."""
 
 import errno
+import itertools
 import os
 import shutil
 import signal
@@ -20,7 +21,8 @@ from vla_bringup.bag import Bag
 from vla_bringup.bag_writer import bag_qos
 from vla_bringup.message_types import MessageTypes, message_class, parts
 from vla_bringup.probe import Probe
-from vla_bringup.recorder_node import RecorderNode, matching_qos
+from vla_bringup.recorder_node import RecorderNode
+from vla_bringup.recorder_topic import TWICE, Once
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
@@ -111,6 +113,92 @@ def test_what_was_published_is_read_back(probe, tmp_path):
     assert read.positions.tolist() == [0.1, 0.2, 0.3, 0.4]
 
 
+def text_of(path, topic):
+    with Bag(path) as bag:
+        return [m.data.data for m in bag.messages([topic])]
+
+
+def last_words(monkeypatch, node):
+    """What the node logs at its end."""
+    said = []
+    monkeypatch.setattr(node, 'get_logger', lambda: SimpleNamespace(info=said.append))
+    return said
+
+
+@pytest.mark.parametrize(
+    ('before', 'after'),
+    [(qos.SENSOR_OUT, qos.SENSOR), (qos.LATCHED, qos.STATUS), (qos.SENSOR, qos.LATCHED), (qos.LATCHED, qos.SENSOR)],
+)
+def test_a_publisher_that_comes_back_with_another_qos_is_recorded_each_message_once(
+    probe, tmp_path, monkeypatch, before, after
+):
+    monkeypatch.setattr('vla_bringup.recorder_topic.ENDS', 0.2)
+    monkeypatch.setattr('vla_bringup.recorder_node.FLUSH', 0.1)
+    node = recorder(probe, tmp_path / 'bag')
+    topic = node._topics
+    first = probe.node.create_publisher(String, 'sim/task', before)
+    probe.wait(first.get_subscription_count, 20, 'the recorder subscribes')
+    count = lambda: node._bag.count(node._recorded['/arm/sim/task'])  # noqa: E731
+    number = itertools.count()
+    probe.wait(lambda: count() >= 3, 20, 'it is written', lambda: first.publish(String(data=f'before {next(number)}')))
+    second = probe.node.create_publisher(String, 'sim/task', after)  # both at once: each reaches two subscriptions
+    second.publish(String(data='latched'))
+    probe.wait(lambda: len(topic['/arm/sim/task']._subscriptions) == 2, 20, 'it subscribes in another way')
+    probe.wait(second.get_subscription_count, 20, 'it matches')
+    written = count()
+
+    def both():
+        first.publish(String(data=f'before {next(number)}'))
+        second.publish(String(data=f'after {next(number)}'))
+
+    probe.wait(lambda: count() >= written + 6, 20, 'both are written', both)
+    probe.node.destroy_publisher(first)
+    written = count()
+    alone = lambda: second.publish(String(data=f'alone {next(number)}'))  # noqa: E731
+    probe.wait(lambda: len(topic['/arm/sim/task']._subscriptions) == 1, 20, 'what is not needed ends', alone)
+    assert count() > written
+    words = last_words(monkeypatch, node)
+    close(probe, node)
+    assert 'none lost' in words[-1] and 'NOT' not in words[-1]
+    read = text_of(tmp_path / 'bag', '/arm/sim/task')
+    assert len(read) == len(set(read))
+    assert {word.split()[0] for word in read} >= {'before', 'after', 'alone'}
+    if after is qos.LATCHED:
+        assert 'latched' in read
+
+
+def test_a_topic_of_two_types_is_named_at_once_and_at_the_end(probe, tmp_path, monkeypatch):
+    node = recorder(probe, tmp_path / 'bag')
+    talk(probe, node)
+    twice = probe.node.create_publisher(String, 'sim/success', qos.LATCHED)
+    # A topic has one type within a process, as far as its DDS participant goes.
+    with Probe('other', '/arm', probe.context.get_domain_id()) as process:
+        for topic in ('sim/task', 'sim/success'):
+            process.node.create_publisher(Image, topic, qos.SENSOR_OUT)
+        probe.wait(lambda: len(node._refused) == 2, 20, 'they are refused')
+    words = last_words(monkeypatch, node)
+    close(probe, node)
+    assert 'none lost' not in words[-1]
+    assert '/arm/sim/task, /arm/other publishes sensor_msgs/msg/Image there, only std_msgs/msg/String is' in words[-1]
+    assert twice.topic_name in words[-1].partition('NOT RECORDED')[2]
+    assert twice.topic_name not in words[-1].partition('never published')[2]
+
+
+def test_a_message_that_comes_by_two_subscriptions_passes_once_and_equal_ones_as_often_as_sent():
+    once = Once()
+    assert once.first('strict', b'a', 0.0)
+    assert not once.first('open', b'a', 0.1)
+    assert once.first('open', b'a', 0.2)  # sent a second time
+    assert once.first('open', b'a', 0.3)
+    assert not once.first('strict', b'a', 0.4)
+    assert not once.first('strict', b'a', 0.5)
+    assert once.first('strict', b'b' * 1000, 0.5)
+    assert not once.first('open', b'b' * 1000, 0.5)
+    assert once.first('late', b'c', 1.0)
+    assert once.first('open', b'c', 2.0 + TWICE)
+    assert len(once._seen) == len(once._order) == 1
+
+
 def test_every_chunk_has_a_checksum(probe, tmp_path):
     node = recorder(probe, tmp_path / 'bag')
     task = probe.node.create_publisher(String, 'sim/task', qos.LATCHED)
@@ -171,7 +259,7 @@ def test_a_bag_that_is_none_is_told(tmp_path):
     ],
 )
 def test_the_subscription_matches_every_publisher(offered, reliable, latched):
-    profile = matching_qos(offered)
+    profile = qos.matching(offered)
     assert (profile.reliability is ReliabilityPolicy.RELIABLE) == reliable
     assert (profile.durability is DurabilityPolicy.TRANSIENT_LOCAL) == latched
     for publisher in offered:

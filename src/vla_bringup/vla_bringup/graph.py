@@ -11,7 +11,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_bringup.message_types import message_class
 from vla_bringup.probe import Probe
-from vla_bringup.recorder_node import matching_qos
+from vla_policy_node.ros import qos
 
 HOUSEKEEPING = ('/parameter_events', '/rosout')
 UNKNOWN = 'UNKNOWN'  # in the names that rmw gives to nodes whose names have not come yet
@@ -73,7 +73,7 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
         except ValueError:
             continue  # of a package that is not installed here: listed, not measured
         note = partial(_note, topic.stamps)
-        subscriptions.append(node.create_subscription(kind, name, note, matching_qos(offered), raw=True))
+        subscriptions.append(node.create_subscription(kind, name, note, qos.matching(offered), raw=True))
     probe.spin(seconds)
     for subscription in subscriptions:
         node.destroy_subscription(subscription)

@@ -5,23 +5,23 @@ import io
 import os
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from PIL import Image as Pillow
 from rclpy.clock import Clock, ClockType
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
-from rclpy.serialization import serialize_message
+from rclpy.serialization import deserialize_message, serialize_message
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 from rosbags.interfaces import Connection
-from sensor_msgs.msg import CompressedImage
+from sensor_msgs.msg import CompressedImage, Image
 
 from vla_bringup.bag_writer import GB, BagWriter
-from vla_bringup.message_types import MessageTypes, message_class
+from vla_bringup.message_types import MessageTypes
+from vla_bringup.recorder_topic import Topic
+from vla_policy_node.adapters.command_topic import full_name
 from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.parameters import declare
@@ -52,13 +52,15 @@ FIXED_TOPICS = (
 )
 PRIVILEGED_TOPICS = ('sim/objects',)
 IMAGE = 'sensor_msgs/msg/Image'
-DEPTH = 100  # messages per topic that may wait while the disk is busy
-LOOK = 0.1  # [s] between two looks at the graph
-FLUSH, TELL = 1.0, 10.0  # [s] between two flushes, and two lines in the log
+LOOK = 0.1  # [s] between two looks for topics that are not recorded yet
+FLUSH, TELL = 1.0, 10.0  # [s] between two flushes with a look at all publishers, and two lines in the log
 
 
 class RecorderNode(Node):
-    """Subscribes to each topic of its list as soon as somebody publishes it, and writes the bytes as they come.
+    """Subscribes to each topic of its list as soon as it is published, and writes the bytes as they come.
+
+    Publishers may come, go and come back with another QoS: see Topic. What cannot be recorded is named at once and at
+    the end.
 
     Bag time is the node's clock: simulation time with use_sim_time. The bag is complete once the node is destroyed; one
     that is killed leaves all but the last second, without index. When the disk fails or is full the node ends with
@@ -90,9 +92,10 @@ class RecorderNode(Node):
         self._wanted = {self.resolve_topic_name(topic) for topic in topics}
         self._types = MessageTypes()
         self._recorded: dict[str, Connection] = {}
-        self._refused: set[str] = set()
+        self._topics: dict[str, Topic] = {}  # that are recorded
+        self._refused: dict[str, str] = {}  # topic -> why it, or a part of it, is not recorded
         self._early: list[tuple[Connection, bytes]] = []  # what came before the clock ran
-        self._lost: dict[str, int] = {}  # topic -> messages that came and could not wait
+        self._unreadable: Counter[str] = Counter()  # topic -> images that could not become jpeg
         self._bag = BagWriter(path, free * GB)
         self._closed = False
         self._flushed = self._told = time.monotonic()
@@ -118,21 +121,31 @@ class RecorderNode(Node):
         return list(dict.fromkeys([*own, *FIXED_TOPICS]))
 
     def _look(self) -> None:
-        for topic in sorted(self._wanted - self._recorded.keys() - self._refused):
-            publishers = self.get_publishers_info_by_topic(topic)
-            if not publishers:
-                continue
-            try:
-                self._record(topic, publishers)
-            except ValueError as error:
-                self._refused.add(topic)
-                self.get_logger().error(f'{topic} is not recorded: {error}')
+        for topic in sorted(self._wanted - self._recorded.keys()):
+            if publishers := self.get_publishers_info_by_topic(topic):
+                self._begin(topic, publishers)
         self._keep(self._housekeeping)
+
+    def _look_again(self) -> None:
+        """At the publishers of what is recorded: others may have come."""
+        for name, topic in self._topics.items():
+            publishers = self.get_publishers_info_by_topic(name)
+            for p in publishers:
+                if p.topic_type != topic.kind:
+                    self._refuse(name, f'{full_name(p)} publishes {p.topic_type} there, only {topic.kind} is')
+            topic.follow(publishers)
+            topic.drop_unneeded()
+
+    def _refuse(self, topic: str, why: str) -> None:
+        if self._refused.get(topic) != why:
+            self._refused[topic] = why
+            self.get_logger().error(f'{topic} is not recorded: {why}')
 
     def _housekeeping(self) -> None:
         now = time.monotonic()
         if now - self._flushed >= FLUSH:
             self._flushed = now
+            self._look_again()
             self._bag.flush()
             self._bag.check_space()
         if now - self._told >= TELL:
@@ -142,52 +155,56 @@ class RecorderNode(Node):
             self._end = None
             os.kill(os.getpid(), signal.SIGINT)  # as a person would
 
-    def _record(self, topic: str, publishers: Sequence[TopicEndpointInfo]) -> None:
-        kind, *others = {p.topic_type for p in publishers}
-        if others:
-            raise ValueError(f'it is published with several types: {kind}, {", ".join(others)}')
+    def _begin(self, topic: str, publishers: Sequence[TopicEndpointInfo]) -> None:
+        kinds = sorted({p.topic_type for p in publishers})
+        if len(kinds) > 1:
+            self._refuse(topic, f'it is published with several types: {", ".join(kinds)}')
+            return
+        jpeg = self._quality > 0 and kinds[0] == IMAGE
+        written = ('sensor_msgs/msg/CompressedImage', topic + COMPRESSED) if jpeg else (kinds[0], topic)
+        take: Callable[[bytes], None] = functools.partial(self._write_jpeg if jpeg else self._write, topic)
+        try:
+            definition, type_hash = self._types.full_definition(written[0]), self._types.type_hash(written[0])
+            found = Topic(self, topic, kinds[0], take)
+        except ValueError as error:
+            self._refuse(topic, str(error))
+            return
         offered = [p.qos_profile for p in publishers]
-        jpeg = self._quality > 0 and kind == IMAGE
-        written = ('sensor_msgs/msg/CompressedImage', topic + COMPRESSED) if jpeg else (kind, topic)
-        definition, type_hash = self._types.full_definition(written[0]), self._types.type_hash(written[0])
-        connection = self._bag.add(written[1], written[0], definition, type_hash, offered)
-        qos = matching_qos(offered)
-        take: Callable[[Any], None] = functools.partial(self._write, connection)
-        if jpeg:
-            take = functools.partial(self._write_jpeg, connection, topic)
-        lost = SubscriptionEventCallbacks(
-            message_lost=functools.partial(self._on_lost, topic), use_default_callbacks=False
-        )
-        self.create_subscription(message_class(kind), topic, take, qos, raw=not jpeg, event_callbacks=lost)
-        self._recorded[topic] = connection
-        self.get_logger().info(f'recording {written[1]} ({written[0]}, {qos.reliability.name.lower()})')
-
-    def _on_lost(self, topic: str, info: Any) -> None:
-        self._lost[topic] = int(info.total_count)
+        self._recorded[topic] = self._bag.add(written[1], written[0], definition, type_hash, offered)
+        self._topics[topic] = found
+        self._refused.pop(topic, None)
+        found.follow(publishers)
+        self.get_logger().info(f'recording {written[1]} ({written[0]}; {found.asked})')
 
     @property
     def _losses(self) -> str:
-        if not self._lost:
-            return ', none lost'
-        return '; LOST before they could be written: ' + ', '.join(f'{n} of {t}' for t, n in sorted(self._lost.items()))
+        lost = {name: topic.lost for name, topic in sorted(self._topics.items()) if topic.lost}
+        parts = [
+            ('LOST before they could be written: ', [f'{n} of {name}' for name, n in lost.items()]),
+            ('NOT READABLE: ', [f'{n} of {name}' for name, n in sorted(self._unreadable.items())]),
+            ('NOT RECORDED: ', [f'{name}, {why}' for name, why in sorted(self._refused.items())]),
+        ]
+        return ''.join(f'; {what}{", ".join(which)}' for what, which in parts if which) or ', none lost'
 
-    def _write_jpeg(self, connection: Connection, topic: str, msg: Any) -> None:
+    def _write_jpeg(self, topic: str, data: bytes) -> None:
+        msg = deserialize_message(data, Image)
         try:
             pixels = decode_image(msg, topic)
         except ValueError as error:
+            self._unreadable[topic] += 1
             self.get_logger().error(f'not recorded: {error}', throttle_duration_sec=5.0)
             return
         jpeg = io.BytesIO()
         Pillow.fromarray(pixels).save(jpeg, 'JPEG', quality=self._quality)
         # The format's words are those of image_transport's plugin: what the pixels were, what cv2 reads them as.
         out = CompressedImage(header=msg.header, format=f'{msg.encoding}; jpeg compressed bgr8', data=jpeg.getvalue())
-        self._write(connection, serialize_message(out))
+        self._write(topic, serialize_message(out))
 
-    def _write(self, connection: Connection, data: bytes) -> None:
+    def _write(self, topic: str, data: bytes) -> None:
         if self._closed:
             return
         now = self.get_clock().now().nanoseconds
-        self._early.append((connection, data))
+        self._early.append((self._recorded[topic], data))
         if now > 0:  # else use_sim_time is set and no /clock has come yet
             self._keep(functools.partial(self._flush_early, now))
 
@@ -216,25 +233,13 @@ class RecorderNode(Node):
             self._keep(functools.partial(self._flush_early, self.get_clock().now().nanoseconds))
             self._closed = True
             trouble = self._bag.close()
-            missing = sorted(self._wanted - self._recorded.keys())
+            missing = sorted(self._wanted - self._recorded.keys() - self._refused.keys())
             self.get_logger().info(
                 f'{self._bag.path}: {self._bag.summary} of {len(self._recorded)} topics{self._losses}'
                 + (f'; never published: {", ".join(missing)}' if missing else '')
                 + (f'; NOT complete: {trouble}' if trouble else '')
             )
         super().destroy_node()
-
-
-def matching_qos(offered: Sequence[QoSProfile]) -> QoSProfile:
-    """The strictest profile that every publisher satisfies, so that nothing is lost and latched messages come."""
-    reliable = all(q.reliability is ReliabilityPolicy.RELIABLE for q in offered)
-    latched = all(q.durability is DurabilityPolicy.TRANSIENT_LOCAL for q in offered)
-    return QoSProfile(
-        history=HistoryPolicy.KEEP_LAST,
-        depth=DEPTH,
-        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
-        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-    )
 
 
 def main(args: list[str] | None = None) -> None:

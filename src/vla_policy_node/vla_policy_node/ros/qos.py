@@ -1,5 +1,7 @@
 """QoS profiles by meaning. Nodes name what a topic is for; nobody writes a profile elsewhere."""
 
+from collections.abc import Sequence
+
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 _LAST = HistoryPolicy.KEEP_LAST
@@ -31,3 +33,18 @@ LATCHED_BY_MANY = QoSProfile(
     history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 """For subscribers of a latched topic that several publish, as /tf_static: the last word of each of them."""
+
+
+def matching(offered: Sequence[QoSProfile], depth: int = 100) -> QoSProfile:
+    """The strictest profile for a subscription that every one of these publishers satisfies.
+
+    For one publisher it is what gets the most from it: reliable where it is, and what a latched one published before.
+    """
+    reliable = all(q.reliability is ReliabilityPolicy.RELIABLE for q in offered)
+    latched = all(q.durability is DurabilityPolicy.TRANSIENT_LOCAL for q in offered)
+    return QoSProfile(
+        history=_LAST,
+        depth=depth,
+        reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
