@@ -11,12 +11,11 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
-from vla_bringup.nodes import profile_path
 from vla_model.policy import load
 from vla_model.types import Observation
 from vla_policy_node.core.chunk import StampedChunk
 from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.profile import RobotProfile, profile_path
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.kinematics.ik import quaternion_matrix
 from vla_policy_node.observe.surprise import surprise

@@ -17,6 +17,8 @@ import typer
 import typer.core
 import typer.main
 
+from vla_bringup import overrides
+
 from .conftest import ROOT
 
 NEEDS = {
@@ -188,9 +190,13 @@ def _vla(words: list[str]) -> str:
 
 def launch_arguments(path: Path) -> dict[str, tuple[str, ...]]:
     """Name -> choices, () for any, of what a launch file declares; read without launch."""
-    found = {}
+    found: dict[str, tuple[str, ...]] = {}
     for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Call) and getattr(node.func, 'id', '') == 'DeclareLaunchArgument':
+        called = getattr(node.func, 'id', '') if isinstance(node, ast.Call) else ''
+        if called in ('model_arguments', 'parameter_arguments'):
+            every = overrides.MODEL if called == 'model_arguments' else overrides.ARGUMENTS
+            found |= dict.fromkeys([a.value for a in node.args] or every, ())
+        elif called == 'DeclareLaunchArgument':
             choices = next((k.value for k in node.keywords if k.arg == 'choices'), None)
             values = [e.value for e in choices.elts] if isinstance(choices, ast.List) else []
             found[node.args[0].value] = tuple(values)

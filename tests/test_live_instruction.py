@@ -1,7 +1,5 @@
 """Other words while the arm moves: simulator, executor and policy as processes, over DDS."""
 
-from dataclasses import replace
-
 import pytest
 from rclpy.action import ActionClient
 from std_msgs.msg import String
@@ -21,9 +19,13 @@ FIRST, SECOND = 'press the red button', 'press the blue button'
 @pytest.mark.parametrize('how', ['new_epoch', 'seamless'])
 def test_other_words_change_a_running_goal(domain, tmp_path, how):
     executor, policy = policy_nodes(
-        'sim_panda', model=str(gentle_model(tmp_path / 'model', 0)), drive=True, rate=5.0, use_sim_time=True
+        'sim_panda',
+        model=str(gentle_model(tmp_path / 'model', 0)),
+        drive=True,
+        rate=5.0,
+        use_sim_time=True,
+        policy_parameters={'instruction_change': how, 'threads': 1},
     )
-    policy = replace(policy, parameters={**policy.parameters, 'instruction_change': how, 'threads': 1})
     sim = sim_nodes(expert=False, real_time_factor=0.5)[0]  # time to think on a busy machine
     with Supervisor(tmp_path / 'logs') as supervisor, Probe('test', domain_id=domain) as probe:
         for spec in (sim, executor, policy):

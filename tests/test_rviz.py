@@ -32,12 +32,11 @@ def named(robot):
 
 
 @pytest.mark.parametrize('robot', ['sim_panda', 'fr3'])
-def test_every_topic_is_one_of_the_running_graph(graph, robot):
+def test_every_topic_is_one_of_the_running_graph(graph, tmp_path, robot):
     simulated = robot == 'sim_panda'
     specs = [*policy_nodes(robot, use_sim_time=simulated)[1:], show_node(robot, use_sim_time=simulated)]
     for spec in [*specs, *(sim_nodes(expert=False) if simulated else [])]:
-        params = {key: str(value).lower() for key, value in spec.parameters.items()}
-        graph.start(spec.package, spec.executable, files=spec.parameter_files, params=params)
+        graph.start(spec.package, spec.executable, files=[spec.write_parameters(tmp_path)])
     node = graph.node
     graph.transition('policy', Transition.TRANSITION_CONFIGURE)  # cameras are subscribed to from here on
 

@@ -19,7 +19,8 @@ def test_relative_paths_count_from_where_the_user_stands(tmp_path):
     for folder in ('.venv/bin', 'requirements', 'scripts', 'src', 'compat', 'install'):
         (suite / folder).mkdir(parents=True)
     here.mkdir()
-    shutil.copy(ROOT / 'vla', suite / 'vla')
+    for file in ('vla', 'scripts/set_up.sh'):
+        shutil.copy(ROOT / file, suite / file)
     for file in ('requirements/all.txt', 'scripts/mend_wheels.py', '.venv/local_setup.sh', 'install/setup.bash'):
         (suite / file).touch()
     # All is installed, and whatever Python is asked for is shown.

@@ -18,6 +18,7 @@ setup(
         (f'share/{name}', ['package.xml']),
         (f'share/{name}/launch', files('launch', '*.launch.py')),
         (f'share/{name}/config', files('config', '*.xml')),
+        (f'share/{name}/config', files('config', '*.json')),
         (f'share/{name}/rviz', files('rviz', '*.rviz')),
         (f'share/{name}/config/controllers', files('config/controllers', '*.yaml')),
         (f'share/{name}/config/robots', files('config/robots', '*.yaml')),

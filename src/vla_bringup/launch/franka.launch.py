@@ -10,8 +10,9 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Opaq
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import CONTROLLERS, franka_nodes, recorder_node, share
+from vla_bringup.overrides import of_arguments
 from vla_policy_node.core.profile import profile_names
 
 YES_NO = ['true', 'false']
@@ -47,8 +48,7 @@ ARGUMENTS = [
         default_value=str(share('config', 'controllers', 'fr3.yaml')),
         description='parameters of controller_manager and the controllers; gains are there',
     ),
-    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
-    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    *model_arguments(),
     DeclareLaunchArgument(
         'drive',
         default_value='false',
@@ -59,6 +59,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'autostart', default_value='true', choices=YES_NO, description='configure and activate executor and policy'
     ),
+    *parameter_arguments(),
 ]
 
 
@@ -67,6 +68,7 @@ def nodes(context: LaunchContext) -> list:
     fake, namespace = value['use_fake_hardware'] == 'true', value['namespace']
     if not fake and not value['robot_ip']:
         raise ValueError('franka.launch.py needs robot_ip:=ADDRESS, or use_fake_hardware:=true')
+    parameters = of_arguments(value)
     specs = franka_nodes(
         value['robot'],
         namespace=namespace,
@@ -76,9 +78,11 @@ def nodes(context: LaunchContext) -> list:
         model=value['model'],
         device=value['device'],
         drive=value['drive'] == 'true',
+        **parameters,
     )
     if value['record']:
-        specs.append(recorder_node(value['robot'], value['record'], namespace=namespace))
+        file = parameters['params_file']
+        specs.append(recorder_node(value['robot'], value['record'], namespace=namespace, params_file=file))
     try:
         robot = f'{get_package_share_directory("franka_bringup")}/launch/franka.launch.py'
     except PackageNotFoundError:

@@ -7,8 +7,9 @@ topics.
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import policy_nodes, recorder_node
+from vla_bringup.overrides import of_arguments
 from vla_policy_node.core.profile import profile_names
 
 ARGUMENTS = [
@@ -25,8 +26,7 @@ ARGUMENTS = [
         'the one with the GPU',
     ),
     DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
-    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
-    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    *model_arguments(),
     DeclareLaunchArgument(
         'drive',
         default_value='false',
@@ -43,12 +43,14 @@ ARGUMENTS = [
         choices=['true', 'false'],
         description='configure and activate executor and policy',
     ),
+    *parameter_arguments(),
 ]
 
 
 def nodes(context: LaunchContext) -> list:
     value = context.launch_configurations
     robot, namespace, use_sim_time = value['robot'], value['namespace'], value['use_sim_time'] == 'true'
+    parameters = of_arguments(value)
     specs = policy_nodes(
         robot,
         namespace=namespace,
@@ -56,11 +58,20 @@ def nodes(context: LaunchContext) -> list:
         device=value['device'],
         drive=value['drive'] == 'true',
         use_sim_time=use_sim_time,
+        **parameters,
     )
     if value['nodes'] != 'both':
         specs = [spec for spec in specs if spec.name == value['nodes']]
     if value['record']:
-        specs.append(recorder_node(robot, value['record'], namespace=namespace, use_sim_time=use_sim_time))
+        specs.append(
+            recorder_node(
+                robot,
+                value['record'],
+                namespace=namespace,
+                use_sim_time=use_sim_time,
+                params_file=parameters['params_file'],
+            )
+        )
     return launch_actions(specs, autostart=value['autostart'] == 'true')
 
 

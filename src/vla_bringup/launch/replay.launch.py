@@ -5,13 +5,12 @@ on that clock; no executor, so nothing moves. Look at it with RViz. For a report
 time, there is `./vla replay`.
 """
 
-from dataclasses import replace
-
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, OpaqueFunction, Shutdown
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import policy_nodes
+from vla_bringup.overrides import of_arguments
 from vla_bringup.replay_feed import played_topics
 from vla_policy_node.core.profile import profile_names
 
@@ -25,20 +24,21 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'namespace', default_value='', description='of the topics in the bag, e.g. /cell/arm; empty: none'
     ),
-    DeclareLaunchArgument('model', default_value='random-nano', description='random-nano, or a checkpoint folder'),
-    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    *model_arguments(),
     DeclareLaunchArgument('rate', default_value='1.0', description='pace of the bag; 0.5 is half as fast as recorded'),
+    *parameter_arguments('params_file', 'policy_parameters'),
 ]
 
 
 def nodes(context: LaunchContext) -> list:
     value = context.launch_configurations
     robot, namespace = value['robot'], value['namespace']
-    specs = policy_nodes(
-        robot, namespace=namespace, model=value['model'], device=value['device'], drive=False, use_sim_time=True
-    )
+    parameters = of_arguments(value)
     # The arm in the bag does not follow these chunks, so none is under way.
-    policy = replace(specs[-1], parameters={**specs[-1].parameters, 'inpaint': 'never'})
+    parameters['policy_parameters'] = {'inpaint': 'never', **parameters['policy_parameters']}
+    _, policy = policy_nodes(
+        robot, namespace=namespace, model=value['model'], device=value['device'], use_sim_time=True, **parameters
+    )
     play = ExecuteProcess(
         cmd=['ros2', 'bag', 'play', value['bag'], '--clock', '100', '--rate', value['rate'],
              '--delay', '5', '--topics', *played_topics(robot, namespace)],

@@ -7,7 +7,7 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, parameter_arguments
 from vla_bringup.nodes import rviz_path, show_node
 
 ARGUMENTS = [
@@ -30,6 +30,7 @@ ARGUMENTS = [
         choices=['true', 'false', 'auto'],
         description='times come from /clock; auto: with robot:=sim_panda',
     ),
+    *parameter_arguments('params_file'),
 ]
 
 
@@ -50,7 +51,12 @@ def nodes(context: LaunchContext) -> list:
     )
     if value['show'] == 'false':
         return [rviz]
-    return [rviz, *launch_actions([show_node(robot, namespace=namespace, use_sim_time=use_sim_time)])]
+    return [
+        rviz,
+        *launch_actions(
+            [show_node(robot, namespace=namespace, use_sim_time=use_sim_time, params_file=value['params_file'])]
+        ),
+    ]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -3,8 +3,9 @@
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import policy_nodes, recorder_node, sim_nodes
+from vla_bringup.overrides import of_arguments
 from vla_model.shipped import default_model
 from vla_sim.tasks import TASKS
 
@@ -23,12 +24,7 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'real_time_factor', default_value='1.0', description='simulated seconds per second; 0: as fast as possible'
     ),
-    DeclareLaunchArgument(
-        'model',
-        default_value=default_model(),
-        description='checkpoint folder (by default that of the suite), or random-nano',
-    ),
-    DeclareLaunchArgument('device', default_value='cpu', description='torch device of the model: cpu, cuda, cuda:1'),
+    *model_arguments(default=default_model()),
     DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
     DeclareLaunchArgument(
         'autostart',
@@ -36,18 +32,21 @@ ARGUMENTS = [
         choices=['true', 'false'],
         description='configure and activate executor and policy',
     ),
+    *parameter_arguments(),
 ]
 
 
 def nodes(context: LaunchContext) -> list:
     value = context.launch_configurations
     namespace, driver = value['namespace'], value['driver']
+    parameters = of_arguments(value)
     specs = sim_nodes(
         namespace=namespace,
         task=value['task'],
         seed=int(value['seed']),
         real_time_factor=float(value['real_time_factor']),
         expert=driver == 'expert',
+        params_file=parameters['params_file'],
     )
     specs += policy_nodes(
         'sim_panda',
@@ -56,9 +55,18 @@ def nodes(context: LaunchContext) -> list:
         device=value['device'],
         drive=driver == 'policy',
         use_sim_time=True,
+        **parameters,
     )
     if value['record']:
-        specs.append(recorder_node('sim_panda', value['record'], namespace=namespace, use_sim_time=True))
+        specs.append(
+            recorder_node(
+                'sim_panda',
+                value['record'],
+                namespace=namespace,
+                use_sim_time=True,
+                params_file=parameters['params_file'],
+            )
+        )
     return launch_actions(specs, autostart=value['autostart'] == 'true')
 
 

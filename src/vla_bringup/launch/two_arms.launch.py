@@ -8,8 +8,9 @@ meet, give each executor a workspace (guard.planes) that the other stays out of.
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions
+from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import on_its_own, policy_nodes, recorder_node, sim_nodes
+from vla_bringup.overrides import of_arguments
 from vla_policy_node.core.profile import profile_names
 from vla_policy_node.observe.cadence import RATE
 from vla_sim.tasks import TASKS
@@ -29,10 +30,14 @@ ARGUMENTS = [
         for name, default, about in (
             ('namespace', f'/{side}', 'namespace of all its nodes'),
             ('robot', 'sim_panda', PROFILES),
-            ('model', 'random-nano', 'random-nano, or a checkpoint folder'),
-            ('device', 'cpu', 'torch device of the model: cpu, cuda, cuda:1'),
             ('task', task, f'of the simulated episode: {", ".join(TASKS)}'),
         )
+    ),
+    *(
+        argument
+        for side in SIDES
+        for make in (model_arguments, parameter_arguments)
+        for argument in make(prefix=f'{side}_', about=f'{side} arm: ')
     ),
     DeclareLaunchArgument(
         'driver',
@@ -42,7 +47,9 @@ ARGUMENTS = [
         'policies, or nobody',
     ),
     DeclareLaunchArgument(
-        'rate', default_value=str(RATE), description='most inferences per second of each policy [Hz]'
+        'rate',
+        default_value='',
+        description=f'most inferences per second of each policy [Hz]; empty: as the parameters have it, else {RATE:g}',
     ),
     DeclareLaunchArgument(
         'record', default_value='', description='folder in which left/ and right/ become a rosbag2 each; empty: none'
@@ -61,20 +68,27 @@ def nodes(context: LaunchContext) -> list:
     specs = []
     for side in SIDES:
         robot, namespace = value[f'{side}_robot'], value[f'{side}_namespace']
+        parameters = of_arguments(value, f'{side}_')
         arm = policy_nodes(
             robot,
             namespace=namespace,
             model=value[f'{side}_model'],
             device=value[f'{side}_device'],
             drive=driver == 'policy',
-            rate=float(value['rate']),
+            rate=float(value['rate'] or 0.0),
             use_sim_time=simulated,
+            **parameters,
         )
         if simulated:
-            arm = sim_nodes(robot, namespace=namespace, task=value[f'{side}_task'], expert=driver == 'expert') + arm
+            task, expert, file = value[f'{side}_task'], driver == 'expert', parameters['params_file']
+            arm = sim_nodes(robot, namespace=namespace, task=task, expert=expert, params_file=file) + arm
         if value['record']:
             bag = f'{value["record"]}/{side}'
-            arm.append(recorder_node(robot, bag, namespace=namespace, use_sim_time=simulated))
+            arm.append(
+                recorder_node(
+                    robot, bag, namespace=namespace, use_sim_time=simulated, params_file=parameters['params_file']
+                )
+            )
         specs += [on_its_own(spec) for spec in arm] if simulated else arm
     return launch_actions(specs, autostart=value['autostart'] == 'true')
 

@@ -1,4 +1,4 @@
-"""The launch files: they compile everywhere; with launch_ros they make the nodes of the node list."""
+"""The launch files make the nodes of the node list, with the parameters that their arguments give."""
 
 import os
 from pathlib import Path
@@ -9,62 +9,38 @@ import yaml
 from vla_bringup.nodes import CONTROLLERS, franka_nodes, policy_nodes, recorder_node, share, sim_nodes
 from vla_policy_node.core.profile import RobotProfile, profile_path
 
-FILES = ('sim.launch.py', 'policy.launch.py', 'franka.launch.py', 'two_arms.launch.py')
+FILES = sorted(path.name for path in share('launch').glob('*.launch.py'))
+PARAMETERS = {'executor_parameters', 'params_file', 'policy_parameters', 'velocity_fraction'}
 
 
 @pytest.mark.parametrize('name', FILES)
-def test_it_compiles_and_takes_its_nodes_from_the_list(name):
-    text = share('launch', name).read_text()
-    compile(text, name, 'exec')
-    assert 'launch_actions(' in text
-    assert '_nodes(' in text
-    assert text.count('executable=') == (name == 'franka.launch.py')  # no node of its own but the spawner
-
-
-def load(name, **arguments):
-    """Actions that the launch file makes, after its arguments were evaluated."""
-    pytest.importorskip('launch_ros')
-    from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument
-    from launch.launch_description_sources import get_launch_description_from_python_launch_file as read
-
-    context = LaunchContext()
-    context.launch_configurations.update(arguments)
-    actions = []
-    for entity in read(str(share('launch', name))).entities:
-        if isinstance(entity, DeclareLaunchArgument):
-            entity.execute(context)
-            assert entity.description
-        else:
-            actions += entity.execute(context)
-    return actions
-
-
-def executables(actions):
-    from launch_ros.actions import Node
-
-    return [(a.node_package, a.node_executable) for a in actions if isinstance(a, Node)]
+def test_every_launch_file_takes_parameters_on_top_of_the_profile(name, load):
+    given = load.arguments(name)
+    wanted = {'rviz.launch.py': {'params_file'}, 'replay.launch.py': {'params_file', 'policy_parameters'}}
+    if name == 'two_arms.launch.py':
+        assert {f'{side}_{name}' for side in ('left', 'right') for name in PARAMETERS} <= given
+    else:
+        assert wanted.get(name, PARAMETERS) == given & PARAMETERS
 
 
 @pytest.mark.parametrize(('driver', 'expert'), [('expert', True), ('none', False), ('policy', False)])
-def test_sim_launch_makes_the_nodes_of_the_list(driver, expert):
-    actions = load('sim.launch.py', driver=driver)
+def test_sim_launch_makes_the_nodes_of_the_list(driver, expert, load):
     specs = [*sim_nodes(expert=expert), *policy_nodes('sim_panda', use_sim_time=True)]
-    assert executables(actions) == [(s.package, s.executable) for s in specs]
+    assert load.executables('sim.launch.py', driver=driver) == [(s.package, s.executable) for s in specs]
 
 
-def test_policy_launch_makes_the_nodes_of_the_list():
-    actions = load('policy.launch.py', robot='fr3', namespace='/arm')
-    assert executables(actions) == [(s.package, s.executable) for s in policy_nodes('fr3')]
+def test_policy_launch_makes_the_nodes_of_the_list(load):
+    assert load.executables('policy.launch.py', robot='fr3', namespace='/arm') == [
+        (s.package, s.executable) for s in policy_nodes('fr3')
+    ]
 
 
 @pytest.mark.parametrize('name', ['policy', 'executor'])
-def test_one_machine_may_run_one_of_the_two(name):
-    assert executables(load('policy.launch.py', nodes=name)) == [('vla_policy_node', f'{name}_node')]
+def test_one_machine_may_run_one_of_the_two(name, load):
+    assert load.executables('policy.launch.py', nodes=name) == [('vla_policy_node', f'{name}_node')]
 
 
-def test_without_autostart_nothing_changes_states():
-    pytest.importorskip('launch_ros')
+def test_without_autostart_nothing_changes_states(load):
     from launch.actions import EmitEvent, RegisterEventHandler
 
     kinds = {type(a) for a in load('policy.launch.py', autostart='false')}
@@ -89,13 +65,13 @@ def franka_bringup(tmp_path, monkeypatch):
     monkeypatch.setenv('AMENT_PREFIX_PATH', f'{tmp_path}:{os.environ["AMENT_PREFIX_PATH"]}')
 
 
-def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup):
-    pytest.importorskip('launch_ros')
+def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup, load):
     from launch.actions import IncludeLaunchDescription
 
-    actions = load('franka.launch.py', robot_ip='172.16.0.3', namespace='/arm', controller='joint_trajectory')
+    given = {'robot_ip': '172.16.0.3', 'namespace': '/arm', 'controller': 'joint_trajectory'}
     ours = [(s.package, s.executable) for s in policy_nodes('fr3')]
-    assert executables(actions) == [('controller_manager', 'spawner'), *ours]
+    assert load.executables('franka.launch.py', **given) == [('controller_manager', 'spawner'), *ours]
+    actions = load('franka.launch.py', **given)
     (include,) = [a for a in actions if isinstance(a, IncludeLaunchDescription)]
     handed = dict(include.launch_arguments)
     assert (handed['robot_ip'], handed['namespace'], handed['load_gripper']) == ('172.16.0.3', '/arm', 'true')
@@ -112,23 +88,77 @@ def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup):
         ({'robot_ip': '1.2.3.4'}, 'franka_bringup is not installed'),
     ],
 )
-def test_what_cannot_work_is_one_sentence(arguments, says):
+def test_what_cannot_work_is_one_sentence(arguments, says, load):
     with pytest.raises(ValueError, match=says):
         load('franka.launch.py', **arguments)
 
 
-def test_two_arms_share_no_name_and_no_clock():
-    actions = load('two_arms.launch.py')
-    both = executables(actions)
+def test_two_arms_share_no_name_and_no_clock(load):
+    both = load.executables('two_arms.launch.py')
     assert len(both) == 8 and both[:4] == both[4:]
     with pytest.raises(ValueError, match='simulated arms only'):
         load('two_arms.launch.py', simulated='false')
-    alone = load('two_arms.launch.py', simulated='false', driver='none', left_robot='fr3', right_robot='fr3')
-    assert executables(alone) == [(s.package, s.executable) for s in policy_nodes('fr3')] * 2
+    real = {'simulated': 'false', 'driver': 'none', 'left_robot': 'fr3', 'right_robot': 'fr3'}
+    assert load.executables('two_arms.launch.py', **real) == 2 * [
+        (s.package, s.executable) for s in policy_nodes('fr3')
+    ]
 
 
-def test_a_recorder_that_ends_stops_nobody():
-    pytest.importorskip('launch_ros')
+@pytest.mark.parametrize(
+    ('name', 'more'),
+    [
+        ('policy.launch.py', {}),
+        ('sim.launch.py', {}),
+        ('franka.launch.py', {'robot_ip': '1.2.3.4', 'model': 'nano'}),
+        ('two_arms.launch.py', {}),
+    ],
+)
+def test_the_first_motion_is_slowed_down_by_one_argument(name, more, load, franka_bringup, tmp_path):
+    file = tmp_path / 'more.yaml'
+    file.write_text('executor: {ros__parameters: {seam_time: 0.2}}\n/**: {ros__parameters: {velocity_fraction: 0.5}}\n')
+    prefix = 'left_' if name == 'two_arms.launch.py' else ''
+    if prefix:  # a file belongs to one arm, whose namespace its sections have
+        file.write_text(file.read_text().replace('executor:', '/left/executor:'))
+    given = {
+        'params_file': str(file),
+        'velocity_fraction': '0.2',
+        'executor_parameters': '{tracking_limit: 0.05}',
+        'policy_parameters': '{engine: eager, seed: 7}',
+    }
+    load(name, **more, **{prefix + key: value for key, value in given.items()})
+    executor, policy = (next(s for s in load.specs if s.name == n) for n in ('executor', 'policy'))
+    slow = [executor.parameters[n] for n in ('velocity_fraction', 'seam_time', 'tracking_limit')]
+    assert slow == [0.2, 0.2, 0.05]
+    assert (policy.parameters['engine'], policy.parameters['seed'], policy.parameters['drive']) == ('eager', 7, False)
+    if prefix:
+        other = [s for s in load.specs if s.full_name == '/right/executor']
+        assert 'velocity_fraction' not in other[0].parameters
+
+
+def test_a_parameter_that_no_node_has_starts_nothing(load):
+    with pytest.raises(ValueError, match='did you mean velocity_fraction'):
+        load('policy.launch.py', executor_parameters='{velocity_fracton: 0.2}')
+    with pytest.raises(ValueError, match='velocity_fraction of executor is 2: must be'):
+        load('policy.launch.py', velocity_fraction='2')
+
+
+def test_a_bag_is_played_to_a_policy_without_an_arm(load, tmp_path):
+    load('replay.launch.py', bag=str(tmp_path), policy_parameters='{engine: eager}')
+    (policy,) = load.specs
+    assert (policy.parameters['inpaint'], policy.parameters['engine']) == ('never', 'eager')
+    assert policy.name == 'policy' and policy.parameters['drive'] is False
+
+
+def test_rviz_gets_the_node_that_shows(load, tmp_path):
+    (tmp_path / 'show.yaml').write_text('show: {ros__parameters: {text_height: 0.05}}')
+    assert load.executables('rviz.launch.py', params_file=str(tmp_path / 'show.yaml')) == [
+        ('rviz2', 'rviz2'),
+        ('vla_policy_node', 'show'),
+    ]
+    assert load.specs[0].parameters['text_height'] == 0.05
+
+
+def test_a_recorder_that_ends_stops_nobody(load):
     from vla_bringup.launching import launch_actions
 
     recorder = recorder_node('sim_panda', '/nowhere')
@@ -158,7 +188,7 @@ def test_the_executor_speaks_the_language_of_the_controller(controller):
 
 def test_without_a_gripper_neither_node_waits_for_one():
     for spec in franka_nodes('fr3', controller='crisp', gripper='none', fake=True):
-        assert spec.parameters['robot.gripper_joint_names'] == ['']  # rcl drops []
+        assert spec.parameters['robot.gripper_joint_names'] == []
 
 
 def test_the_gains_of_the_profile_are_those_of_the_controller():

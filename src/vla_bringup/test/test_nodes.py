@@ -5,7 +5,7 @@ import yaml
 
 from vla_bringup.cli import _asked
 from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, share, sim_nodes
-from vla_bringup.supervisor import command, file_stem
+from vla_bringup.supervisor import command
 from vla_model import shipped
 from vla_policy_node.core.profile import RobotProfile, profile_names, profile_path
 
@@ -50,7 +50,7 @@ def test_a_namespace_reaches_every_node(tmp_path):
     assert {s.full_name for s in specs} == {
         f'/cell/arm/{n}' for n in ('sim', 'expert', 'executor', 'policy', 'recorder')
     }
-    assert file_stem(specs[0]) == 'cell.arm.sim'
+    assert specs[0].file_stem == 'cell.arm.sim'
 
 
 def test_the_profile_of_a_robot_network_leaves_this_machine():

@@ -19,7 +19,6 @@ from typer.testing import CliRunner
 import vla_model.policy
 from vla_bringup.bench_replay import write_bag
 from vla_bringup.cli import app
-from vla_bringup.nodes import share
 from vla_bringup.replay import result
 from vla_bringup.replay_driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
 from vla_bringup.replay_feed import Feed, load_setup, played_topics
@@ -412,9 +411,6 @@ def test_what_bag_play_plays_moves_nothing():
     assert '/arm/front/image_raw' in topics
     assert '/arm/policy/instruction' in topics
     assert not {'/arm/target_joint', '/arm/action_chunk', '/clock'} & set(topics)
-    text = share('launch', 'replay.launch.py').read_text()
-    compile(text, 'replay.launch.py', 'exec')
-    assert 'drive=False' in text
 
 
 # ---- clocks that are set back

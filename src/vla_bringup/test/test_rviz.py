@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_bringup.nodes import rviz_path, share
+from vla_bringup.nodes import rviz_path
 from vla_policy_node.core.profile import profile_path
 
 # The displays, tools and view of rviz_default_plugins that a configuration of ours may name, and rviz_common's panels.
@@ -60,26 +60,7 @@ def test_a_configuration_may_be_a_file(tmp_path):
         rviz_path('ur5')
 
 
-def test_the_launch_file_compiles():
-    compile(share('launch', 'rviz.launch.py').read_text(), 'rviz.launch.py', 'exec')
-
-
 @pytest.mark.parametrize(('show', 'count'), [('true', 2), ('false', 1)])
-def test_it_launches_rviz_and_the_node_that_shows(show, count):
-    pytest.importorskip('launch_ros')
-    from launch import LaunchContext
-    from launch.actions import DeclareLaunchArgument
-    from launch.launch_description_sources import get_launch_description_from_python_launch_file as read
-    from launch_ros.actions import Node
-
-    context = LaunchContext()
-    context.launch_configurations.update(robot='fr3', namespace='/arm', show=show)
-    actions = []
-    for entity in read(str(share('launch', 'rviz.launch.py'))).entities:
-        if isinstance(entity, DeclareLaunchArgument):
-            entity.execute(context)
-            assert entity.description
-        else:
-            actions += entity.execute(context)
-    found = [(a.node_package, a.node_executable) for a in actions if isinstance(a, Node)]
+def test_it_launches_rviz_and_the_node_that_shows(show, count, load):
+    found = load.executables('rviz.launch.py', robot='fr3', namespace='/arm', show=show)
     assert found == [('rviz2', 'rviz2'), ('vla_policy_node', 'show')][:count]

@@ -116,17 +116,13 @@ def test_a_second_node_of_the_same_name_is_refused(tmp_path):
         s.start(NodeSpec('p', POLITE, 'a'))
 
 
-def test_the_command_line_carries_name_namespace_files_parameters_and_remappings(tmp_path):
-    file = tmp_path / 'profile.yaml'
-    file.write_text('{}')
+def test_the_command_line_carries_name_namespace_parameters_and_remappings(tmp_path):
     parameters = {'x': 1.0, 'text': 'true', 'names': ['a', 'b'], 'on': True}
-    spec = NodeSpec(
-        'vla_bringup', 'recorder_node', 'r', '/arm', False, (str(file),), parameters, (('joint_states', 'js'),)
-    )
+    spec = NodeSpec('vla_bringup', 'recorder_node', 'r', '/arm', parameters, remappings=(('joint_states', 'js'),))
     words = command(spec, tmp_path)
     assert words[1:] == [
         '--ros-args', '-r', '__node:=r', '-r', '__ns:=/arm', '-r', 'joint_states:=js',
-        '--params-file', str(file), '--params-file', str(tmp_path / 'arm.r.yaml'), '--disable-external-lib-logs',
+        '--params-file', str(tmp_path / 'arm.r.yaml'), '--disable-external-lib-logs',
     ]  # fmt: skip
     assert yaml.safe_load((tmp_path / 'arm.r.yaml').read_text()) == {'/**': {'ros__parameters': parameters}}
 
@@ -136,7 +132,6 @@ def test_the_command_line_carries_name_namespace_files_parameters_and_remappings
     [
         (NodeSpec('no_such_package', 'x', 'n'), 'no_such_package is not built'),
         (NodeSpec('vla_bringup', 'x_node', 'n'), 'no executable x_node'),
-        (NodeSpec('vla_bringup', 'recorder_node', 'n', parameter_files=('/no/such.yaml',)), '/no/such.yaml of /n'),
     ],
 )
 def test_what_cannot_be_started_is_told_before(tmp_path, spec, text):

@@ -126,11 +126,10 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
     """
     model = options.model if options.model != 'random-nano' else str(gentle_model(folder / 'model', 0))
     sim = replace(sim_nodes(ROBOT, task=TASK, expert=False)[0], remappings=MOVED[:1])
-    executor, policy = policy_nodes(
-        ROBOT, model=model, device=options.device, drive=True, rate=THINKS, use_sim_time=True
-    )
-    own: dict[str, Any] = {'use_sim_time': False, 'rate': float(options.rate), 'guard.enabled': guarded}
-    executor, policy = replace(executor, parameters=own), replace(policy, remappings=MOVED)
+    # The executor runs on the clock of the machine, the policy on that of the simulator.
+    executor, _ = policy_nodes(ROBOT, executor_parameters={'rate': float(options.rate), 'guard.enabled': guarded})
+    _, policy = policy_nodes(ROBOT, model=model, device=options.device, drive=True, rate=THINKS, use_sim_time=True)
+    policy = replace(policy, remappings=MOVED)
     with (
         domain_coordinator.domain_id() as domain,
         Supervisor(folder / 'logs', {'ROS_DOMAIN_ID': str(domain)}) as supervisor,

@@ -106,8 +106,9 @@ def waiting(pid: int) -> tuple[float, float]:
 def measure(options: Options, folder: Path) -> dict[str, Any]:
     """One run. Raises RuntimeError, TimeoutError when a node does not do what it should."""
     sim = replace(sim_nodes(ROBOT, expert=False)[0], remappings=MOVED)
-    _, policy = policy_nodes(ROBOT, model=options.model, device=options.device, drive=False, rate=10.0)
-    policy = replace(policy, parameters={**policy.parameters, 'threads': 1})
+    _, policy = policy_nodes(
+        ROBOT, model=options.model, device=options.device, rate=10.0, policy_parameters={'threads': 1}
+    )
     with (
         domain_coordinator.domain_id() as domain,
         Supervisor(folder / 'logs', {'ROS_DOMAIN_ID': str(domain)}) as supervisor,

@@ -181,10 +181,11 @@ def parameters(
     out: Annotated[Path, typer.Option(help='Page to write.', show_default='docs/reference/parameters.md')] = ROOT
     / 'docs/reference/parameters.md',
 ) -> None:
-    """Ask every node for its parameters and write the reference page."""
+    """Ask every node for its parameters; write the reference page, and the table of what may be set at launch."""
+    from vla_bringup.overrides import TABLE
     from vla_bringup.parameters import write_parameters
 
-    _end(lambda: write_parameters(out))
+    _end(lambda: write_parameters(out, ROOT / 'src/vla_bringup' / TABLE))
 
 
 @app.command()

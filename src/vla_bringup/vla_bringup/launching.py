@@ -1,10 +1,20 @@
 """Node list to launch actions. Needs launch_ros, which only a real ROS installation brings; the supervisor does not."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from launch import LaunchContext  # type: ignore[attr-defined]  # mypy takes our launch/ folder for it
 from launch.action import Action
-from launch.actions import EmitEvent, LogInfo, OpaqueFunction, RegisterEventHandler, Shutdown, TimerAction
+from launch.actions import (
+    DeclareLaunchArgument,
+    EmitEvent,
+    LogInfo,
+    OpaqueFunction,
+    RegisterEventHandler,
+    Shutdown,
+    TimerAction,
+)
 from launch.events import matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
@@ -13,10 +23,28 @@ from launch_ros.ros_adapters import get_ros_node
 from lifecycle_msgs.msg import Transition
 
 from vla_bringup.nodes import NodeSpec
+from vla_bringup.overrides import ARGUMENTS, MODEL
 from vla_policy_node.adapters.command_topic import is_controller
 
 RETRY = 1.0  # [s] between two attempts to activate a node
 LOOK, LATER = 0.3, 0.7  # [s] between two looks at what a node waits for, and from when it is there
+
+
+def parameter_arguments(*names: str, prefix: str = '', about: str = '') -> list[DeclareLaunchArgument]:
+    """The launch arguments that set parameters, all of overrides.ARGUMENTS or those of these names."""
+    return [
+        DeclareLaunchArgument(prefix + name, default_value='', description=about + ARGUMENTS[name])
+        for name in names or ARGUMENTS
+    ]
+
+
+def model_arguments(*, prefix: str = '', about: str = '', default: str = '') -> list[DeclareLaunchArgument]:
+    """The launch arguments that choose a model and where it runs."""
+    defaults = {'model': default}
+    return [
+        DeclareLaunchArgument(prefix + name, default_value=defaults.get(name, ''), description=about + text)
+        for name, text in MODEL.items()
+    ]
 
 
 def launch_actions(specs: list[NodeSpec], *, autostart: bool = True) -> list[Action]:
@@ -24,17 +52,18 @@ def launch_actions(specs: list[NodeSpec], *, autostart: bool = True) -> list[Act
 
     When one of the essential nodes ends, all are stopped: half a robot stack is worse than none.
     """
-    return [action for spec in specs for action in _node(spec, autostart)]
+    folder = Path(tempfile.mkdtemp(prefix='vla_parameters_'))  # the nodes read their files there
+    return [action for spec in specs for action in _node(spec, folder, autostart)]
 
 
-def _node(spec: NodeSpec, autostart: bool) -> list[Action]:
+def _node(spec: NodeSpec, folder: Path, autostart: bool) -> list[Action]:
     kind = LifecycleNode if spec.lifecycle else Node
     node = kind(
         package=spec.package,
         executable=spec.executable,
         name=spec.name,
         namespace=spec.namespace,
-        parameters=[*spec.parameter_files, spec.parameters],
+        parameters=[str(spec.write_parameters(folder))] if spec.parameters else [],
         remappings=list(spec.remappings),
         output='screen',
         on_exit=[OpaqueFunction(function=_shut_down, args=[spec.full_name])] if spec.essential else None,

@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import yaml
 from ament_index_python.packages import get_package_share_directory
 
-from vla_policy_node.core.profile import RobotProfile, profile_parameters, profile_path
+from vla_bringup.overrides import Value, merged
+from vla_model.shipped import RANDOM
+from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.observe.cadence import RATE
-
-PARAMETER_TYPES = (bool, int, float, str, list)
 
 
 @dataclass(frozen=True)
@@ -22,9 +23,8 @@ class NodeSpec:
     executable: str
     name: str
     namespace: str = ''  # '' or '/cell/arm'
+    parameters: dict[str, Value] = field(default_factory=dict)  # all that it gets, the robot profile's included
     lifecycle: bool = False  # must be configured and activated
-    parameter_files: tuple[str, ...] = ()  # ROS parameter files, keys /**: so that they hold in every namespace
-    parameters: dict[str, bool | int | float | str | list] = field(default_factory=dict)  # over the files
     remappings: tuple[tuple[str, str], ...] = ()
     waits_for: tuple[tuple[str, str], ...] = ()  # ('reader' or 'writer', topic): there before it is activated
     essential: bool = True  # when it ends, the others are stopped
@@ -33,16 +33,24 @@ class NodeSpec:
         if self.namespace and not re.fullmatch(r'(/[A-Za-z][A-Za-z0-9_]*)+', self.namespace):
             raise ValueError(f"namespace {self.namespace!r} is not of the form '/cell/arm'")
         for key, value in self.parameters.items():
-            if not isinstance(value, PARAMETER_TYPES):
+            if not isinstance(value, Value):
                 raise ValueError(f'parameter {key} of {self.name} is {value!r}: not a bool, number, text or list')
-        # rcl drops an empty list, and the value of a file would stay.
-        kept = {key: [''] if value == [] else value for key, value in self.parameters.items()}
-        object.__setattr__(self, 'parameters', kept)
 
     @property
     def full_name(self) -> str:
         """Fully qualified node name, e.g. /arm/policy."""
         return f'{self.namespace}/{self.name}'
+
+    def write_parameters(self, folder: Path) -> Path:
+        """The parameters as a ROS parameter file, which holds in every namespace."""
+        path = folder / f'{self.file_stem}.yaml'
+        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': self.parameters}}))
+        return path
+
+    @property
+    def file_stem(self) -> str:
+        """Name of the node's files: arm.policy for /arm/policy."""
+        return self.full_name.strip('/').replace('/', '.')
 
 
 def share(*parts: str) -> Path:
@@ -58,75 +66,68 @@ def sim_nodes(
     seed: int = 0,
     real_time_factor: float = 1.0,
     expert: bool = True,
+    params_file: str = '',
 ) -> list[NodeSpec]:
     """The simulated robot and, if wanted, the scripted expert that drives it.
 
-    robot: profile by name or path. real_time_factor: 0 is as fast as possible.
+    robot: profile by name or path. real_time_factor: 0 is as fast as possible. params_file: on top of the profile.
     """
-    profile = profile_path(robot)
-    sim = NodeSpec(
-        'vla_sim',
-        'sim_node',
-        'sim',
-        namespace,
-        parameter_files=(profile,),
-        parameters={'task': task, 'seed': seed, 'real_time_factor': float(real_time_factor)},
-    )
-    driver = NodeSpec(
-        'vla_sim', 'expert_node', 'expert', namespace, parameter_files=(profile,), parameters={'use_sim_time': True}
-    )
-    return [sim, driver] if expert else [sim]
+    arguments: dict[str, dict[str, Value]] = {
+        'sim': {'task': task, 'seed': seed, 'real_time_factor': float(real_time_factor)},
+        'expert': {'use_sim_time': True},
+    }
+    return [
+        NodeSpec(
+            'vla_sim', f'{name}_node', name, namespace, merged(name, namespace, robot, params_file, arguments[name])
+        )
+        for name in ('sim', *(['expert'] if expert else []))
+    ]
 
 
 def policy_nodes(
     robot: str,
     *,
     namespace: str = '',
-    model: str = 'random-nano',
-    device: str = 'cpu',
+    model: str = '',
+    device: str = '',
     drive: bool = False,
-    rate: float = RATE,
+    rate: float = 0.0,
     use_sim_time: bool = False,
-    executor_parameters: Mapping[str, bool | int | float | str | list] | None = None,
+    params_file: str = '',
+    executor_arguments: Mapping[str, Value] | None = None,
+    executor_parameters: Mapping[str, Value] | None = None,
+    policy_parameters: Mapping[str, Value] | None = None,
 ) -> list[NodeSpec]:
     """What runs beside the robot: the executor, then the policy.
 
-    drive False: the policy's chunks are for show. rate: most inferences per second of observation time [Hz].
-    executor_parameters: over the profile's.
+    drive False: the policy's chunks are for show. model, device: '' as the files have it, else random-nano on the CPU.
+    rate: most inferences per second of observation time [Hz], 0 as the files have it. params_file: a ROS parameter
+    file on top of the profile; executor_parameters and policy_parameters: on top of that. executor_arguments: what the
+    launch decides, and these must not change. Raises ValueError naming what is wrong in them.
     """
-    profile = profile_path(robot)
-    executor = NodeSpec(
-        'vla_policy_node',
-        'executor_node',
-        'executor',
-        namespace,
-        lifecycle=True,
-        parameter_files=(profile,),
-        parameters={'use_sim_time': use_sim_time, **(executor_parameters or {})},
-        waits_for=waits_for(profile, executor_parameters or {}),
-    )
-    policy = NodeSpec(
-        'vla_policy_node',
-        'policy_node',
-        'policy',
-        namespace,
-        lifecycle=True,
-        parameter_files=(profile,),
-        parameters={'use_sim_time': use_sim_time, 'model': model, 'device': device, 'drive': drive, 'rate': rate},
-    )
-    return [executor, policy]
+    arguments: dict[str, Value] = {'use_sim_time': use_sim_time, 'drive': drive}
+    arguments |= {'model': model} if model else {}
+    arguments |= {'device': device} if device else {}
+    arguments |= {'rate': float(rate)} if rate else {}
+    own = merged(
+        'executor', namespace, robot, params_file, {'use_sim_time': use_sim_time, **(executor_arguments or {})},
+        executor_parameters,
+    )  # fmt: skip
+    thinks = merged(
+        'policy', namespace, robot, params_file, arguments, policy_parameters,
+        {'model': RANDOM, 'device': 'cpu', 'rate': RATE},
+    )  # fmt: skip
+    package = 'vla_policy_node'
+    return [
+        NodeSpec(package, 'executor_node', 'executor', namespace, own, lifecycle=True, waits_for=waits_for(own)),
+        NodeSpec(package, 'policy_node', 'policy', namespace, thinks, lifecycle=True),
+    ]
 
 
-def show_node(robot: str, *, namespace: str = '', use_sim_time: bool = False) -> NodeSpec:
+def show_node(robot: str, *, namespace: str = '', use_sim_time: bool = False, params_file: str = '') -> NodeSpec:
     """What RViz shows of the policy, see docs/how-to/see-in-rviz.md. It costs next to nothing while nobody looks."""
-    return NodeSpec(
-        'vla_policy_node',
-        'show',
-        'show',
-        namespace,
-        parameter_files=(profile_path(robot),),
-        parameters={'use_sim_time': use_sim_time},
-    )
+    parameters = merged('show', namespace, robot, params_file, {'use_sim_time': use_sim_time})
+    return NodeSpec('vla_policy_node', 'show', 'show', namespace, parameters)
 
 
 def rviz_path(robot: str) -> str:
@@ -145,13 +146,11 @@ def rviz_path(robot: str) -> str:
     return str(path)
 
 
-def waits_for(profile: str, parameters: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
-    """What an executor needs before it can be activated: a controller, and joint states."""
-    own = profile_parameters(profile)
-    topics = {f'topics.{name}': topic for name, topic in own.get('topics', {}).items()} | dict(parameters)
+def waits_for(executor: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
+    """What an executor with these parameters needs before it can be activated: a controller, and joint states."""
     return (
-        ('reader', topics.get('topics.joint_command', 'target_joint')),
-        ('writer', topics.get('topics.joint_states', 'joint_states')),
+        ('reader', str(executor.get('topics.joint_command', 'target_joint'))),
+        ('writer', str(executor.get('topics.joint_states', 'joint_states'))),
     )
 
 
@@ -169,9 +168,7 @@ CONTROLLERS = {
 }
 
 
-def franka_nodes(
-    robot: str, *, controller: str, gripper: str, fake: bool, namespace: str = '', **policy: Any
-) -> list[NodeSpec]:
+def franka_nodes(robot: str, *, controller: str, gripper: str, fake: bool, **policy: Any) -> list[NodeSpec]:
     """Executor and policy for an FR3 under franka_ros2. policy: as of policy_nodes.
 
     controller: of CONTROLLERS. gripper: franka, position or none. fake: ros2_control's mock hardware, which has no
@@ -192,7 +189,7 @@ def franka_nodes(
         parameters['topics.gripper_command'] = 'franka_gripper'
     if fake:
         parameters['topics.robot_state'] = ''
-    specs = policy_nodes(robot, namespace=namespace, executor_parameters=parameters, **policy)
+    specs = policy_nodes(robot, executor_arguments=parameters, **policy)
     if gripper == 'none':  # whatever the profile has
         specs = [replace(s, parameters={**s.parameters, 'robot.gripper_joint_names': []}) for s in specs]
     return specs
@@ -214,24 +211,20 @@ def recorder_node(
     compress: bool = False,
     minutes: float = 0.0,
     keep_free: float = 1.0,
+    params_file: str = '',
 ) -> NodeSpec:
     """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses.
 
-    compress: images become jpeg. minutes: of wall time, 0 without end. keep_free [GB]: of its disk.
+    compress: images become jpeg. minutes: of wall time, 0 without end. keep_free [GB]: of its disk. params_file: on top
+    of the profile.
     """
-    return NodeSpec(
-        'vla_bringup',
-        'recorder_node',
-        'recorder',
-        namespace,
-        parameter_files=(profile_path(robot),),
-        essential=False,
-        parameters={
-            'use_sim_time': use_sim_time,
-            'path': str(path),
-            'privileged': privileged,
-            'jpeg_quality': 90 if compress else 0,
-            'minutes': float(minutes),
-            'keep_free': float(keep_free),
-        },
-    )
+    arguments: dict[str, Value] = {
+        'use_sim_time': use_sim_time,
+        'path': str(path),
+        'privileged': privileged,
+        'jpeg_quality': 90 if compress else 0,
+        'minutes': float(minutes),
+        'keep_free': float(keep_free),
+    }
+    parameters = merged('recorder', namespace, robot, params_file, arguments)
+    return NodeSpec('vla_bringup', 'recorder_node', 'recorder', namespace, parameters, essential=False)

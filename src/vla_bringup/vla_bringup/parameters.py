@@ -1,8 +1,13 @@
-"""The parameters of every node as Markdown, asked of the nodes themselves: docs/reference/parameters.md."""
+"""The parameters of every node, asked of the nodes themselves: docs/reference/parameters.md, and the table by which
+`overrides` tells what a parameter file may set."""
 
+import json
 import os
+import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import domain_coordinator
 from lifecycle_msgs.msg import Transition
@@ -11,8 +16,11 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
 
 from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, show_node, sim_nodes
+from vla_bringup.overrides import Value
 from vla_bringup.probe import Probe
 from vla_bringup.supervisor import Supervisor
+from vla_policy_node.core.profile import profile_parameters
+from vla_policy_node.ros.parameters import CHOICES
 
 # What rclpy adds to every node, and what the robot profile or the launch file says, not a default.
 _SKIP = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
@@ -24,6 +32,7 @@ _TYPES = {
     ParameterType.PARAMETER_DOUBLE_ARRAY: 'float list',
     ParameterType.PARAMETER_STRING_ARRAY: 'text list',
 }
+Asked = list[tuple[ParameterDescriptor, ParameterValue | None]]  # the parameters of a node
 _HEAD = """\
 # Parameters
 
@@ -33,24 +42,48 @@ configured; setting one later is refused.
 """
 
 
-def write_parameters(out: Path) -> bool:
-    """Start every node in a domain of its own, ask for its parameters, write the page. Raises as Supervisor does."""
+def write_parameters(out: Path, table: Path) -> bool:
+    """Ask every node for its parameters, write the page and the table. Raises as Supervisor does."""
+    # While there is no table nothing is refused: a profile may have what a node was only now given.
+    table.unlink(missing_ok=True)
+    asked = ask_nodes()
+    table.write_text(table_text(asked))
+    rows = {name: [_row(d, value) for d, value in found] for name, found in asked.items()}
+    text = _HEAD + _section('robot profile', [row for row in rows['executor'] if row.startswith('| `robot.')])
+    for name, own in rows.items():
+        text += _section(name, [row for row in own if not row.startswith('| `robot.')])
+    out.write_text(text)
+    return True
+
+
+def ask_nodes(policy_parameters: Mapping[str, Value] | None = None) -> dict[str, Asked]:
+    """Start every node in a domain of its own, and ask for its parameters. Raises as Supervisor does."""
     with domain_coordinator.domain_id() as domain, tempfile.TemporaryDirectory() as temporary:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
-        recorder = recorder_node('sim_panda', Path(temporary, 'bag'), use_sim_time=True)
+        policy = policy_nodes('sim_panda', use_sim_time=True, policy_parameters=policy_parameters)
         show = show_node('sim_panda', use_sim_time=True)
-        specs = [*policy_nodes('sim_panda', use_sim_time=True), show, *sim_nodes(), recorder]
+        recorder = recorder_node('sim_panda', Path(temporary, 'bag'), use_sim_time=True)
         with Supervisor(Path(temporary, 'logs')) as supervisor, Probe('parameters') as probe:
+            specs = [*policy, show, *sim_nodes(), recorder]
             for spec in specs:
                 supervisor.start(spec)
             probe.check = supervisor.check
-            tables = {spec.name: _table(probe, spec) for spec in specs}
-    profile = [row for row in tables['executor'] if row.startswith('| `robot.')]
-    text = _HEAD + _section('robot profile', profile)
-    for name, rows in tables.items():
-        text += _section(name, [row for row in rows if not row.startswith('| `robot.')])
-    out.write_text(text.replace(temporary, ''))  # a folder that is gone means nothing to a reader
-    return True
+            asked = {spec.name: _ask(probe, spec) for spec in specs}
+    for descriptor, value in asked['recorder']:
+        if descriptor.name == 'path' and value is not None:
+            value.string_value = '/bag'  # a folder that is gone means nothing to a reader
+    return asked
+
+
+def table_text(asked: Mapping[str, Asked]) -> str:
+    """What `overrides` must know of every parameter, as JSON, a line for each."""
+    cameras = '|'.join(profile_parameters('sim_panda')['cameras'])  # some parameters are named after one
+    nodes = []
+    for node, found in asked.items():
+        facts = {re.sub(rf'[.]({cameras})$', '.*', d.name): json.dumps(_facts(d, value)) for d, value in found}
+        lines = ',\n'.join(f' {json.dumps(name)}: {fact}' for name, fact in sorted(facts.items()))
+        nodes.append(f'{json.dumps(node)}: {{\n{lines}\n}}')
+    return '{\n' + ',\n'.join(nodes) + '\n}\n'
 
 
 def _section(title: str, rows: list[str]) -> str:
@@ -59,8 +92,8 @@ def _section(title: str, rows: list[str]) -> str:
     )
 
 
-def _table(probe: Probe, spec: NodeSpec) -> list[str]:
-    """A row for each parameter of a node; a lifecycle node declares them when it is configured."""
+def _ask(probe: Probe, spec: NodeSpec) -> Asked:
+    """The parameters of a node and their values; a lifecycle node declares them when it is configured."""
     if spec.lifecycle:
         probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), 60.0)
         probe.transition(spec.full_name, Transition.TRANSITION_CONFIGURE)
@@ -69,19 +102,36 @@ def _table(probe: Probe, spec: NodeSpec) -> list[str]:
     about = probe.call(
         DescribeParameters, f'{spec.full_name}/describe_parameters', DescribeParameters.Request(names=names)
     ).descriptors
-    rows = []
+    asked = []
     for descriptor in about:
         # One by one: the answer ends at a parameter that has no value.
         request = GetParameters.Request(names=[descriptor.name])
         values = probe.call(GetParameters, f'{spec.full_name}/get_parameters', request).values
-        value = values[0] if values else ParameterValue(type=descriptor.type)
-        shown = parameter_value_to_python(value) if values else ''
-        text = f'`{shown}`' if shown not in ('', []) else ''
-        rows.append(
-            f'| `{descriptor.name}` | {_TYPES.get(value.type, "unset")} | {text} | {_range(descriptor)} '
-            f'| {descriptor.description.replace("|", "/")}{", read only" if descriptor.read_only else ""} |'
-        )
-    return rows
+        asked.append((descriptor, values[0] if values else None))
+    return asked
+
+
+def _type(descriptor: ParameterDescriptor, value: ParameterValue | None) -> str:
+    return _TYPES.get(descriptor.type if value is None else value.type, 'unset')
+
+
+def _row(descriptor: ParameterDescriptor, value: ParameterValue | None) -> str:
+    shown = '' if value is None else parameter_value_to_python(value)
+    text = f'`{shown}`' if shown not in ('', []) else ''
+    return (
+        f'| `{descriptor.name}` | {_type(descriptor, value)} | {text} | {_range(descriptor)} '
+        f'| {descriptor.description.replace("|", "/")}{", read only" if descriptor.read_only else ""} |'
+    )
+
+
+def _facts(descriptor: ParameterDescriptor, value: ParameterValue | None) -> dict[str, Any]:
+    """What `overrides` checks of a parameter."""
+    found: dict[str, Any] = {'type': _type(descriptor, value)}
+    for limits in (*descriptor.floating_point_range, *descriptor.integer_range):
+        found |= {'low': limits.from_value, 'high': limits.to_value}
+    if descriptor.additional_constraints:
+        found['choices'] = descriptor.additional_constraints.removeprefix(CHOICES).split(', ')
+    return found
 
 
 def _range(descriptor: ParameterDescriptor) -> str:

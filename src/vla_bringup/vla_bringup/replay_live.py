@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,6 @@ def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
     """The policy node in shadow and in lockstep, listening to the topics of the bag."""
     setup = feed.setup
     namespace = setup.namespace
-    spec = policy_nodes(
-        s.robot, namespace=namespace, model=s.model, device=s.device, drive=False, rate=s.rate, use_sim_time=True
-    )[-1]
     more: dict[str, Any] = {
         'engine': s.engine,
         'threads': s.threads,
@@ -68,7 +65,15 @@ def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
         'topics.joint_states': setup.joint_states,
         'topics.gripper_joint_states': setup.gripper_joint_states,
     }
-    return replace(spec, parameters={**spec.parameters, **more})
+    return policy_nodes(
+        s.robot,
+        namespace=namespace,
+        model=s.model,
+        device=s.device,
+        rate=s.rate,
+        use_sim_time=True,
+        policy_parameters=more,
+    )[-1]
 
 
 def run_live(feed: Feed, run: Run, settings: NodeSettings, logs: Path, real_time_factor: float) -> None:

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from vla_bringup.nodes import NodeSpec
@@ -32,21 +31,10 @@ def command(spec: NodeSpec, folder: Path) -> list[str]:
     words = [str(program), '--ros-args', '-r', f'__node:={spec.name}', '-r', f'__ns:={spec.namespace or "/"}']
     for old, new in spec.remappings:
         words += ['-r', f'{old}:={new}']
-    for path in spec.parameter_files:
-        if not Path(path).is_file():  # rcl only warns, and the node would run on defaults
-            raise ValueError(f'parameter file {path} of {spec.full_name} does not exist')
-        words += ['--params-file', str(path)]
     if spec.parameters:
-        own = folder / f'{file_stem(spec)}.yaml'
-        own.write_text(yaml.safe_dump({'/**': {'ros__parameters': spec.parameters}}))
-        words += ['--params-file', str(own)]
+        words += ['--params-file', str(spec.write_parameters(folder))]
     # What the node logs comes on its output, which we keep: no second copy in ~/.ros/log.
     return [*words, '--disable-external-lib-logs']
-
-
-def file_stem(spec: NodeSpec) -> str:
-    """Name of a node's files: arm.policy for /arm/policy."""
-    return spec.full_name.strip('/').replace('/', '.')
 
 
 class Supervisor:
@@ -73,7 +61,7 @@ class Supervisor:
         if spec.full_name in self._processes:
             raise ValueError(f'{spec.full_name} runs already')
         words = command(spec, self.folder)
-        log = self.folder / f'{file_stem(spec)}.log'
+        log = self.folder / f'{spec.file_stem}.log'
         with log.open('wb') as output:  # a file, not a pipe: a pipe that nobody reads would block the node
             self._processes[spec.full_name] = subprocess.Popen(
                 words,

@@ -113,8 +113,8 @@ def other_folder(folder: Path) -> str:
         return f'{folder} holds what the processes of a training run saved: make one checkpoint in safetensors of it'
     if 'model.safetensors.index.json' not in names and any(n.endswith(('.onnx', '.engine')) for n in names):
         return f'{folder} holds an exported network: give the folder of the checkpoint that it was made from'
-    if kind := config.get('model_type'):
-        made = ', '.join(config.get('architectures') or [str(kind)])
+    if model := config.get('model_type'):
+        made = ', '.join(config.get('architectures') or [str(model)])
         return f'{folder} is a model of Transformers ({made}), which is not loaded: {_GIVE}'
     return ''
 

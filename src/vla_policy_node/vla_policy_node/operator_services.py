@@ -1,6 +1,7 @@
 """What a person can do with the executor: stop, resume, recover the robot, send the arm to its start or home."""
 
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
@@ -41,7 +42,7 @@ class OperatorServices:
         self._busy = ''  # what has the arm meanwhile
         self._stop_it = Future()  # done: it shall let go
         self._moved = False  # somebody else moved the arm: start again from where it is
-        self._recovery = _recovery(node, robot) if robot is not None else None
+        self._recovery = _recovery(node, robot)
         self._home = _home(node, core)
         # Both, so that every publisher is heard, whatever its QoS: one that latches, and one that does not.
         self._subscriptions = [
@@ -179,24 +180,22 @@ class OperatorServices:
         return response
 
 
-def _recovery(node: Node, robot: FrankaState) -> Recovery:
-    return Recovery(
-        node,
-        robot,
-        action=declare(node, 'recovery.action', 'action_server/error_recovery', 'ErrorRecovery of franka_ros2'),
-        hardware=declare(node, 'recovery.hardware', 'FrankaHardwareInterface', 'ros2_control component of the robot'),
-        controllers=list(declare(node, 'recovery.controllers', [''], 'controllers to switch on; [] or [""]: none')),
-        seconds=declare(node, 'recovery.timeout', 10.0, 'for each step [s]', low=0.1, high=120.0),
-    )
+# Parameters are declared also where nothing uses them: what there is to set does not depend on what is set.
+def _recovery(node: Node, robot: FrankaState | None) -> Recovery | None:
+    settings: dict[str, Any] = {
+        'action': declare(node, 'recovery.action', 'action_server/error_recovery', 'ErrorRecovery of franka_ros2'),
+        'hardware': declare(node, 'recovery.hardware', 'FrankaHardwareInterface', 'component of ros2_control'),
+        'controllers': list(declare(node, 'recovery.controllers', [''], 'controllers to switch on; [] or [""]: none')),
+        'seconds': declare(node, 'recovery.timeout', 10.0, 'for each step [s]', low=0.1, high=120.0),
+    }
+    return None if robot is None else Recovery(node, robot, **settings)
 
 
 def _home(node: Node, core: ChunkExecutor) -> MoveItHome | None:
-    if not declare(node, 'moveit.enabled', False, 'offer ~/go_home, planned and executed by MoveIt'):
-        return None
-    return MoveItHome(
-        node,
-        core.profile,
-        group=declare(node, 'moveit.group', 'fr3_arm', 'planning group of the arm'),
-        speed=declare(node, 'moveit.speed', 0.2, 'fraction of the limits', low=0.01, high=1.0),
-        seconds=declare(node, 'moveit.timeout', 60.0, 'for planning and motion [s]', low=1.0, high=600.0),
-    )
+    wanted = declare(node, 'moveit.enabled', False, 'offer ~/go_home, planned and executed by MoveIt')
+    settings: dict[str, Any] = {
+        'group': declare(node, 'moveit.group', 'fr3_arm', 'planning group of the arm'),
+        'speed': declare(node, 'moveit.speed', 0.2, 'fraction of the limits', low=0.01, high=1.0),
+        'seconds': declare(node, 'moveit.timeout', 60.0, 'for planning and motion [s]', low=1.0, high=600.0),
+    }
+    return MoveItHome(node, core.profile, **settings) if wanted else None

@@ -12,6 +12,8 @@ from vla_policy_node.core.profile import RobotProfile, names_of
 
 _LISTS = tuple(kind for kind in Parameter.Type if kind.name.endswith('_ARRAY'))
 
+CHOICES = 'one of: '  # before the values that a parameter may have, in the constraints of its descriptor
+
 
 def declare(
     node: Node,
@@ -46,7 +48,7 @@ def declare(
                     FloatingPointRange(from_value=float(low), to_value=float(high), step=0.0)
                 ]
         if choices:
-            descriptor.additional_constraints = 'one of: ' + ', '.join(choices)
+            descriptor.additional_constraints = CHOICES + ', '.join(choices)
         try:
             # An empty list has no type in ROS: it stays as a list that is not set.
             node.declare_parameter(name, kind if empty else default, descriptor, ignore_override=empty)

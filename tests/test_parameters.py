@@ -1,0 +1,14 @@
+"""What is known of the nodes' parameters before they run is what the running nodes have."""
+
+from vla_bringup import parameters
+from vla_bringup.nodes import share
+from vla_bringup.overrides import TABLE
+
+from .conftest import ROOT
+
+
+def test_the_table_of_parameters_is_that_of_the_nodes(domain):
+    asked = parameters.ask_nodes({'engine': 'eager', 'image_engine': 'eager'})  # nothing is measured
+    assert parameters.table_text(asked) == share(TABLE).read_text(), 'run ./vla parameters'
+    page = (ROOT / 'docs/reference/parameters.md').read_text()
+    assert not [d.name for found in asked.values() for d, _ in found if f'| `{d.name}` |' not in page]
