@@ -36,6 +36,7 @@ class Robot:
         self.home = PROFILE.home.copy()
         self.silent = False
         self.blocked = {}  # joint index -> where it stays [rad]
+        self.spoil = lambda msg: None  # what the driver makes of a joint state
         self.sequence = 0
         graph.node.create_timer(0.01, self.publish_joints)
 
@@ -56,6 +57,7 @@ class Robot:
         still = array.array('d', [0.0] * PROFILE.dof)
         msg = JointState(name=list(PROFILE.joint_names), position=array.array('d', self.home), velocity=still)
         msg.header.stamp = self.graph.node.get_clock().now().to_msg()
+        self.spoil(msg)
         self.joints.publish(msg)
 
     def send(self, speed=0.2, horizon=40, **changes):
@@ -180,9 +182,9 @@ def test_a_blocked_arm_is_let_go_and_stays_until_somebody_resumes(graph):
     robot.blocked = {3: robot.home[3]}
     robot.send(speed=0.3)
     status = robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_BLOCKED and s, 'blocked')
-    assert status.state == ExecutorStatus.STATE_HOLDING
     assert 'panda_joint4' in status.message
     graph.wait(lambda: abs(robot.targets[-1].position[3] - robot.blocked[3]) < 1e-9, what='it pushes no more')
+    robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING, 'at rest')
     refused = ExecutorStatus.REJECT_NOT_ACCEPTING
     robot.send()
     status = robot.until(lambda s: s.verdict_counts[refused] and s, 'no chunk is taken')
@@ -272,6 +274,61 @@ def test_frozen_joint_states_stop_the_arm(graph):
     assert status.hold_reason == ExecutorStatus.HOLD_JOINT_STATE_STALE
     robot.silent = False
     robot.until(lambda s: s.hold_reason == ExecutorStatus.HOLD_IDLE, 'idle again')
+
+
+def test_joint_states_that_cannot_be_trusted_are_refused_with_the_reason(graph):
+    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    robot = Robot(graph)
+
+    def ahead(msg):
+        msg.header.stamp.sec += 3600
+
+    def degrees(msg):
+        msg.position = array.array('d', np.rad2deg(msg.position))
+
+    robot.spoil = ahead  # from the first on
+    assert graph.transition('executor', graph.CONFIGURE)
+    for spoil, says in (
+        (ahead, 's ahead of the clock: synchronise the clocks'),
+        (degrees, 'degrees instead of radians'),
+    ):
+        robot.spoil = spoil
+
+        def refused(says=says):
+            return not graph.transition('executor', graph.ACTIVATE) and says in graph.output(p)
+
+        graph.wait(refused, what=says)
+        robot.until(lambda s, says=says: says in s.message, 'the status has it, too')
+    assert not robot.targets
+    robot.spoil = lambda msg: None
+    robot.ready()
+    robot.moving()
+    robot.spoil = ahead
+    status = robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING and s, 'at rest')
+    assert status.hold_reason == ExecutorStatus.HOLD_JOINT_STATE_STALE
+    assert 'ahead of the clock' in status.message
+    assert status.joint_state_age > 0.2
+
+
+def test_values_that_stand_still_in_motion_are_told_as_frozen(graph):
+    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    robot = Robot(graph)
+    robot.ready()
+    robot.moving()
+    old = array.array('d', robot.home)
+
+    def repeat(msg):
+        msg.position = old
+
+    robot.spoil = repeat
+    status = robot.until(lambda s: s.state == ExecutorStatus.STATE_HOLDING and s, 'at rest')
+    assert status.hold_reason == ExecutorStatus.HOLD_JOINT_STATE_FROZEN
+    assert 'the driver repeats old values' in status.message
+    assert np.abs(np.array(robot.targets[-1].position) - old).max() > 0.04  # not let go to the old reading
+    assert 'repeats old values' in graph.call(Trigger, 'executor/resume').message
+    robot.spoil = lambda msg: None
+    graph.wait(lambda: graph.call(Trigger, 'executor/resume').success, what='the values move again')
+    robot.moving()
 
 
 def test_a_signal_in_motion_brakes_before_the_process_ends(graph):

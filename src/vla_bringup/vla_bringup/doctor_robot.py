@@ -26,7 +26,8 @@ STATUSES = {'vla_msgs/msg/ExecutorStatus': ExecutorStatus, 'vla_msgs/msg/PolicyS
 CHRONY = 'synchronise the clocks of the machines: chrony or PTP'
 BAD_HOLDS = {
     ExecutorStatus.HOLD_JOINT_STATE_MISSING: 'start the robot driver, check topic and joint names of the robot profile',
-    ExecutorStatus.HOLD_JOINT_STATE_STALE: 'check the robot driver and the network',
+    ExecutorStatus.HOLD_JOINT_STATE_STALE: 'check the robot driver, its clock and the network',
+    ExecutorStatus.HOLD_JOINT_STATE_FROZEN: 'restart the robot driver, then call ~/resume',
     ExecutorStatus.HOLD_CONTROLLER_MISSING: 'start the controller, then call ~/resume',
     ExecutorStatus.HOLD_COMPETING_PUBLISHER: 'stop the other publisher, then call ~/resume',
     ExecutorStatus.HOLD_BLOCKED: 'look what is in the way, then call ~/resume',

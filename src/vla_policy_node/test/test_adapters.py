@@ -22,6 +22,7 @@ from vla_policy_node.ros.chunk_msg import to_ns
 
 NAMES = ('a', 'b', 'c')
 Q, V = np.array([0.1, -0.2, 0.3]), np.array([0.0, 1.0, -0.5])
+PLAN = [0]  # number of the plan
 
 
 def preview(times):
@@ -31,7 +32,7 @@ def preview(times):
 
 def make(node, kind):
     if kind == 'joint_trajectory':
-        return JointTrajectoryController(node, 'command', NAMES, preview, np.full(3, 4.0))
+        return JointTrajectoryController(node, 'command', NAMES, preview, lambda: PLAN[0], np.full(3, 4.0))
     if kind == 'forward_command':
         return ForwardCommandController(node, 'command', NAMES, 200.0)
     return CrispJointController(node, 'command', NAMES)
@@ -66,6 +67,9 @@ def test_a_set_point_reaches_the_controller(ros, kind):
         adapter.send(Time(nanoseconds=now.nanoseconds + 50_000_000, clock_type=now.clock_type), Q, V)
         ros.wait(lambda: len(got) > 1, 'the next message')
         assert to_ns(got[1].header.stamp) == now.nanoseconds + 50_000_000
+        PLAN[0] += 1  # a brake, a new chunk, an arm that is let go: the controller shall not follow the old plan
+        adapter.send(Time(nanoseconds=now.nanoseconds + 60_000_000, clock_type=now.clock_type), Q, V)
+        ros.wait(lambda: len(got) > 2, 'the new plan, at once')
     with pytest.raises(ValueError, match='not finite'):
         adapter.send(now, Q * np.nan, V)
     adapter.close()

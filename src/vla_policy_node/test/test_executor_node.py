@@ -62,6 +62,10 @@ class Robot:
     def publish(self):
         if self.got and self.kind == 'crisp':
             self.q = np.array(self.got[-1].position)
+        elif self.got and self.kind == 'forward_command':
+            self.q = np.array(self.got[-1].data)
+        elif self.got and self.kind == 'joint_trajectory':
+            self.q = np.array(self.got[-1].points[0].positions)
         msg = JointState(name=list(PROFILE.joint_names), position=list(self.q), velocity=[0.0] * 7)
         msg.header.stamp = self.me.get_clock().now().to_msg()
         self.joints.publish(msg)
@@ -142,7 +146,7 @@ def test_a_reflex_is_recovered_from_where_the_arm_is(ros, packages, monkeypatch)
             raise failures.pop()
         robot.kind, robot.q = '', PROFILE.home + 0.2  # somebody moved it out of the way
         robot.mode = 2
-        heard = lambda: not self._state.problem() and np.allclose(robot.node._core._measured, robot.q)  # noqa: E731
+        heard = lambda: not self._state.problem() and np.allclose(robot.node._core.measured, robot.q)  # noqa: E731
         await appeared(robot.node, heard, 10.0, 'the robot is well')
 
     monkeypatch.setattr(operator_services.Recovery, 'run', run)

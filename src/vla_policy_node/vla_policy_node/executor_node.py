@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from rclpy.clock import Clock, ClockType
+from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 
@@ -72,10 +72,13 @@ class ExecutorNode(SafeLifecycleNode):
         ):
             self._keep(self.create_subscription(kind, topic, callback, profile), self.destroy_subscription)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # who is there does not depend on simulated time
+        # Nor do control steps wait when the clock of a robot is set back. In simulation they count simulated time.
+        control = self.get_clock() if self._simulated else steady
+        self._stepped: int | None = None  # [ns] of the monotonic clock
         for timer in (
-            self.create_timer(p.config.period, self._tick),
+            self.create_timer(p.config.period, self._tick, clock=control),
             self.create_timer(LOOK_EVERY, self._look, clock=steady),
-            self.create_timer(1.0, self._diagnose),
+            self.create_timer(1.0, self._diagnose, clock=control),
         ):
             self._keep(timer, self.destroy_timer)
         self._report.publish()
@@ -127,6 +130,17 @@ class ExecutorNode(SafeLifecycleNode):
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
+    def _elapsed(self) -> float | None:
+        """[s] since it was asked last, by a monotonic clock; None in simulation, and at first."""
+        before, self._stepped = self._stepped, time.monotonic_ns()
+        return None if before is None or self._simulated else (self._stepped - before) * 1e-9
+
+    @property
+    def _simulated(self) -> bool:
+        """Whether time comes from /clock."""
+        clock = self.get_clock()
+        return isinstance(clock, ROSClock) and clock.ros_time_is_active
+
     def _on_joints(self, msg: JointState) -> None:
         assert self._core is not None
         names, topic = self._settings.profile.joint_names, self._settings.joint_topic
@@ -139,7 +153,7 @@ class ExecutorNode(SafeLifecycleNode):
             self.get_logger().error(f'joint state ignored: {error}', throttle_duration_sec=5.0)
             return
         self._report.input_fault = ''
-        self._core.observe(positions, to_ns(msg.header.stamp))
+        self._core.observe(positions, to_ns(msg.header.stamp), self._now())
 
     def _on_chunk(self, msg: ActionChunk) -> None:
         assert self._core is not None
@@ -163,9 +177,10 @@ class ExecutorNode(SafeLifecycleNode):
         assert core is not None
         if self._ending.is_set():
             core.deactivate()
-        now = self.get_clock().now()
+        now, elapsed = self.get_clock().now(), self._elapsed()
+        core.muted = self._watchdogs.silent or self._operator.arm_lent
         began = time.perf_counter()
-        point = core.step(now.nanoseconds)
+        point = core.step(now.nanoseconds, elapsed)
         took = time.perf_counter() - began
         free = not self._watchdogs.silent and not self._operator.arm_lent
         if point is not None and free:

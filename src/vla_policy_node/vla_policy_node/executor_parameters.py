@@ -22,6 +22,11 @@ from vla_policy_node.ros.robot_description import read_description
 if TYPE_CHECKING:
     from vla_policy_node.kinematics.guard import Guard
 
+CONTROLLERS: dict[str, type[JointController]] = {
+    'crisp': CrispJointController,
+    'joint_trajectory': JointTrajectoryController,
+    'forward_command': ForwardCommandController,
+}
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (
     ('velocity_fraction', 'largest speed, as a fraction of the limits', 0.01, 1.0),
@@ -69,16 +74,16 @@ class ExecutorParameters:
             return declare(node, name, default, about, low=low, high=high)
 
         profile, guard = _robot(node)
+        controller = declare(
+            node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(CONTROLLERS)
+        )
         return cls(
             profile=profile,
             guard=guard,
-            config=_config(node),
+            config=_config(node, CONTROLLERS[controller].releases_within_acceleration),
             seams=_seams(node, profile),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
-            controller=declare(
-                node, 'controller', 'crisp', 'adapter: what the controller understands',
-                choices=('crisp', 'joint_trajectory', 'forward_command'),
-            ),
+            controller=controller,
             joint_command=declare(node, 'topics.joint_command', 'target_joint', 'input of the joint controller'),
             controller_node=declare(
                 node, 'controller_node', '',
@@ -115,7 +120,7 @@ class ExecutorParameters:
         topic, joints, reader = self.joint_command, self.profile.joint_names, self.controller_node
         if self.controller == 'joint_trajectory':
             deceleration = self.config.brake_fraction * self.profile.acceleration
-            return JointTrajectoryController(node, topic, joints, core.preview, deceleration, reader)
+            return JointTrajectoryController(node, topic, joints, core.preview, lambda: core.plan, deceleration, reader)
         if self.controller == 'forward_command':
             return ForwardCommandController(node, topic, joints, 1.0 / self.config.period, reader)
         return CrispJointController(node, topic, joints, reader)
@@ -132,7 +137,7 @@ class ExecutorParameters:
         return GripperPosition(node, self.gripper_topic, largest)
 
 
-def _config(node: Node) -> ExecutorConfig:
+def _config(node: Node, release_within_acceleration: bool) -> ExecutorConfig:
     default, values = ExecutorConfig(), {}
     for name, about, low, high in _MOTION:
         values[name] = float(declare(node, name, getattr(default, name), about, low=low, high=high))
@@ -141,6 +146,7 @@ def _config(node: Node) -> ExecutorConfig:
     return ExecutorConfig(
         period=1.0 / rate,
         interpolation=declare(node, 'interpolation', 'cubic', 'between the steps of a chunk', choices=kinds),
+        release_within_acceleration=release_within_acceleration,
         **values,
     )
 

@@ -72,7 +72,7 @@ class ExecutorReport:
             epoch=core.epoch,
             source=core.source,
             sequence=core.sequence,
-            message=core.message or self.input_fault,
+            message=self._message(),
             horizon_left=float(core.horizon_left()),
             chunk_age=float(core.chunk_age(now.nanoseconds)),
             seam_position=float(core.seam_position),
@@ -89,7 +89,7 @@ class ExecutorReport:
     def diagnose(self, more: dict[str, Any]) -> None:
         """At 1 Hz. more: further facts."""
         core, now = self._core, self._node.get_clock().now()
-        fine = core.hold in _FINE and not self.input_fault
+        fine = core.hold in _FINE and not self._input_fault()
         facts = {
             'state': core.state.name,
             'hold': core.hold.name,
@@ -105,12 +105,18 @@ class ExecutorReport:
             level=DiagnosticStatus.OK if fine else DiagnosticStatus.WARN,
             name=f'{self._node.get_fully_qualified_name()}: set-points',
             hardware_id=core.profile.name,
-            message=core.message or self.input_fault or core.state.name.lower(),
+            message=self._message() or core.state.name.lower(),
             values=[KeyValue(key=k, value=str(v)) for k, v in facts.items()],
         )
         array = DiagnosticArray(status=[status])
         array.header.stamp = now.to_msg()
         self._diagnostics.publish(array)
+
+    def _input_fault(self) -> str:
+        return self.input_fault or self._core.joint_state_problem
+
+    def _message(self) -> str:
+        return self._core.message or self._input_fault()
 
     def _facts(self) -> tuple:
         core = self._core

@@ -134,6 +134,8 @@ class OperatorServices:
                 self._moved = True
                 return str(error)
             self._moved = False
+        elif core.frozen:
+            return core.frozen
         elif not core.resume() and not reset:
             return 'there is nothing to resume from'
         return ''

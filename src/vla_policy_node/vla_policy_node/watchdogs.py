@@ -7,6 +7,7 @@ operator resumes, even when the cause is gone: nothing here starts the arm again
 from collections.abc import Callable
 
 from vla_policy_node.adapters.command_topic import CommandTopic
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import Hold, State
 
@@ -40,6 +41,7 @@ class Watchdogs:
         """Raise what is wrong at time now [ns]. An inactive executor sends nothing: nothing can be wrong with that."""
         core = self._core
         if core.state is State.INACTIVE:
+            self._robot_problem()  # takes what came: at activation an old state must not count as a new one
             return
         for hold, message in self.causes().items():
             core.fault(hold, message)
@@ -54,7 +56,8 @@ class Watchdogs:
 
     def chunk_came(self, t_ref: int, now: int) -> None:
         """Before a chunk is taken: a fresh one ends the fault that the last one was stale. Times in ns."""
-        if self._core.hold is Hold.CHUNK_STALE and self._core.at_rest and (now - t_ref) * 1e-9 < self._chunk_max_age:
+        fresh = -FUTURE_TOLERANCE <= (now - t_ref) * 1e-9 < self._chunk_max_age
+        if self._core.hold is Hold.CHUNK_STALE and self._core.at_rest and fresh:
             self._core.clear(Hold.CHUNK_STALE)
 
     def robot_problems(self) -> list[str]:

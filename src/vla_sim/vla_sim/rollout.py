@@ -214,7 +214,7 @@ def run_episode(
         tick += 1
         if held >= HELD and not driver.says_done:
             break
-        if drive.hold is Hold.BLOCKED and not held:  # nobody is here to look and resume
+        if drive.hold is Hold.BLOCKED and drive.at_rest and not held:  # let go; nobody is here to look and resume
             _add(messages, drive.message)
             break
     return EpisodeResult(

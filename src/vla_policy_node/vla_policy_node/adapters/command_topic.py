@@ -1,6 +1,6 @@
 """A publisher to one controller, and who else is on its topic: the contract that every topic adapter checks."""
 
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from rclpy.node import Node
@@ -18,6 +18,8 @@ class JointController(Protocol):
     """What the executor needs of an adapter. Set-points are (dof,) in the joint order of the robot profile."""
 
     topic: 'CommandTopic'
+    # Whether an arm that is let go must keep its acceleration limits: a step of set-points is a jerk of the arm.
+    releases_within_acceleration: ClassVar[bool]
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
         """positions [rad], velocities [rad/s] for now. Raises ValueError when something is not finite."""

@@ -6,6 +6,7 @@ input while its topic has more than one publisher.
 """
 
 import array
+from typing import ClassVar
 
 import numpy as np
 from rclpy.node import Node
@@ -18,6 +19,9 @@ from vla_policy_node.ros import qos
 
 class CrispJointController:
     """Publishes set-points for crisp_controllers, in the joint order of the robot profile."""
+
+    # The distance between set-point and arm is a force, which is to be gone soonest.
+    releases_within_acceleration: ClassVar[bool] = False
 
     def __init__(self, node: Node, topic: str, joint_names: tuple[str, ...], controller_node: str = '') -> None:
         self.topic = CommandTopic(node, JointState, topic, qos.COMMAND, controller_node)

@@ -5,6 +5,7 @@ ever. It neither interpolates nor limits: set-points must come at 100 Hz at leas
 """
 
 import array
+from typing import ClassVar
 
 import numpy as np
 from rclpy.node import Node
@@ -23,6 +24,8 @@ class ForwardCommandController:
 
     rate: set-points per second. Raises ValueError when that is below what this controller needs.
     """
+
+    releases_within_acceleration: ClassVar[bool] = True
 
     def __init__(
         self, node: Node, topic: str, joint_names: tuple[str, ...], rate: float, controller_node: str = ''

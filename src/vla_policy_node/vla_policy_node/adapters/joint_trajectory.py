@@ -8,6 +8,7 @@ and velocities, which makes the controller interpolate with cubics.
 
 import array
 from collections.abc import Callable
+from typing import ClassVar
 
 import numpy as np
 from rclpy.node import Node
@@ -52,10 +53,12 @@ def with_brake(preview: Preview, deceleration: np.ndarray) -> tuple[np.ndarray, 
 
 
 class JointTrajectoryController:
-    """Publishes stamped trajectories for joint_trajectory_controller every 50 ms.
+    """Publishes stamped trajectories for joint_trajectory_controller every 50 ms, and at once when the plan changes.
 
-    preview: what is planned. deceleration: (dof,) [rad/s^2] of the brake behind it.
+    preview: what is planned. plan: a number that changes with it. deceleration: (dof,) [rad/s^2] of the brake behind.
     """
+
+    releases_within_acceleration: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -63,12 +66,14 @@ class JointTrajectoryController:
         topic: str,
         joint_names: tuple[str, ...],
         preview: Preview,
+        plan: Callable[[], int],
         deceleration: np.ndarray,
         controller_node: str = '',
     ) -> None:
         self.topic = CommandTopic(node, JointTrajectory, topic, qos.COMMAND, controller_node)
         self._joints = ControllerJoints(node, self.topic, joint_names, ordered=False)
         self._names, self._preview, self._deceleration = list(joint_names), preview, deceleration
+        self._plan, self._sent_plan = plan, -1
         self._sent = Time(clock_type=node.get_clock().clock_type)
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
@@ -77,9 +82,10 @@ class JointTrajectoryController:
         Raises ValueError when something is not finite.
         """
         check_finite(positions, velocities)
-        if 0 <= (now - self._sent).nanoseconds < 0.99 * EVERY * 1e9:
+        plan = self._plan()
+        if plan == self._sent_plan and 0 <= (now - self._sent).nanoseconds < 0.99 * EVERY * 1e9:
             return
-        self._sent = now
+        self._sent, self._sent_plan = now, plan
         times, q, v = with_brake(self._preview, self._deceleration)
         check_finite(q, v)
         message = JointTrajectory(joint_names=self._names)

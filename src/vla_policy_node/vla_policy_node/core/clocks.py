@@ -11,6 +11,9 @@ FUTURE_TOLERANCE = 0.1
 # [s] A message may be stamped this much before the newest of its topic: they can overtake one another. With a stamp
 # further back the sender's clock was set back.
 OVERTAKING = 0.02
+# [s] Between two control steps a clock and a monotonic one may differ by so much: what a busy machine puts between
+# reading one and the other. More, and the clock was set.
+SET_TOLERANCE = 0.05
 # [s] The least lag of a sender's messages does not fall further than this at once, after so many messages.
 FORWARD, LAG_KNOWN = 0.05, 20
 

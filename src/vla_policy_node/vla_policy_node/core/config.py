@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE
+
 INTERPOLATIONS = ('cubic', 'monotone')  # see ChunkPath
 
 
@@ -30,8 +32,10 @@ class ExecutorConfig:
     # that is 75 Nm of push; in free motion the simulated arm stays within 0.015 rad.
     tracking_limit: float = 0.1
     tracking_delay: float = 0.1  # [s] by which the arm may follow late, see Tracking: damping over stiffness
-    future_tolerance: float = 0.1  # [s] t_ref may lie this far ahead of now
+    future_tolerance: float = FUTURE_TOLERANCE  # [s] t_ref may lie this far ahead of now
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
+    # Whether an arm that is let go keeps its acceleration limits, too: what its controller needs, see release.py.
+    release_within_acceleration: bool = False
 
     def __post_init__(self) -> None:
         for name in ('velocity_fraction', 'acceleration_fraction', 'brake_fraction', 'start_fraction'):

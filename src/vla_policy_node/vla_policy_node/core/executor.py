@@ -6,7 +6,7 @@ to 0 while braking (see brake.py). What is sent is the moving average of this mo
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -14,11 +14,14 @@ import numpy as np
 from vla_policy_node.core.brake import brake_ends, verified_brake
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
 from vla_policy_node.core.clearance import Clearance
+from vla_policy_node.core.clocks import SET_TOLERANCE, ahead
 from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.join import Planner
 from vla_policy_node.core.limits import Limits
+from vla_policy_node.core.measured import Measured
 from vla_policy_node.core.path import ChunkPath, straight_path
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.release import release
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
 from vla_policy_node.core.states import FAULTS, Hold, State, strength
@@ -30,6 +33,10 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
 SELF = 'executor'  # the source, while the arm goes to its start
+_FROZEN = (
+    'joint states repeat the same values to the last bit while the set-points moved: the driver repeats old values, or '
+    'the arm is switched off. Restart the driver or switch the arm on, then call ~/resume'
+)
 
 
 @dataclass(frozen=True)
@@ -68,11 +75,15 @@ class ChunkExecutor:
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
         self.limits = Limits(profile, self.config, guard.tool_positions if guard is not None else None)
+        self.muted = False  # what `step` gives is not sent: another node has the arm, or none
+        self.plan = 0  # grows whenever what `preview` gives changes
         self._planner = Planner(self.limits, self.config)
         self._seams = seams or Seams('latest')
+        self._hard = Limits(profile, replace(self.config, velocity_fraction=1.0, acceleration_fraction=1.0))
         smoothing = max(self.config.smoothing_time, self.config.period)
-        self._track = Track(averaging_rows(smoothing, self.limits.braking, profile.jerk))
-        self._tracking = Tracking(self.config.tracking_delay, self.config.period)
+        self._track = Track(averaging_rows(smoothing, self._hard.acceleration, profile.jerk))
+        self._tracking = Tracking(self.config.tracking_delay, self.config.period, self.config.tracking_limit)
+        self._measured = Measured(profile, self.config.joint_state_max_age)
         self._faults: dict[Hold, str] = {}  # that stand, and their messages
         self._leaving = False  # to be inactive once at rest
         self._gripper: float | None = None
@@ -83,44 +94,61 @@ class ChunkExecutor:
         self._begins = 0  # row of the track that the motion begins with
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
         self._braked = False  # the track is a brake
+        self._releasing = False  # the track leads to where the arm is
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
         self._t_ref = 0  # [ns] of the path
         self._seen: int | None = 0  # [ns] of the observation that is answered; None: none, on the way to the start
         self._now: int | None = None
         self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
-        self._measured: np.ndarray | None = None
-        self._measured_at = 0
 
     # ---- inputs
 
-    def observe(self, positions: np.ndarray, stamp: int) -> None:
-        """The newest measured joint positions (dof,) [rad]. Non-finite values are ignored: the state goes stale."""
-        if np.isfinite(positions).all():
-            self._measured, self._measured_at = np.array(positions, float), stamp
+    def observe(self, positions: np.ndarray, stamp: int, now: int | None = None) -> None:
+        """The newest measured joint positions (dof,) [rad], stamped `stamp`, that came at `now`; None: at its stamp.
+
+        What cannot be trusted is not used, see Measured: the state goes stale, with the reason in the message.
+        """
+        now = stamp if now is None else now
+        restarted = self._measured.age(now) > self.config.joint_state_max_age
+        positions = np.array(positions, float)
+        if self._measured.observe(positions, stamp, now):
+            self._tracking.measured(positions, restarted)
 
     @property
     def has_joint_state(self) -> bool:
-        return self._measured is not None
+        """Whether any came, trusted or not."""
+        return self._measured.received
+
+    @property
+    def measured(self) -> np.ndarray | None:
+        """(dof,) [rad] of the newest joint state that was trusted."""
+        return self._measured.positions
+
+    @property
+    def joint_state_problem(self) -> str:
+        """Why the newest joint state is not trusted, one sentence; '' if it is."""
+        return self._measured.problem
+
+    @property
+    def frozen(self) -> str:
+        """Why the joint states of an arm at rest count as frozen, one sentence; '' if they do not."""
+        return _FROZEN if self._tracking.frozen or self._tracking.unmoved else ''
 
     def activate(self, now: int) -> None:
-        """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a fresh joint state, and
-        while the emergency stop stands. Faults that stand go on to stand."""
+        """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a joint state that can be
+        trusted, and while the emergency stop stands. Faults that stand go on to stand."""
         if self.state is State.BRAKING:
             raise ValueError('the arm is still braking; activate again in a moment')
         if Hold.EMERGENCY_STOP in self._faults:
             raise ValueError('the emergency stop stands: reset it first')
-        age = self.joint_state_age(now)
-        if self._measured is None:
-            raise ValueError('no joint state received yet: is the robot running, do topic and joint names match?')
-        if age > self.config.joint_state_max_age:
-            raise ValueError(
-                f'the newest joint state is {age:.2f} s old, limit {self.config.joint_state_max_age} s: '
-                'is the robot still publishing, do the clocks agree (use_sim_time)?'
-            )
-        for hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_STALE):
+        if problem := self._measured.problem or self._measured.stale(now) or self.frozen:
+            raise ValueError(problem)
+        assert self._measured.positions is not None
+        for hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_STALE, Hold.JOINT_STATE_FROZEN):
             self._faults.pop(hold, None)
         self._gripper = None
-        self._let_go(self._measured)
+        self._stand_at(self._measured.positions)
+        self._tracking.begin(self._measured.positions)
         self._now, self._leaving = now, False
         self.state = State.HOLDING
         self._show_strongest()
@@ -137,12 +165,12 @@ class ChunkExecutor:
             self.fault(Hold.OPERATOR_STOP, 'stopped by the operator: call ~/resume to go on')
 
     def resume(self) -> bool:
-        """Take chunks again after an operator stop, or a way that was blocked. False when there was neither, or while
-        the arm still brakes."""
-        if self.state is not State.HOLDING:
+        """Take chunks again after an operator stop, a way that was blocked, or joint states that were frozen. False
+        when there was none of these, while the arm still brakes, and while joint states are still frozen."""
+        if self.state is not State.HOLDING or self.frozen:
             return False
-        blocked = self._take_back(Hold.BLOCKED)
-        return self._take_back(Hold.OPERATOR_STOP) or blocked
+        stood = [self._take_back(h) for h in (Hold.BLOCKED, Hold.JOINT_STATE_FROZEN, Hold.OPERATOR_STOP)]
+        return any(stood)
 
     def emergency_stop(self) -> None:
         """Brake and hold until `reset_emergency_stop`, whether active or not."""
@@ -165,7 +193,7 @@ class ChunkExecutor:
 
     def clear(self, hold: Hold) -> None:
         """This fault stands no more. Once at rest and with no other, the arm takes chunks of a new epoch."""
-        if hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.EMERGENCY_STOP):
+        if hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_FROZEN, Hold.EMERGENCY_STOP):
             raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
         self._take_back(hold)
 
@@ -207,26 +235,41 @@ class ChunkExecutor:
 
     # ---- output
 
-    def step(self, now: int) -> SetPoint | None:
-        """The set-point for now; None while there is nothing to send (inactive)."""
-        if self.state is State.INACTIVE or self._positions is None or self._now is None:
-            return None
-        elapsed = (now - self._now) * 1e-9
+    def step(self, now: int, elapsed: float | None = None) -> SetPoint | None:
+        """The set-point for now; None while there is nothing to send (inactive).
+
+        elapsed: [s] since the last step by a monotonic clock; None: there is no other than `now`, as in simulation.
+        """
+        passed = (now - self._now) * 1e-9 if self._now is not None else 0.0
         self._now = now
-        if elapsed < 0 or elapsed > self.config.jump:
-            self._brake(Hold.CLOCK_JUMP, f'the clock jumped by {elapsed:.3f} s: chunks of a new epoch are awaited')
-            elapsed = self.config.period
+        set_by = passed - elapsed if elapsed is not None else 0.0  # [s] by which the clock was set meanwhile
+        took = passed if elapsed is None else elapsed
+        jumped = abs(set_by) > SET_TOLERANCE or not 0 <= took <= self.config.jump
+        if jumped:
+            self._measured.clock_jumped(now)
+        self._measured.elapse(self.config.period if jumped else took)
+        if self.state is State.INACTIVE or self._positions is None:
+            return None
+        if jumped:
+            stalled = elapsed is not None and abs(set_by) <= SET_TOLERANCE
+            what = (
+                f'a control step came {took:.3f} s late' if stalled else f'the clock jumped by {set_by or took:.3f} s'
+            )
+            self._brake(Hold.CLOCK_JUMP, f'{what}: chunks of a new epoch are awaited')
+            took = self.config.period
         self._watch_joint_state(now)
         self._watch_tracking()
         velocities = np.zeros(self.profile.dof)
         if self.state in (State.EXECUTING, State.BRAKING):
             # A late step must not become a jump: the motion advances by at most two periods, the rest is lag.
-            dt = min(elapsed, 2 * self.config.period)
-            self._stalled += elapsed - dt
+            dt = min(took, 2 * self.config.period)
+            self._stalled += took - dt
             self._advance(dt)
             if not self.at_rest:
-                positions, velocities = (x[0] for x in self._track.sample(np.zeros(1)))
+                positions, along = (x[0] for x in self._track.sample(np.zeros(1)))
                 self._positions = positions
+                if not self._releasing or self.config.release_within_acceleration:
+                    velocities = along  # an impedance controller would push the arm along with its damping
         if self.state is State.INACTIVE:
             return None
         self._tracking.sent(self._positions)
@@ -253,7 +296,7 @@ class ChunkExecutor:
     @property
     def accepting(self) -> bool:
         """Whether a good chunk would be taken now."""
-        ending = self._leaving or (self.hold in FAULTS and self.state is State.BRAKING)
+        ending = self._leaving or self._releasing or (self.hold in FAULTS and self.state is State.BRAKING)
         return self.state is not State.INACTIVE and not self._faults and not ending and not self._goes_to_start
 
     def horizon_left(self) -> float:
@@ -267,8 +310,8 @@ class ChunkExecutor:
         return (now - self._seen) * 1e-9 if self.state is State.EXECUTING and self._seen is not None else 0.0
 
     def joint_state_age(self, now: int) -> float:
-        """[s]; infinite when none was received."""
-        return (now - self._measured_at) * 1e-9 if self._measured is not None else math.inf
+        """[s] of the newest one that was trusted, by stamps or arrival, whichever is more; infinite without."""
+        return self._measured.age(now)
 
     def limit_margin(self) -> float:
         """How far the joint that is closest to a position limit is from it [rad]; NaN before the first activation."""
@@ -279,9 +322,9 @@ class ChunkExecutor:
 
     def tracking_error(self) -> float:
         """Largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
-        if self._measured is None or self._positions is None:
+        if self.measured is None or self._positions is None:
             return 0.0
-        return float(np.abs(self._positions - self._measured).max())
+        return float(np.abs(self._positions - self.measured).max())
 
     # ---- inside
 
@@ -322,7 +365,7 @@ class ChunkExecutor:
                 'the chunk lasts, or clocks disagree',
             )
         if s < -self.config.future_tolerance:
-            raise Refusal(Verdict.FROM_FUTURE, f'chunk is stamped {-s:.3f} s ahead of now: clocks disagree')
+            raise Refusal(Verdict.FROM_FUTURE, ahead('the chunk', -s))
         t_ref, positions, gripper = self._seams.blend(chunk, positions, now, self._gripper, self.limits.acceleration)
         path = ChunkPath(positions, chunk.dt, self.config.interpolation, self.limits.lower, self.limits.upper)
         self._join(path, t_ref)
@@ -367,6 +410,7 @@ class ChunkExecutor:
     def _follow(self, motion: Motion, clearance: Clearance | None) -> None:
         self._track.follow(motion)
         self._begins, self._clearance = self._track.head, clearance
+        self.plan += 1
 
     def _ahead(self) -> Motion:
         track = self._track
@@ -380,19 +424,20 @@ class ChunkExecutor:
 
     def _advance(self, dt: float) -> None:
         """Move on by dt seconds of clock time, to self._now."""
-        assert self._path is not None
         self._track.advance(dt)
         if not self._braked:
             if not self._goes_to_start:  # which is done when it is done
                 self._watch_schedule()
             self._watch_way()
         track, head = self._track, self._track.head
-        s = track.motion.s
-        self.rate = float(np.clip((s[head] - s[head - 1]) / GRID, 0.0, 1.0))
-        index = self._path.step_at(float(s[head]))
-        if index >= 0 and self._path_gripper.size:
-            opening = float(self._path_gripper[index])
-            self._gripper = min(max(opening, 0.0), self.profile.gripper_max_opening)
+        if not self._releasing:
+            assert self._path is not None
+            s = track.motion.s
+            self.rate = float(np.clip((s[head] - s[head - 1]) / GRID, 0.0, 1.0))
+            index = self._path.step_at(float(s[head]))
+            if index >= 0 and self._path_gripper.size:
+                opening = float(self._path_gripper[index])
+                self._gripper = min(max(opening, 0.0), self.profile.gripper_max_opening)
         if track.finished:
             self._come_to_rest()
 
@@ -431,48 +476,72 @@ class ChunkExecutor:
             self._brake(*clearance.reason)
 
     def _watch_joint_state(self, now: int) -> None:
-        age = self.joint_state_age(now)
-        if age > self.config.joint_state_max_age:
-            self.fault(
-                Hold.JOINT_STATE_STALE,
-                f'no usable joint state for {age:.2f} s: is the robot publishing, are the values finite?',
-            )
+        if problem := self._measured.stale(now):
+            self.fault(Hold.JOINT_STATE_STALE, problem)
         elif self.state is State.HOLDING:
             self._take_back(Hold.JOINT_STATE_STALE)
 
     def _watch_tracking(self) -> None:
-        """An arm that is not where it was sent is let go where it is, at once: braking would push on. If that was on
-        its way, it stays there: the next chunk would push again."""
-        if self._measured is None or self._positions is None or Hold.JOINT_STATE_STALE in self._faults:
+        """An arm that is not where it was sent is let go where it is: braking would push on. If that was on its way, it
+        stays there: the next chunk would push again. Frozen joint states do not tell where it is: it brakes."""
+        if self._releasing or Hold.JOINT_STATE_STALE in self._faults:
             return
-        away = self._tracking.away(self._measured)
-        joint = int(away.argmax())
-        if away[joint] <= self.config.tracking_limit:
+        found = self._tracking.look()
+        if self._tracking.frozen:
+            self.fault(Hold.JOINT_STATE_FROZEN, _FROZEN)
+        if found is None or Hold.JOINT_STATE_FROZEN in self._faults:
             return
-        where = f'{self.profile.joint_names[joint]} was {away[joint]:.2f} rad from where it was sent'
+        joint, away = found
+        where = f'{self.profile.joint_names[joint]} was {away:.2f} rad from where it was sent'
         hold, message = Hold.TRACKING_ERROR, f'{where} while the arm was at rest: was it pushed, or moved by hand?'
         if self.state is not State.HOLDING:
             hold, message = Hold.BLOCKED, f'{where}: something is in the way; see to it, then call ~/resume'
             self._faults[hold] = message
-        self._let_go(self._measured)
-        self._brake(hold, message)
-        self._come_to_rest()
+        self._stop(hold, message)
+        self._let_go()
 
     def _brake(self, hold: Hold, message: str) -> None:
         """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
-        moves = self.state in (State.EXECUTING, State.BRAKING) and not self._track.finished
+        self._stop(hold, message)
+        if not self._moves:
+            self._come_to_rest()
+        elif not self._braked:
+            self.state, self._braked = State.BRAKING, True
+            self._follow(verified_brake(self._ahead(), self._track, self.limits), None)
+
+    def _stop(self, hold: Hold, message: str) -> None:
+        """The motion ends for this reason, unless a stronger one was given."""
         if strength(self.hold) <= strength(hold):
             if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
                 self._new_epoch()
             self.hold, self.message = hold, message
-        if moves and not self._braked:
-            self.state, self._braked = State.BRAKING, True
-            self._follow(verified_brake(self._ahead(), self._track, self.limits), None)
-        elif not moves:
+
+    @property
+    def _moves(self) -> bool:
+        return self.state in (State.EXECUTING, State.BRAKING) and not self._track.finished
+
+    def _let_go(self) -> None:
+        """Go to where the arm is, whatever it was sent before; nothing but its end stops this."""
+        assert self._measured.positions is not None
+        track = self._track
+        if self.muted:  # the controller is sent nothing: no step of it either
+            track.hold(self._measured.positions)
+        else:
+            before, within = track.motion.rows(track.head, track.head + 1), self.config.release_within_acceleration
+            if within and self._moves:
+                before = self._ahead() if self._braked else verified_brake(self._ahead(), track, self.limits)
+            way = release(before, self._measured.positions, self._hard, within_acceleration=within)
+            self._follow(way, None)
+        self.state, self._braked, self._releasing = State.BRAKING, True, True
+        self._path, self.rate = None, 0.0
+        if track.finished:
             self._come_to_rest()
 
     def _come_to_rest(self) -> None:
+        released = self._releasing
         self._stand_at(self._track.motion.q[-1])
+        if released:
+            self._tracking.begin(self._track.motion.q[-1])
         if self._leaving:
             self.state = State.INACTIVE
             return
@@ -482,15 +551,11 @@ class ChunkExecutor:
         elif self.hold is Hold.NONE or (self.hold in FAULTS and self.hold not in self._faults):
             self._show_strongest()  # at the start, or cleared while it braked
 
-    def _let_go(self, measured: np.ndarray) -> None:
-        """The arm stands where it is, whatever it was sent before."""
-        self._stand_at(measured)
-        self._tracking.begin(np.array(measured, float))
-
     def _stand_at(self, positions: np.ndarray) -> None:
         self._positions = np.array(positions, float)
         self._track.hold(self._positions)
-        self._path, self._braked, self.rate, self._stalled = None, False, 0.0, 0.0
+        self._path, self._braked, self._releasing, self.rate, self._stalled = None, False, False, 0.0, 0.0
+        self.plan += 1
 
     def _take_back(self, hold: Hold) -> bool:
         """A fault stands no more; False if it did not."""

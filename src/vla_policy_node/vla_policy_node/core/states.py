@@ -33,6 +33,7 @@ class Hold(IntEnum):
     ROBOT_FAULT = 15
     CHUNK_STALE = 16
     BLOCKED = 17
+    JOINT_STATE_FROZEN = 18
 
 
 # Reasons that stand until they are taken back: no chunk is taken meanwhile. Weakest first.
@@ -41,6 +42,7 @@ FAULTS = (
     Hold.JOINT_STATE_STALE,
     Hold.JOINT_STATE_MISSING,
     Hold.BLOCKED,  # weaker than what may be its cause
+    Hold.JOINT_STATE_FROZEN,
     Hold.CONTROLLER_MISSING,
     Hold.COMPETING_PUBLISHER,
     Hold.ROBOT_FAULT,

@@ -4,6 +4,9 @@ A joint is compared with the range of its set-points over the last `delay`, so n
 controller that is not told velocities (damping / stiffness, 0.1 s with crisp_controllers' gains) nor an old joint state
 counts as being elsewhere. A blocked joint is noticed once it is `limit` + speed x `delay` behind, and that times the
 stiffness is about the torque with which the arm then pushes.
+
+Joint states in which no bit changes while the set-points go on are frozen: the driver repeats old values, or the arm is
+switched off. Encoders of an arm at rest may stand still, too; so how far the set-points moved decides.
 """
 
 import math
@@ -11,26 +14,74 @@ from collections import deque
 
 import numpy as np
 
+_CONFIRMED = 2  # messages in a row must find a joint elsewhere: one alone may be a glitch
+_REPEATS = 3  # messages with the same values at least, before they count as frozen
+_FROZEN = 0.5  # of `limit`: how far set-points move while frozen values do not
+
 
 class Tracking:
-    """The set-points that were sent of late."""
+    """The set-points that were sent of late, and the joint states that came meanwhile. Arrays are (dof,) [rad]."""
 
-    def __init__(self, delay: float, period: float) -> None:
-        """delay: [s] by which the arm may be late. period: [s] between two set-points."""
+    def __init__(self, delay: float, period: float, limit: float) -> None:
+        """delay: [s] by which the arm may be late. period: [s] between two set-points. limit: [rad] that a joint may be
+        from where it was sent."""
+        self.frozen = False  # stays until a value changes, or the driver was restarted
         self._sent: deque[np.ndarray] = deque(maxlen=math.ceil(delay / period) + 1)
+        self._limit = limit
+        self._measured: np.ndarray | None = None
+        self._fresh = False
+        self._elsewhere = 0  # messages in a row that found a joint elsewhere
+        self._repeats = 0
+        # While the same values come: the range of the set-points when they came first, and the way since.
+        self._first: tuple[np.ndarray, np.ndarray] | None = None
+        self._low = self._high = np.zeros(0)
 
     def begin(self, positions: np.ndarray) -> None:
-        """The arm stands here, (dof,) [rad]; what was sent before counts no more."""
+        """The arm stands here; what was sent before counts no more."""
         self._sent.clear()
         self._sent.append(positions)
+        self._repeats, self._first, self._elsewhere = 0, None, 0
 
     def sent(self, positions: np.ndarray) -> None:
-        """A set-point (dof,) [rad], each period."""
+        """A set-point, each period."""
         self._sent.append(positions)
+        if self._first is None:
+            sent = np.array(self._sent)
+            self._first = sent.min(axis=0), sent.max(axis=0)
+            self._low = self._high = positions
+        self._low, self._high = np.minimum(self._low, positions), np.maximum(self._high, positions)
 
-    def away(self, measured: np.ndarray) -> np.ndarray:
-        """(dof,) [rad] by which each joint is outside of the range that it was sent through."""
-        if not self._sent:
-            return np.zeros_like(measured)
+    def measured(self, positions: np.ndarray, restarted: bool) -> None:
+        """A joint state. restarted: none had come for long before it."""
+        if restarted or self._measured is None or not np.array_equal(positions, self._measured):
+            self.frozen, self._repeats, self._first = False, 0, None
+        self._measured, self._fresh = positions, True
+        self._repeats += 1
+
+    def look(self) -> tuple[int, float] | None:
+        """Joint and distance [rad] of the one that is furthest from where it was sent; None if all are there, or
+        nothing new was measured. Sets `frozen`."""
+        if not self._fresh or self._measured is None or not self._sent:
+            return None
+        self._fresh = False
         sent = np.array(self._sent)
-        return np.maximum(np.maximum(sent.min(0) - measured, measured - sent.max(0)), 0.0)
+        low, high = sent.min(axis=0), sent.max(axis=0)
+        if self._repeats >= _REPEATS and self._first is not None:
+            # However late the arm follows within `delay`, it must have moved by so much.
+            moved = max(float((low - self._first[1]).max()), float((self._first[0] - high).max()))
+            self.frozen |= moved > _FROZEN * self._limit
+        away = np.maximum(np.maximum(low - self._measured, self._measured - high), 0.0)
+        joint = int(away.argmax())
+        self._elsewhere = self._elsewhere + 1 if away[joint] > self._limit else 0
+        if self._elsewhere < _CONFIRMED:
+            return None
+        # Something in the way leaves its trace in the last bits: what has none is not a reading to go to.
+        self.frozen |= self.unmoved
+        return joint, float(away[joint])
+
+    @property
+    def unmoved(self) -> bool:
+        """Whether the same values came while set-points went far. An arm that follows late may not have moved yet."""
+        if self._repeats < _REPEATS or self._first is None:
+            return False
+        return float((self._high - self._low).max()) > _FROZEN * self._limit

@@ -90,6 +90,8 @@ class Stream:
         self.sent: list[np.ndarray] = []
         self.planned: list[np.ndarray] = []
         self.guard, self.hold = guard, Hold.IDLE
+        self.contact = False
+        self.stuck: tuple[int, float] | None = None  # joint, and where it is held [rad]
         start = self._start()
         self.intent = self._wander(start)
         self.old: list[StampedChunk] = []
@@ -148,7 +150,7 @@ class Stream:
             factor = 1 + self.rng.uniform(-self.jitter, self.jitter)
             self.now += round(self.period * factor * NS)
             if self.sent:
-                self.core.observe(self.sent[-1], self.now)
+                self.core.observe(self._measured(), self.now)
             began = time.thread_time()
             point = self.core.step(self.now)
             self.seen.steps.append(time.thread_time() - began)
@@ -162,6 +164,12 @@ class Stream:
                 self.seen.moving += self.core.state is not State.HOLDING
             elif not self.core.at_rest:
                 raise AssertionError('nothing sent while moving')
+
+    def _measured(self) -> np.ndarray:
+        q = self.sent[-1].copy()
+        if self.stuck is not None:
+            q[self.stuck[0]] = self.stuck[1] + 1e-6 * self.rng.normal()
+        return q
 
     def chunk(self) -> None:
         """One chunk of a random kind."""
@@ -234,7 +242,8 @@ class Stream:
         self.seen.by_kind[kind, verdict] += 1
 
     def disturb(self) -> None:
-        """Now and then somebody stops the arm, or a watchdog does, or sends it to its start; and takes that back."""
+        """Now and then somebody stops the arm, or a watchdog does, or sends it to its start, or holds a joint; and
+        takes that back."""
         core, rng = self.core, self.rng
         what = rng.integers(200)
         if what == 0:
@@ -247,7 +256,11 @@ class Stream:
             core.deactivate()
         elif what == 4:
             core.go_to_start()
+        elif what < 10 and self.sent and self.contact:
+            joint = int(rng.integers(self.profile.dof))
+            self.stuck = joint, self.sent[-1][joint] + rng.uniform(-0.3, 0.3) * rng.integers(2)
         if rng.random() < 0.3:
+            self.stuck = None
             core.resume()
             core.reset_emergency_stop()
             core.clear(Hold.CONTROLLER_MISSING)
@@ -295,10 +308,18 @@ class Stream:
 
 
 def stress(
-    profile: RobotProfile, chunks: int, seed: int, period: float = 0.001, guard: 'Guard | None' = None, **config
+    profile: RobotProfile,
+    chunks: int,
+    seed: int,
+    period: float = 0.001,
+    guard: 'Guard | None' = None,
+    contact: bool = True,
+    **config,
 ) -> Measured:
-    """One run of `chunks` chunks. config: of ExecutorConfig."""
-    stream = Stream(profile, seed, ExecutorConfig(period=period, **config), guard)
+    """One run of `chunks` chunks. contact: joints are held now and then; the arm is let go within its hard velocity and
+    acceleration limits, whatever the fractions. config: of ExecutorConfig."""
+    stream = Stream(profile, seed, ExecutorConfig(period=period, release_within_acceleration=True, **config), guard)
+    stream.contact = contact and guard is None  # which does not look at letting go
     for _ in range(chunks):
         stream.disturb()
         stream.run(stream.rng.choice([0.002, 0.02, 0.1, 0.3]) * stream.rng.uniform(0.2, 1.5))
