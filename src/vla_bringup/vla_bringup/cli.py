@@ -271,6 +271,17 @@ def bench_faults(
     _end(lambda: bench_faults(runs, out))
 
 
+@bench.command('holds')
+def bench_holds(
+    runs: Annotated[int, typer.Option(min=1, help='Of each case, controller and robot, with different seeds.')] = 10,
+    out: Annotated[Path | None, typer.Option(help='Write the table there, too.')] = None,
+) -> None:
+    """The largest step of set-points in every hold, for each controller; exit code 1 if a limit is left."""
+    from vla_bringup.bench_holds import bench_holds
+
+    _end(lambda: bench_holds(runs, out))
+
+
 @bench.command('model')
 def bench_model(
     size: Annotated[str, typer.Option(help='nano, nano-7dim, mid, or 8b.')] = 'nano',
