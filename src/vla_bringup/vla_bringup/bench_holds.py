@@ -15,7 +15,7 @@ ROBOTS = ('fr3', 'sim_panda')
 _HEAD = """\
 # Steps of set-points in every hold, measured
 
-Written by `./vla bench holds`. The executor moves the arm by chunks until something happens; the arm follows 30 ms late.
+Written by `./vla bench holds`. The executor moves the arm by chunks until something happens; the arm is 30 ms late.
 No physics and no DDS take part: the messages of the adapters are sampled every 10 ms as their controllers follow them,
 a trajectory by the cubics between its points. Robots: {robots}, {runs} runs of each.
 

@@ -65,7 +65,7 @@ class Arm:
 WRONG = {
     'ahead': (lambda q, now: (q, now + 3600 * S), 'stamped 3600.000 s ahead of the clock: synchronise the clocks'),
     'a little ahead': (lambda q, now: (q, now + 150 * MS), 'stamped 0.150 s ahead of the clock'),
-    'late': (lambda q, now: (q, now - 500 * MS), '0.50 s'),
+    'late': (lambda q, now: (q, now - 500 * MS), '0.50'),
     'no stamp': (lambda q, now: (q, 0), 'has no stamp'),
     'degrees': (lambda q, now: (np.rad2deg(q + 0.3), now), 'degrees instead of radians'),
     'another robot': (lambda q, now: (q + 200.0, now), 'is it the profile of another robot'),

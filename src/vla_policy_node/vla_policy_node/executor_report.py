@@ -10,7 +10,7 @@ from rclpy.node import Node
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.states import Hold
+from vla_policy_node.core.states import Hold, State
 from vla_policy_node.ros import qos
 from vla_policy_node.stats import Window
 
@@ -116,6 +116,8 @@ class ExecutorReport:
         return self.input_fault or self._core.joint_state_problem
 
     def _message(self) -> str:
+        if self._core.state is State.INACTIVE:  # what forbids activation says more than that it is inactive
+            return self._input_fault() or self._core.message
         return self._core.message or self._input_fault()
 
     def _facts(self) -> tuple:

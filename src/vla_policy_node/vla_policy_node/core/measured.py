@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from vla_policy_node.core.clocks import FUTURE_TOLERANCE, ahead, set_back
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, Stamps, ahead, set_back
 from vla_policy_node.core.profile import RobotProfile
 
 # [rad] beyond a hard limit. Published tables differ by hundredths, and an arm that was pushed there must get back;
@@ -27,7 +27,8 @@ class Measured:
         self.problem = ''  # with the newest message, one sentence; '' if it is trusted
         self._profile, self._max_age = profile, max_age
         self._lower, self._upper = profile.position_lower - OUTSIDE, profile.position_upper + OUTSIDE
-        self._stamp = 0
+        self._stamp = 0  # of the newest that are trusted
+        self._stamps, self._back = Stamps(), 0.0  # [s] by which the driver's clock was set back, while it is behind
         self._since_trusted = self._since_any = math.inf  # [s] of control time
 
     def observe(self, positions: np.ndarray, stamp: int, now: int) -> bool:
@@ -51,13 +52,13 @@ class Measured:
 
     def clock_jumped(self, now: int) -> None:
         """Our own clock was set to `now`: stamps before it do not count any more."""
-        self._stamp = now - round(FUTURE_TOLERANCE * 1e9)
+        self._stamp, self._stamps = now - round(FUTURE_TOLERANCE * NS), Stamps()
 
     def age(self, now: int) -> float:
         """[s] of the newest trusted joint state; infinite when there is none."""
         if self.positions is None:
             return math.inf
-        return max((now - self._stamp) * 1e-9, self._since_trusted)
+        return max((now - self._stamp) / NS, self._since_trusted)
 
     def stale(self, now: int) -> str:
         """Why there is no fresh joint state that can be trusted, one sentence; '' if there is one."""
@@ -78,24 +79,27 @@ class Measured:
         """Why this message cannot be trusted, one sentence; '' if it can."""
         if not np.isfinite(positions).all():
             return f'{_WHAT} is not finite: the driver is broken'
-        lead = (stamp - now) * 1e-9
-        if lead > FUTURE_TOLERANCE:
-            return ahead(_WHAT, lead)
-        if stamp == 0 and -lead > self._max_age:
+        age, before = (now - stamp) / NS, self._stamps.newest
+        if stamp == 0 and age > self._max_age:
             return f'{_WHAT} has no stamp: set the driver to stamp it'
-        back = (self._stamp - stamp) * 1e-9
-        comparable = self.positions is not None and (self._stamp - now) * 1e-9 <= FUTURE_TOLERANCE
-        if comparable and back > FUTURE_TOLERANCE:
+        back = self._stamps.take(stamp, now)
+        if self._stamps.future:
+            return ahead(_WHAT, -age)
+        if back > 0:
+            self._back = back
             return set_back('the joint states', back)
-        if comparable and back > 0:
-            return f'{_WHAT} is {back:.3f} s older than the one before: do two nodes publish it?'
-        if -lead > self._max_age:
-            if comparable and back == 0:
-                return f'the stamp of {_WHAT} has stood still for {-lead:.2f} s: does the driver repeat one message?'
+        if before is not None and stamp < before:
+            return f'{_WHAT} is {(before - stamp) / NS:.3f} s older than the one before: do two nodes publish it?'
+        if age > self._max_age:
+            if self._back > 0:
+                return set_back('the joint states', self._back)
+            if stamp == before:
+                return f'the stamp of {_WHAT} has stood still for {age:.2f} s: does the driver repeat one message?'
             return (
-                f'{_WHAT} is {-lead:.2f} s old when it comes, limit {self._max_age:g} s: do the clocks agree '
+                f'{_WHAT} is {age:.2f} s old when it comes, limit {self._max_age:g} s: do the clocks agree '
                 '(use_sim_time), is the network too slow?'
             )
+        self._back = 0.0
         return self._outside(positions)
 
     def _outside(self, positions: np.ndarray) -> str:
