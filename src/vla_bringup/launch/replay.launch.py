@@ -15,7 +15,7 @@ from vla_bringup.replay_feed import played_topics
 from vla_policy_node.core.profile import profile_names
 
 ARGUMENTS = [
-    DeclareLaunchArgument('bag', description='rosbag2 to play: a folder'),
+    DeclareLaunchArgument('bag', description='rosbag2 to play: a folder, or one .mcap or .db3 file'),
     DeclareLaunchArgument(
         'robot',
         default_value='sim_panda',

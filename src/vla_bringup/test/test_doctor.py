@@ -239,6 +239,8 @@ def test_evaluations_of_a_checkpoint_are_told(checkpoint):
 
 
 def test_a_damaged_checkpoint_is_bad(checkpoint):
+    from vla_model.policy import load
+
     path = checkpoint / 'model.safetensors'
     whole = path.read_bytes()
     try:
@@ -250,6 +252,15 @@ def test_a_damaged_checkpoint_is_bad(checkpoint):
         assert 'not finite' in found['weights'].fact
     finally:
         path.write_bytes(whole)
+    pointers = checkpoint.parent / 'pointers'
+    pointers.mkdir()
+    for file in checkpoint.glob('*.json'):
+        (pointers / file.name).write_bytes(file.read_bytes())
+    (pointers / 'model.safetensors').write_text('version https://git-lfs.github.com/spec/v1\n')
+    (line,) = check_checkpoint(str(pointers))
+    with pytest.raises(ValueError, match='Git LFS pointer') as refused:  # the node and the replay load it so
+        load(pointers)
+    assert f'{line.fact}: {line.remedy}' == str(refused.value)
     assert verdicts(check_checkpoint(str(checkpoint / 'nowhere'))) == [BAD]
     assert verdicts(check_checkpoint('random-nano')) == [WARN]
 
