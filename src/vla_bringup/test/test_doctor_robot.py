@@ -1,5 +1,6 @@
 """The doctor's verdicts on a robot, from graphs and messages made by hand."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,12 +10,13 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from vla_bringup.doctor_check import Check, Verdict
-from vla_bringup.doctor_listen import Heard
+from vla_bringup.doctor_listen import Heard, Listener
 from vla_bringup.doctor_robot import (
     camera_checks,
     clock_checks,
     controller_checks,
     executor_check,
+    gripper_check,
     joint_checks,
     policy_check,
 )
@@ -22,6 +24,7 @@ from vla_bringup.doctor_wiring import Wiring, of_profile
 from vla_bringup.graph import Graph, Topic, to_markdown
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
 from vla_policy_node.core.profile import profile_path
+from vla_policy_node.ros.chunk_msg import to_time
 
 OK, WARN, BAD = Verdict.OK, Verdict.WARN, Verdict.BAD
 WIRING = Wiring('test', {'front': '/front/image_raw'}, '/joint_states', ('j1', 'j2'), '/target_joint')
@@ -69,7 +72,7 @@ def test_no_joint_states_at_all_is_bad():
 
 
 def image(encoding='rgb8', width=4, height=3):
-    size = {'rgb8': 3, 'yuv422': 2}[encoding]
+    size = {'rgb8': 3, '32FC1': 4}[encoding]
     return Image(
         width=width, height=height, encoding=encoding, step=width * size, data=np.zeros(width * height * size, np.uint8)
     )
@@ -86,7 +89,7 @@ def info(width=4, focal=1.0):
         (heard(image(), 2.0), heard(info()), [WARN]),
         (heard(image(), 10.0, age=0.5), heard(info()), [BAD]),
         (heard(), heard(), [BAD]),
-        (heard(image('yuv422'), 10.0), heard(info()), [BAD]),
+        (heard(image('32FC1'), 10.0), heard(info()), [BAD]),
         (heard(image(), 10.0), heard(), [OK, WARN]),
         (heard(image(), 10.0), heard(info(width=8)), [OK, WARN]),
         (heard(image(), 10.0), heard(info(focal=0.0)), [OK, WARN]),
@@ -128,8 +131,78 @@ def test_the_controller_and_who_commands_it(readers, writers, joints, expected):
     assert verdicts(controller_checks(node, WIRING, lambda _: {'joints': joints})) == expected
 
 
+HAND = replace(WIRING, gripper_names=('f1', 'f2'), gripper_topic='/hand/joint_states')
+
+
+def fingers(names=('f1', 'f2')):
+    return joints(names, [0.0] * len(names))
+
+
+@pytest.mark.parametrize(
+    ('state', 'verdict', 'text'),
+    [
+        (heard(fingers(), rate=50.0), OK, '50.0 Hz, at most 0.02 s apart, limit 0.3 s, opening 0 mm, 10 ms old'),
+        (heard(fingers(), rate=10.0), OK, '10.0 Hz'),
+        (heard(fingers(), rate=5.0), WARN, '5.0 Hz'),
+        (heard(fingers(), rate=2.0), BAD, '2.0 Hz, at most 0.50 s apart, limit 0.3 s'),
+        (heard(fingers(), rate=20.0, age=0.5), BAD, '500 ms old'),
+        (heard(fingers(('g1', 'g2')), rate=20.0), BAD, 'f1'),
+        (heard(), BAD, 'nothing comes'),
+    ],
+)
+def test_the_gripper(state, verdict, text):
+    graph = Graph({}, {'/hand/joint_states': topic('sensor_msgs/msg/JointState')}, {}, {})
+    check = gripper_check(graph, HAND, state)
+    assert (check.verdict, bool(check.remedy)) == (verdict, verdict is not OK)
+    assert text in check.fact
+
+
+def test_a_gripper_on_another_topic_is_pointed_to_and_an_arm_without_one_has_a_line():
+    check = gripper_check(Graph({}, {}, {}, {}), HAND, heard())
+    assert check.verdict is BAD
+    assert check.fact == 'nothing on /hand/joint_states: the policy will not start'
+    assert 'check topics.gripper_joint_states of the profile (franka_ros2 has called it fr3_gripper' in check.remedy
+    graph = Graph({}, {'/fr3_gripper/joint_states': topic('sensor_msgs/msg/JointState')}, {}, {})
+    assert 'there is /fr3_gripper/joint_states' in gripper_check(graph, HAND, heard()).remedy
+    assert gripper_check(graph, WIRING, heard()).fact == 'none: robot.gripper_joint_names is empty'
+
+
+def test_arm_and_fingers_of_different_senders_on_one_topic_are_told_apart(monkeypatch):
+    wiring = replace(HAND, gripper_topic='/joint_states', cameras={})
+    callbacks = []
+    node = SimpleNamespace(create_subscription=lambda kind, topic, take, profile: callbacks.append(take))
+    ears = Listener(SimpleNamespace(node=node), [wiring], {}, sim_time=False)
+    assert set(ears.topics) == {'/joint_states', '/joint_states (fingers)'} == {wiring.joint_topic, wiring.fingers}
+    for names in [('x',), ('f1', 'f2'), ('j1', 'j2'), ('f1', 'f2'), ('j1', 'j2'), ('x',)]:
+        for take in callbacks:
+            take(joints(names, [0.0] * len(names)))
+    for name, own in (('/joint_states', ['j1', 'j2']), ('/joint_states (fingers)', ['f1', 'f2'])):
+        assert (ears.topics[name].newest.name, len(ears.topics[name].came)) == (own, 2)
+
+
+@pytest.mark.parametrize('where', ['sender', 'machine'])
+def test_a_clock_that_is_set_back_while_the_doctor_listens_is_named_once(monkeypatch, where):
+    callbacks, ns = [], 1_000_000_000
+    node = SimpleNamespace(create_subscription=lambda kind, topic, take, profile: callbacks.append(take))
+    ears = Listener(SimpleNamespace(node=node), [replace(WIRING, cameras={})], {}, sim_time=False)
+    for i in range(20):
+        wall = 1000 * ns + i * ns // 100
+        stamp = wall - ns // 4 if i >= 10 else wall
+        now = stamp if where == 'machine' else wall
+        monkeypatch.setattr('vla_bringup.doctor_listen.time.time_ns', lambda now=now: now)
+        monkeypatch.setattr('vla_bringup.doctor_listen.time.monotonic_ns', lambda i=i: i * ns // 100)
+        msg = joints()
+        msg.header.stamp = to_time(stamp)
+        callbacks[0](msg)
+    told = [c for c in clock_checks(Graph({}, {}, {}, {}), [WIRING], ears) if c.verdict is BAD]
+    whose = 'this machine' if where == 'machine' else '/joint_states'
+    assert [(c.fact, c.remedy) for c in told] == [
+        (f'the clock of {whose} was set back by 0.250 s', 'synchronise the clocks before the arm is driven')
+    ]
+
+
 def listener(topics, clock=()):
-    return SimpleNamespace(topics=topics, clock=list(clock))
+    return SimpleNamespace(topics=topics, clock=list(clock), back=0.0)
 
 
 def test_stamps_against_our_clock():
@@ -137,7 +210,8 @@ def test_stamps_against_our_clock():
     assert verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints())}))) == [OK]
     ahead = list(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), age=-0.2)})))
     assert ahead[0].verdict is BAD
-    assert '200 ms ahead' in ahead[0].fact
+    assert ahead[0].fact == '/a is stamped 0.200 s ahead of the clock: it is not used'
+    assert verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), age=-0.05)}))) == [WARN, OK]
     assert BAD in verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), unstamped=True)})))
 
 

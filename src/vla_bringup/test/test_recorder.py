@@ -22,11 +22,11 @@ from vla_bringup.bag_writer import bag_qos
 from vla_bringup.message_types import MessageTypes, message_class, parts
 from vla_bringup.probe import Probe
 from vla_bringup.recorder_node import RecorderNode
-from vla_bringup.recorder_topic import TWICE, Once
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
+from vla_policy_node.ros.once import TWICE, Once
 from vla_training.bag import Damage, messages
 
 

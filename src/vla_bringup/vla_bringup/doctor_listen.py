@@ -7,13 +7,16 @@ from typing import Any
 
 import numpy as np
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, Image, JointState
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 
 from vla_bringup.doctor_wiring import Wiring
 from vla_bringup.probe import Probe
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
+from vla_policy_node.core.clocks import NS, OVERTAKING, Stamps
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.ros.images import COMPRESSED
 
 
 @dataclass
@@ -24,6 +27,8 @@ class Heard:
     ages: list[float] = field(default_factory=list)
     unstamped: bool = False
     newest: Any = None
+    stamps: Stamps = field(default_factory=Stamps)
+    back: float = 0.0  # [s] largest step by which the sender's clock was set back while we listened
 
     @property
     def rate(self) -> float:
@@ -31,9 +36,24 @@ class Heard:
         return (len(self.came) - 1) / (self.came[-1] - self.came[0]) if len(self.came) > 2 else 0.0
 
     @property
+    def wait(self) -> float:
+        """Longest time between two messages [s]; 0 with fewer than two."""
+        return float(np.diff(self.came).max()) if len(self.came) > 1 else 0.0
+
+    @property
     def age(self) -> float:
         """Median [s]; NaN where nothing could be told."""
         return float(np.median(self.ages)) if self.ages else float('nan')
+
+    def take(self, msg: Any, now: int, *, judged: bool) -> None:
+        """A message at time now [ns] of the robot's clock, 0: it does not run. judged: its stamp is of a sensor."""
+        self.came.append(time.monotonic())
+        self.newest = msg
+        stamp = to_ns(msg.header.stamp)
+        self.unstamped |= stamp == 0
+        if now and stamp and judged:
+            self.ages.append((now - stamp) * 1e-9)
+            self.back = max(self.back, self.stamps.take(stamp, now))
 
 
 class Listener:
@@ -42,15 +62,19 @@ class Listener:
     def __init__(self, probe: Probe, wirings: list[Wiring], statuses: dict[str, type], sim_time: bool) -> None:
         self.topics: dict[str, Heard] = {}
         self.clock: list[tuple[float, int]] = []  # (monotonic [s], simulated [ns])
+        self.back = 0.0  # [s] by which the clock of this machine was set back while we listened
         self._sim_time = sim_time
+        self._offset: int | None = None  # [ns] largest time of this machine's clock minus that of a steady one
         self._node = probe.node
         if sim_time:
             self._node.create_subscription(Clock, '/clock', self._on_clock, qos.SENSOR)
         for w in wirings:
-            self._subscribe(JointState, w.joint_topic, qos.SENSOR)
+            self._hear_joints(w.joint_topic, w.joint_topic, w.joint_names)
+            if w.gripper_names:
+                self._hear_joints(w.gripper_topic, w.fingers, w.gripper_names)
             for topic in w.cameras.values():
-                self._subscribe(Image, topic, qos.SENSOR)
-                self._subscribe(CameraInfo, info_topic(topic), qos.SENSOR)
+                self._subscribe(CompressedImage if topic.endswith(COMPRESSED) else Image, topic, qos.SENSOR)
+                self._subscribe(CameraInfo, camera_info_topic(topic), qos.SENSOR)
         for topic, kind in statuses.items():
             self._subscribe(kind, topic, qos.LATCHED if kind is ExecutorStatus else qos.STATUS)
 
@@ -59,19 +83,35 @@ class Listener:
             self.topics[topic] = Heard()
             self._node.create_subscription(kind, topic, partial(self._on, self.topics[topic], kind), profile)
 
+    def _hear_joints(self, topic: str, name: str, joints: tuple[str, ...]) -> None:
+        """Joint states of these joints; those of others only while there are none of these."""
+        if name not in self.topics:
+            self.topics[name] = Heard()
+            take = partial(self._on_joints, self.topics[name], set(joints))
+            self._node.create_subscription(JointState, topic, take, qos.SENSOR)
+
+    def _on_joints(self, heard: Heard, joints: set[str], msg: JointState) -> None:
+        ours = not joints.isdisjoint(msg.name)
+        if heard.newest is not None and joints.isdisjoint(heard.newest.name):
+            heard.came.clear()  # they were of another sender
+            heard.ages.clear()
+        elif heard.newest is not None and not ours:
+            return
+        self._on(heard, JointState, msg)
+
     def _on_clock(self, msg: Clock) -> None:
         self.clock.append((time.monotonic(), to_ns(msg.clock)))
 
     def _on(self, heard: Heard, kind: type, msg: Any) -> None:
-        heard.came.append(time.monotonic())
-        heard.newest = msg
-        stamp = to_ns(msg.header.stamp)
-        heard.unstamped |= stamp == 0
-        now = (self.clock[-1][1] if self.clock else 0) if self._sim_time else time.time_ns()
-        if now and stamp and kind is not PolicyStatus:
-            heard.ages.append((now - stamp) * 1e-9)
+        heard.take(msg, self._now(), judged=kind is not PolicyStatus)
 
-
-def info_topic(image_topic: str) -> str:
-    """Where a camera driver publishes CameraInfo: beside the image."""
-    return f'{image_topic.rpartition("/")[0]}/camera_info'
+    def _now(self) -> int:
+        if self._sim_time:
+            return self.clock[-1][1] if self.clock else 0
+        now = time.time_ns()
+        offset = now - time.monotonic_ns()
+        if self._offset is not None and offset < self._offset - OVERTAKING * NS:
+            self.back = max(self.back, (self._offset - offset) / NS)
+            self._offset = offset
+        self._offset = max(offset, self._offset or offset)
+        return now

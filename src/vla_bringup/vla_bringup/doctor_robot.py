@@ -7,21 +7,24 @@ import numpy as np
 from rclpy.node import Node
 
 from vla_bringup.doctor_check import Check, bad, skip, warn
-from vla_bringup.doctor_listen import Heard, Listener, info_topic
+from vla_bringup.doctor_listen import Heard, Listener
 from vla_bringup.doctor_wiring import COMMANDS, Wiring, ask, of_nodes, of_profile
 from vla_bringup.episodes import executor_state
 from vla_bringup.graph import Graph, capture
 from vla_bringup.probe import Probe
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
 from vla_policy_node.adapters.command_topic import deafness, full_name, is_controller
+from vla_policy_node.core import clocks
 from vla_policy_node.core.profile import profile_path
+from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.images import decode_image
-from vla_policy_node.ros.joints import decode_joints
+from vla_policy_node.ros.joints import decode_gripper, decode_joints
 
 MEASURE = 3.0  # [s] of wall time
 JOINT_RATE = 50.0  # [Hz] below, the executor sees the arm too late
 CAMERA_RATE = 5.0  # [Hz]
-AHEAD = 0.02  # [s] a stamp may lie ahead of our clock
+AHEAD = 0.02  # [s] a stamp may lie ahead of our clock without a word
+JOINTS = 'sensor_msgs/msg/JointState'
 STATUSES = {'vla_msgs/msg/ExecutorStatus': ExecutorStatus, 'vla_msgs/msg/PolicyStatus': PolicyStatus}
 CHRONY = 'synchronise the clocks of the machines: chrony or PTP'
 BAD_HOLDS = {
@@ -61,8 +64,9 @@ def check_robot(robot: str = '', namespace: str = '') -> Iterator[Check]:
         for w in wirings:
             yield Check('topics', f'those of the {w.source}')
             yield from joint_checks(graph, w, listener.topics[w.joint_topic])
+            yield gripper_check(graph, w, listener.topics.get(w.fingers, Heard()))
             for camera, topic in w.cameras.items():
-                heard, info = listener.topics[topic], listener.topics[info_topic(topic)]
+                heard, info = listener.topics[topic], listener.topics[camera_info_topic(topic)]
                 yield from camera_checks(graph, camera, topic, heard, info, w.camera_max_age)
             yield from controller_checks(probe.node, w, partial(ask, probe, names=('joints',)))
     yield from clock_checks(graph, wirings, listener)
@@ -94,6 +98,32 @@ def joint_checks(graph: Graph, w: Wiring, heard: Heard) -> Iterator[Check]:
         yield Check(name, f'{fact}, all {len(w.joint_names)} joints with velocities{_old(heard)}')
 
 
+def gripper_check(graph: Graph, w: Wiring, heard: Heard) -> Check:
+    """Names, freshness and rate of the measured fingers, against the limit of the policy."""
+    topic, name, limit = w.gripper_topic, 'gripper', w.gripper_max_age
+    if not w.gripper_names:
+        return Check(name, 'none: robot.gripper_joint_names is empty')
+    if topic not in graph.topics or not graph.topics[topic].publishers:
+        others = sorted(t for t, found in graph.topics.items() if JOINTS in found.types and 'gripper' in t)
+        where = f'there is {", ".join(others)}' if others else 'franka_ros2 has called it fr3_gripper, too'
+        remedy = f'start the gripper driver, check topics.gripper_joint_states of the profile ({where})'
+        return bad(name, f'nothing on {topic}: the policy will not start', f'{remedy}; an arm without one: [] as names')
+    if heard.newest is None:
+        return bad(name, f'{topic}: published, but nothing comes', 'check the gripper driver and the network')
+    try:
+        opening = decode_gripper(heard.newest, w.gripper_names, topic)
+    except ValueError as error:
+        return _unreadable(name, error)
+    fact = f'{topic}: {heard.rate:.1f} Hz, at most {heard.wait:.2f} s apart, limit {limit:g} s'
+    if heard.age > limit:
+        return bad(name, f'{fact}, {1e3 * heard.age:.0f} ms old', f'the policy takes none older: {CHRONY}; the network')
+    if heard.wait > limit or heard.rate < 1 / limit:
+        return bad(name, fact, 'raise gripper_max_age above three of its periods, or let the driver publish faster')
+    if heard.rate < 2 / limit:
+        return warn(name, fact, 'raise gripper_max_age above three of its periods: one late message stops the policy')
+    return Check(name, f'{fact}, opening {1e3 * opening:.0f} mm{_old(heard)}')
+
+
 def camera_checks(graph: Graph, camera: str, topic: str, heard: Heard, info: Heard, max_age: float) -> Iterator[Check]:
     """Rate, age, size, encoding, and the CameraInfo beside it."""
     name = f'camera {camera}'
@@ -105,23 +135,26 @@ def camera_checks(graph: Graph, camera: str, topic: str, heard: Heard, info: Hea
         return
     image, fact = heard.newest, f'{topic}: {heard.rate:.1f} Hz'
     try:
-        decode_image(image, topic)
+        height, width = decode_image(image, topic).shape[:2]
     except ValueError as error:
         yield _unreadable(name, error)
         return
+    encoding = getattr(image, 'encoding', '') or image.format
     if heard.age > max_age:
         yield bad(name, f'{fact}, {1e3 * heard.age:.0f} ms old', f'the policy takes none older: {CHRONY}; the driver')
     elif heard.rate < CAMERA_RATE:
         yield warn(name, fact, f'at least {CAMERA_RATE:.0f} Hz are wanted')
     else:
-        yield Check(name, f'{fact}, {image.width} x {image.height} {image.encoding}{_old(heard)}')
+        yield Check(name, f'{fact}, {width} x {height} {encoding}{_old(heard)}')
     told = info.newest
     if told is None:
         yield warn(
-            f'{name} info', f'nothing on {info_topic(topic)}', 'traces cannot be drawn: let the driver publish it'
+            f'{name} info',
+            f'nothing on {camera_info_topic(topic)}',
+            'traces cannot be drawn: let the driver publish it',
         )
-    elif (told.width, told.height) != (image.width, image.height):
-        fact = f'CameraInfo is for {told.width} x {told.height}, images are {image.width} x {image.height}'
+    elif (told.width, told.height) != (width, height):
+        fact = f'CameraInfo is for {told.width} x {told.height}, images are {width} x {height}'
         yield warn(f'{name} info', fact, 'resize both or neither')
     elif not told.k[0] > 0:
         yield warn(f'{name} info', 'not calibrated: K is zero', 'calibrate it: traces cannot be drawn')
@@ -173,8 +206,16 @@ def clock_checks(graph: Graph, wirings: list[Wiring], listener: Listener) -> Ite
     for topic, heard in listener.topics.items():
         if heard.unstamped:
             yield bad('clock', f'{topic} has no stamp', 'let the driver stamp it with the time of capture')
-        elif not sim_time and heard.ages and min(heard.ages) < -AHEAD:
-            yield bad('clock', f'{topic} is stamped {-1e3 * min(heard.ages):.0f} ms ahead of this machine', CHRONY)
+        elif heard.ages and -min(heard.ages) > (clocks.FUTURE_TOLERANCE if sim_time else AHEAD):
+            fact = clocks.ahead(topic, -min(heard.ages)).rpartition(': ')[0]
+            if -min(heard.ages) > clocks.FUTURE_TOLERANCE:
+                yield bad('clock', f'{fact}: it is not used', CHRONY)
+            else:
+                yield warn('clock', fact, CHRONY)
+        if heard.back and not listener.back:
+            yield bad('clock', *clocks.set_back(topic, heard.back).rsplit(': ', 1))
+    if listener.back:
+        yield bad('clock', *clocks.set_back('this machine', listener.back).rsplit(': ', 1))
     stamped = {t: h for t, h in listener.topics.items() if h.ages}
     if stamped and not sim_time:
         worst = max(stamped, key=lambda t: float(np.median(stamped[t].ages)))

@@ -9,13 +9,15 @@ from rclpy.parameter import parameter_value_to_python
 
 from vla_bringup.graph import Graph
 from vla_bringup.probe import Probe
-from vla_policy_node.core.profile import profile_parameters
+from vla_policy_node.core.profile import names_of, profile_parameters
+from vla_policy_node.intake import CAMERA_MAX_AGE, GRIPPER_MAX_AGE, JOINT_MAX_AGE
 
 COMMANDS = {  # controller -> type of its input
     'crisp': 'sensor_msgs/msg/JointState',
     'joint_trajectory': 'trajectory_msgs/msg/JointTrajectory',
     'forward_command': 'std_msgs/msg/Float64MultiArray',
 }
+AGES = ('camera_max_age', 'joint_max_age', 'gripper_max_age')
 
 
 @dataclass(frozen=True)
@@ -29,9 +31,17 @@ class Wiring:
     command_topic: str
     controller: str = 'crisp'
     controller_node: str = ''
-    camera_max_age: float = 0.3  # [s]
-    joint_max_age: float = 0.1  # [s]
+    gripper_names: tuple[str, ...] = ()  # of the finger joints; empty: no gripper
+    gripper_topic: str = ''
+    camera_max_age: float = CAMERA_MAX_AGE  # [s]
+    joint_max_age: float = JOINT_MAX_AGE  # [s]
+    gripper_max_age: float = GRIPPER_MAX_AGE  # [s]
     uses_sim_time: dict[str, bool] = field(default_factory=dict)  # node -> its parameter
+
+    @property
+    def fingers(self) -> str:
+        """What the listener calls the messages of the fingers; the arm's may be on the same topic."""
+        return self.gripper_topic if self.gripper_topic != self.joint_topic else f'{self.gripper_topic} (fingers)'
 
 
 def of_profile(path: str, namespace: str) -> Wiring:
@@ -40,6 +50,7 @@ def of_profile(path: str, namespace: str) -> Wiring:
     try:
         flat = {f'topics.{k}': v for k, v in values['topics'].items()} | {
             'robot.joint_names': values['robot']['joint_names'],
+            'robot.gripper_joint_names': values['robot']['gripper_joint_names'],
             **{k: v for k, v in values.items() if not isinstance(v, dict)},
         }
         return _of(f'robot profile {Path(path).stem}', namespace, flat)
@@ -51,8 +62,12 @@ def of_nodes(probe: Probe, graph: Graph, namespace: str) -> Wiring | None:
     """Of the configured policy and executor of a namespace; None where they have not declared enough yet."""
     values: dict[str, Any] = {}
     sim_time = {}
-    asked = ('cameras', 'camera_topics', 'camera_max_age', 'joint_max_age', 'robot.joint_names', 'topics.joint_states')
-    for name, wanted in (('policy', asked), ('executor', ('topics.joint_command', 'controller', 'controller_node'))):
+    observed = ('cameras', 'camera_topics', *AGES, 'robot.joint_names', 'topics.joint_states')
+    fingers = ('robot.gripper_joint_names', 'topics.gripper_joint_states')
+    for name, wanted in (
+        ('policy', (*observed, *fingers)),
+        ('executor', ('topics.joint_command', 'controller', 'controller_node')),
+    ):
         node = f'{namespace}/{name}'
         if node not in graph.nodes:
             continue
@@ -82,17 +97,15 @@ def _of(source: str, namespace: str, values: dict[str, Any], sim_time: dict[str,
     def full(topic: str) -> str:
         return topic if topic.startswith('/') else f'{namespace}/{topic}'
 
-    optional = {
-        name: values[name]
-        for name in ('controller', 'controller_node', 'camera_max_age', 'joint_max_age')
-        if name in values
-    }
+    optional = {name: values[name] for name in ('controller', 'controller_node', *AGES) if name in values}
     return Wiring(
         source=source,
         cameras={n: full(t) for n, t in zip(values['cameras'], values['camera_topics'], strict=True)},
         joint_topic=full(values['topics.joint_states']),
         joint_names=tuple(values['robot.joint_names']),
         command_topic=full(values['topics.joint_command']),
+        gripper_names=tuple(names_of(values.get('robot.gripper_joint_names', ()), 'robot.gripper_joint_names')),
+        gripper_topic=full(values.get('topics.gripper_joint_states', 'joint_states')),
         uses_sim_time=sim_time or {},
         **optional,
     )

@@ -2,11 +2,10 @@
 
 import functools
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
@@ -16,9 +15,9 @@ from vla_bringup.graph import UNKNOWN
 from vla_bringup.message_types import message_class
 from vla_policy_node.adapters.command_topic import full_name
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.once import Once
 
 DEPTH = 100  # messages per subscription that may wait while the disk is busy
-TWICE = 5.0  # [s] in which one message may come by a second subscription
 ENDS = 2.0  # [s] a subscription stays when no publisher offers its QoS any more, but others publish
 
 Asked = tuple[ReliabilityPolicy, DurabilityPolicy]
@@ -74,11 +73,10 @@ class Topic:
             self._node.destroy_subscription(self._subscriptions.pop(asked))
 
     def _subscribe(self, asked: Asked, profile: QoSProfile) -> Subscription:
-        events = SubscriptionEventCallbacks(
+        events = qos.events(
             message_lost=functools.partial(self._on_lost, asked),
             # At once, not at the next look: what is published meanwhile is missed.
             incompatible_qos=lambda info: self.follow(self._node.get_publishers_info_by_topic(self.name)),
-            use_default_callbacks=False,
         )
         came = functools.partial(self._came, asked)
         return self._node.create_subscription(self._class, self.name, came, profile, raw=True, event_callbacks=events)
@@ -87,30 +85,9 @@ class Topic:
         self._lost[asked] = int(info.total_count)
 
     def _came(self, asked: Asked, data: bytes) -> None:
-        if self._once.first(asked, data, time.monotonic()):
+        key = (len(data), data[:256], data[-256:])  # with the stamp of a message that has a header
+        if self._once.first(asked, key, time.monotonic()):
             self._take(data)
-
-
-class Once:
-    """Passes each message once, though it comes by each of several subscriptions, and equal ones as often as sent."""
-
-    def __init__(self) -> None:
-        self._seen: dict[Any, Counter] = {}  # message -> how often it came by each subscription
-        self._order: deque[tuple[float, Any, Any]] = deque()  # when, message, subscription
-
-    def first(self, subscription: Any, data: bytes, now: float) -> bool:
-        """Whether the message did not come by another subscription before; now [s] of a clock that is never set."""
-        while self._order and now - self._order[0][0] > TWICE:
-            _, old, by = self._order.popleft()
-            self._seen[old][by] -= 1
-            if not +self._seen[old]:
-                del self._seen[old]
-        message = (len(data), data[:256], data[-256:])  # with the stamp of one that has a header
-        counts = self._seen.setdefault(message, Counter())
-        passed = max(counts.values(), default=0)
-        counts[subscription] += 1
-        self._order.append((now, message, subscription))
-        return counts[subscription] > passed
 
 
 def _words(asked: Asked) -> str:

@@ -691,6 +691,24 @@ def test_an_instruction_from_before_is_followed_once_active(start):
     assert world.new_chunks()[0].instruction == 'latched'
 
 
+@pytest.mark.parametrize('profile', [qos.LATCHED, qos.STATUS, qos.SENSOR])
+def test_an_instruction_counts_once_whatever_qos_its_publisher_has(start, profile):
+    world, node = start(FakePolicy(), instruction_change='supersede')
+    activate(world)
+    world.node.destroy_publisher(world.instruction)
+    world.instruction = world.node.create_publisher(String, 'policy/instruction', profile)
+    world.wait(world.instruction.get_subscription_count, 'matched')
+    taken = []
+    inner = node._take
+    node._take = lambda words: taken.append(words) or inner(words)
+    expected = ['press the red button', 'press the blue button'] * 2  # the same words supersede again
+    for i, words in enumerate(expected):
+        world.say(words)
+        world.wait(lambda count=i + 1: len(taken) >= count, 'it is taken')
+    world.new_chunks(3)
+    assert taken == expected
+
+
 def test_goal_until_the_time_limit(start):
     world, _ = start(FakePolicy(), drive=True)
     activate(world)

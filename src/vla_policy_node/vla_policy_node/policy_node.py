@@ -22,6 +22,7 @@ from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
+from vla_policy_node.instructions import Instructions
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observe.committed import Committed, gives
 from vla_policy_node.observe.streams import Aligned
@@ -149,9 +150,10 @@ class PolicyNode(SafeLifecycleNode):
         self._observer = Observer(self, p, self._on_image, self._lockstep)
         self._made = [
             (self.destroy_publisher, self._chunks),
-            (self.destroy_subscription, self._listen(String, '~/instruction', self._on_instruction)),
             (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._on_executor_status)),
         ]
+        self._instructions = Instructions(self, self._on_instruction)
+        self._made.append((Instructions.close, self._instructions))
         self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
 
     def _description(self, space: str) -> str:

@@ -1,8 +1,14 @@
 """QoS profiles by meaning. Nodes name what a topic is for; nobody writes a profile elsewhere."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+try:
+    from rclpy.event_handler import SubscriptionEventCallbacks
+except ImportError:  # Humble
+    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[import-not-found, no-redef]
 
 _LAST = HistoryPolicy.KEEP_LAST
 
@@ -48,3 +54,8 @@ def matching(offered: Sequence[QoSProfile], depth: int = 100) -> QoSProfile:
         reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
         durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
     )
+
+
+def events(**callbacks: Callable[[Any], None]) -> SubscriptionEventCallbacks:
+    """For create_subscription's event_callbacks: message_lost or incompatible_qos, and no line of rclpy's own."""
+    return SubscriptionEventCallbacks(**callbacks, use_default_callbacks=False)

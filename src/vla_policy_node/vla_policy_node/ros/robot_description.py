@@ -28,8 +28,12 @@ def read_description(node: Node, wanted_by: str) -> str:
         String, node, 'robot_description', qos_profile=qos.LATCHED, time_to_wait=float(patience)
     )
     if not came or not message.data.strip():
+        topic = node.resolve_topic_name('robot_description')
+        remedy = 'start robot_state_publisher (or the simulator), or give robot_description_file'
+        if publishers := node.get_publishers_info_by_topic(topic):
+            who = ', '.join(sorted({p.node_name for p in publishers}))
+            remedy = f'{who} publishes there: let it be latched (reliable, transient local), and not empty'
         raise ValueError(
-            f'{wanted_by} needs the robot description, and none came on {node.resolve_topic_name("robot_description")} '
-            f'within {patience:g} s: start robot_state_publisher (or the simulator), or give robot_description_file'
+            f'{wanted_by} needs the robot description, and none came on {topic} within {patience:g} s: {remedy}'
         )
     return message.data
