@@ -2,6 +2,7 @@
 
 import array
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionServer, CancelResponse
+from rclpy.clock import ClockType
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, String, UInt8
@@ -256,6 +258,27 @@ def test_an_arm_without_a_gripper_moves_and_nothing_is_commanded_to_one(ros):
         for name, _ in robot.node.get_topic_names_and_types()
         if robot.me.count_publishers(name) and 'gripper' in name
     ]
+
+
+def test_control_steps_go_by_the_monotonic_clock_and_tell_that_the_other_was_set(ros, monkeypatch):
+    offset = [0]
+    monkeypatch.setattr(executor_node.time, 'monotonic_ns', lambda real=time.monotonic_ns: real() + offset[0])
+    robot = Robot(ros)
+    robot.bring_up()
+    assert {timer.clock.clock_type for timer in robot.node.timers} == {ClockType.STEADY_TIME}
+    robot.move()
+    offset[0] = 300_000_000  # as if the clock had been set back by 0.3 s
+    status = robot.until(lambda s: s.hold_reason == E.HOLD_CLOCK_JUMP, 'the jump is seen')
+    assert 'the clock jumped by -0.' in status.message
+
+
+def test_in_simulation_control_steps_go_by_the_simulated_clock(ros):
+    robot = Robot(ros, use_sim_time=True)
+    assert robot.transition(Transition.TRANSITION_CONFIGURE)
+    kinds = [timer.clock.clock_type for timer in robot.node.timers]
+    assert kinds.count(ClockType.ROS_TIME) == 2  # control steps and diagnostics
+    assert robot.node._elapsed() is None
+    assert robot.node._elapsed() is None
 
 
 def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):

@@ -177,6 +177,20 @@ def test_a_control_step_that_is_late_is_told_as_such():
     assert 'a control step came 0.700 s late' in arm.core.message
 
 
+def test_joint_states_that_wait_behind_a_late_control_step_are_not_missed():
+    arm = Arm().drive()
+    arm.now += 300 * MS
+    arm.core.step(arm.now, 0.3)
+    assert arm.core.hold is Hold.NONE
+    arm.run(0.1)  # they are taken now
+    assert arm.core.hold is Hold.NONE
+    arm.now += 300 * MS
+    arm.core.step(arm.now, 0.3)
+    arm.now += 300 * MS
+    arm.core.step(arm.now, 0.3)  # late again, and still nothing came
+    assert arm.core.hold is Hold.JOINT_STATE_STALE
+
+
 def test_a_simulation_that_is_paused_makes_nothing_stale():
     """Control steps count simulated time; however long none come on the wall clock, nothing is old."""
     arm = Arm().drive()

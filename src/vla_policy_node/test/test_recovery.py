@@ -309,5 +309,16 @@ def test_an_old_observation_stops_the_arm_until_a_fresh_chunk_comes():
 def test_an_inactive_executor_watches_nothing():
     core, _, _, dogs = watch(problem='guided')
     core.state = State.INACTIVE
+    asked = []
+    dogs._robot_problem = lambda: asked.append(True)
     dogs.look(0)
     assert not core.faults
+    assert asked  # old states of the robot are taken, so that none counts as new at activation
+
+
+def test_a_chunk_from_the_future_is_no_fresh_one():
+    core, _, _, dogs = watch()
+    core.faults[Hold.CHUNK_STALE] = 'old'
+    core.hold, core.at_rest = Hold.CHUNK_STALE, True
+    dogs.chunk_came(3_600_000_000_000, 0)
+    assert core.faults

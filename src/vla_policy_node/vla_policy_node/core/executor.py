@@ -95,6 +95,7 @@ class ChunkExecutor:
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
         self._braked = False  # the track is a brake
         self._releasing = False  # the track leads to where the arm is
+        self._late = False  # this control step came late, the one before did not
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
         self._t_ref = 0  # [ns] of the path
         self._seen: int | None = 0  # [ns] of the observation that is answered; None: none, on the way to the start
@@ -257,7 +258,10 @@ class ChunkExecutor:
             )
             self._brake(Hold.CLOCK_JUMP, f'{what}: chunks of a new epoch are awaited')
             took = self.config.period
-        self._watch_joint_state(now)
+        # Behind a control step that is late joint states wait to be taken: the next step judges, once.
+        self._late = took > 2 * self.config.period and not self._late
+        if not self._late:
+            self._watch_joint_state(now)
         self._watch_tracking()
         velocities = np.zeros(self.profile.dof)
         if self.state in (State.EXECUTING, State.BRAKING):
