@@ -187,8 +187,9 @@ class Session:
                 f'{where} is stamped {ahead:.3f} s ahead of /clock as it was recorded: was the recorder late with it?'
             )
             self.report.ahead[topic] = late if self._feed.has_clock else clocks.ahead(where, ahead)
-        self.report.stream(stream, topic).add(stamp)
+        self.report.stream(stream, topic).add(stamp, max(self.now, 0))
         if stream == JOINTS:
+            self.report.moved(value[0])  # type: ignore[index]  # positions, velocities
             self.arm.stamps.append(stamp + self.shift)
             self.arm.values.append(value[0])  # type: ignore[index]  # positions, velocities
         elif stream == GRIPPER:

@@ -16,7 +16,7 @@ from vla_training.cli import app
 from vla_training.conversion_report import notes
 from vla_training.convert import REPORT, NothingConverted, convert_bags
 from vla_training.lerobot import Dataset
-from vla_training.recording import STATES, Setup
+from vla_training.recording import SET_POINTS, STATES, Setup
 
 spec = importlib.util.spec_from_file_location('bags', Path(__file__).parent / 'bags.py')
 bags = importlib.util.module_from_spec(spec)
@@ -126,6 +126,19 @@ def test_a_sender_whose_clock_was_set_forward_ends_the_episode_and_is_told(tmp_p
     dataset, report = convert(tmp_path, entries)
     assert len(dataset.episodes) == 2
     assert 'front on /front/image_raw was set forward by 0.150 s' in report['order'][0]
+
+
+def test_set_points_of_a_clock_that_was_set_are_not_mixed(tmp_path):
+    back = restamped(bags.recording(40, START), set_back(2.0), ['/target_joint'], recorder=False)
+    dataset, report = convert(tmp_path / 'a', back, actions=SET_POINTS)
+    assert 'set-points on /target_joint was set back by 2.0' in report['order'][0]
+    for info in dataset.episodes:
+        columns = dataset.episode(info.index).columns
+        ahead = columns[features.ACTION][:, 0] - columns[features.STATE][:, 0]
+        assert np.ptp(ahead) < 0.021
+    forward = restamped(bags.recording(40, START), lambda time: time + 0.5, ['/target_joint'], recorder=False)
+    with pytest.raises(NothingConverted, match='set-points on /target_joint is stamped'):
+        convert(tmp_path / 'b', forward, actions=SET_POINTS)
 
 
 def test_clocks_that_differ_within_the_tolerance_are_told(tmp_path):

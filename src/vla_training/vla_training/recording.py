@@ -81,6 +81,7 @@ class Recording:
         self._clock_period = 0  # of the newest message: see vla_training.bag
         self._began: int | None = None  # [ns] ROS time at which the bag began, by the clock as it is now
         self._stamps = BagStamps()
+        self._sent = clocks.Stamps()  # of set-points
         self._heard: set[str] = set()  # streams that had a message with their joints
         self._others: dict[str, tuple[str, str]] = {}  # stream -> topic, what is wrong with a message of other joints
         self._arm, self._opening = Series(), Series()  # what the actions are taken from
@@ -131,9 +132,15 @@ class Recording:
         self._arm, self._opening, self._success, self._progress = Series(), Series(), Series(), Series()
         self._last, self._due, self._held, self._start = -1, 0, None, 0
         self._stamps.restart()
+        self._sent = clocks.Stamps()
         if self._began is not None:
             self._began += now - self._now
         self._now = now
+
+    def _clock_set(self, note: str) -> None:
+        """The clock of a sender was set, as the note says."""
+        self.report.clock_set(self._now - (self._began or self._now), note)
+        self._restart(self._now)
 
     def end(self) -> None:
         """The bag is over."""
@@ -224,6 +231,12 @@ class Recording:
         """As the message's type says, which follows from the executor's `controller`."""
         names = self.setup.profile.joint_names
         stamp = self._now if m.kind == ARRAY else _ns(m.data.header.stamp)
+        where = f'set-points on {m.topic}'
+        back = self._sent.take(stamp, self._now)
+        if self._sent.future:
+            raise ValueError(clocks.ahead(where, self._sent.ahead))
+        if back:
+            self._clock_set(clocks.set_back(where, back))
         if m.kind == TRAJECTORY:
             times, positions = decode_trajectory(m.data, names, m.topic)
             self._arm.forget_from(stamp + times[0])  # replaces what was planned for then
@@ -255,8 +268,7 @@ class Recording:
         if not note and not self._has_clock and (forward := self._stamps.set_forward(name, stamp, self._now)):
             note = clocks.set_forward(f'{name} on {m.topic}', forward)
         if note:
-            self.report.clock_set(self._now - (self._began or self._now), note)
-            self._restart(self._now)
+            self._clock_set(note)
             self._streams.put(name, stamp, value, self._now)
         self._stand_ins.put(name, stamp, value)
         return True
