@@ -15,6 +15,8 @@ from vla_model.network import Network
 from vla_model.prompt import PromptBuilder
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 
+pytestmark = pytest.mark.native
+
 
 def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

@@ -10,6 +10,7 @@ from vla_model.config import ImageTokenizerConfig
 from vla_model.image_engine import LIMITS, ImageEncoder
 from vla_model.image_tokenizer import ImageTokenizer, ResBlock, to_image
 
+pytestmark = pytest.mark.native
 CONFIG = ImageTokenizerConfig(32, 8, 4, 8, (1, 1), (0, 0), (1, 1), (0, 0))
 
 
@@ -68,16 +69,27 @@ def test_wide_convolutions_are_in_int8_and_several_images_get_the_codes_of_each(
     assert (each == wide.encode(pictures)).float().mean() >= LIMITS['int8']
 
 
-def test_auto_takes_the_fastest_that_is_close(tokenizer, monkeypatch):
-    chosen = image_engine.make('auto', tokenizer, 'auto')
-    assert chosen.name in ('eager', 'openvino') and chosen.agreement >= image_engine.AUTO_AGREEMENT
-    assert image_engine.make('auto', tokenizer, 'float32').agreement >= LIMITS['float32']
-    monkeypatch.setattr(image_engine, 'AUTO_AGREEMENT', 1.01)
-    with pytest.raises(ValueError, match=r"no image encoder in bfloat16 is close .* take image_dtype 'float32'"):
-        image_engine.make('auto', tokenizer, 'bfloat16')
+def test_auto_is_for_who_chooses(tokenizer):
+    with pytest.raises(ValueError, match="'auto' stands for several"):
+        image_engine.make('auto', tokenizer)
     with pytest.raises(ValueError, match="image_dtype on cpu must be 'auto' or one of"):
         image_engine.check('auto', 'cpu', 'float16')
     image_engine.check('eager', 'cpu', 'auto')
+
+
+def test_auto_tries_the_usual_winners_first_and_never_what_takes_a_minute(monkeypatch):
+    winners = (('openvino', 'bfloat16'), ('openvino', 'int8'))
+    others = (('eager', 'bfloat16'), ('openvino', 'float32'))
+    assert image_engine.auto_candidates('cpu', 'auto') == (winners, others)
+    assert image_engine.auto_candidates('cpu', 'float32') == ((('openvino', 'float32'),), ())
+    assert image_engine.auto_candidates('cuda', 'auto') == ((('eager', 'bfloat16'), ('eager', 'float16')), ())
+    monkeypatch.setattr(image_engine.importlib.util, 'find_spec', lambda name: None)
+    assert image_engine.auto_candidates('cpu', 'auto') == ((('eager', 'bfloat16'),), ())
+
+
+def test_measured_times_are_of_every_encoder(tokenizer):
+    times = image_engine.measure({'eager': ImageEncoder(tokenizer)}, image_engine.picture(32, 0)[None], rounds=1)
+    assert times.keys() == {'eager'} and times['eager'] > 0
 
 
 def test_one_that_computes_something_else_is_refused(tokenizer, monkeypatch):
@@ -131,7 +143,8 @@ def test_missing_tools_are_named(monkeypatch):
 
 def test_the_policy_encodes_with_it(monkeypatch):
     pytest.importorskip('openvino')
-    ours, plain = (policy.load('random-nano', threads=1, image_engine=n) for n in ('openvino', 'eager'))
+    ours, plain = (policy.load('random-nano', threads=1) for _ in range(2))
+    ours.use('eager', image_engine='openvino')
     assert ours.engine.encoder.name == 'openvino' and plain.engine.encoder.name == 'eager'
 
     def seen(seed):

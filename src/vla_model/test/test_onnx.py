@@ -16,6 +16,7 @@ from vla_model.quantized import put_layers, round_weight
 from vla_model.types import Observation
 
 onnx, ort = pytest.importorskip('onnx'), pytest.importorskip('onnxruntime')
+pytestmark = pytest.mark.native
 
 
 @pytest.fixture

@@ -369,15 +369,18 @@ def test_quantizing_needs_less_than_one_shard_and_a_fifth(original, tmp_path):
 # ---- engines
 
 
+@pytest.mark.native
 def test_int8_layers_are_int8_in_openvino(made):
     pytest.importorskip('openvino')
-    ours = policy.load(made['int8'][0], threads=1, engine='openvino-float32')
+    ours = policy.load(made['int8'][0], threads=1)
+    ours.use('openvino-float32')
     assert ours.engine.error < 0.1
     kinds = [n.get_type_name() for n in ours.engine._request.get_compiled_model().get_runtime_model().get_ops()]
     assert kinds
     assert sum(isinstance(m, QuantizedLinear) and m.scheme == 'int8' for m in ours.network.modules()) == 14
 
 
+@pytest.mark.native
 def test_bench_engines_tells_how_far_each_is_from_float32(original, made):
     result = bench_engines([str(original), str(made['int8'][0])], engines=['eager'], seconds=0.0, threads=1)
     first, *others = result['rows'].values()

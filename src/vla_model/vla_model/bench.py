@@ -10,7 +10,7 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ from . import decode, image_engine
 from .bench_parts import (
     Size,
     baseline_act,
+    dying_engines,
     encoder_flops,
     forward_flops,
     matmul_peak,
@@ -31,14 +32,16 @@ from .bench_parts import (
     timed,
 )
 from .bench_reference import time_reference
+from .cache import versions
 from .config import ImageTokenizerConfig, NetworkConfig
-from .engine import Act, Engine, check, make, versions
+from .engine import Act, Engine, auto_candidates, check, make
 from .image_engine import DTYPES, ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network
-from .processor import cpu_name
+from .processor import cpu_name, has_amx
 from .prompt import PromptBuilder, Template
 from .text_tokenizer import NANO_FILE, TextTokenizer
+from .trial import ENGINE, IMAGES, Candidate
 from .vocabulary import Vocabulary
 
 M = TypeVar('M', bound=nn.Module)
@@ -90,6 +93,11 @@ def bench_model(
     template, v = builder.action(INSTRUCTION), shape.vocabulary
     request = Act.of(template, v, builder.max_tokens)
     networks = {precision: network}
+    first, _ = auto_candidates(target.type, precision, sum(p.numel() for p in network.parameters()))
+    engines = tuple(dict.fromkeys(n for name in engines for n in (first if name == 'auto' else (name,))))
+    dying = dying_engines(engines, image_engines, device, precision)
+    if named := [why for candidate, why in dying.items() if candidate.part == ENGINE]:
+        raise ValueError('; '.join(named))
     made = [make(name, network, tokenizer, request, f'bench-{size}-{config.n_layers}') for name in engines]
     exports = {engine.name: engine for engine in made if engine.name != 'eager'}
     if any(_precision(name, precision) != precision for name in exports):  # they, too, need a baseline
@@ -129,7 +137,7 @@ def bench_model(
     with torch.inference_mode():
         forward_rows = _rounds(forwards, seconds * 0.5, target)
         act_rows = _rounds(acts, seconds * 0.25, target)
-        image_rows, agreement, left_out = _image_rows(image_engines, plain, pictures, target, seconds * 0.15)
+        image_rows, agreement, left_out = _image_rows(image_engines, plain, pictures, target, seconds * 0.15, dying)
         decoders = _decoder_rows('eager', built[f'eager {precision}'], v, builder, codes[0], target)
         for name, engine in exports.items():
             if engine.fixed_shapes:
@@ -229,13 +237,21 @@ def _rounds(
 
 
 def _image_rows(
-    names: tuple[str, ...], plain: ImageTokenizer, pictures: list[Tensor], device: torch.device, seconds: float
+    names: tuple[str, ...],
+    plain: ImageTokenizer,
+    pictures: list[Tensor],
+    device: torch.device,
+    seconds: float,
+    dying: Mapping[Candidate, str],
 ) -> tuple[dict[str, Row], dict[str, Row], dict[str, str]]:
     """Time of encoding one image, how many codes and bits are those of float32, and why a path is left out, by path."""
     paths: dict[str, ImageEncoder] = {}
     left_out = {}
     for name in names:
         for dtype in image_engine.SUPPORTED[name].get(device.type, ()):
+            if (why := dying.get(Candidate(IMAGES, name, dtype))) is not None:
+                left_out[f'{name} {dtype}'] = why
+                continue
             try:
                 paths[f'{name} {dtype}'] = image_engine.make(name, copy.deepcopy(plain), dtype)
             except ValueError as error:
@@ -331,6 +347,7 @@ def machine(device: torch.device) -> dict[str, str]:
         'threads': str(torch.get_num_threads()),
         'Python': platform.python_version(),
         'libraries': versions(),
+        'AMX': 'yes' if has_amx() else 'no',
     }
     if device.type == 'cuda':
         facts['GPU'] = torch.cuda.get_device_name(device)

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from . import nano
+from . import image_engine, nano
 from .config import ImageTokenizerConfig, NetworkConfig
 from .image_tokenizer import ImageTokenizer
 from .network import Network
+from .policy import trial_subject
 from .prompt import Template
 from .text_tokenizer import NANO_FILE, TextTokenizer
+from .trial import ENGINE, IMAGES, Candidate, verdicts
 from .vocabulary import Vocabulary
 
 SIZES = ('tiny', 'nano', 'nano-7dim', 'mid', '8b')
@@ -170,3 +172,17 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     return time.perf_counter() - start
+
+
+def dying_engines(
+    engines: Sequence[str], image_engines: Sequence[str], device: str, precision: str
+) -> dict[Candidate, str]:
+    """Why not, of engines that end a process on this machine; tried on random-nano, in a process of its own."""
+    kind = torch.device(device).type
+    asked = [Candidate(ENGINE, name) for name in engines if name not in ('eager', 'tensorrt')]
+    paths = [(name, d) for name in image_engines for d in image_engine.SUPPORTED[name].get(kind, ())]
+    asked += [Candidate(IMAGES, *path) for path in paths if path != ('eager', 'float32')]
+    if not asked:
+        return {}
+    found = verdicts(trial_subject('random-nano', device, precision), asked)
+    return {c: f'{c} {v.why} when it was tried on this machine' for c, v in found.items() if v.native}

@@ -4,14 +4,9 @@ An engine is called like the network. It is faster for what `act` asks for, and 
 """
 
 import importlib.util
-import json
-import logging
-import os
+import math
 import time
-from collections import Counter
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from statistics import median
 
 import torch
@@ -21,9 +16,7 @@ from . import image_engine as images
 from .image_engine import ImageEncoder
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
-from .processor import cpu_name
 from .prompt import Template
-from .quantized import QuantizedLayer, is_quantized
 from .vocabulary import Vocabulary
 
 # Engine -> device -> precisions of the network that it takes. OpenVINO converts from float32 to what its name says.
@@ -39,7 +32,6 @@ NAMES = ('auto', *SUPPORTED)
 AUTO_ERROR = 0.03  # 'auto' takes no engine whose logits are further from eager's, in the norm
 AUTO_QUANTIZED_ERROR = 0.05  # of a network that rounds, whose logits move so far by the last digit of a sum
 AUTO_PARAMETERS = 1e9  # larger networks are not exported by 'auto': it would take a second copy and minutes
-_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -126,7 +118,7 @@ def make(
     image_dtype: str = 'float32',
     image_engine: str = 'eager',
 ) -> Engine:
-    """The engine called `name`; 'auto': CUDA graphs on a GPU, the fastest of those close to eager on a CPU.
+    """The engine called `name`, in this process: `choice.choose` says which one is safe here, and which is the fastest.
 
     model_id names the weights: what was exported for it is kept in the cache folder. image_dtype and image_engine are
     for the image encoder, see image_engine.py. Raises ValueError where an engine cannot run here or computes something
@@ -135,12 +127,9 @@ def make(
     weight = next(network.parameters())
     dtype = str(weight.dtype).removeprefix('torch.')
     check(name, weight.device.type, dtype, image_dtype, image_engine)
-    if name == 'auto' and weight.device.type == 'cuda':
-        name = 'cuda-graph'
     if name == 'auto':
-        engine = _fastest(network, image_tokenizer, act, model_id, dtype)
-    else:
-        engine = _make(name, network, image_tokenizer, act, model_id)
+        raise ValueError("engine 'auto' stands for several: give the name of one")
+    engine = _make(name, network, image_tokenizer, act, model_id)
     engine.encoder = images.make(image_engine, image_tokenizer, image_dtype)
     return engine
 
@@ -163,38 +152,21 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
     return Engine(network, image_tokenizer)
 
 
-def _fastest(network: Network, image_tokenizer: ImageTokenizer, act: Act, model_id: str, dtype: str) -> Engine:
-    eager = Engine(network, image_tokenizer)
-    exports = [n for n in SUPPORTED if n.startswith('openvino')]
-    small = sum(t.numel() for t in network.state_dict().values()) <= AUTO_PARAMETERS
-    if dtype != 'float32' or not small or importlib.util.find_spec('openvino') is None:
-        return eager
+def auto_candidates(device: str, dtype: str, parameters: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """(Engines that 'auto' tries, those that it tries where none of these is faster than eager and close to it).
 
-    made: dict[str, Engine] = {'eager': eager}
+    parameters: numbers of the network.
+    """
+    if device == 'cuda':
+        return ('cuda-graph',), ()
+    if dtype != 'float32' or parameters > AUTO_PARAMETERS or importlib.util.find_spec('openvino') is None:
+        return (), ()
+    return ('openvino-bfloat16', 'openvino-int8'), ('openvino-float32',)
 
-    def engine(name: str) -> Engine | None:
-        try:
-            if name not in made:
-                made[name] = _make(name, network, image_tokenizer, act, model_id)
-            return made[name]
-        except ValueError as error:  # not on this processor, or too far from eager with these weights
-            _log.info('%s', error)
-            return None
 
-    file = cache_folder() / 'engines.json'
-    key = _machine_and_shape(network, act)
-    known = _read_json(file)
-    times = known.get(key)
-    if not isinstance(times, dict) or not times.keys() <= SUPPORTED.keys():
-        candidates = {n: e for n in ('eager', *exports) if (e := engine(n)) is not None}
-        times = measure(candidates, act)
-        write_json(file, known | {key: times})
-    for name in sorted(times, key=times.__getitem__):
-        chosen = engine(name)
-        if chosen is not None and chosen.error <= (AUTO_QUANTIZED_ERROR if is_quantized(network) else AUTO_ERROR):
-            _log.info('engine %s, of %s [ms]', name, times)
-            return chosen
-    return eager
+def auto_error(device: str, quantized: bool) -> float:
+    """Relative difference from eager up to which 'auto' takes an engine; a CUDA graph refuses more by itself."""
+    return math.inf if device == 'cuda' else AUTO_QUANTIZED_ERROR if quantized else AUTO_ERROR
 
 
 @torch.inference_mode()
@@ -204,55 +176,10 @@ def measure(engines: dict[str, Engine], act: Act, rounds: int = 7) -> dict[str, 
     for i in range(rounds + 2):
         for name, engine in engines.items():
             start = time.perf_counter()
-            engine(act.prompts[i % len(act.prompts)], act.block, act.vocabulary)
+            engine(act.prompts[i % len(act.prompts)], act.block, act.vocabulary).cpu()  # ends when the numbers are here
             if i >= 2:  # the first ones allocate
                 samples[name].append((time.perf_counter() - start) * 1e3)
     return {name: round(median(s), 3) for name, s in samples.items()}
-
-
-# ---- the cache folder
-
-
-def cache_folder() -> Path:
-    """Where exported graphs and measured times are kept; deleting it is harmless."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vla_model'
-
-
-def write_json(file: Path, content: dict) -> None:
-    """The file appears whole or not at all. A folder that cannot be written costs time at the next start, no more."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f'.{file.name}.{os.getpid()}')
-        temporary.write_text(json.dumps(content, indent=2) + '\n')
-        temporary.replace(file)
-    except OSError as error:
-        _log.warning('cannot write %s (%s): what was measured is not kept', file, error)
-
-
-def _read_json(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text())
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
-
-
-def versions() -> str:
-    """Of the libraries whose results and speed are kept."""
-    parts = []
-    for package in ('torch', 'openvino'):
-        try:
-            parts.append(f'{package} {version(package)}')
-        except PackageNotFoundError:
-            parts.append(f'no {package}')
-    return ', '.join(parts)
-
-
-def _machine_and_shape(network: Network, act: Act) -> str:
-    cores = f'{torch.get_num_threads()} threads on {len(os.sched_getaffinity(0))} cores'
-    shape = f'{act.prompts[0].shape[1]} tokens, {network.config}'
-    rounded = Counter(m.scheme for m in network.modules() if isinstance(m, QuantizedLayer))
-    return f'{cpu_name()}, {cores}, {versions()}, {shape}, {dict(rounded)}'
 
 
 def _others(device: str) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import export
-from .engine import Act, Engine, cache_folder, versions
+from .cache import cache_folder, versions
+from .engine import Act, Engine
 from .image_tokenizer import ImageTokenizer
 from .network import Network, PrefixCache
 from .processor import cpu_name

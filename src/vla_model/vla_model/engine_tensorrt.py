@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from . import bins
-from .engine import Act, write_json
+from .cache import write_json
+from .engine import Act
 from .engine_cuda import Capture, CudaGraphs, Kind, Replay
 from .image_tokenizer import ImageTokenizer
 from .network import Network

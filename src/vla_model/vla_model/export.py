@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .engine import Act, versions, write_json
+from .cache import versions, write_json
+from .engine import Act
 from .image_tokenizer import ResBlock
 from .network import Network
 from .quantized import INT8, QuantizedLinear, is_quantized, plain_layers
@@ -89,6 +90,8 @@ def compile_for_cpu(model: Any, precision: str) -> Any:
     """
     import openvino as ov
 
+    if torch.get_num_threads() == 1:
+        keep_gated_layers_apart(model)
     core = ov.Core()
     has_bfloat16 = 'BF16' in core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
     if precision == 'bfloat16' and not has_bfloat16:
@@ -100,6 +103,25 @@ def compile_for_cpu(model: Any, precision: str) -> Any:
         'ENABLE_CPU_PINNING': False,  # others run here, too: a pinned thread would wait for them
     }
     return core.compile_model(model, 'CPU', options).create_infer_request()
+
+
+def keep_gated_layers_apart(model: Any) -> None:
+    """Writes each Swish with its beta of 1, in place: the same numbers, a graph that OpenVINO's LLMMLP does not match.
+
+    On a processor with AMX the CPU plugin (2026.4.1) fuses the layers of a gated block into one node for bfloat16. To
+    prepare the weights of its last layer the node divides by half the number of threads. With one thread this is a
+    division by zero, and the process dies by SIGFPE. The plugin runs both forms by the same kernels elsewhere.
+    """
+    from openvino import opset13 as op
+
+    one = op.constant(np.float32(1))
+    changed = False
+    for node in model.get_ordered_ops():
+        if node.get_type_name() == 'Swish' and node.get_input_size() == 1:
+            node.output(0).replace(op.swish(node.input_value(0), one).output(0))
+            changed = True
+    if changed:
+        model.validate_nodes_and_infer_types()
 
 
 @torch.inference_mode()

@@ -6,7 +6,6 @@ another order or precision of sums moves a channel over zero. A path that flips 
 
 import copy
 import importlib.util
-import logging
 import math
 import os
 import shutil
@@ -20,7 +19,6 @@ from torch import Tensor
 
 from .image_tokenizer import ImageTokenizer
 
-_log = logging.getLogger(__name__)
 ROUNDS = 5  # of each that 'auto' chooses among
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Engine -> device -> precisions of the encoder. OpenVINO converts from float32.
@@ -37,6 +35,7 @@ CODES = 512  # at least so many are compared
 CALIBRATION = 12  # pictures that set the ranges of int8, others than those that are compared
 # 'auto' takes nothing that gives fewer of the codes of float32 eager. It leaves 'compile' out, which takes a minute.
 AUTO_AGREEMENT = 0.97
+AUTO_FIRST = (('openvino', 'bfloat16'), ('openvino', 'int8'))  # on a CPU they leave the others behind
 
 
 class ImageEncoder:
@@ -138,13 +137,13 @@ def check(name: str, device: str, dtype: str) -> None:
 def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> ImageEncoder:
     """The encoder on the device of `image_tokenizer`, compared with float32 eager.
 
-    name 'auto': the fastest one here in this precision, or in any, that is close to it. dtype 'auto' of another name:
-    float32. Raises ValueError where it cannot run here, or too few of its codes are those of float32 eager.
+    dtype 'auto' is float32. Raises ValueError where it cannot run here, or too few of its codes are those of float32
+    eager.
     """
     weight = next(image_tokenizer.parameters())
     check(name, weight.device.type, dtype)
     if name == 'auto':
-        return _fastest(image_tokenizer, weight.device, dtype)
+        raise ValueError("image_engine 'auto' stands for several: give the name of one")
     dtype = 'float32' if dtype == 'auto' else dtype
     exact = ImageEncoder(image_tokenizer)
     if (name, dtype) == ('eager', 'float32'):
@@ -171,32 +170,29 @@ def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> 
     return made
 
 
+def auto_candidates(device: str, dtype: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
+    """(Engines and precisions that 'auto' tries, those that it tries where none of these is faster and close to eager).
+
+    dtype: 'auto', or the precision that is asked for. Eager in float32 is not among them: it needs no trial.
+    """
+    found = [(n, d) for n, devices in SUPPORTED.items() for d in devices.get(device, ()) if dtype in ('auto', d)]
+    found = [path for path in found if path[0] != 'compile' and path != ('eager', 'float32')]
+    if importlib.util.find_spec('openvino') is None:
+        found = [path for path in found if path[0] != 'openvino']
+    first = [path for path in found if path in AUTO_FIRST]
+    return tuple(first or found), tuple(path for path in found if first and path not in first)
+
+
 @torch.inference_mode()
-def _fastest(image_tokenizer: ImageTokenizer, device: torch.device, dtype: str) -> ImageEncoder:
-    made: dict[str, ImageEncoder] = {}
-    for name, devices in SUPPORTED.items():
-        for precision in devices.get(device.type, ()):
-            if name == 'compile' or dtype not in ('auto', precision):
-                continue
-            try:
-                encoder = make(name, image_tokenizer, precision)
-            except ValueError as error:  # not on this processor, or too far from float32 eager
-                _log.info('%s', error)
-                continue
-            if encoder.agreement >= AUTO_AGREEMENT:
-                made[f'{name} {precision}'] = encoder
-    if not made:
-        raise ValueError(f"no image encoder in {dtype} is close to that in float32 here: take image_dtype 'float32'")
-    pixels = picture(image_tokenizer.config.resolution, 0).to(device)[None]
-    times = dict.fromkeys(made, math.inf)
-    for _ in range(ROUNDS):  # in turns, so that what else runs here hits all alike
-        for name, encoder in made.items():
+def measure(encoders: dict[str, ImageEncoder], pixels: Tensor, rounds: int = ROUNDS) -> dict[str, float]:
+    """Shortest time [ms] of each for pixels (B, 3, side, side), taken in turns."""
+    times = dict.fromkeys(encoders, math.inf)
+    for _ in range(rounds):
+        for name, encoder in encoders.items():
             start = time.perf_counter()
             encoder(pixels).cpu()
-            times[name] = min(times[name], time.perf_counter() - start)
-    fastest = min(times, key=times.__getitem__)
-    _log.info('image encoder %s, of %s [ms]', fastest, {name: round(t * 1e3, 2) for name, t in times.items()})
-    return made[fastest]
+            times[name] = min(times[name], (time.perf_counter() - start) * 1e3)
+    return times
 
 
 def agreement(made: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> float:

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .engine import Act, cache_folder, write_json
+from .cache import cache_folder, write_json
+from .engine import Act
 from .engine_cuda import STEP
 from .image_engine import DTYPES, agreement, picture
 from .policy import Policy

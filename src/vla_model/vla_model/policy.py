@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import bins, checkpoint, decode, memory, nano
+from .choice import choose
 from .config import ModelConfig
 from .engine import Act, Engine, make
 from .engine import check as check_engine
@@ -22,6 +23,7 @@ from .prompt import PromptBuilder, Template
 from .quantized import plain_layers, put_layers
 from .shipped import RANDOM, model_path
 from .text_tokenizer import NANO_FILE, TextTokenizer
+from .trial import Subject, identity_of
 from .types import Chunk, Observation, Plan, PredictedImage
 
 _log = logging.getLogger(__name__)
@@ -232,11 +234,16 @@ class Policy:
         )
 
     def use(self, name: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
-        """Makes `act` run on the engines of these names, see `engine.make`. May export, check and measure."""
-        prompts = self.prompts
-        asked = Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
-        self.engine = make(name, self.network, self.image_tokenizer, asked, self.model_id, image_dtype, image_engine)
+        """Makes `act` run on the engines of these names, see `engine.make`: in this process, without a trial."""
+        self.engine = make(
+            name, self.network, self.image_tokenizer, self.act_request(), self.model_id, image_dtype, image_engine
+        )
         self.forget_images()
+
+    def act_request(self) -> Act:
+        """A request of `act`, on which engines are calibrated and checked."""
+        prompts = self.prompts
+        return Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
 
     def forget_images(self) -> None:
         """The next images are encoded even if they are those of before."""
@@ -309,8 +316,9 @@ def load(
     precision; 'auto': bfloat16 on a GPU, float32 on a CPU.
     image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
     CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
-    'auto' is the fastest one here that is close to 'eager'. act_steps: forwards per chunk. reuse: acts per full
-    forward, see `Policy.reuse`. estimate: how a set-point is read from what the network says, one of ESTIMATES.
+    'auto' is the fastest one here that is close to 'eager'. Engines other than eager are tried in a child process
+    before, see trial.py, and the log names those that died there. act_steps: forwards per chunk. reuse: acts per
+    full forward, see `Policy.reuse`. estimate: how a set-point is read from what the network says, one of ESTIMATES.
     image_tokenizer: its folder, where it is not in that of a released checkpoint.
     Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
     """
@@ -327,23 +335,67 @@ def load(
         raise ValueError(f'estimate must be one of {list(ESTIMATES)}, got {estimate!r}')
     if reuse < 1 or (reuse > 1 and (act_steps > 1 or engine != 'eager')):
         raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {reuse}")
-    # A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
-    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
+    set_threads(threads)
     path = model_path(path_or_name)
-    if path == RANDOM:
+    elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
+    found = None if path == RANDOM else open_folder(Path(path), elsewhere)
+    # Before any weight is here: the process that tries engines has the memory to itself.
+    subject = trial_subject(path, device, precision, seed, elsewhere, gripper, found)
+    quantized = found is not None and found.config.quantization is not None
+    choice = choose(subject, quantized, engine, image_dtype, image_engine)
+    for remark in choice.remarks:
+        _log.warning('%s', remark)
+    if found is None:
         policy = _random_nano(seed, target, DTYPES[precision], gripper)
     else:
-        elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
-        found = open_folder(Path(path), elsewhere)
         needed = memory.plan(
-            found.config, DTYPES[precision], DTYPES.get(image_dtype, torch.bfloat16), target.type, engine
+            found.config, DTYPES[precision], DTYPES.get(choice.image_dtype, torch.bfloat16), target.type, choice.engine
         )
         _log.info('memory: %s', needed)
         memory.check(needed, target)
         policy = _from_folder(Path(path), found, target, DTYPES[precision])
-    policy.use(engine, image_dtype, image_engine)
+    policy.use(choice.engine, choice.image_dtype, choice.image_engine)
+    _log.info('engine %s, image_engine %s in %s', choice.engine, choice.image_engine, choice.image_dtype)
     policy.act_steps, policy.reuse, policy.estimate = act_steps, reuse, estimate
     return policy
+
+
+def trial_subject(
+    path_or_name: str | Path,
+    device: str = 'cpu',
+    dtype: str = 'float32',
+    seed: int = 0,
+    image_tokenizer: Path | None = None,
+    gripper: bool = True,
+    found: Opened | None = None,
+) -> Subject:
+    """A model on which engines are tried, with torch's number of threads. found: the opened folder, if it is there."""
+    path = model_path(path_or_name)
+    if found is None and path != RANDOM:
+        found = open_folder(Path(path), image_tokenizer)
+    load = {
+        'path_or_name': RANDOM if found is None else str(Path(path).absolute()),
+        'device': device,
+        'dtype': dtype,
+        'threads': torch.get_num_threads(),
+        'seed': seed,
+        'image_tokenizer': None if image_tokenizer is None else str(image_tokenizer.absolute()),
+        'gripper': gripper,
+    }
+    if found is None:
+        config, files = nano.config(TextTokenizer.load(NANO_FILE).size, gripper=gripper), []
+    else:
+        config, files = found.config, sorted({s.path for s in (*found.network.values(), *found.image.values())})
+    identity = identity_of(config.name, config.to_json(), seed if found is None else None, files)
+    return Subject(load, memory.network_numbers(config.network), identity)
+
+
+def set_threads(threads: int) -> None:
+    """CPU threads of torch, and of the graphs that are compiled from now on; 0: all cores but one.
+
+    A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
+    """
+    torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
 
 
 def _from_folder(folder: Path, found: Opened, device: torch.device, dtype: torch.dtype) -> Policy:

@@ -3,13 +3,29 @@
 import platform
 from pathlib import Path
 
+CPUINFO = Path('/proc/cpuinfo')
+
 
 def cpu_name() -> str:
     """Model name of the processor."""
+    return _field('model name') or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str]:
+    """Instruction sets of the processor, as Linux names them; empty where it does not list them."""
+    return frozenset(_field('flags').split())
+
+
+def has_amx() -> bool:
+    """Whether the processor multiplies matrices of bfloat16 in tiles, eight times faster than those of float32."""
+    return 'amx_bf16' in cpu_flags()
+
+
+def _field(name: str) -> str:
     try:
-        for line in Path('/proc/cpuinfo').read_text().splitlines():
-            if line.startswith('model name'):
+        for line in CPUINFO.read_text().splitlines():
+            if line.startswith(name):
                 return line.split(':', 1)[1].strip()
     except OSError:
         pass
-    return platform.processor() or platform.machine()
+    return ''

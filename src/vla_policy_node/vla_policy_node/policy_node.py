@@ -32,6 +32,7 @@ from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg, to_time
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
+from vla_policy_node.ros.log import NodeHandler
 from vla_policy_node.ros.robot_description import read_description
 from vla_policy_node.ros.run import run
 
@@ -77,6 +78,7 @@ class PolicyNode(SafeLifecycleNode):
         self._clock_seen, self._clock_moved = -1, time.monotonic()
         self._ticks = 0
 
+        self._model_log = NodeHandler(self, 'vla_model')
         # These live as long as the node, so that people can see its state and clients get their results always.
         self._goals = Goals(self, refusal=self._refusal, take=self._take, halt=self._halt, lock=self._lock)
         self._status = self.create_publisher(PolicyStatus, '~/status', qos.STATUS)
@@ -509,6 +511,7 @@ class PolicyNode(SafeLifecycleNode):
 
     def destroy_node(self) -> None:
         self._goals.destroy()
+        self._model_log.remove()
         super().destroy_node()
 
 

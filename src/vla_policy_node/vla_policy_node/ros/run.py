@@ -1,5 +1,6 @@
 """Run one node until SIGINT or SIGTERM, then stop it while its context still works."""
 
+import faulthandler
 import os
 import signal
 import sys
@@ -29,6 +30,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
         refuse_lost_lists(sys.argv if args is None else args)
     except ValueError as error:
         raise SystemExit(f'cannot start: {error}') from None
+    faulthandler.enable()  # native code that dies leaves the line that called it in the log
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     stop, leaving = threading.Event(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
