@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from vla_model import choice, policy, trial
+from vla_model.subject import trial_subject
 from vla_model.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
 
 DYING = Path(__file__).with_name('dying')
@@ -63,7 +64,7 @@ def test_an_engine_that_hangs_is_given_up(deaths, monkeypatch):
 
 def test_a_model_that_a_child_cannot_load_is_one_error(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
-    subject = policy.trial_subject('random-nano')
+    subject = trial_subject('random-nano')
     broken = Subject({**subject.load, 'path_or_name': str(tmp_path / 'gone')}, 1.0, 'gone')
     with pytest.raises(ValueError, match='cannot be loaded to try engines on it: no checkpoint at'):
         trial.verdicts(broken, [HALF])

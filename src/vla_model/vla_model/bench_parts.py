@@ -17,8 +17,8 @@ from . import image_engine, nano
 from .config import ImageTokenizerConfig, NetworkConfig
 from .image_tokenizer import ImageTokenizer
 from .network import Network
-from .policy import trial_subject
 from .prompt import Template
+from .subject import trial_subject
 from .text_tokenizer import NANO_FILE, TextTokenizer
 from .trial import ENGINE, IMAGES, Candidate, verdicts
 from .vocabulary import Vocabulary
