@@ -104,6 +104,7 @@ def pytest_runtest_protocol(item, nextitem):
     for report in child.run(item.nodeid):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    item.session._setupstate.teardown_exact(nextitem)  # fixtures of tests before it that ran here
     return True
 
 
