@@ -36,6 +36,8 @@ def demo(
     real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
     model: Model = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    engine: Annotated[str, typer.Option(help='Of the model, as the parameter engine of the policy node.')] = 'auto',
+    threads: Annotated[int, typer.Option(min=0, help='CPU threads of the model; 0: all cores but one.')] = 0,
     rate: Annotated[float, typer.Option(min=0.1, max=10.0, help='Most inferences per second of simulation.')] = RATE,
     expert: Annotated[bool, typer.Option('--expert', help='The scripted expert drives, the policy looks on.')] = False,
     instruction: Annotated[str, typer.Option(help='One episode of it, "put the tomato in the blue bowl" say.')] = '',
@@ -60,6 +62,8 @@ def demo(
                 real_time_factor=real_time_factor,
                 model=model,
                 device=device,
+                engine=engine,
+                threads=threads,
                 rate=rate,
                 graph_to=graph_to,
             )
@@ -75,14 +79,15 @@ def doctor(
     namespace: Annotated[str, typer.Option(help="Of the robot's nodes, e.g. /left; by default all that run.")] = '',
     model: Model = '',
     as_json: Annotated[bool, typer.Option('--json', help='For programs.')] = False,
+    again: Annotated[bool, typer.Option('--again', help='Try all engines again, also those that died.')] = False,
 ) -> None:
-    """Check this machine, GPU, network, model and, if nodes run, the robot: fact, verdict, remedy; exit code 1 if bad.
+    """Check machine, GPU, network, model, engines and a running robot: fact, verdict, remedy; exit code 1 if bad.
 
-    It only listens: nothing is published, no parameter is set.
+    It only listens: nothing is published, no parameter is set. Engines that were not tried yet are.
     """
     from vla_bringup.doctor import run_doctor
 
-    _end(lambda: run_doctor(robot, namespace, model, as_json))
+    _end(lambda: run_doctor(robot, namespace, model, as_json, again))
 
 
 @app.command()

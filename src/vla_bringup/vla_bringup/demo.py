@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import domain_coordinator
@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.table import Table
 from std_msgs.msg import String
 
+from vla_bringup.advice import Pace, after_death, keeping_up
 from vla_bringup.bag import Bag
 from vla_bringup.console import make_console
 from vla_bringup.episodes import Episodes, Seen, executor_state
@@ -27,13 +28,15 @@ from vla_bringup.pictures import write_joints, write_videos
 from vla_bringup.probe import Probe, TransitionFailed
 from vla_bringup.report import EpisodeReport, episode_reports, read_run
 from vla_bringup.summary import COLUMNS, FOOTNOTE, row, write_summary
-from vla_bringup.supervisor import Supervisor
+from vla_bringup.supervisor import NodeEnded, Supervisor
+from vla_model.trial import ending
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.profile import RobotProfile, profile_parameters
 from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.ros import qos
 
 ROBOT = 'sim_panda'
+BRING_UP = 300.0  # [s] at most; at the first start engines are tried, and one that hangs is waited for
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Options:
     policy_drives: bool = False  # else the expert does, and the policy looks on
     instruction: str = ''  # asked for in every episode; empty: what the seed asks for
     device: str = 'cpu'
+    engine: str = 'auto'  # parameters of the policy node
+    threads: int = 0
     rate: float = RATE  # [Hz] most inferences per second
     time_limit: float = 30.0  # [s] of simulation per episode
     graph_to: Path | None = None  # file for the ROS graph, looked at during the last episode
@@ -69,29 +74,40 @@ def run_demo(options: Options) -> bool:
     out, runs = options.out, options.runs
     prepare_folder(out)
     trouble: list[str] = []
+    advice: list[str] = []  # the last lines
+    paces: list[Pace] = []
+    if options.engine != 'auto':
+        from vla_model.engine import check  # torch takes a second
+
+        check(options.engine, options.device.split(':')[0], 'float32')
     with domain_coordinator.domain_id() as domain:
         os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
         console.print(f'ROS_DOMAIN_ID={domain}; logs in {out / "logs"}')
         try:
             with interruptible(), Supervisor(out / 'logs') as supervisor:
                 try:
-                    _run_episodes(supervisor, console, options)
+                    _run_episodes(supervisor, console, options, paces)
                 except TransitionFailed as error:
                     trouble.append(f'{error}:\n{supervisor.last_lines(error.node)}')
-                except (RuntimeError, TimeoutError) as error:  # NodeEnded among them
+                except NodeEnded as error:
+                    trouble.append(str(error))
+                    advice.append(after_death(error.name.rsplit('/', 1)[-1], error.code, options.engine))
+                except (RuntimeError, TimeoutError) as error:
                     trouble.append(str(error))
                 for name, code in supervisor.stop().items():
                     if code != 0:
-                        trouble.append(f'{name} ended with exit code {code} when it was stopped; see its log')
+                        trouble.append(f'{name} {ending(code)} when it was stopped; see its log')
         except KeyboardInterrupt:
             console.print('interrupted: all nodes are stopped')
             return False
     console.print('reading the bag, making pictures ...')
     try:
-        reports = _report(options, trouble, began)
+        reports, slow = _report(options, trouble, began, paces)
     except ValueError as error:
-        console.print(f'no report: {error}', style='red', markup=False)
+        for text in (*trouble, f'no report: {error}', *advice):
+            console.print(text, style='red', markup=False)
         return False
+    advice += [slow] if slow else []
     for text in trouble:
         console.print(text, style='red', markup=False)
     table = Table(*COLUMNS, title=f'{sum(e.success for e in reports)} of {len(runs)} episodes succeeded')
@@ -100,6 +116,8 @@ def run_demo(options: Options) -> bool:
     console.print(table)
     console.print(FOOTNOTE, style='dim')
     console.print(f'{out}/summary.md, videos, joints.png and the bag are ready after {time.monotonic() - began:.0f} s')
+    for text in advice:
+        console.print(text, style='yellow', markup=False)
     enough = any if options.policy_drives else all
     return not trouble and len(reports) == len(runs) and enough(e.success for e in reports)
 
@@ -127,8 +145,10 @@ def interruptible() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _run_episodes(supervisor: Supervisor, console: Console, options: Options) -> None:
+def _run_episodes(supervisor: Supervisor, console: Console, options: Options, paces: list[Pace]) -> None:
+    """paces: gets that of each episode."""
     runs = options.runs
+    asked = {'engine': options.engine, 'threads': options.threads}
     for spec in (
         recorder_node(ROBOT, options.out.absolute() / 'bag', use_sim_time=True),
         *sim_nodes(
@@ -147,17 +167,18 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options) ->
             use_sim_time=True,
         ),
     ):
-        supervisor.start(spec)
+        supervisor.start(replace(spec, parameters=spec.parameters | asked) if spec.name == 'policy' else spec)
     with Probe('demo') as probe, Progress(console) as progress:
         probe.check = supervisor.check
         episodes = Episodes(probe, progress.show, options.policy_drives)
         probe.node.create_subscription(String, 'policy/plan_text', progress.plan, qos.LATCHED)
         progress.stage('starting')
-        episodes.bring_up()
+        episodes.bring_up(BRING_UP)
         for number, (task, seed) in enumerate(runs, 1):
             progress.stage(f'{number}/{len(runs)} {task}')
             with graph_capture(options.graph_to if number == len(runs) else None):
                 taken = episodes.run(task, seed, options.time_limit, options.instruction)
+            paces.append(episodes.pace)
             progress.finished(task, seed, taken, episodes.seen.wrong or episodes.seen.blocked)
 
 
@@ -234,8 +255,11 @@ class Progress:
         return table
 
 
-def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeReport]:
-    """Everything that is left behind; what is missing is added to trouble. Raises ValueError without a usable bag."""
+def _report(options: Options, trouble: list[str], began: float, paces: list[Pace]) -> tuple[list[EpisodeReport], str]:
+    """Everything that is left behind, and a line if the machine did not keep up.
+
+    What is missing is added to trouble. Raises ValueError without a usable bag.
+    """
     out = options.out
     profile = RobotProfile.load(ROBOT)
     parameters = profile_parameters(ROBOT)
@@ -254,6 +278,7 @@ def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeR
         videos = {}
     with Bag(bag) as reader:
         counts = reader.counts
+    slow = keeping_up(run, reports, counts, paces, options.real_time_factor)
     command = shlex.join(['./vla', *sys.argv[1:]])
     models = sorted({c.model_id for c in run.chunks.values} - {'', 'expert'}) or [options.model]
     write_summary(
@@ -267,5 +292,6 @@ def _report(options: Options, trouble: list[str], began: float) -> list[EpisodeR
         model=', '.join(models),
         policy_drives=options.policy_drives,
         wall=time.monotonic() - began,
+        slow=slow,
     )
-    return reports
+    return reports, slow

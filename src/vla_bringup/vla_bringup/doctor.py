@@ -20,8 +20,11 @@ COLOURS = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.BAD: 'red', Verd
 Section = tuple[str, tuple[tuple[str, Probing, float], ...]]  # title; name, probe, bound [s]
 
 
-def sections(robot: str = '', namespace: str = '', model: str = '') -> tuple[Section, ...]:
-    """All probes, in the order in which they are shown. Empty robot and model: those of the nodes that run."""
+def sections(robot: str = '', namespace: str = '', model: str = '', again: bool = False) -> tuple[Section, ...]:
+    """All probes, in the order in which they are shown. Empty robot and model: those of the nodes that run.
+
+    again: engines are tried again.
+    """
     machine, network, gpu = doctor_machine, doctor_network, doctor_gpu
     from vla_bringup.doctor_robot import check_robot
 
@@ -58,6 +61,7 @@ def sections(robot: str = '', namespace: str = '', model: str = '') -> tuple[Sec
             ),
         ),
         ('model', (('checkpoint', partial(_model, model), 180.0),)),
+        ('engines', (('engines', partial(_engines, model, again), 900.0),)),
         ('robot', (('robot', partial(check_robot, robot, namespace), 90.0),)),
     )
 
@@ -68,12 +72,21 @@ def _model(model: str):
     return check_checkpoint(model_path(model))
 
 
-def run_doctor(robot: str = '', namespace: str = '', model: str = '', as_json: bool = False) -> bool:
+def _engines(model: str, again: bool):
+    from vla_bringup.doctor_engines import check_engines
+    from vla_model.shipped import model_path
+
+    return check_engines(model_path(model), again)
+
+
+def run_doctor(
+    robot: str = '', namespace: str = '', model: str = '', as_json: bool = False, again: bool = False
+) -> bool:
     """Ask everything and print it; False if a line is bad. Ends the process itself when a probe hangs."""
     console = make_console()
     show: Callable[[str, list[Check]], None] = (lambda title, checks: None) if as_json else partial(_show, console)
     found, ended = [], True
-    for title, probes in sections(robot, namespace, model):
+    for title, probes in sections(robot, namespace, model, again):
         checks: list[Check] = []
         for name, probe, seconds in probes:
             more, in_time = bounded(name, probe, seconds)

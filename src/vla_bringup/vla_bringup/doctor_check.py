@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import Enum
 
+from vla_model.trial import ending
+
 
 class Verdict(Enum):
     OK = 'ok'
@@ -82,5 +84,6 @@ def said(words: list[str], timeout: float = 10.0) -> str | None:
         raise RuntimeError(f'{words[0]} does not answer within {timeout:.0f} s') from None
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        raise RuntimeError(f'{words[0]}: {lines[-1] if lines else f"exit code {done.returncode}"}')
+        known = done.returncode > 0 and lines  # of a program that dies, the last line is about something else
+        raise RuntimeError(f'{words[0]}: {lines[-1] if known else ending(done.returncode)}')
     return done.stdout

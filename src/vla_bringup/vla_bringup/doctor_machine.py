@@ -14,6 +14,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from vla_bringup.doctor_check import Check, bad, skip, warn
 from vla_model.processor import cpu_name
+from vla_model.trial import ending
 
 PACKAGES = ('vla_msgs', 'vla_model', 'vla_policy_node', 'vla_sim', 'vla_training', 'vla_bringup')
 SHM = Path('/dev/shm')
@@ -80,7 +81,8 @@ def check_rendering() -> Check:
     except subprocess.TimeoutExpired:
         return bad('rendering', f'MuJoCo with MUJOCO_GL={backend} does not answer', remedy)
     if done.returncode != 0:
-        why = (done.stderr.strip().splitlines() or [f'exit code {done.returncode}'])[-1]
+        lines = done.stderr.strip().splitlines() if done.returncode > 0 else []  # a driver that dies leaves other ones
+        why = lines[-1] if lines else ending(done.returncode)
         return bad('rendering', f'MuJoCo with MUJOCO_GL={backend}: {why}', remedy)
     return Check('rendering', f'MuJoCo draws with {done.stdout.strip()} (MUJOCO_GL={backend})')
 

@@ -9,6 +9,7 @@ from rclpy.action import ActionClient
 from rosgraph_msgs.msg import Clock
 from std_msgs.msg import Bool, String
 
+from vla_bringup.advice import Pace
 from vla_bringup.probe import Probe
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import Episode, ExecutorStatus, PolicyStatus, TaskProgress
@@ -68,6 +69,7 @@ class Episodes:
     ) -> None:
         """show: called about 20 times a second. policy_drives: else the expert does, which says when it is done."""
         self.seen = seen = Seen()
+        self.pace = Pace(0.0, 0.0)  # of the newest episode, from its instruction on
         self._probe, self._show, self._policy_drives = probe, show, policy_drives
         node = probe.node
 
@@ -124,6 +126,7 @@ class Episodes:
             why = seen.policy.message if seen.policy is not None else 'it says nothing'
             raise RuntimeError(f'the policy refused {answer.instruction!r}: {why}')
         result = handle.get_result_async()
+        begun, clock = time.monotonic(), seen.clock
 
         succeeded, over = False, False
         while not over:
@@ -132,6 +135,7 @@ class Episodes:
             self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
             succeeded = seen.success  # what fell down again meanwhile is no success
             over = succeeded or seen.time > time_limit or bool(seen.blocked)
+        self.pace = Pace(time.monotonic() - begun, (seen.clock - clock) * NS)
         if not result.done():
             handle.cancel_goal_async()
             self._wait(result.done, PATIENCE, 'the policy ends its goal')

@@ -45,8 +45,12 @@ def write_summary(
     model: str,
     policy_drives: bool = False,
     wall: float,
+    slow: str = '',
 ) -> None:
-    """summary.md and summary.json. trouble: what went wrong beside failed episodes. wall: [s] the run took."""
+    """summary.md and summary.json. trouble: what went wrong beside failed episodes. wall: [s] the run took.
+
+    slow: what the machine did not keep up with.
+    """
     succeeded = sum(e.success for e in episodes)
     error = max((e.tracking_error for e in episodes), default=0.0)
     who = (
@@ -71,6 +75,8 @@ def write_summary(
     lines += ['', FOOTNOTE, '']
     if trouble:
         lines += ['## What went wrong', '', *(f'- {t}' for t in trouble), '']
+    if slow:
+        lines += [f'{slow[0].upper()}{slow[1:]}.', '']
     lines += [
         '![commanded and measured joints](joints.png)',
         '',
@@ -94,6 +100,7 @@ def write_summary(
         'succeeded': succeeded,
         'episodes': [{**_finite(dataclasses.asdict(e)), 'video': videos.get(e.index)} for e in episodes],
         'trouble': trouble,
+        'slow': slow,
         'model': model,
         'command': command,
         'wall_seconds': wall,

@@ -11,13 +11,18 @@ from pathlib import Path
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
 from vla_bringup.nodes import NodeSpec
+from vla_model.trial import ending
 
 STOP_TIME = 10.0  # [s] from SIGINT to SIGKILL
 LAST_LINES = 25  # of a log, shown when its node ended
 
 
 class NodeEnded(RuntimeError):
-    """A node's process ended by itself."""
+    """A node's process ended by itself. name: with namespace; code: its exit code, negative for a signal."""
+
+    def __init__(self, name: str, code: int, text: str) -> None:
+        super().__init__(text)
+        self.name, self.code = name, code
 
 
 def command(spec: NodeSpec, folder: Path) -> list[str]:
@@ -78,7 +83,8 @@ class Supervisor:
         """Raise NodeEnded, with the last lines of its log, if a node ended by itself."""
         for name, process in self._processes.items():
             if (code := process.poll()) is not None:
-                raise NodeEnded(f'{name} {_ending(code)}. The end of {self._logs[name]}:\n{self.last_lines(name)}')
+                text = f'{name} {ending(code)}. The end of {self._logs[name]}:\n{self.last_lines(name)}'
+                raise NodeEnded(name, code, text)
 
     def alive(self, name: str) -> bool:
         """Whether a node that was started still runs. name: with namespace."""
@@ -128,10 +134,6 @@ def _kill(process: subprocess.Popen) -> None:
     except (ProcessLookupError, PermissionError):
         pass
     process.wait()
-
-
-def _ending(code: int) -> str:
-    return f'was killed by {signal.Signals(-code).name}' if code < 0 else f'ended with exit code {code}'
 
 
 # Loaded before any fork: between fork and exec nothing but plain calls is safe.

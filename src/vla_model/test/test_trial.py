@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -178,7 +179,7 @@ def passed(share, error=0.0):
 )
 def test_auto_is_the_fastest_that_passed_and_is_close(outcomes, quantized, engine):
     pytest.importorskip('openvino')
-    found = choice.choose(SUBJECT, quantized, 'auto', 'float32', 'eager', _asked(outcomes))
+    found = choice.choose(replace(SUBJECT, quantized=quantized), 'auto', 'float32', 'eager', _asked(outcomes))
     assert (found.engine, found.image_engine, found.image_dtype) == (engine, 'eager', 'float32')
     assert len(found.remarks) == sum(v.native for v in outcomes.values())
 
@@ -188,34 +189,34 @@ def test_image_encoders_are_chosen_by_the_same_rule():
     half, int8 = (Candidate(IMAGES, 'openvino', d) for d in ('bfloat16', 'int8'))
     asked = []
     outcomes = {half: passed(0.4, 0.01), int8: passed(0.3, 0.2), HALF: passed(0.5)}
-    found = choice.choose(SUBJECT, False, 'auto', 'auto', 'auto', _asked(outcomes, asked))
+    found = choice.choose(SUBJECT, 'auto', 'auto', 'auto', _asked(outcomes, asked))
     assert (found.engine, found.image_engine, found.image_dtype) == ('openvino-bfloat16', 'openvino', 'bfloat16')
     assert asked == [[HALF, INT8, half, int8]]  # one process for all
     dead = {half: Verdict(DIED, 'was killed by SIGILL')}
-    found = choice.choose(SUBJECT, False, 'eager', 'auto', 'auto', _asked(dead))
+    found = choice.choose(SUBJECT, 'eager', 'auto', 'auto', _asked(dead))
     assert (found.image_engine, found.image_dtype) == ('eager', 'float32')
     assert found.remarks == (
         'image_engine openvino bfloat16 was killed by SIGILL when it was tried on this machine: '
         "image_engine 'eager' in float32 is taken",
     )
     with pytest.raises(ValueError, match=r"no image encoder in bfloat16 is close .* take image_dtype 'float32'; .*ILL"):
-        choice.choose(SUBJECT, False, 'eager', 'bfloat16', 'auto', _asked(dead))
+        choice.choose(SUBJECT, 'eager', 'bfloat16', 'auto', _asked(dead))
     with pytest.raises(ValueError, match=r"was killed by SIGILL .* take image_engine 'eager' or 'auto'"):
-        choice.choose(SUBJECT, False, 'eager', 'bfloat16', 'openvino', _asked(dead))
+        choice.choose(SUBJECT, 'eager', 'bfloat16', 'openvino', _asked(dead))
 
 
 def test_eager_needs_no_trial_and_a_named_engine_that_is_refused_says_why():
-    found = choice.choose(SUBJECT, False, 'eager', 'auto', 'eager', _asked({}, asked := []))
+    found = choice.choose(SUBJECT, 'eager', 'auto', 'eager', _asked({}, asked := []))
     assert (found, asked) == (choice.Choice(), [])
     with pytest.raises(ValueError, match='not here'):
-        choice.choose(SUBJECT, False, 'openvino-int8', 'float32', 'eager', _asked({}))
+        choice.choose(SUBJECT, 'openvino-int8', 'float32', 'eager', _asked({}))
 
 
 def test_large_networks_and_other_precisions_leave_auto_with_eager():
     large = Subject(SUBJECT.load, 2e9, 'large')
     half = Subject({**SUBJECT.load, 'dtype': 'bfloat16'}, 7e6, 'half')
     for subject in (large, half):
-        assert choice.choose(subject, False, 'auto', 'float32', 'eager', _asked({})).engine == 'eager'
+        assert choice.choose(subject, 'auto', 'float32', 'eager', _asked({})).engine == 'eager'
 
 
 def test_a_trial_ends_with_the_process_that_asked_for_it(tmp_path):

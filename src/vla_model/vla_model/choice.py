@@ -39,9 +39,7 @@ def candidates(subject: Subject, engine: str, image_dtype: str, image_engine: st
     return network, () if asked == EXACT else ((asked,),)
 
 
-def choose(
-    subject: Subject, quantized: bool, engine: str, image_dtype: str, image_engine: str, ask: Asking = verdicts
-) -> Choice:
+def choose(subject: Subject, engine: str, image_dtype: str, image_engine: str, ask: Asking = verdicts) -> Choice:
     """The engines to make. 'auto' is the fastest of those that passed and are close to eager; eager needs no trial.
 
     Raises ValueError with the cause and the remedy for an engine that is asked for by name and did not pass.
@@ -58,7 +56,7 @@ def choose(
         verdicts_of((*network[0], *image[0]), False)
     name, remarks = engine, list[str]()
     if engine == 'auto':
-        limit = engines.auto_error(str(subject.load['device']).split(':')[0], quantized)
+        limit = engines.auto_error(str(subject.load['device']).split(':')[0], subject.quantized)
         best = _fastest(network, limit, 1.0, verdicts_of)
         name = best.name if best is not None else 'eager'
         remarks += _remarks(network, tried, f'engine {name!r} is taken')

@@ -340,8 +340,7 @@ def load(
     found = None if path == RANDOM else open_folder(Path(path), elsewhere)
     # Before any weight is here: the process that tries engines has the memory to itself.
     subject = trial_subject(path, device, precision, seed, elsewhere, gripper, found)
-    quantized = found is not None and found.config.quantization is not None
-    choice = choose(subject, quantized, engine, image_dtype, image_engine)
+    choice = choose(subject, engine, image_dtype, image_engine)
     for remark in choice.remarks:
         _log.warning('%s', remark)
     if found is None:

@@ -81,6 +81,7 @@ class Subject:
     load: Mapping[str, Any]  # arguments of policy.load
     parameters: float  # numbers of its network
     identity: str  # changes with weights and configuration
+    quantized: bool = False
 
     @property
     def key(self) -> str:
