@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import domain_coordinator
 from rich.console import Console
@@ -72,14 +73,14 @@ def run_demo(options: Options) -> bool:
     console = make_console()
     began = time.monotonic()
     out, runs = options.out, options.runs
-    prepare_folder(out)
-    trouble: list[str] = []
-    advice: list[str] = []  # the last lines
-    paces: list[Pace] = []
     if options.engine != 'auto':
         from vla_model.engine import check  # torch takes a second
 
         check(options.engine, options.device.split(':')[0], 'float32')
+    prepare_folder(out)
+    trouble: list[str] = []
+    advice: list[str] = []  # the last lines
+    paces: list[Pace] = []
     with domain_coordinator.domain_id() as domain:
         os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
         console.print(f'ROS_DOMAIN_ID={domain}; logs in {out / "logs"}')
@@ -107,7 +108,7 @@ def run_demo(options: Options) -> bool:
         for text in (*trouble, f'no report: {error}', *advice):
             console.print(text, style='red', markup=False)
         return False
-    advice += [slow] if slow else []
+    advice = [slow, *advice] if slow else advice
     for text in trouble:
         console.print(text, style='red', markup=False)
     table = Table(*COLUMNS, title=f'{sum(e.success for e in reports)} of {len(runs)} episodes succeeded')
@@ -148,7 +149,7 @@ def interruptible() -> Iterator[None]:
 def _run_episodes(supervisor: Supervisor, console: Console, options: Options, paces: list[Pace]) -> None:
     """paces: gets that of each episode."""
     runs = options.runs
-    asked = {'engine': options.engine, 'threads': options.threads}
+    asked: dict[str, Any] = {'engine': options.engine, 'threads': options.threads}
     for spec in (
         recorder_node(ROBOT, options.out.absolute() / 'bag', use_sim_time=True),
         *sim_nodes(

@@ -156,7 +156,8 @@ class PolicyParameters:
                 'engine',
                 'auto',
                 'what runs the network: eager, cuda-graph, tensorrt, openvino-float32, openvino-bfloat16, '
-                'openvino-int8; auto: the fastest here whose results are close to those of eager',
+                'openvino-int8; auto: the fastest here whose results are close to those of eager. All but eager are '
+                'tried in a child process first',
             ),
             image_dtype=declare(
                 node,
