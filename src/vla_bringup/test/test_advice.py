@@ -47,7 +47,7 @@ def test_a_machine_that_keeps_up_gets_no_line():
         ({'run': run_of([0.05] * 80 + [0.17] * 20)}, '20 of 100 chunks came more than 120 ms .* percentile 170 ms'),
         ({'counts': {**COUNTS, '/policy/plan_text': 2}}, '2 of about 10 plan texts had room'),
         ({'counts': {'/policy/plan_text': 9}}, '0 of about 10 predicted images had room'),
-        ({'paces': [Pace(20.0, 12.0)]}, 'simulation ran at 0.60 of real time instead of 1'),
+        ({'paces': [Pace(20.0, 12.0)]}, 'the simulation ran at 0.60 of real time instead of 1'),
     ],
 )
 def test_what_was_too_slow_is_told_with_numbers_and_what_to_try(given, sentence):

@@ -10,6 +10,10 @@ import pytest
 from vla_bringup import doctor, doctor_gpu, doctor_machine, doctor_network
 from vla_bringup.doctor_check import Check, Verdict, bad, bounded, said, warn
 from vla_bringup.doctor_checkpoint import check_checkpoint
+from vla_bringup.doctor_engines import check_engines
+from vla_model import choice, trial
+from vla_model.trial import Candidate
+from vla_model.trial import Verdict as Trial
 
 OK, WARN, BAD, SKIP = Verdict.OK, Verdict.WARN, Verdict.BAD, Verdict.SKIP
 
@@ -312,3 +316,22 @@ def test_every_line_that_is_not_well_has_a_remedy():
             assert ended
             assert found
             assert all(c.remedy for c in found if c.verdict in (WARN, BAD)), found
+
+
+def test_engines_are_listed_with_the_verdicts_of_their_trials(monkeypatch):
+    half, image = Candidate('engine', 'openvino-bfloat16'), Candidate('image_engine', 'openvino', 'bfloat16')
+    found = {
+        half: Trial('died', 'was killed by SIGFPE'),
+        image: Trial('passed', ms=4.0, share=0.4, error=0.01),
+        Candidate('engine', 'openvino-int8'): Trial('refused', 'the graph in int8 differs from eager by 0.3'),
+    }
+    monkeypatch.setattr(trial, 'verdicts', lambda subject, candidates, again: found)
+    monkeypatch.setattr(choice, 'choose', lambda *_: choice.Choice('eager', 'openvino', 'bfloat16'))
+    bfloat16, int8, images, auto = check_engines('random-nano')
+    assert (bfloat16.name, bfloat16.verdict, bfloat16.fact) == ('openvino-bfloat16', WARN, 'was killed by SIGFPE')
+    assert './vla doctor --again' in bfloat16.remedy
+    assert (int8.verdict, int8.fact) == (SKIP, 'the graph in int8 differs from eager by 0.3')
+    assert images.fact == '4.0 ms, 2.5 times as fast as eager, codes 1.0 % off'
+    assert auto.fact == 'engine eager, image_engine openvino in bfloat16'
+    (gone,) = check_engines('/no/such/model')
+    assert gone.verdict is SKIP and '/no/such/model' in gone.fact

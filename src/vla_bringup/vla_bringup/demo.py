@@ -37,7 +37,6 @@ from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.ros import qos
 
 ROBOT = 'sim_panda'
-BRING_UP = 300.0  # [s] at most; at the first start engines are tried, and one that hangs is waited for
 
 
 @dataclass(frozen=True)
@@ -174,7 +173,7 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options, pa
         episodes = Episodes(probe, progress.show, options.policy_drives)
         probe.node.create_subscription(String, 'policy/plan_text', progress.plan, qos.LATCHED)
         progress.stage('starting')
-        episodes.bring_up(BRING_UP)
+        episodes.bring_up()
         for number, (task, seed) in enumerate(runs, 1):
             progress.stage(f'{number}/{len(runs)} {task}')
             with graph_capture(options.graph_to if number == len(runs) else None):

@@ -21,6 +21,7 @@ NS = 1e-9
 SETTLE = 0.1  # [s] of simulation after a reset, before the executor may look at the joints
 LINGER = 4.0  # [s] of simulation after success in which the expert may finish
 HOLD = 1.0  # [s] of simulation that a policy's success must hold
+BRING_UP = 300.0  # [s] of wall time; at the first start engines are tried, and one that hangs is waited for
 PATIENCE = 30.0  # [s] of wall time in which the simulated clock must move
 
 
@@ -88,7 +89,7 @@ class Episodes:
         base = node.get_namespace().rstrip('/')
         self._executor, self._policy = f'{base}/executor', f'{base}/policy'
 
-    def bring_up(self, timeout: float = 60.0) -> None:
+    def bring_up(self, timeout: float = BRING_UP) -> None:
         """Wait for the simulator, then configure and activate the policy. The executor comes with the first episode."""
         self._wait(lambda: self.seen.clock > 0 and self.seen.episode is not None, timeout, 'the simulator runs')
         self._probe.bring_up(self._policy, timeout)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_model import choice, policy, trial
+from vla_model import choice, policy, processor, trial
 from vla_model.subject import trial_subject
 from vla_model.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
 
@@ -139,6 +139,17 @@ def test_another_machine_or_model_is_tried_anew(tries, monkeypatch, tmp_path):
     (tmp_path / 'vla_model' / trial.FILE).write_text('{"torn')
     trial.verdicts(SUBJECT, [HALF])
     assert len(asked) == 6
+
+
+def test_the_processor_is_known_by_its_instruction_sets(monkeypatch, tmp_path):
+    for flags, amx in (('fpu avx512_bf16 amx_bf16 amx_tile', True), ('fpu avx512_bf16', False)):
+        file = tmp_path / 'cpuinfo'
+        file.write_text(f'processor\t: 0\nmodel name\t: A Processor\nflags\t\t: {flags}\n\nprocessor\t: 1\n')
+        monkeypatch.setattr(processor, 'CPUINFO', file)
+        assert processor.cpu_name() == 'A Processor' and processor.has_amx() == amx
+        assert processor.cpu_flags() == set(flags.split())
+    monkeypatch.setattr(processor, 'CPUINFO', tmp_path / 'gone')
+    assert processor.cpu_name() and not processor.has_amx()
 
 
 def test_the_same_files_are_the_same_model(tmp_path):

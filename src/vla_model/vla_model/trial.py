@@ -27,7 +27,7 @@ from .processor import cpu_flags, cpu_name
 
 ENGINE, IMAGES = 'engine', 'image_engine'  # the parameters that a candidate is for
 PASSED, REFUSED, DIED, HUNG, MEMORY = 'passed', 'refused', 'died', 'hung', 'memory'
-LOADING, TRYING, COMPILING = 120.0, 30.0, 300.0  # [s] at most for a small model; for 'compile' as much more
+LOADING, TRYING, COMPILING = 120.0, 60.0, 300.0  # [s] at most for a small model; for 'compile' as much more
 PARAMETERS_PER_SECOND = 1e7  # a larger model has a second more for so many
 RETRY = 24 * 3600.0  # [s] after which 'auto' tries again what hung or had no memory: that may have been the machine
 STOPPED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a user's, no verdict
