@@ -6,8 +6,7 @@ from rich.progress import Progress
 
 from vla_bringup.console import make_console
 from vla_bringup.machine import facts
-from vla_bringup.nodes import profile_path
-from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.core.profile import RobotProfile, profile_path
 from vla_policy_node.proof.holds import CASES, CONTROLLERS, Held, hold, table
 
 ROBOTS = ('fr3', 'sim_panda')
