@@ -3,6 +3,8 @@
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -14,6 +16,7 @@ from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.vocabulary import Vocabulary
 from vla_training import shards
+from vla_training.lerobot import layout
 
 torch.set_num_threads(1)  # threads of several tests' processes would spin on each other
 
@@ -71,6 +74,27 @@ def tokens_folder(tmp_path_factory, config):
     nano.init_weights(images, 0)
     save_file(images.state_dict(), folder / IMAGE_FILE)
     return folder
+
+
+@pytest.fixture(scope='session')
+def second_task():
+    """Gives a data set (of one file) a second instruction, from a frame of an episode on, as stock lerobot does it:
+    the frames have its number, the list of the episode has both in any order."""
+
+    def change(folder, episode: int, frame: int, task: str) -> None:
+        tasks = pq.read_table(folder / layout.TASKS).column(1).to_pylist()
+        pq.write_table(layout.tasks_table([*tasks, task]), folder / layout.TASKS)
+        data, rows = folder / 'data/chunk-000/file-000.parquet', folder / 'meta/episodes/chunk-000/file-000.parquet'
+        table = pq.read_table(data)
+        after = (np.asarray(table['episode_index']) == episode) & (np.asarray(table['frame_index']) >= frame)
+        numbers = np.where(after, len(tasks), np.asarray(table['task_index']))
+        place = table.schema.get_field_index('task_index')
+        pq.write_table(table.set_column(place, 'task_index', pa.array(numbers)), data)
+        listed = pq.read_table(rows).to_pylist()
+        listed[episode]['tasks'].insert(0, task)
+        pq.write_table(pa.Table.from_pylist(listed), rows)
+
+    return change
 
 
 @pytest.fixture(scope='session')

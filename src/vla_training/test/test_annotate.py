@@ -83,6 +83,18 @@ def test_a_line_per_annotated_frame(tmp_path):
     assert (lines[2]['episode_id'], lines[2]['frame_index']) == (1, 1)
 
 
+def test_the_sub_tasks_of_two_instructions_in_an_episode_are_not_mixed(tmp_path, second_task):
+    make(tmp_path / 'd', [['reach', 'grasp', 'open', 'retreat']])
+    second_task(tmp_path / 'd', 0, 2, 'let go')
+    lines = [json.loads(line) for line in write_records(tmp_path / 'd')[0].read_text().splitlines()]
+    assert [(r['frame_index'], r['task'], r['all_subtasks'], r['completed_subtasks']) for r in lines] == [
+        (0, 'take it', ['reach', 'grasp'], []),
+        (1, 'take it', ['reach', 'grasp'], ['reach']),
+        (2, 'let go', ['open', 'retreat'], []),
+        (3, 'let go', ['open', 'retreat'], ['open']),
+    ]
+
+
 def test_a_dataset_without_sub_tasks_is_told(tmp_path):
     make(tmp_path / 'd', [['', '']])
     with pytest.raises(ValueError, match='no sub-tasks'):

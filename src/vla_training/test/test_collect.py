@@ -9,6 +9,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
 from vla_sim.world import World
+from vla_training import features
 from vla_training.collect import (
     HELD_OUT,
     Away,
@@ -34,7 +35,7 @@ from vla_training.features import (
     SUCCESS,
     split,
 )
-from vla_training.lerobot import Dataset
+from vla_training.lerobot import Dataset, DatasetWriter
 
 
 @pytest.fixture(scope='module')
@@ -173,6 +174,32 @@ def test_the_same_seed_is_the_same_episode(stage):
     world, cameras, expert = stage
     a, b = (record_episode(world, cameras, expert, 5, Push(), time_limit=60).columns() for _ in range(2))
     assert all(np.array_equal(a[name], b[name]) for name in (STATE, ACTION, EXECUTED))
+
+
+def test_a_depth_map_is_recorded_where_it_is_asked_for(stage):
+    world, cameras, expert = stage
+    name = features.depth('front')
+    assert name not in record_episode(world, cameras, expert, 5, time_limit=20).columns()
+    found = record_episode(world, cameras, expert, 5, time_limit=20, depth_map=True).columns()[name]
+    assert found.shape[1:] == features.simulator_features(['a'], ['front'], depth_map=True)[name].shape
+    assert found.dtype == np.uint16 and 300 < np.median(found) < 3000  # [mm]
+
+
+def test_what_training_alone_may_know_is_neither_observation_nor_action():
+    """By these beginnings of names stock lerobot chooses the inputs and outputs of a policy."""
+    found = features.simulator_features(['a'], ['front', 'wrist'], depth_map=True)
+    seen = {name for name in found if name.startswith(('observation', 'action'))}
+    assert seen == {STATE, features.VELOCITY, ACTION, features.image('front'), features.image('wrist')}
+    assert all(len(feature.shape) == 1 or feature.is_pixels for feature in found.values())
+
+
+def test_a_data_set_that_was_edited_elsewhere_is_not_gone_on_with(profile, tmp_path):
+    writer = DatasetWriter(tmp_path / 'd', features.FPS, 'x', {STATE: features.robot_features(['a'], {})[STATE]})
+    writer.add_episode({STATE: np.zeros((2, 2), np.float32)}, {}, 'press it')
+    writer.close()
+    with pytest.raises(ValueError, match='Give another folder'):
+        collect(tmp_path / 'd', profile, ('press_button',), range(2), how=How())
+    assert len(Dataset(tmp_path / 'd')) == 2  # and it is left as it was
 
 
 def test_a_push_is_smooth_and_small_near_the_table():

@@ -106,6 +106,37 @@ def test_it_counts_how_far_beside_the_thing_a_policy_points(dataset, config):
     assert 'pointed within 0.05 of it' not in recorded_frames(policy_without, dataset, frames=4, decoded=1)
 
 
+def test_a_frame_whose_chunk_reaches_into_another_task_does_not_count(dataset, config, tmp_path, second_task):
+    import shutil
+
+    shutil.copytree(dataset, tmp_path / 'd')
+    second_task(tmp_path / 'd', 1, 10, 'let go')
+    asked = []
+
+    class Asked(Knows):
+        def act(self, observation, prefix=None):
+            asked.append((round(observation.t_ref * 1e-8), observation.instruction, float(observation.positions[0])))
+            h = self.config.robot.horizon
+            return Chunk(np.zeros((h, 7)), np.zeros(h), self.config.robot.dt)
+
+        def start_plan(self, observation, **_):
+            return SimpleNamespace(run=lambda: Plan(0, '', 1.0))
+
+        def start_imagine(self, observation, **_):
+            return SimpleNamespace(run=lambda: PredictedImage(0, 0, self.pictures[0][::2, ::2], 1.0))
+
+    policy = Asked(dataset, config)
+    found = recorded_frames(policy, tmp_path / 'd', frames=100, decoded=1)
+    state = policy.episode.columns[STATE][:, 0]
+    span = 2 * config.robot.horizon
+    first, second = (LENGTH // 2 - span, LENGTH // 2 - span)
+    assert found['frames'] == len(asked) == first + second
+    assert asked == [
+        *((t, 'press the red button', pytest.approx(state[t])) for t in range(first)),
+        *((t, 'let go', pytest.approx(state[10 + t])) for t in range(second)),
+    ]
+
+
 def test_what_was_trained_on_does_not_count(dataset, config, tmp_path):
     with pytest.raises(ValueError, match='is no LeRobot dataset'):
         recorded_frames(Knows(dataset, config), tmp_path)

@@ -326,6 +326,52 @@ def test_variants_of_stock_lerobot_are_read(tmp_path):
     check(folder, written)
 
 
+def test_an_episode_with_two_instructions_is_cut_where_they_change(tmp_path, second_task):
+    folder = tmp_path / 'd'
+    writer = DatasetWriter(folder, FPS, 'panda', FEATURES)
+    written = [add(writer, 5), add(writer, 8), add(writer, 4)]
+    writer.close()
+    second_task(folder, 1, 3, 'stack it')
+    dataset = check(folder, written)
+    assert dataset.episodes[0].task == 'press the red button'
+    with pytest.raises(ValueError, match=r"has the instructions .*'stack it'.*: read it frame by frame"):
+        dataset.episode(1).task  # noqa: B018
+    first, second = dataset.episode(1).by_task()
+    assert [(p.task, len(p), p.info.index) for p in (first, second)] == [
+        ('press the red button', 3, 1),
+        ('stack it', 5, 1),
+    ]
+    for piece, at in ((first, 0), (second, 3)):
+        for name, values in written[1].items():
+            np.testing.assert_array_equal(piece.columns[name], values[at : at + len(piece)], err_msg=name)
+        for k, frame in enumerate(piece.frames(features.image('front'))):
+            assert np.abs(frame.astype(int) - picture(5 + at + k)).mean() < 2.0
+    assert [len(p) for p in dataset.episode(2).by_task()] == [4]
+
+
+def test_task_numbers_that_are_not_described_are_refused(tmp_path):
+    folder = tmp_path / 'd'
+    writer = DatasetWriter(folder, FPS, 'panda', FEATURES)
+    add(writer, 3)
+    add(writer, 3, 'stack')
+    writer.close()
+    tasks = pq.read_table(folder / layout.TASKS)
+    pq.write_table(tasks.slice(0, 1), folder / layout.TASKS)
+    with pytest.raises(ValueError, match=r'episode 1 has the tasks \[1\]'):
+        Dataset(folder).episode(1)
+    pq.write_table(tasks.slice(1, 1), folder / layout.TASKS)
+    with pytest.raises(ValueError, match=r'has the task indices \[1\]'):
+        Dataset(folder)
+
+
+@pytest.mark.parametrize(('version', 'says'), [('v2.1', 'lerobot.scripts.convert_dataset_v21'), ('v2.0', 'to v2.1')])
+def test_another_version_is_refused_with_the_remedy(tmp_path, version, says):
+    (tmp_path / 'meta').mkdir()
+    (tmp_path / layout.INFO).write_text(json.dumps({'codebase_version': version}))
+    with pytest.raises(ValueError, match=says):
+        Dataset(tmp_path)
+
+
 def test_datasets_kept_as_images_are_read(tmp_path):
     """As many published ones are: a column of PNG files, no videos."""
     from io import BytesIO

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from vla_training.features import (
     ACTION,
     COMPLETED,
     EXECUTED,
+    EXECUTED_BEFORE,
     FPS,
     POINTS,
     REMAINING,
@@ -189,6 +191,30 @@ def test_shards_hold_what_the_policy_would_see(dataset, images, tmp_path):
     assert np.allclose(back[13:], actions_of(data.episode(1), tokens.config.robot, 2, kinematics, 10), atol=1e-3)
     assert tokens.text.decode(tokens.texts[tokens.plan[0]]).endswith('I should continue to press the button.')
     assert tokens.text.decode(tokens.texts[tokens.instruction[20]]) == 'press the red button'
+
+
+def test_an_episode_with_two_instructions_is_two_to_learn_from(dataset, images, tmp_path, second_task):
+    shutil.copytree(dataset, tmp_path / 'd')
+    second_task(tmp_path / 'd', 0, 7, 'press the blue button')
+    tokenize(tmp_path / 'd', images[0], tmp_path / 't', action_space='joint_delta')
+    tokens, pieces = shards.read(tmp_path / 't'), Dataset(tmp_path / 'd').episode(0).by_task()
+    a, b = (frames_used(piece, 7, FPS) for piece in pieces)
+    assert 0 < a <= 7 and 0 < b <= 7
+    said = [tokens.text.decode(tokens.texts[i]) for i in tokens.instruction]
+    assert said == ['press the red button'] * a + ['press the blue button'] * b + ['press the red button'] * 10
+    assert tokens.episode.tolist() == [0] * (a + b) + [1] * 10  # held out together
+    assert tokens.future[: a + b].tolist() == [a - 1] * a + [a + b - 1] * b  # a chunk ends with its task
+    assert tokens.text.decode(tokens.texts[tokens.plan[a]]).startswith('My task is press the blue button.')
+
+
+def test_the_name_that_earlier_versions_gave_to_what_was_sent_is_read(dataset):
+    episode = Dataset(dataset).episode(0)
+    columns = dict(episode.columns)
+    columns[EXECUTED_BEFORE] = columns.pop(EXECUTED)
+    old = replace(episode, columns=columns)
+    assert np.array_equal(chunks_of(old, 7, horizon=8), chunks_of(episode, 7, horizon=8))
+    del columns[EXECUTED_BEFORE]
+    assert not np.array_equal(chunks_of(old, 7, horizon=8), chunks_of(episode, 7, horizon=8))
 
 
 def test_what_the_task_names_is_pointed_at_in_its_order(dataset, images, tmp_path):

@@ -62,19 +62,19 @@ def plan_texts(episode: Frames) -> list[str]:
 def records(dataset: Dataset) -> Iterator[dict]:
     """A record per annotated frame with the keys of MM-ACT's annotation files."""
     for info in dataset.episodes:
-        episode = dataset.episode(info.index)
-        texts = plan_texts(episode)
-        for k, (p, text) in enumerate(zip(plans(episode), texts, strict=True)):
-            if p is not None:
-                yield {
-                    'episode_id': info.index,
-                    'frame_index': k,
-                    'task': info.task,
-                    'all_subtasks': p.subtasks,
-                    'completed_subtasks': p.finished,
-                    'current_subtask': p.current,
-                    'cot_reasoning': text,
-                }
+        for episode in dataset.episode(info.index).by_task():
+            frames = zip(episode.columns['frame_index'], plans(episode), plan_texts(episode), strict=True)
+            for k, p, text in frames:
+                if p is not None:
+                    yield {
+                        'episode_id': info.index,
+                        'frame_index': int(k),
+                        'task': episode.task,
+                        'all_subtasks': p.subtasks,
+                        'completed_subtasks': p.finished,
+                        'current_subtask': p.current,
+                        'cot_reasoning': text,
+                    }
 
 
 def write_records(folder: Path, out: Path | None = None) -> tuple[Path, int]:

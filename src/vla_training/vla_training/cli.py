@@ -71,6 +71,7 @@ def collect(
     push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
     away: Annotated[bool, typer.Option(help='Begin most episodes elsewhere than at home.')] = True,
     tail: Annotated[float, typer.Option(min=0.0, help='Seconds recorded after success.')] = 3.5,
+    depth: Annotated[bool, typer.Option(help='Record the depth map of the first camera, too.')] = False,
     lead: Annotated[
         str, typer.Option(help='Checkpoint that drives most episodes at first; recorded is how the expert goes on.')
     ] = '',
@@ -83,7 +84,8 @@ def collect(
 
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    how = How(Push() if push else None, Away() if away else None, Lead(model_path(lead)) if lead else None, tail)
+    leads = Lead(model_path(lead)) if lead else None
+    how = How(Push() if push else None, Away() if away else None, leads, tail, depth)
     found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, how=how)
     for task, (n, good) in found.items():
         Console().print(f'{task}: {n} episodes, {good} of them good and kept')

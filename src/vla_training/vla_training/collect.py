@@ -7,7 +7,7 @@ the set-point without it, so the data shows the way back (DART, Laskey et al. 20
 import json
 import math
 import multiprocessing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,8 @@ from vla_training.features import (
     join,
     simulator_features,
 )
-from vla_training.lerobot import DatasetWriter, encode_video
+from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video
+from vla_training.lerobot.layout import INDICES, INFO
 
 TICK = 10  # [ms] of one control step
 PLAN = 20  # control steps between two chunks of the expert
@@ -215,11 +216,12 @@ def record_episode(
     tail: float = math.inf,
     time_limit: int = LONGEST,
     leader: Leader | None = None,
+    depth_map: bool = False,
 ) -> Recording:
     """The expert does the world's task once. push None: undisturbed; away None: from home.
 
     leader: of what drives before the record begins. tail: [s] that are recorded after success, or until the expert is
-    done and at rest. time_limit: control steps.
+    done and at rest. time_limit: control steps. depth_map: of the first camera.
     """
     world.reset(seed)
     led = leader is not None and leader.leads(world, cameras, seed)
@@ -250,6 +252,8 @@ def record_episode(
         opening = world.gripper_opening if set_point.gripper is None else set_point.gripper
         if tick % FRAME == 0:
             _record(recording, world, cameras, plan, np.append(set_point.positions, opening), error)
+            if depth_map:
+                recording.rows[-1][depth(CAMERAS[0])] = _depth(world, cameras)
         world.set_target(set_point.positions + error, set_point.velocities)
         world.set_gripper(opening)
         world.step(TICK)
@@ -282,15 +286,11 @@ def _record(
     snapshot = world.snapshot()
     for name, picture in cameras.render(snapshot).items():
         recording.images[name].append(picture)
-    metres = cameras.depth(snapshot, CAMERAS[0])
-    step = metres.shape[0] // DEPTH_SIDE
-    millimetres = np.clip(np.rint(metres[step // 2 :: step, step // 2 :: step] * 1000), 0, 65535)
     row = {
         STATE: np.append(world.joint_positions, world.gripper_opening).astype(np.float32),
         VELOCITY: world.joint_velocities.astype(np.float32),
         ACTION: set_point.astype(np.float32),  # becomes that of the next frame when the episode is over
         EXECUTED: (set_point + np.append(error, 0.0)).astype(np.float32),
-        depth(CAMERAS[0]): millimetres.astype(np.uint16),
         SUBTASK: plan.subtask,
         COMPLETED: join(plan.completed),
         REMAINING: join(plan.remaining),
@@ -300,6 +300,14 @@ def _record(
     row |= {ee_pixel(name): _pixel(world, name, world.tool_pose()[0]) for name in CAMERAS}
     row[POINTS] = json.dumps(places(world))
     recording.rows.append(row)
+
+
+def _depth(world: World, cameras: Cameras) -> np.ndarray:
+    """(DEPTH_SIDE * DEPTH_SIDE,) uint16 [mm], row by row."""
+    metres = cameras.depth(world.snapshot(), CAMERAS[0])
+    step = metres.shape[0] // DEPTH_SIDE
+    millimetres = np.rint(metres[step // 2 :: step, step // 2 :: step] * 1000)
+    return np.clip(millimetres, 0, 65535).astype(np.uint16).ravel()
 
 
 def places(world: World) -> dict[str, dict[str, list[float]]]:
@@ -353,6 +361,7 @@ class How:
     away: Away | None = field(default_factory=Away)  # None: all begin at home
     lead: Lead | None = None  # None: the expert alone
     tail: float = 3.5  # [s] recorded after success: time for a chunk to look into, and to see that it stays
+    depth: bool = False  # the depth map of the first camera is recorded, too
 
 
 _worker: tuple[How, dict[str, tuple[World, Cameras]], Expert, list[Leader]] | None = None
@@ -374,7 +383,9 @@ def _run(job: tuple[str, int]) -> tuple[Recording, dict[str, bytes]]:
         world = World(task)
         worlds[task] = world, world.cameras()
     leader = leaders[0] if leaders else None
-    recording = record_episode(*worlds[task], expert, seed, how.push, how.away, how.tail, leader=leader)
+    recording = record_episode(
+        *worlds[task], expert, seed, how.push, how.away, how.tail, leader=leader, depth_map=how.depth
+    )
     videos = {image(name): encode_video(np.stack(frames), FPS) for name, frames in recording.images.items() if frames}
     recording.images = {}
     return recording, videos
@@ -396,8 +407,12 @@ def collect(
     """
     if len(seeds) and max(seeds) >= HELD_OUT:
         raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
-    features = simulator_features(profile.joint_names, CAMERAS)
-    writer = DatasetWriter.resume(out) if out.exists() else DatasetWriter(out, FPS, profile.name, features)
+    features = simulator_features(profile.joint_names, CAMERAS, depth_map=how.depth)
+    if (out / INFO).is_file():
+        _check_own(Dataset(out), features)
+    there = out.exists() and any(out.iterdir())
+    writer = DatasetWriter.resume(out) if there else DatasetWriter(out, FPS, profile.name, features)
+    _check_own(writer, features)
     known = {(e.extra['sim_task'], e.extra['seed']) for e in writer.episodes}
     done = {task: [0, 0] for task in tasks}
     jobs = [(task, seed) for seed in seeds for task in tasks if (task, seed) not in known]
@@ -412,6 +427,16 @@ def collect(
             bar.advance(line)
     writer.close()
     return {task: (n, good) for task, (n, good) in done.items()}
+
+
+def _check_own(data: Dataset | DatasetWriter, features: Mapping[str, Feature]) -> None:
+    """Raises ValueError for a data set that `collect` with these options would not have made."""
+    has = {name: feature for name, feature in data.features.items() if name not in INDICES}
+    if has != features or any(not {'sim_task', 'seed'} <= e.extra.keys() for e in data.episodes):
+        raise ValueError(
+            f'{data.folder} has other columns than are written with these options, or episodes without sim_task and '
+            'seed: it was made by another command or version, or edited. Give another folder'
+        )
 
 
 def _all(

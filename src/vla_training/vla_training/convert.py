@@ -151,7 +151,7 @@ class _Target:
 
     def done(self, bag: str) -> int:
         """Episodes of the bag that the dataset has already: all those before the writer was killed."""
-        return sum(e.extra['bag'] == bag for e in self.writer.episodes) if self.writer is not None else 0
+        return sum(e.extra.get('bag') == bag for e in self.writer.episodes) if self.writer is not None else 0
 
     def add(self, episode: Recorded) -> None:
         wanted = features.robot_features(

@@ -111,8 +111,7 @@ def _choose(dataset: Dataset, span: int, frames: int, folder: Path) -> dict[int,
 def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> Iterator[Frame]:
     robot = policy.config.robot
     frames = stride(dataset, robot)
-    for index, at in chosen.items():
-        episode = dataset.episode(index)
+    for episode, at in _pieces(dataset, chosen, robot.horizon * frames):
         ends = np.minimum(starts(episode, robot.dof) + robot.horizon * frames, len(episode) - 1)
         needed = {*at, *(int(ends[t]) for t in at)}
         views = {camera: _pictures(episode, image(camera), needed) for camera in robot.cameras}
@@ -130,6 +129,17 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
                 instruction=episode.task,
             )
             yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][int(ends[t])], points[t])
+
+
+def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterator[tuple[Episode, list[int]]]:
+    """The chosen frames by episode and task; without those whose chunk would reach into another task."""
+    for index, at in chosen.items():
+        begin = 0
+        for piece in dataset.episode(index).by_task():
+            inside = [t - begin for t in at if begin <= t < begin + len(piece) - span]
+            begin += len(piece)
+            if inside:
+                yield piece, inside
 
 
 def _points(dataset: Dataset, episode: Episode, policy: Policy) -> np.ndarray:

@@ -1,4 +1,8 @@
-"""The columns of our data sets: their names and types in one place."""
+"""The columns of our data sets: their names and types in one place.
+
+Stock lerobot makes every column whose name begins with `observation` an input of a policy, and with `action` an output.
+What only training may know has other names: `truth.` of the simulator, `executed.`, `annotation.`.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +18,8 @@ DEPTH_SIDE = 64
 STATE = 'observation.state'  # measured joint positions [rad], gripper opening [m]
 VELOCITY = 'observation.velocity'  # measured [rad/s]
 ACTION = 'action'  # set-point due one frame later: joint positions [rad], gripper opening [m]
-EXECUTED = 'action.executed'  # the set-point that was sent for that time, with the noise that was added
+EXECUTED = 'executed.action'  # the set-point that was sent for that time, with the noise that was added
+EXECUTED_BEFORE = 'action.executed'  # its name in data sets of earlier versions
 SUBTASK = 'annotation.subtask'  # what is being done, in words; empty: nothing
 COMPLETED = 'annotation.completed'  # sub-tasks done, in order, joined by SEPARATOR
 REMAINING = 'annotation.remaining'  # sub-tasks to come, without the current one, joined by SEPARATOR
@@ -30,13 +35,13 @@ def image(camera: str) -> str:
 
 
 def depth(camera: str) -> str:
-    """Distance along the optical axis [mm]."""
-    return f'observation.depth.{camera}'
+    """Distance along the optical axis [mm], row by row; flat: stock lerobot cannot edit columns of more dimensions."""
+    return f'truth.depth.{camera}'
 
 
 def ee_pixel(camera: str) -> str:
     """Where the tool is in the camera's image [px]: x to the right, y down; may lie outside."""
-    return f'observation.ee_pixel.{camera}'
+    return f'truth.ee_pixel.{camera}'
 
 
 def robot_features(
@@ -59,16 +64,24 @@ def subtask_features() -> dict[str, Feature]:
     return {name: Feature('string') for name in (SUBTASK, COMPLETED, REMAINING)}
 
 
-def simulator_features(joint_names: Sequence[str], cameras: Sequence[str]) -> dict[str, Feature]:
-    """What the simulator's data sets have. The first camera has a depth map."""
+def executed(columns: Mapping[str, Any]) -> Any | None:
+    """The column EXECUTED, also of a data set of an earlier version; None: it has none."""
+    return columns.get(EXECUTED, columns.get(EXECUTED_BEFORE))
+
+
+def simulator_features(
+    joint_names: Sequence[str], cameras: Sequence[str], *, depth_map: bool = False
+) -> dict[str, Feature]:
+    """What the simulator's data sets have. depth_map: of the first camera."""
     robot = robot_features(joint_names, dict.fromkeys(cameras, (PIXELS, PIXELS)))
+    depth_maps = {depth(cameras[0]): Feature('uint16', (DEPTH_SIDE * DEPTH_SIDE,))} if depth_map else {}
     return {
         **robot,
         **subtask_features(),
         EXECUTED: robot[ACTION],
         SUCCESS: Feature('bool'),
         POINTS: Feature('string'),
-        depth(cameras[0]): Feature('uint16', (DEPTH_SIDE, DEPTH_SIDE), ['height', 'width']),
+        **depth_maps,
         **{ee_pixel(name): Feature('float32', (2,), ['x', 'y']) for name in cameras},
     }
 

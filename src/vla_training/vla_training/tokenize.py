@@ -32,7 +32,7 @@ from vla_policy_node.kinematics.end_effector import check_actions, to_actions
 from vla_policy_node.kinematics.ik import Kinematics
 from vla_training import shards
 from vla_training.annotate import plan_texts
-from vla_training.features import ACTION, EXECUTED, POINTS, STATE, SUBTASK, SUCCESS, image
+from vla_training.features import ACTION, POINTS, STATE, SUBTASK, SUCCESS, executed, image
 from vla_training.image_tokenizer import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
@@ -86,8 +86,8 @@ def chunks_of(episode: Episode, dof: int, horizon: int, stride: int = 1) -> np.n
     ahead = stride * np.arange(1, horizon + 1)  # frames
     step = np.minimum(starts(episode, dof)[:, None] + ahead - 1, len(wanted) - 1)
     chunks = wanted[step]
-    if EXECUTED in episode.columns:
-        error = np.asarray(episode.columns[EXECUTED], np.float64)[:, :dof] - wanted[:, :dof]
+    if (sent := executed(episode.columns)) is not None:
+        error = np.asarray(sent, np.float64)[:, :dof] - wanted[:, :dof]
         now = np.concatenate([np.zeros((1, dof)), error[:-1]])  # an action is due one frame later
         left = RECOVER**ahead
         chunks[:, :, :dof] += now[:, None] * left[:, None]
@@ -122,10 +122,10 @@ def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kine
         return replace(base, robot=replace(robot, normalization=method), statistics=None)
     states, actions, frames = [], [], stride(dataset, robot)
     for i in range(len(dataset.episodes)):
-        episode = dataset.episode(i)
-        length = frames_used(episode, robot.dof, dataset.fps)
-        states.append(np.asarray(episode.columns[STATE])[:length])
-        actions.append(actions_of(episode, robot, frames, kinematics, length))
+        for episode in dataset.episode(i).by_task():
+            length = frames_used(episode, robot.dof, dataset.fps)
+            states.append(np.asarray(episode.columns[STATE])[:length])
+            actions.append(actions_of(episode, robot, frames, kinematics, length))
     flat = np.concatenate(actions).reshape(-1, robot.action_dim)
     statistics = Statistics.of(np.concatenate(states), flat)
     return replace(base, robot=replace(robot, normalization=method), statistics=statistics)
@@ -293,8 +293,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
     rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
     texts: dict[str, int] = {}
     count = 0
-    for number in part:
-        episode = data.episode(number)
+    for episode in (piece for number in part for piece in data.episode(number).by_task()):
         length = frames_used(episode, robot.dof, data.fps)
         ends = starts(episode, robot.dof) + robot.horizon * frames
         state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
@@ -308,7 +307,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
             rows['action'].append(bins.quantize(action, config.vocabulary.bins))
             rows['points'].append(points_of(data, episode, config.robot, config.vocabulary.bins)[:length])
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
-            rows['episode'].append(np.full(length, number))
+            rows['episode'].append(np.full(length, episode.info.index))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
             rows['plan'].append(np.asarray(plans))
             count += length

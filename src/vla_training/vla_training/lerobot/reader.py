@@ -3,8 +3,9 @@
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from vla_training.lerobot import layout, video
 from vla_training.lerobot.layout import Feature
 
 AGAIN = 'copy or make the dataset again'
+CONVERT = 'where lerobot is installed, run python -m lerobot.scripts.convert_dataset_v21_to_v30'
+NEWER = 'convert it with the lerobot of its time to v2.1, then to v3'
 
 
 @dataclass(frozen=True)
@@ -24,9 +27,16 @@ class EpisodeInfo:
 
     index: int
     length: int  # [frame]
-    task: str  # the instruction; the first one where an episode has several
+    tasks: tuple[str, ...]  # the instructions of its frames, in any order
     extra: dict[str, Any]  # further columns: seed, success ...
     row: dict[str, Any] = field(repr=False)  # where its frames lie, as in the file
+
+    @property
+    def task(self) -> str:
+        """The instruction. Raises ValueError where the frames have several: `Episode.by_task` cuts them."""
+        if len(self.tasks) != 1:
+            raise ValueError(f'episode {self.index} has the instructions {list(self.tasks)}: read it frame by frame')
+        return self.tasks[0]
 
 
 @dataclass(frozen=True)
@@ -39,7 +49,23 @@ class Episode:
 
     @property
     def task(self) -> str:
+        """As EpisodeInfo.task."""
         return self.info.task
+
+    def by_task(self) -> list['Episode']:
+        """The episode cut where the instruction changes, by the `task_index` of its frames; each piece has one."""
+        numbers = np.asarray(self.columns['task_index'])
+        edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]
+        return [self._piece(a, b) for a, b in pairwise(edges)]
+
+    def _piece(self, a: int, b: int) -> 'Episode':
+        row = self.info.row | {'dataset_from_index': self.info.row['dataset_from_index'] + a}
+        for key in self.dataset.video_keys:
+            if (start := f'videos/{key}/from_timestamp') in row:
+                row[start] += a / self.dataset.fps
+        tasks = (self.dataset.tasks[int(self.columns['task_index'][a])],)
+        info = replace(self.info, length=b - a, tasks=tasks, row=row)
+        return Episode(info, {name: values[a:b] for name, values in self.columns.items()}, self.dataset)
 
     def __len__(self) -> int:
         return self.info.length
@@ -67,10 +93,8 @@ class Dataset:
         self.info = info
         version = str(self.info.get('codebase_version'))
         if not version.startswith('v3.'):
-            raise ValueError(
-                f'{folder} is a LeRobot dataset of version {version}, not v3: convert it with '
-                'python -m lerobot.datasets.v30.convert_dataset_v21_to_v30'
-            )
+            remedy = f'{CONVERT} --repo-id NAME --root {folder} --push-to-hub false' if version == 'v2.1' else NEWER
+            raise ValueError(f'{folder} is a LeRobot dataset of version {version}, only v3 can be read: {remedy}')
         try:
             self.fps = float(self.info['fps'])
             self.features = {
@@ -119,7 +143,10 @@ class Dataset:
             raise ValueError(
                 f'{self._path(self._data_path, info.row, "data")} lacks frames of episode {index}: {AGAIN}'
             )
-        return Episode(info, columns, self)
+        tasks = np.unique(np.asarray(columns['task_index'])).tolist()
+        if tasks[0] < 0 or tasks[-1] >= len(self.tasks):
+            raise ValueError(f'episode {index} has the tasks {tasks}, {self.folder / layout.TASKS} does not: {AGAIN}')
+        return Episode(replace(info, tasks=tuple(self.tasks[i] for i in tasks)), columns, self)
 
     def frames(self, info: EpisodeInfo, key: str) -> Iterator[np.ndarray]:
         """See Episode.frames. Raises ValueError for a camera that the dataset does not have."""
@@ -165,6 +192,8 @@ class Dataset:
         if len(names) != 1 or 'task_index' not in table.column_names:
             raise ValueError(f'{self.folder / layout.TASKS} has the columns {table.column_names}: {AGAIN}')
         by_index = dict(zip(table['task_index'].to_pylist(), table[names[0]].to_pylist(), strict=True))
+        if sorted(by_index) != list(range(len(table))):
+            raise ValueError(f'{self.folder / layout.TASKS} has the task indices {sorted(by_index)}: {AGAIN}')
         return [by_index[i] for i in sorted(by_index)]
 
     def _read_episodes(self) -> list[dict]:
@@ -187,8 +216,8 @@ class Dataset:
             if name not in layout.EPISODE_COLUMNS and not name.startswith(layout.EPISODE_PREFIXES)
         }
         tasks = row['tasks']
-        task = tasks if isinstance(tasks, str) else tasks[0]
-        return EpisodeInfo(row['episode_index'], row['length'], task, extra, row)
+        told = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        return EpisodeInfo(row['episode_index'], row['length'], told, extra, row)
 
 
 def _read_json(path: Path) -> Any:

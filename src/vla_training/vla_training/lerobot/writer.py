@@ -106,6 +106,7 @@ class DatasetWriter:
                 raise ValueError(
                     f'{folder} has {dataset.fps} frames per second, only whole numbers can be gone on with'
                 )
+            check_features({name: f for name, f in dataset.features.items() if name not in INDICES})
             shutil.rmtree(writing, ignore_errors=True)  # left by a writer that ended while it cleaned up
             stats = dataset.stats if (folder / layout.STATS).is_file() else {}
             write_json(writing / START, {'info': dataset.info, 'stats': stats})
@@ -178,7 +179,7 @@ class DatasetWriter:
     def _take(self, row: dict) -> None:
         self._rows.append(row)
         self._tasks += [task for task in row['tasks'] if task not in self._tasks]
-        self.episodes.append(EpisodeInfo(row['episode_index'], row['length'], row['tasks'][0], row['extra'], row))
+        self.episodes.append(EpisodeInfo(row['episode_index'], row['length'], tuple(row['tasks']), row['extra'], row))
 
     @property
     def total_frames(self) -> int:
