@@ -1,6 +1,7 @@
 """Stock lerobot opens and edits what is written here, and the other way round.
 
-It needs an environment of its own: see docs/reference/dataset.md. Where there is no lerobot it is skipped.
+It needs an environment of its own, as the steps of .github/workflows/lerobot.yml make it. Where there is no
+lerobot it is skipped.
 """
 
 import os
