@@ -42,3 +42,25 @@ def test_live_and_offline_give_the_same_chunks_bit_for_bit(tmp_path, compressed)
             assert mine.size
     assert live.session.report.as_dict() == offline.session.report.as_dict()
     assert len({c.chunk.positions.tobytes() for c in live.cycles}) > 5  # the model did look
+
+
+@pytest.mark.parametrize('back', [0.05, 3.0])
+def test_live_and_offline_agree_about_a_computer_whose_clock_is_set_back(tmp_path, back):
+    bag, step = tmp_path / 'bag', 100_750_000_000
+
+    def clock(ns):
+        return ns if ns < step else ns - round(back * 1e9)
+
+    def stepped(topic, k, message):
+        stamp = message.header.stamp
+        ns = clock(stamp.sec * 1_000_000_000 + stamp.nanosec)
+        stamp.sec, stamp.nanosec = ns // 1_000_000_000, ns % 1_000_000_000
+        return message
+
+    write_bag(bag, 1.5, compressed=False, side=64, change=stepped, received=clock)
+    offline = chunks(bag, 'offline', tmp_path / 'offline', rate=20.0)
+    live = chunks(bag, 'live', tmp_path / 'live', rate=20.0)
+    assert sum(c.shift > 0 for c in offline.cycles) > 5
+    assert [(c.t_ref, c.at, c.shift) for c in live.cycles] == [(c.t_ref, c.at, c.shift) for c in offline.cycles]
+    for a, b in zip(live.cycles, offline.cycles, strict=True):
+        assert np.array_equal(a.chunk.positions, b.chunk.positions)

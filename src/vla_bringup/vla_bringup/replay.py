@@ -136,6 +136,7 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
             run.model_id, run.trained = policy.model_id, policy.config.trained
             latency = parse_latency(options.latency)
             run_offline(feed, session, Asker(run, policy, latency, options.plan_rate, options.imagine_rate))
+    session.end()
     if not run.cycles:
         raise ValueError(nothing(feed, run))
     return feed, run

@@ -47,7 +47,8 @@ class Events:
     episodes: Series = field(default_factory=Series)  # what to call each
     success: Series = field(default_factory=Series)  # bool
     words: Series = field(default_factory=Series)  # the instruction in force, as the bag says
-    steps: list[int] = field(default_factory=list)  # the clock was set back
+    # A clock was set back: from the last time before to the first after it. Nothing lies between.
+    steps: list[tuple[int, int]] = field(default_factory=list)
     end: int = 0
 
 
@@ -109,10 +110,10 @@ def timeline(
     by_executor = any(state == EXECUTING for state, *_ in events.executor.values)
     by_words = not instruction or instruction in events.words.values
     successes = _successes(events)
-    cuts = sorted({*events.steps, *_breaks(*arm, velocity)})
+    cuts = sorted({*(end for _, end in events.steps), *_breaks(*arm, velocity)})
     moves = [_Steps(_moving(*arm, MOVED)), _Steps(_moving(*opening, MOVED_GRIPPER))]
     words, episodes = _Steps(events.words), _Steps(events.episodes)
-    after = {t + d for t in events.steps for d in (-APART, int(SETTLE * NS))}
+    after = {t for start, end in events.steps for t in (start, end + int(SETTLE * NS))}
     ends = [t for span in successes for t in span]
     times = {*events.episodes.times, *events.words.times, *cuts, *after, *ends, *executor.changes}
     times |= {t for m in moves for t in m.changes}
@@ -126,7 +127,7 @@ def timeline(
     for start, end in itertools.pairwise(points):
         said, episode = words.at(start) or '', episodes.index(start)
         state, epoch, source = executor.at(start) or (-1, -1, '')
-        if any(t - APART <= start < t for t in events.steps):
+        if any(before <= start < step for before, step in events.steps):
             part = UNKNOWN
         elif by_executor and state != EXECUTING:
             part = IDLE
@@ -136,7 +137,7 @@ def timeline(
             part = OTHER
         elif not any(m.at(start) for m in moves):
             part = STILL
-        elif any(t <= start < t + SETTLE * NS for t in events.steps):
+        elif any(step <= start < step + SETTLE * NS for _, step in events.steps):
             part = STEP
         else:
             part = DRIVEN

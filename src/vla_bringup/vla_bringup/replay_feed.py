@@ -18,7 +18,6 @@ INSTRUCTIONS = ('sim/episode', 'sim/task', 'policy/instruction')
 CHUNKS, EXECUTOR, SUCCESS, DESCRIPTION = 'action_chunk', 'executor/status', 'sim/success', 'robot_description'
 IMAGE_KINDS = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 JOINT_KIND = 'sensor_msgs/msg/JointState'
-RESOLUTION = 0.02  # [s] least by which a stamp may be ahead of the bag's time without a word
 
 
 class Feed:
@@ -41,8 +40,7 @@ class Feed:
         self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type
         self.instructions = [setup.topic(name) for name in INSTRUCTIONS]
         self.events = {setup.topic(name): name for name in (CHUNKS, EXECUTOR, SUCCESS)}  # topic -> which
-        self.has_clock = CLOCK in self.seen
-        self.resolution = RESOLUTION  # [s] of now: larger where /clock comes more rarely
+        self.has_clock, self.clocks = CLOCK in self.seen, 0  # how many came
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         began = -1
@@ -58,14 +56,13 @@ class Feed:
     def _timed(self) -> Iterator[tuple[int, Message]]:
         """Messages with the bag's time [ns], which goes back only where a clock was set back."""
         wanted = [CLOCK, *self.inputs, *self.instructions, *self.events]
-        now, period, interval = -1, 0, 1.0
+        now, period, self.clocks = -1, 0, 0
         early: list[Message] | None = [] if self.has_clock else None  # no /clock came yet
         for m in messages(self.path, wanted, self.report.damage, self._progress):
             if m.topic == CLOCK:
                 time = to_ns(m.data.clock)
-                if now >= 0 and time > now:
-                    interval = min(interval, (time - now) / NS)
-                    self.resolution = max(RESOLUTION, 2 * interval)
+                self.clocks += 1
+                self.has_clock = True
                 now = time if time < now - clocks.OVERTAKING * NS else max(now, time)
                 yield from ((now, other) for other in early or ())
                 early = None

@@ -15,7 +15,7 @@ from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned
 from vla_policy_node.policy_report import CODE_NAMES
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_training.bag import Message
-from vla_training.bag_faults import other_time
+from vla_training.bag_faults import OTHER_TIME, other_time
 
 NO_INSTRUCTION = 'the bag has no instruction: give --instruction'
 TOLERANCE = int(clocks.FUTURE_TOLERANCE * NS)
@@ -80,7 +80,7 @@ class Session:
             setup.cameras,
             setup.joint_states,
             setup.gripper_joint_states,
-            tell=self._bad,
+            tell=self._note,
             clock='the recorder',
         )
         self._topics = {name: spec.topic for name, spec in self._intake.streams.specs.items()}
@@ -96,8 +96,10 @@ class Session:
         self.fault = ''  # why there was no usable set, the last time that there was none
         self.arm, self.opening = Track(), Track()
         self.events = Events()
-        self._stamps = {name: clocks.Stamps() for name in self._topics}
-        self._ahead: dict[str, float] = {}  # topic -> most that a stamp that was used lies ahead of the clock [s]
+        self._cameras = set(setup.cameras.values())
+        self._last: dict[str, int] = {}  # stream -> stamp of the newest message [ns]
+        self._noted: dict[str, str] = {}  # stream -> what is told of it in the message in hand
+        self._holes = 0  # [ns] of the axis that only grows: no time of the bag
         self.inference_times: list[float] = []  # [s] of the chunks in the bag
 
     def step(self, now: int) -> bool:
@@ -105,39 +107,73 @@ class Session:
         if now == self.now:
             return False
         if now < self.now:
-            if self._feed.has_clock:
-                self._bad_message(CLOCK, clocks.set_back(CLOCK, (self.now - now) / NS))
+            if self._feed.clocks > 1:  # the first one is no step: time was that of the recorder before
+                self._tell_clock(clocks.set_back(CLOCK, (self.now - now) / NS))
             self._intake.streams.clear()
             self._newest, self._busy_until, self._fresh = -1, 0, True
-            self._stamps = {name: clocks.Stamps() for name in self._topics}
             self._set_back(self.now - now, now)
         if self.began < 0:
             self.began = now
         self.now, self._image = now, False
+        self.events.end = now + self.shift
         return True
 
     def _set_back(self, back: int, now: int) -> None:
-        """A clock was set back by so much [ns], of the bag or of one stream: what follows is apart from what was."""
+        """A clock was set back by so much [ns], of the bag or of one stream: what follows is apart from what was.
+
+        now: the clock of the bag from here on [ns]."""
+        before = self.now + self.shift
         self._shift_before, self.shift = self.shift, self.shift + back + APART
-        self.events.steps.append(now + self.shift)
+        self.events.steps.append((before, now + self.shift))
+        self._holes += now + self.shift - before
 
     def take(self, m: Message) -> bool:
         """A message; whether it put an instruction in force."""
         self._image = False
-        self.images += m.topic in self.setup.cameras.values()
         try:
-            if m.topic in self._feed.instructions:
+            if m.topic in self._feed.inputs:
+                self._input(m)
+            elif m.topic in self._feed.instructions:
                 return self._told(m)
-            if m.topic in self._feed.events:
+            elif m.topic in self._feed.events:
                 self._event(self._feed.events[m.topic], m)
-                return False
-            if why := self._other_time(m):
-                self._bad_message(m.topic, why)
-            for stream, value in self._intake.take(m.topic, m.data, max(self.now, 0)):
-                self._stored(stream, to_ns(m.data.header.stamp), value)
         except (AttributeError, TypeError, IndexError) as error:  # another type than the topic should have
             self._bad_message(m.topic, f'{m.kind}: {error}')
         return False
+
+    def _input(self, m: Message) -> None:
+        stamp = to_ns(m.data.header.stamp)
+        self.images += m.topic in self._cameras
+        if not stamp or abs(self.now - stamp) > OTHER_TIME * NS:
+            name = next(name for name, topic in self._topics.items() if topic == m.topic)
+            if why := other_time(name, m.topic, stamp, self.now):
+                self._bad_message(m.topic, why)
+        stored = self._intake.take(m.topic, m.data, max(self.now, 0))
+        if self._noted:
+            self._notes(m.topic, stamp, {stream for stream, _ in stored})
+        for stream, value in stored:
+            self._stored(stream, stamp, value)
+
+    def _notes(self, topic: str, stamp: int, stored: set[str]) -> None:
+        """What the intake told of the message in hand. A stream that was stored nevertheless had its clock set back."""
+        back = 0
+        for stream, told in self._noted.items():
+            if stream in stored:
+                self._tell_clock(told)
+                back = max(back, self._last.get(stream, stamp) - stamp)
+            else:
+                self._bad_message(topic, told)
+        if stored & set(self._noted):
+            self._set_back(back, self.now)
+        self._noted.clear()
+
+    def _tell_clock(self, sentence: str) -> None:
+        self.report.clock_set(self._elapsed, sentence)
+
+    @property
+    def _elapsed(self) -> int:
+        """[ns] since the bag began."""
+        return max(self.now + self.shift - self.began - self._holes, 0)
 
     def look(self) -> Due | None:
         """What to ask the model now, if anything; `busy` [ns] after an answer the model can be asked again."""
@@ -171,25 +207,17 @@ class Session:
         """The model thinks for so long on the bag's clock."""
         self._busy_until, self._fresh = self.now + nanoseconds, True
 
-    def _other_time(self, m: Message) -> str:
-        name = next((name for name, topic in self._topics.items() if topic == m.topic), '')
-        return other_time(name, m.topic, to_ns(m.data.header.stamp), self.now) if name else ''
+    def end(self) -> None:
+        """The bag is over: what only all of it shows goes to the report."""
+        self.report.judge_stamps()
+        if self.arm.values:
+            self.report.moved(np.min(self.arm.values, axis=0))
+            self.report.moved(np.max(self.arm.values, axis=0))
 
     def _stored(self, stream: str, stamp: int, value: object) -> None:
-        topic = self._topics[stream]
-        back = self._stamps[stream].take(stamp, self.now)
-        if back and stamp:
-            self._set_back(round(back * NS), self.now)
-        if (ahead := (stamp - self.now) / NS) > max(self._ahead.get(topic, 0.0), self._feed.resolution):
-            self._ahead[topic] = ahead
-            where = f'{stream} on {topic}'
-            late = (
-                f'{where} is stamped {ahead:.3f} s ahead of /clock as it was recorded: was the recorder late with it?'
-            )
-            self.report.ahead[topic] = late if self._feed.has_clock else clocks.ahead(where, ahead)
-        self.report.stream(stream, topic).add(stamp, max(self.now, 0))
+        self._last[stream] = stamp
+        self.report.stream(stream, self._topics[stream]).add(stamp, max(self.now, 0))
         if stream == JOINTS:
-            self.report.moved(value[0])  # type: ignore[index]  # positions, velocities
             self.arm.stamps.append(stamp + self.shift)
             self.arm.values.append(value[0])  # type: ignore[index]  # positions, velocities
         elif stream == GRIPPER:
@@ -198,7 +226,6 @@ class Session:
         else:
             self._newest = max(self._newest, stamp)
             self._fresh = self._image = True
-        self.events.end = max(self.events.end, self.now + self.shift)
 
     def _told(self, m: Message) -> bool:
         """As vla_training/recording.py: where the simulator tells its episodes, theirs counts."""
@@ -228,8 +255,11 @@ class Session:
         elif name == SUCCESS:
             self.events.success.add(self.now + self.shift, bool(m.data.data))
 
-    def _bad(self, stream: str, message: str) -> None:
-        self._bad_message(self._topics[stream], message)
+    def _note(self, stream: str, sentence: str) -> None:
+        self._noted[stream] = sentence
 
     def _bad_message(self, topic: str, message: str) -> None:
-        self.report.bad(topic, f'{message} ({max(self.now + self.shift - self.began, 0) / NS:.1f} s into the bag)')
+        self.report.bad(topic, self._when(message))
+
+    def _when(self, sentence: str) -> str:
+        return f'{sentence} ({self._elapsed / NS:.1f} s into the bag)'

@@ -83,7 +83,9 @@ class BagReport:
     failed: str = ''  # why the bag could not be converted at all
 
     def stream(self, name: str, topic: str) -> StreamReport:
-        return self.streams.setdefault(name, StreamReport(topic))
+        if name not in self.streams:
+            self.streams[name] = StreamReport(topic)
+        return self.streams[name]
 
     def bad(self, topic: str, why: str, count: int = 1) -> None:
         self.bad_messages[topic] += count

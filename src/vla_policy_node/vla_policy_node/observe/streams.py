@@ -267,13 +267,14 @@ class Streams:
                 name,
                 f'no {name} received on {spec.topic}: check that it is published and the topic name',
             )
-        limit = self._limit(ring)
         silent = (now - ring.last[1]) / NS
         if self._real_time:
             silent = max(silent, self._steady() - ring.last[2])
         if silent > spec.max_age:
             return Missing(
-                Reason.STALE, name, f'no {where} came for {silent:.3f} s ({limit}): check the sender and the network'
+                Reason.STALE,
+                name,
+                f'no {where} came for {silent:.3f} s ({self._limit(ring)}): check the sender and the network',
             )
         i = ring.as_of(now + self._tolerance)
         if ring.sent.future or i < 0:
@@ -284,7 +285,8 @@ class Streams:
             cause = 'its header.stamp is zero: the driver must stamp its messages'
             if ring.stamps[i] != 0:
                 cause = 'check the sender, the network, and that the clocks agree'
-            return Missing(Reason.STALE, name, f'newest {where} is {age / NS:.3f} s old ({limit}): {cause}')
+            told = f'newest {where} is {age / NS:.3f} s old ({self._limit(ring)}): {cause}'
+            return Missing(Reason.STALE, name, told)
         return None
 
     @staticmethod
