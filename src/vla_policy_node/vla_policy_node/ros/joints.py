@@ -1,5 +1,6 @@
 """Joint states and set-points to arrays: one decode for the live node and for bags (no ROS import here)."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ def decode_joints(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[np.
     Raises ValueError naming the topic, the joint and the remedy: a name missing or doubled, lengths that do not
     fit, values that are not finite.
     """
-    index = _indices(msg.name, joint_names, topic)
+    index = _indices(tuple(msg.name), tuple(joint_names), topic)
     if len(msg.velocity) == 0:
         raise ValueError(f'joint state on {topic} has no velocities: set the driver to publish them')
     return (
@@ -28,14 +29,14 @@ def decode_gripper(msg: Any, gripper_joint_names: Sequence[str], topic: str) -> 
 
 def decode_positions(msg: Any, joint_names: Sequence[str], topic: str) -> np.ndarray:
     """Positions (dof,) [rad] alone: of set-points, which need no velocities. Errors as decode_joints."""
-    index = _indices(msg.name, joint_names, topic)
+    index = _indices(tuple(msg.name), tuple(joint_names), topic)
     return _take(msg.position, msg, index, joint_names, topic, 'position')
 
 
 def decode_trajectory(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[list[int], np.ndarray]:
     """Times (n,) [ns since its stamp] and positions (n, dof) [rad] of a trajectory_msgs/JointTrajectory. Raises
     ValueError as decode_joints does, and where it has no points."""
-    index = _indices(msg.joint_names, joint_names, topic)
+    index = _indices(tuple(msg.joint_names), tuple(joint_names), topic)
     if not msg.points or any(len(p.positions) != len(msg.joint_names) for p in msg.points):
         raise ValueError(f'trajectory on {topic} has no points, or one without a position for each joint')
     positions = np.array([p.positions for p in msg.points], float)[:, index]
@@ -59,7 +60,9 @@ def _check_finite(positions: np.ndarray, what: str) -> None:
         raise ValueError(f'{what} has a position that is not finite: its sender is broken')
 
 
-def _indices(there: Sequence[str], wanted: Sequence[str], topic: str) -> list[int]:
+@functools.lru_cache(maxsize=64)
+def _indices(there: tuple[str, ...], wanted: tuple[str, ...], topic: str) -> list[int]:
+    """Places of the wanted names, which a sender has in the same order each time. Raises ValueError."""
     names = list(there)
     where = {name: i for i, name in enumerate(names)}
     missing = [n for n in wanted if n not in where]
