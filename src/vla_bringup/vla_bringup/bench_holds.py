@@ -1,5 +1,6 @@
 """The largest step of set-points in every hold, and the page about it: docs/reference/holds.md."""
 
+from datetime import date
 from pathlib import Path
 
 from rich.progress import Progress
@@ -49,6 +50,6 @@ def bench_holds(runs: int, out: Path | None) -> bool:
     rows = table(held)
     print(rows)
     if out is not None:
-        machine = '\n'.join(f'- {k}: {v}' for k, v in facts().items())
+        machine = f'- date: {date.today()}\n' + '\n'.join(f'- {k}: {v}' for k, v in facts().items())
         out.write_text(_HEAD.format(robots=' and '.join(ROBOTS), runs=runs) + rows + f'\n\n{machine}\n')
     return good
