@@ -64,8 +64,8 @@ def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
     urdf = ET.fromstring(urdf_text())
     links = {link.get('name', ''): link for link in urdf.findall('link')}
     children: dict[str, list[ET.Element]] = {}
-    for joint in urdf.findall('joint'):
-        children.setdefault(_attribute(joint, 'parent', 'link'), []).append(joint)
+    for each in urdf.findall('joint'):
+        children.setdefault(_attribute(each, 'parent', 'link'), []).append(each)
 
     # By hand and not by a function that calls itself: such a closure is a circle, and the specification, with all its
     # meshes and textures, would wait in it for the garbage collector.
