@@ -263,4 +263,6 @@ def _unreadable(name: str, error: ValueError) -> Check:
 
 
 def _old(heard: Heard) -> str:
-    return f', {1e3 * heard.age:.0f} ms old' if heard.ages else ''
+    if not heard.ages:
+        return ''
+    return f', {1e3 * abs(heard.age):.0f} ms {"old" if heard.age >= 0 else "AHEAD of the clock"}'
