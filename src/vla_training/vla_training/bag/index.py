@@ -20,50 +20,61 @@ INDEX_PAIR = np.dtype([('time', '<u8'), ('offset', '<u8')])
 def add_times(path: Path, wanted: Callable[[str], bool], found: Times) -> bool:
     """Add the log times of the wanted topics, in the order of the file. False when the file must be read instead."""
     try:
-        times, topics = (_of_mcap if path.suffix == '.mcap' else _of_sqlite)(path)
+        times, numbers, topics = (_of_mcap if path.suffix == '.mcap' else _of_sqlite)(path)
     except Exception:  # a damaged index fails in any way
         return False
     for topic in topics.values():
         if wanted(topic):
             found.numbers.setdefault(topic, len(found.numbers))
     own = {number: found.numbers[topic] for number, topic in topics.items() if wanted(topic)}
-    kept = [(time, own[number]) for time, number in times if number in own]
-    found.times.extend(time for time, _ in kept)
-    found.topics.extend(number for _, number in kept)
+    kept = np.isin(numbers, list(own))
+    found.times.frombytes(np.minimum(times[kept], 2**63 - 1).astype(np.int64).tobytes())
+    of_bag = np.array([own.get(number, -1) for number in range(max(topics, default=0) + 1)], np.int32)
+    found.topics.frombytes(of_bag[numbers[kept]].tobytes())
     return True
 
 
-def _of_sqlite(path: Path) -> tuple[list[tuple[int, int]], dict[int, str]]:
+def _of_sqlite(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """Times [ns] and topic numbers (n,) of the messages, and topic number -> topic."""
     if path.suffix != '.db3' or any(Path(f'{path}{end}').exists() for end in JOURNALS):
         raise ValueError('not whole by itself')
     with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro&immutable=1', uri=True)) as base:
         topics = dict(base.execute('SELECT id, name FROM topics').fetchall())
-        return base.execute('SELECT timestamp, topic_id FROM messages ORDER BY id').fetchall(), topics
+        rows = np.array(base.execute('SELECT timestamp, topic_id FROM messages ORDER BY id').fetchall(), np.int64)
+        times, numbers = rows.reshape(-1, 2).T
+        return np.maximum(times, 0), numbers, topics
 
 
-def _of_mcap(path: Path) -> tuple[list[tuple[int, int]], dict[int, str]]:
-    """Raises ValueError or struct.error unless the indexes list as many messages as the statistics."""
+def _of_mcap(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
+    """As _of_sqlite. Raises ValueError or struct.error unless the indexes list as many messages as the statistics."""
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         topics, count = _summary(content)
-        found, pairs, at = list[tuple[int, int]](), list[tuple[int, int, int]](), len(MAGIC)
+        times, numbers, at = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], len(MAGIC)
+        listed: list[tuple[int, np.ndarray]] = []  # channel, index: of the chunk that is read
         while True:
             opcode, size = struct.unpack_from('<BQ', content, at)
             if opcode == INDEX:
                 (channel,) = struct.unpack_from('<H', content, at + 9)
-                listed = np.frombuffer(content[at + 15 : at + 9 + size], INDEX_PAIR)
-                pairs += zip(listed['offset'].tolist(), listed['time'].tolist(), [channel] * len(listed), strict=True)
+                listed.append((channel, np.frombuffer(content[at + 15 : at + 9 + size], INDEX_PAIR)))
             else:
-                found += [(time, channel) for _, time, channel in sorted(pairs)]
-                pairs = []
+                if listed:
+                    pairs = np.concatenate([pairs for _, pairs in listed])
+                    order = np.argsort(pairs['offset'], kind='stable')
+                    times.append(pairs['time'][order])
+                    channels, lengths = [c for c, _ in listed], [len(pairs) for _, pairs in listed]
+                    numbers.append(np.repeat(channels, lengths)[order])
+                    listed = []
                 if opcode == MESSAGE:
                     channel, _, time = struct.unpack_from('<HIQ', content, at + 9)
-                    found.append((time, channel))
+                    times.append(np.array([time], np.uint64))
+                    numbers.append(np.array([channel]))
                 elif opcode == DATA_END:
                     break
             at += 9 + size
+    found = np.concatenate(times)
     if len(found) != count:
         raise ValueError('the indexes do not list every message')
-    return found, topics
+    return found, np.concatenate(numbers), topics
 
 
 def _summary(content: mmap.mmap) -> tuple[dict[int, str], int]:
