@@ -114,6 +114,7 @@ class Session:
             self._set_back(self.now - now, now)
         if self.began < 0:
             self.began = now
+        self._intake.streams.simulated = self._feed.has_clock
         self.now, self._image = now, False
         self.events.end = now + self.shift
         return True

@@ -169,6 +169,16 @@ def test_messages_of_simulated_time_may_arrive_before_their_clock():
     assert streams.align(T0).t_ref == T0
 
 
+def test_a_simulated_clock_that_is_delivered_late_costs_no_value():
+    streams = make(joint_age=0.3)
+    streams.simulated = True
+    put_all(streams, T0, 'known', received=T0)
+    put_all(streams, T0 + 250 * MS, 'early', received=T0 + 50 * MS)
+    assert set(streams.align(T0 + 50 * MS).values.values()) == {'known'}  # until the clock is there
+    assert set(streams.align(T0 + 250 * MS).values.values()) == {'early'}
+    ahead_of_arrival(streams, 'front', T0 + 3 * NS, T0 + 260 * MS)
+
+
 def test_messages_that_overtook_one_another_are_sorted():
     streams = make()
     streams.put('joints', T0 + 20 * MS, 'second')

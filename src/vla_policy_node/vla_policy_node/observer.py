@@ -40,6 +40,7 @@ class Observer:
         p = parameters
         self._node, self._on_image, self._lockstep = node, on_image, lockstep
         self._logged: dict[str, float] = {}  # stream -> when a fault of it was logged last (monotonic, s)
+        simulated = bool(node.get_parameter('use_sim_time').value)
         self._intake = Intake(
             p.profile,
             p.cameras,
@@ -48,11 +49,12 @@ class Observer:
             camera_max_age=p.camera_max_age,
             joint_max_age=p.joint_max_age,
             gripper_max_age=p.gripper_max_age,
-            real_time=not node.get_parameter('use_sim_time').value,
+            real_time=not simulated,
             width=p.image_width,
             height=p.image_height,
             tell=self._log,
         )
+        self._intake.streams.simulated = simulated
         self._subscriptions = []
         for topic in [*self._intake.cameras, *self._intake.joints]:
             kind: type = JointState

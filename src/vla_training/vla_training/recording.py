@@ -110,7 +110,7 @@ class Recording:
             if not self._has_clock or abs(self._bag_time - self._now) < NS:
                 self._stamps.set_back(self._now, message.time)
                 self._restart(message.time)
-                self._has_clock = False
+                self._has_clock = self._streams.simulated = False
         self._bag_time = message.time
         if not self._has_clock:
             self._now = message.time
@@ -171,6 +171,7 @@ class Recording:
             self._restart(stamp)
         if not self._has_clock:
             self._streams.clear()  # arrivals were of another clock
+            self._streams.simulated = True
             self._stamps = BagStamps()
             if self._began is not None:
                 self._began += stamp - self._now

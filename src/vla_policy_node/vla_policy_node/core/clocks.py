@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 NS = 1_000_000_000
 # [s] A stamp may be ahead of the arrival of its message by this much: what clocks that agree still differ by.
 FUTURE_TOLERANCE = 0.1
+# [s] The same with simulated time. The clock is a message there, too, and a busy machine delivers it late.
+SIMULATED_TOLERANCE = 1.0
 # [s] A message may be stamped this much before the newest of its topic: they can overtake one another. With a stamp
 # further back the sender's clock was set back.
 OVERTAKING = 0.02
@@ -62,15 +64,15 @@ class Stamps:
     future: bool = False  # the last stamp was too far ahead: its message must not be used
     _lag: int = field(default=0, repr=False)  # [ns] arrival minus stamp of the newest
 
-    def take(self, stamp: int, received: int) -> float:
+    def take(self, stamp: int, received: int, tolerance: float = FUTURE_TOLERANCE) -> float:
         """Judge the next message: its stamp and its arrival [ns]; 0 for an arrival that is not known.
 
         Returns by how much the sender's clock was set back since the message before [s]; 0: it was not. A stamp that
-        is ahead sets `future` and counts for nothing else. Half the tolerance ends what the whole began, so that a
-        clock at the limit does not make the verdict flicker.
+        is ahead by more than the tolerance [s] sets `future` and counts for nothing else. Half the tolerance ends what
+        the whole began, so that a clock at the limit does not make the verdict flicker.
         """
         self.ahead = (stamp - received) / NS if received > 0 else 0.0
-        self.future = self.ahead > (FUTURE_TOLERANCE / 2 if self.future else FUTURE_TOLERANCE)
+        self.future = self.ahead > (tolerance / 2 if self.future else tolerance)
         if self.future:
             return 0.0
         back, lag = 0.0, received - stamp

@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Any
 
 from vla_policy_node.core import clocks
-from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING, Stamps
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING, SIMULATED_TOLERANCE, Stamps
 
 JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are no cameras
 # [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
@@ -147,6 +147,7 @@ class Streams:
             raise ValueError('at least one stream must lead: its stamps are the reference times')
         self.specs = {s.name: s for s in specs}
         self._real_time, self._clock, self._steady = real_time, clock, steady
+        self.simulated = False  # arrivals are by /clock
         self._rings = {s.name: _Ring(s) for s in specs}
         self._leading = [self._rings[s.name] for s in specs if s.leads]
         self._tolerance = int(FUTURE_TOLERANCE * NS)
@@ -172,7 +173,7 @@ class Streams:
                 note = clocks.set_back(self._clock, (self._last_received - received) / NS)
                 self._clear()
             self._last_received = received if note else max(received, self._last_received)
-            back = ring.sent.take(stamp, received)
+            back = ring.sent.take(stamp, received, SIMULATED_TOLERANCE if self.simulated else FUTURE_TOLERANCE)
             ring.came(stamp, received, steady)
             where = f'{name} on {ring.spec.topic}'
             if ring.sent.future:
