@@ -129,6 +129,9 @@ prepare() {
   pip rest "installing MuJoCo, PyTorch and the rest (a few hundred MB; more with CUDA)" \
     -r requirements/runtime.txt -r requirements/test.txt -c requirements/constraints.txt
   rm -rf "$pip_tmp"
+  # pip compiles on one core. In a container what is not compiled now would be at each start.
+  step "$venv/.vla-compile.log" "compiling the Python modules" \
+    sh -c '"$0/bin/python" -m compileall -q -j 0 "$0/lib" || true' "$venv"  # some packages bring files that do not compile
   environment_stamp > "$venv/.vla-stamp"
 }
 
@@ -146,7 +149,7 @@ new_environment() {
 # pip NAME TITLE ARGUMENTS...
 pip() {
   local log=$venv/.vla-pip-$1.log title=$2; shift 2
-  TMPDIR=$pip_tmp step "$log" "$title" "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off "$@" && return
+  TMPDIR=$pip_tmp step "$log" "$title" "$venv/bin/python" -m pip install --disable-pip-version-check --progress-bar off --no-compile "$@" && return
   if grep -qi 'No space left on device' "$log" || [ "$(df -Pk "$venv" | awk 'END {print int($4 / 1024)}')" -lt 200 ]; then
     fail "the disk of $venv is full. Make room, or set VLA_VENV=/another/folder, then run this again"
   elif grep -qE 'Retrying \(|ConnectionError|Could not find a version .*from versions: none|Temporary failure in name|ProxyError|ReadTimeout|SSLError' "$log"; then

@@ -389,6 +389,20 @@ def bench_executor(
     )
 
 
+@bench.command('memory')
+def bench_memory(
+    resets: Annotated[int, typer.Option(min=1, help='Of the simulator, the tasks in turn.')] = 200,
+    cycles: Annotated[int, typer.Option(min=0, help='Lifecycles of executor and policy; 0: none.')] = 30,
+    model: Annotated[str, typer.Option(help='random-nano, or a checkpoint folder.')] = 'random-nano',
+    device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
+    out: Annotated[Path, typer.Option(help='Folder for the table.')] = Path('out/bench_memory'),
+) -> None:
+    """Memory, threads and files of the simulator after each reset, of executor and policy after each lifecycle."""
+    from vla_bringup.bench_memory import Options, bench_memory
+
+    _end(lambda: bench_memory(Options(out=out, resets=resets, cycles=cycles, model=model_path(model), device=device)))
+
+
 @bench.command('overhead')
 def bench_overhead(
     seconds: Annotated[float, typer.Option(min=2.0, help='Measured.')] = 60.0,

@@ -1,7 +1,9 @@
 """The node in this process, seen by another node over real DDS."""
 
+import gc
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -176,6 +178,19 @@ def test_reset_starts_the_episode_that_was_asked_for(robot):
     robot.until(lambda: robot.got['sim/episode'][-1].seed == 12, 'the same task again')
     assert robot.got['sim/episode'][-1].task == 'fill_bowl'
     assert robot.got['sim/episode'][-1].index == episode.index + 1
+
+
+def test_a_scene_that_is_left_is_gone_without_the_garbage_collector(robot):
+    gone = []
+    gc.disable()
+    try:
+        for seed, task in enumerate(('stack_block', 'press_button', 'fill_bowl')):
+            gone += [weakref.ref(robot.sim._world), weakref.ref(robot.sim._world.model)]
+            assert robot.reset(seed, task).success
+            robot.more('front/image_raw', 2)
+        assert [ref() for ref in gone] == [None] * 6
+    finally:
+        gc.enable()
 
 
 def test_reset_asks_for_something_else_on_request_and_says_what_is_missed(robot):

@@ -101,5 +101,5 @@ class Cameras:
         mujoco.mj_camlight(self._model, data)
 
     def close(self) -> None:
-        """Free the OpenGL context."""
+        """Free the OpenGL context, in the thread that made this. Nothing can be rendered afterwards; twice is once."""
         self._renderer.close()

@@ -59,9 +59,11 @@ class RenderThread:
                 if wanted is not model:
                     if cameras is not None:
                         cameras.close()
+                    cameras = model = None  # the scene before is gone before the next one is made
                     cameras, model = Cameras(wanted, self._names, self._size, self._shadows), wanted
                 if snapshot is not None and cameras is not None:
                     self._deliver(snapshot, cameras.render(snapshot, names))
+                del job, wanted, snapshot  # while it waits nothing of a scene is held but what is drawn
         except BaseException as error:
             self.failure = error
         finally:

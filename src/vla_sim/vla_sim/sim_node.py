@@ -31,6 +31,7 @@ from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.run import run
 from vla_sim import messages
 from vla_sim.controller import DAMPING, STIFFNESS, Gains
+from vla_sim.memory import return_large_blocks
 from vla_sim.pacer import Pacer
 from vla_sim.tasks import TASKS, check_task
 
@@ -374,6 +375,7 @@ class SimNode(Node):
 
 
 def main(args: list[str] | None = None) -> None:
+    return_large_blocks()
     run(SimNode, args)
 
 
