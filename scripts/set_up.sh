@@ -183,7 +183,8 @@ build() {
 
 colcon_build() (
   set +u
-  [ $ros = wheels ] && . "$venv/local_setup.sh"
+  # A shell in which another workspace was sourced would be written into this one as what it stands on.
+  [ $ros = wheels ] && { unset AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH; . "$venv/local_setup.sh"; }
   "$venv/bin/python" -m colcon --log-level error build --event-handlers console_direct+ --symlink-install --base-paths $(sources) \
     --cmake-args -DBUILD_TESTING=OFF -DPython3_EXECUTABLE="$venv/bin/python"
 )
