@@ -2,7 +2,6 @@
 
 import re
 
-import pytest
 import yaml
 
 from .conftest import ROOT
@@ -19,10 +18,9 @@ def lines(path):
                 yield line.strip()
 
 
-@pytest.mark.parametrize('path', FILES, ids=lambda path: path.name)
-def test_commands_of_a_workflow_exist(path):
+def test_commands_of_the_workflows_exist():
     pattern = re.compile(r'(?:[.]/vla|ros2 launch) [^|]*?(?= 2>|$)')
-    found = [pattern.search(line) for line in lines(path) if '$(' not in line]
+    found = [pattern.search(line) for path in FILES for line in lines(path) if '$(' not in line]
     run = [match[0] for match in found if match]
     assert run
     wrong = [f'{line}: {problem}' for line in run if (problem := check_line(line))]

@@ -3,6 +3,7 @@
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
+from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
@@ -11,6 +12,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 # Nodes that read every topic of a robot and command nothing. (`ros2 topic echo` is a _ros2cli node.)
 _BYSTANDERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
 
+LAST_WORD = 0.5  # [s] at most that readers are waited for at the end
 _FOREVER = 2**62  # [ns] what DDS calls infinite is near 2^63
 
 
@@ -82,6 +84,8 @@ class CommandTopic:
         return found
 
     def close(self) -> None:
+        # The last message stands for ever: that the arm stands still. What a network lost can be sent again until here.
+        self._publisher.wait_for_all_acked(Duration(seconds=LAST_WORD))
         self._node.destroy_publisher(self._publisher)
 
     def _readers(self) -> list[TopicEndpointInfo]:
