@@ -113,13 +113,13 @@ def bench_memory(options: Options) -> bool:
     table = Table('node', 'rounds', 'first [MB]', 'median', 'max', 'last', 'slope [MB/round]', 'threads', 'files')
     for node in dict.fromkeys(sample.node for sample in samples):
         own = [sample for sample in samples if sample.node == node]
-        memory = [sample.memory for sample in own]
-        figures = (memory[0], float(np.median(memory)), max(memory), memory[-1])
+        sizes = [sample.memory for sample in own]
+        figures = (sizes[0], float(np.median(sizes)), max(sizes), sizes[-1])
         table.add_row(
             node,
             str(len(own)),
             *(f'{value:.0f}' for value in figures),
-            f'{slope(memory):+.3f}',
+            f'{slope(sizes):+.3f}',
             f'{own[0].threads} to {own[-1].threads}',
             f'{own[0].files} to {own[-1].files}',
         )

@@ -5,6 +5,7 @@ Only the converter itself is used: openvino.convert_model reports usage to its v
 
 import contextlib
 import copy
+import gc
 import warnings
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,20 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[list[in
     for place, shape, value in zip(source.get_inputs(), shapes, inputs, strict=True):
         source.set_partial_shape(place, ov.PartialShape(shape))
         source.set_element_type(place, kinds[value.dtype])
-    return frontend.convert(source)
+    converted = frontend.convert(source)
+    del source, decoder, traced
+    _forget_traced()
+    return converted
+
+
+def _forget_traced() -> None:
+    """Frees what was traced: TorchScript keeps the types of all frozen modules, and with them their weights.
+
+    And torch's tracer leaves a function that refers to itself and to the module.
+    """
+    torch.jit._state._clear_class_state()
+    torch._C._jit_clear_class_registry()
+    gc.collect()
 
 
 def compile_for_cpu(model: Any, precision: str) -> Any:

@@ -5,6 +5,7 @@ import gc
 import math
 import threading
 import time
+import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -300,6 +301,28 @@ def start(domain, tmp_path, monkeypatch):
 def activate(world):
     assert world.transition(CONFIGURE)
     assert world.transition(ACTIVATE)
+
+
+def test_a_node_that_is_cleaned_up_holds_no_model_without_the_garbage_collector(start):
+    made = []
+
+    def load(model, **options):
+        policy = FakePolicy()
+        made.append(weakref.ref(policy))
+        return policy
+
+    world, _ = start(load=load)
+    gc.disable()
+    try:
+        for count in (1, 2):
+            activate(world)
+            world.say('press the red button')
+            world.new_chunks(1)
+            assert world.transition(DEACTIVATE)
+            assert world.transition(CLEANUP)
+            assert [ref() for ref in made] == [None] * count
+    finally:
+        gc.enable()
 
 
 def test_chunks_answer_what_the_streams_hold(start):

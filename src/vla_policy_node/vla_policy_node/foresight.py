@@ -220,7 +220,9 @@ class Foresight:
         )
 
     def close(self) -> None:
-        """Once the worker has ended."""
+        """Once the worker has ended. What was to be decoded leads to the model and back to this: it is let go, so that
+        the model's memory is free before another one is loaded."""
+        self.schedule.works.clear()
         for publisher in (*self._publishers.values(), self._infos):
             self._node.destroy_publisher(publisher)
         if self._info_source is not None:

@@ -79,6 +79,8 @@ class Observer:
     def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
+        self._subscriptions.clear()
+        del self._intake  # it tells this one what is wrong, a circle that would hold the images
 
     def _take(self, topic: str, msg: Any) -> None:
         stored = self._intake.take(topic, msg, self._node.get_clock().now().nanoseconds)
