@@ -10,13 +10,13 @@ step() {
   say "$title"
   # The command is in front and what tells is behind, so that Ctrl-C reaches the command.
   tell "$log" "$began" & teller=$!
-  trap "kill $teller 2>/dev/null" EXIT
+  trap "kill $teller 2>/dev/null || true" EXIT
   trap 'say "  stopped; run it again"; exit 130' INT  # after the command has ended: pip takes back what it was at
   "$@" >"$log" 2>&1 </dev/null || status=$?
   kill $teller 2>/dev/null; wait $teller 2>/dev/null || true
   trap - EXIT INT
   [ -t 2 ] && printf '\r\033[K' >&2
-  if [ $status = 0 ]; then say "  done in $(took "$began")"; else tail -n 25 "$log" >&2; say "  failed after $(took "$began"); all of its output: $log"; fi
+  if [ $status = 0 ]; then say "  done in $(took "$began")"; else grep -v "^WARNING: Location" "$log" | tail -n 25 | cut -c1-300 >&2; say "  failed after $(took "$began"); all of its output: $log"; fi
   return $status
 }
 
@@ -194,6 +194,8 @@ jobs_at_once() { awk -v cores="$(nproc)" '/MemAvailable/ {n = int($2 / 500000); 
 
 # make_ready prepare: all that is installed; build: and the workspace; rebuild: that even if nothing has changed.
 make_ready() {
+  # colcon's own scripts, which are sourced then, do not take a space; in lists of paths a colon divides.
+  [[ "$root$venv" != *[[:space:]:]* ]] || fail "the suite cannot be built where a path has a space or a colon in it: move $root${VLA_VENV:+ or VLA_VENV=$VLA_VENV}"
   case $1 in
     prepare) if prepared; then return; fi ;;
     build) if prepared && built; then return; fi ;;
