@@ -28,7 +28,7 @@ tell() {
   # Whoever reads the output waits for its end, hence none of it for sleep, which outlives this.
   while sleep "$([ -t 2 ] && echo 1 || echo 10)" >/dev/null 2>&1 && kill -0 $$ 2>/dev/null; do
     newest=$(tail -c 2000 "$1" | tr '\r' '\n' | grep -vE '^ *$|^WARNING: Location' | tail -n 1 | tr -d '\033' | cut -c "1-$((columns > 30 ? columns - 20 : 10))") || true
-    if [ -t 2 ]; then printf '\r\033[K  %s  %s' "$(took "$2")" "$newest" >&2; else say "  $(took "$2"): $newest"; fi
+    if [ -t 2 ]; then printf '\r\033[K  %s  %s' "$(took "$2")" "$newest" >&2; else say "  $(took "$2")${newest:+: $newest}"; fi
   done
 }
 
@@ -40,6 +40,7 @@ took() {
 # ---- one at a time prepares a checkout, and an environment that several share
 alone() {
   mkdir -p "$venv" || fail "cannot make $venv: set VLA_VENV=/another/folder"
+  [ ! "$root" -ef "$venv" ] || fail "VLA_VENV is the checkout itself: set it to a new folder"
   command -v flock >/dev/null || return 0
   exec 8<"$root" 9<"$venv"
   wait_for 8; wait_for 9
