@@ -1,6 +1,7 @@
 """What `./vla` does before Python runs: scripts/set_up.sh, function by function; nothing is installed."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -41,10 +42,10 @@ def test_a_step_tells_its_time_and_the_end_of_what_failed(bash):
     log = bash.venv / 'log'
     good = bash(f'step {log} counting seq 3')
     assert (good.returncode, log.read_text()) == (0, '1\n2\n3\n')
-    assert good.stderr.splitlines() == ['counting', '  done in 0 s']
+    assert re.fullmatch(r'counting\n  done in \d+ s\n', good.stderr)
     bad = bash(f'step {log} breaking sh -c "echo the reason; exit 7" || exit $?')
     assert bad.returncode == 7
-    assert bad.stderr.splitlines() == ['breaking', 'the reason', f'  failed after 0 s; all of its output: {log}']
+    assert re.fullmatch(rf'breaking\nthe reason\n  failed after \d+ s; all of its output: {log}\n', bad.stderr)
 
 
 def test_a_long_step_tells_its_newest_line(bash):
@@ -56,7 +57,7 @@ def test_a_long_step_tells_its_newest_line(bash):
         step {log} waiting bash -c 'echo the newest line; until [ -e told ]; do command sleep 0.05; done'
     """)
     assert told.returncode == 0
-    assert '0 s: the newest line' in told.stderr
+    assert ' s: the newest line' in told.stderr
 
 
 @pytest.mark.parametrize(
