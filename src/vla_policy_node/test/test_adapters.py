@@ -5,6 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from rclpy.client import Client
+from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rclpy.task import Future
 from rclpy.time import Time
@@ -12,7 +14,7 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from vla_policy_node.adapters import gripper_action
+from vla_policy_node.adapters import controller_joints, gripper_action
 from vla_policy_node.adapters.crisp import CrispJointController
 from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_position import GripperPosition
@@ -145,26 +147,77 @@ def test_a_second_publisher_is_named(ros):
     ros.wait(lambda: adapter.topic.rivals() == ['/executor'], 'the twin')
 
 
+class Controller:
+    """A controller as ros2_control's are: it reads its parameter `joints` and subscribes when it is configured.
+
+    Seen in joint_trajectory_controller and forward_command_controller 4.42.1 (on_configure) and in crisp_controllers'
+    CartesianController, which ignores the names in a message as the stand-in does.
+    """
+
+    def __init__(self, ros, kind, joints, name='controller'):
+        self.kind, self.node = kind, ros.add(name)
+        self.node.declare_parameter('joints', joints)
+        self.configure()
+
+    def configure(self, joints=None):
+        if joints is not None:
+            self.node.destroy_subscription(self.reader)
+            self.node.set_parameters([Parameter('joints', value=joints)])
+        self.reader = self.node.create_subscription(TYPES[self.kind], 'command', print, 1)
+
+
+OURS, TURNED, OTHERS = ['a', 'b', 'c'], ['c', 'b', 'a'], ['a', 'b', 'elbow']
+
+
 @pytest.mark.parametrize(
     ('kind', 'joints', 'fits'),
     [
-        ('joint_trajectory', ['c', 'b', 'a'], True),
-        ('joint_trajectory', ['a', 'b', 'elbow'], False),
-        ('forward_command', ['a', 'b', 'c'], True),
-        ('forward_command', ['c', 'b', 'a'], False),
+        ('joint_trajectory', TURNED, True),
+        ('joint_trajectory', OTHERS, False),
+        ('forward_command', OURS, True),
+        ('forward_command', TURNED, False),
+        ('crisp', OURS, True),
+        ('crisp', TURNED, False),
     ],
 )
 def test_joints_of_the_controller_are_compared(ros, kind, joints, fits):
-    controller = ros.add('controller')
-    controller.declare_parameter('joints', joints)
-    controller.create_subscription(TYPES[kind], 'command', print, 1)
+    Controller(ros, kind, joints)
     adapter = make(ros.add('executor'), kind)
     ros.wait(adapter.topic.listeners, 'the controller is seen')
+    assert adapter.check(True)  # until it has answered
     if fits:
         ros.wait(lambda: not adapter.check(True), 'the joints agree')
     else:
         told = ros.wait(lambda: [p for p in adapter.check(True) if 'moves the joints' in p], 'other joints')
         assert str(joints) in told[0]
+    adapter.close()
+
+
+def test_each_controller_is_asked_and_one_that_is_configured_anew_is_asked_again(ros):
+    right, other = Controller(ros, 'crisp', OURS), Controller(ros, 'crisp', OURS, 'other')
+    adapter = make(ros.add('executor'), 'crisp')
+    ros.wait(lambda: len(adapter.topic.listeners()) == 2 and not adapter.check(True), 'both are right')
+    other.configure(TURNED)
+    told = ros.wait(lambda: adapter.joints.ask() or adapter.joints.wrong(), 'the other one')
+    assert told[0].startswith('/other moves the joints')
+    other.configure(OURS)
+    ros.wait(lambda: not adapter.check(True), 'both are right again')
+    ros.executor.remove_node(right.node)
+    right.node.destroy_node()
+    ros.nodes.remove(right.node)
+    ros.wait(lambda: adapter.topic.listeners() == ['/other'] and not adapter.check(True), 'one is gone')
+    adapter.close()
+
+
+def test_a_controller_whose_answer_is_lost_is_asked_again(ros, monkeypatch):
+    monkeypatch.setattr(controller_joints, 'REPEAT', 0.1)
+    lost, real = [], Client.call_async
+    monkeypatch.setattr(Client, 'call_async', lambda c, r: real(c, r) if lost else lost.append(Future()) or lost[0])
+    Controller(ros, 'crisp', TURNED)
+    adapter = make(ros.add('executor'), 'crisp')
+    adapter.joints.problems()
+    monkeypatch.setattr(Client, 'remove_pending_request', lambda *_: None)
+    ros.wait(lambda: adapter.joints.ask() or adapter.joints.wrong(), 'the second answer')
     adapter.close()
 
 

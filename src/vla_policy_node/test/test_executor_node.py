@@ -249,6 +249,33 @@ def test_a_forward_controller_gets_positions(ros):
     np.testing.assert_allclose(robot.got[-1].data, PROFILE.home)
 
 
+@pytest.mark.parametrize('controller', TYPES)
+def test_the_first_activation_waits_for_what_is_only_not_known_yet(ros, controller):
+    """The robot, its controller and the gripper are there, but nothing of them was discovered before configure."""
+    joints = list(PROFILE.joint_names)
+    robot = Robot(ros, controller)
+    robot.me.declare_parameter('joints', joints[::-1] if controller == 'joint_trajectory' else joints)
+    assert robot.transition(Transition.TRANSITION_CONFIGURE)
+    assert robot.transition(Transition.TRANSITION_ACTIVATE)
+
+
+def test_a_controller_that_is_configured_anew_with_other_joints_moves_nothing(ros):
+    robot = Robot(ros)
+    robot.me.declare_parameter('joints', list(PROFILE.joint_names))
+    robot.bring_up()
+    robot.move()
+    reader = next(s for s in robot.me.subscriptions if s.topic_name == '/target_joint')
+    robot.me.destroy_subscription(reader)  # as controllers of ros2_control do when they are cleaned up and configured
+    robot.me.set_parameters([Parameter('joints', value=list(PROFILE.joint_names)[::-1])])
+    robot.me.create_subscription(JointState, 'target_joint', robot.got.append, 10)
+    status = robot.until(
+        lambda s: s.hold_reason == E.HOLD_CONTROLLER_MISSING and 'moves the joints' in s.message, 'other joints'
+    )
+    assert 'in this order' in status.message
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    assert 'moves the joints' in robot.call('resume').message
+
+
 def test_an_arm_without_a_gripper_moves_and_nothing_is_commanded_to_one(ros):
     robot = Robot(ros, **{'robot.gripper_joint_names': ['']})
     robot.bring_up()

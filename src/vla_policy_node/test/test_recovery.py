@@ -267,7 +267,11 @@ def watch(topic=None, problem=''):
     topic = topic or SimpleNamespace(name='/command', there=['/controller'], others=[])
     topic.listeners, topic.rivals = lambda: topic.there, lambda: topic.others
     robot = SimpleNamespace(says=problem)
-    dogs = Watchdogs(core, topic, require_controller=True, chunk_max_age=1.0, robot_problem=lambda: robot.says)
+    topic.joints = SimpleNamespace(ask=lambda: None, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
+    topic.wrong, topic.unknown = [], []
+    dogs = Watchdogs(
+        core, topic, topic.joints, require_controller=True, chunk_max_age=1.0, robot_problem=lambda: robot.says
+    )
     return core, topic, robot, dogs
 
 
@@ -291,6 +295,20 @@ def test_faults_stay_until_released_when_their_cause_is_gone():
     assert not dogs.release()
     assert not dogs.silent
     assert not core.faults
+
+
+def test_a_controller_that_came_back_with_other_joints_gets_no_set_points():
+    core, topic, _, dogs = watch()
+    topic.wrong = ['/controller moves the joints']
+    dogs.look(0)
+    assert core.faults == {Hold.CONTROLLER_MISSING: '/controller moves the joints, then call ~/resume'}
+    core.at_rest = True
+    topic.wrong, topic.unknown = [], ['/controller has not answered']
+    assert dogs.release() == ['/controller has not answered']
+    assert dogs.silent
+    topic.unknown = []
+    assert not dogs.release()
+    assert not dogs.silent
 
 
 def test_an_old_observation_stops_the_arm_until_a_fresh_chunk_comes():

@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,11 @@ from vla_policy_node.ros.chunk_msg import stamped_chunk, to_ns
 from vla_policy_node.ros.joints import decode_joints
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
 from vla_policy_node.ros.run import run
+from vla_policy_node.ros.waiting import StepFailed, appeared
 from vla_policy_node.watchdogs import Watchdogs
 
 LOOK_EVERY = 0.05  # [s] between two looks of the watchdogs
+APPEARS = 1.0  # [s] after it was configured, within which the node discovers the others; and that an answer may take
 
 
 class ExecutorNode(SafeLifecycleNode):
@@ -59,6 +62,7 @@ class ExecutorNode(SafeLifecycleNode):
         self._watchdogs = Watchdogs(
             core,
             self._controller.topic,
+            self._controller.joints,
             require_controller=p.require_controller,
             chunk_max_age=p.chunk_max_age,
             robot_problem=robot.problem if robot is not None else lambda: '',
@@ -81,19 +85,39 @@ class ExecutorNode(SafeLifecycleNode):
             self.create_timer(1.0, self._diagnose, clock=control),
         ):
             self._keep(timer, self.destroy_timer)
+        self._configured_at = time.monotonic()
         self._report.publish()
 
     def _keep(self, thing: Any, undo: Callable) -> Any:
         self._made.append((undo, thing))
         return thing
 
+    async def before_start(self) -> None:
+        with suppress(StepFailed):  # `start` names what is missing
+            await appeared(self, lambda: not self._may_appear(), APPEARS, '')
+
+    def _may_appear(self) -> bool:
+        """Whether something that speaks against activating may only not be discovered or answered yet."""
+        core = self._core
+        if core is None or core.state is not State.INACTIVE or self._operator.problems():
+            return False
+        if time.monotonic() - self._configured_at < APPEARS:
+            return not core.has_joint_state or bool(self._reader_problems())
+        self._controller.joints.ask()
+        return bool(self._controller.joints.outstanding())
+
+    def _reader_problems(self) -> list[str]:
+        """What speaks against activating: who reads set-points, one sentence each."""
+        problems = self._controller.check(self._settings.require_controller)
+        if self._gripper is not None and self._settings.require_controller:
+            problems += self._gripper.check()
+        return problems
+
     def start(self) -> None:
         assert self._core is not None
         problems = self._operator.problems() + self._watchdogs.robot_problems()
-        problems += self._controller.check(self._settings.require_controller)
+        problems += self._reader_problems()
         problems += self._scene.problems() if self._scene is not None else []
-        if self._gripper is not None and self._settings.require_controller:
-            problems += self._gripper.check()
         if problems:
             raise ValueError('; '.join(problems))
         self._watchdogs.forget()

@@ -7,6 +7,7 @@ operator resumes, even when the cause is gone: nothing here starts the arm again
 from collections.abc import Callable
 
 from vla_policy_node.adapters.command_topic import CommandTopic
+from vla_policy_node.adapters.controller_joints import ControllerJoints
 from vla_policy_node.core.clocks import FUTURE_TOLERANCE
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import Hold, State
@@ -17,7 +18,7 @@ TAKEN = (Hold.CONTROLLER_MISSING, Hold.COMPETING_PUBLISHER, Hold.ROBOT_FAULT)
 
 
 class Watchdogs:
-    """`look` is called about every 50 ms.
+    """`look` is called about every 50 ms. topic, joints: of the controller.
 
     require_controller: False: nobody needs to listen. chunk_max_age: [s] an observation may be so old while the arm
     moves by it. robot_problem: one sentence when the robot's own mode forbids motion, or ''.
@@ -27,12 +28,13 @@ class Watchdogs:
         self,
         core: ChunkExecutor,
         topic: CommandTopic,
+        joints: ControllerJoints,
         *,
         require_controller: bool,
         chunk_max_age: float,
         robot_problem: Callable[[], str] = lambda: '',
     ) -> None:
-        self._core, self._topic = core, topic
+        self._core, self._topic, self._joints = core, topic, joints
         self._require_controller, self._chunk_max_age = require_controller, chunk_max_age
         self._robot_problem = robot_problem
         self._standing: set[Hold] = set()  # of TAKEN, until released
@@ -40,6 +42,7 @@ class Watchdogs:
     def look(self, now: int) -> None:
         """Raise what is wrong at time now [ns]. An inactive executor sends nothing: nothing can be wrong with that."""
         core = self._core
+        self._joints.ask()  # also while inactive: the answers are there when the node is activated
         if core.state is State.INACTIVE:
             self._robot_problem()  # takes what came: at activation an old state must not count as a new one
             return
@@ -77,6 +80,8 @@ class Watchdogs:
             found[Hold.CONTROLLER_MISSING] = (
                 f'no controller listens to {self._topic.name} any more: start it again, then call ~/resume'
             )
+        elif wrong := self._joints.wrong():  # a controller that was configured anew
+            found[Hold.CONTROLLER_MISSING] = f'{wrong[0]}, then call ~/resume'
         return found
 
     @property
@@ -87,6 +92,8 @@ class Watchdogs:
     def release(self) -> list[str]:
         """Take back every fault whose cause is gone; what still stands, one sentence each. For the operator."""
         causes = self.causes()
+        if Hold.CONTROLLER_MISSING in self._standing - set(causes) and (unknown := self._joints.outstanding()):
+            causes[Hold.CONTROLLER_MISSING] = unknown[0]
         for hold in self._standing - set(causes):
             self._core.clear(hold)
         self._standing &= set(causes)

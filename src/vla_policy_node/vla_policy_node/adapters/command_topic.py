@@ -1,6 +1,6 @@
 """A publisher to one controller, and who else is on its topic: the contract that every topic adapter checks."""
 
-from typing import Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 from rclpy.duration import Duration
@@ -8,6 +8,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+if TYPE_CHECKING:
+    from vla_policy_node.adapters.controller_joints import ControllerJoints
 
 # Nodes that read every topic of a robot and command nothing. (`ros2 topic echo` is a _ros2cli node.)
 _BYSTANDERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
@@ -20,6 +23,7 @@ class JointController(Protocol):
     """What the executor needs of an adapter. Set-points are (dof,) in the joint order of the robot profile."""
 
     topic: 'CommandTopic'
+    joints: 'ControllerJoints'
     # Whether an arm that is let go must keep its acceleration limits: a step of set-points is a jerk of the arm.
     releases_within_acceleration: ClassVar[bool]
 
@@ -54,7 +58,11 @@ class CommandTopic:
 
     def listeners(self) -> list[str]:
         """Full names of the nodes that read as a controller does and can hear us (QoS)."""
-        return [full_name(e) for e in self._readers() if not deafness(e, self._type)]
+        return [full_name(e) for e in self.hearing()]
+
+    def hearing(self) -> list[TopicEndpointInfo]:
+        """The subscriptions of these nodes."""
+        return [e for e in self._readers() if not deafness(e, self._type)]
 
     def rivals(self) -> list[str]:
         """Full names of the nodes that publish here beside us; our own name: a second node that is called as we are."""

@@ -14,17 +14,19 @@ from rclpy.time import Time
 from sensor_msgs.msg import JointState
 
 from vla_policy_node.adapters.command_topic import CommandTopic, check_finite
+from vla_policy_node.adapters.controller_joints import ControllerJoints
 from vla_policy_node.ros import qos
 
 
 class CrispJointController:
-    """Publishes set-points for crisp_controllers, in the joint order of the robot profile."""
+    """Publishes set-points in the joint order of the robot profile, which must be that of the controller."""
 
     # The distance between set-point and arm is a force, which is to be gone soonest.
     releases_within_acceleration: ClassVar[bool] = False
 
     def __init__(self, node: Node, topic: str, joint_names: tuple[str, ...], controller_node: str = '') -> None:
         self.topic = CommandTopic(node, JointState, topic, qos.COMMAND, controller_node)
+        self.joints = ControllerJoints(node, self.topic, joint_names, ordered=True)
         self._message = JointState(name=list(joint_names))
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
@@ -37,7 +39,8 @@ class CrispJointController:
 
     def check(self, require_controller: bool) -> list[str]:
         """What speaks against activating: one sentence each."""
-        return self.topic.problems(require_controller)
+        return self.topic.problems(require_controller) + self.joints.problems()
 
     def close(self) -> None:
+        self.joints.close()
         self.topic.close()

@@ -35,7 +35,7 @@ class ForwardCommandController:
                 f'rate is {rate:g}: a forward_command controller does not interpolate and needs {SLOWEST:g} or more'
             )
         self.topic = CommandTopic(node, Float64MultiArray, topic, qos.COMMAND, controller_node)
-        self._joints = ControllerJoints(node, self.topic, joint_names, ordered=True)
+        self.joints = ControllerJoints(node, self.topic, joint_names, ordered=True)
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
         """positions (dof,) [rad]; velocities are only checked. Raises ValueError when something is not finite."""
@@ -44,8 +44,8 @@ class ForwardCommandController:
 
     def check(self, require_controller: bool) -> list[str]:
         """What speaks against activating: one sentence each."""
-        return self.topic.problems(require_controller) + self._joints.problems()
+        return self.topic.problems(require_controller) + self.joints.problems()
 
     def close(self) -> None:
-        self._joints.close()
+        self.joints.close()
         self.topic.close()

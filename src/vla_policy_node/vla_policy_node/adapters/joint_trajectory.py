@@ -71,7 +71,7 @@ class JointTrajectoryController:
         controller_node: str = '',
     ) -> None:
         self.topic = CommandTopic(node, JointTrajectory, topic, qos.COMMAND, controller_node)
-        self._joints = ControllerJoints(node, self.topic, joint_names, ordered=False)
+        self.joints = ControllerJoints(node, self.topic, joint_names, ordered=False)
         self._names, self._preview, self._deceleration = list(joint_names), preview, deceleration
         self._plan, self._sent_plan = plan, -1
         self._sent = Time(clock_type=node.get_clock().clock_type)
@@ -100,8 +100,8 @@ class JointTrajectoryController:
 
     def check(self, require_controller: bool) -> list[str]:
         """What speaks against activating: one sentence each."""
-        return self.topic.problems(require_controller) + self._joints.problems()
+        return self.topic.problems(require_controller) + self.joints.problems()
 
     def close(self) -> None:
-        self._joints.close()
+        self.joints.close()
         self.topic.close()

@@ -3,8 +3,11 @@
 import threading
 import traceback
 from collections.abc import Callable
+from typing import Any
 
+from lifecycle_msgs.msg import Transition
 from rcl_interfaces.msg import SetParametersResult
+from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -26,13 +29,17 @@ class SafeLifecycleNode(LifecycleNode):
 
     def __init__(self, name: str, **kwargs) -> None:
         super().__init__(name, **kwargs)
-        inner, busy = self._service_change_state.callback, threading.Lock()
+        service: Any = self._service_change_state  # rclpy awaits callbacks, though its annotations do not allow for it
+        inner, busy = service.callback, threading.Lock()
 
-        def guarded(request, response):
+        async def guarded(request, response):
             if not busy.acquire(blocking=False):
                 response.success = False
                 return response
             try:
+                asked = request.transition
+                if asked.id == Transition.TRANSITION_ACTIVATE or asked.label == 'activate':
+                    await self.before_start()
                 return inner(request, response)
             except Exception as error:
                 self.get_logger().error(f'transition refused: {error}')
@@ -41,7 +48,9 @@ class SafeLifecycleNode(LifecycleNode):
             finally:
                 busy.release()
 
-        self._service_change_state.callback = guarded
+        # In a group of its own: the timers of the node go on while it waits.
+        service.callback, service.callback_group = guarded, ReentrantCallbackGroup()
+        service.callback_group.add_entity(service)
         self._configured = self._activated = False
         self.add_on_set_parameters_callback(self._refuse_late)
 
@@ -55,6 +64,10 @@ class SafeLifecycleNode(LifecycleNode):
         return SetParametersResult(successful=True)
 
     # What subclasses write; each may raise.
+    async def before_start(self) -> None:
+        """Called in any state when the service is asked to activate, before `start`: may wait while the node spins.
+        Another transition is refused meanwhile."""
+
     def set_up(self) -> None:
         """unconfigured -> inactive: read parameters, load, subscribe."""
 
