@@ -1,6 +1,7 @@
 """Makes engines of OpenVINO end their process, for tests that put this folder on PYTHONPATH: Python imports it then.
 
-VLA_TEST_DEATHS is JSON, from the name of an engine to a signal, 'exit', 'hang' or 'memory'.
+VLA_TEST_DEATHS is JSON, from the name of an engine, or of an image engine and its precision, to a signal, 'exit',
+'hang' or 'memory'. VLA_TEST_TRYING is the bound of a trial [s].
 """
 
 import json
@@ -8,14 +9,13 @@ import os
 import signal
 import time
 
-from vla_model import engine_openvino
+from vla_model import engine_openvino, image_engine, trial
 
 DEATHS = json.loads(os.environ.get('VLA_TEST_DEATHS', '{}'))
-_make = engine_openvino.OpenVino.__init__
+trial.TRYING = float(os.environ.get('VLA_TEST_TRYING', trial.TRYING))
 
 
-def _dying(self, precision, *rest):
-    how = DEATHS.get(f'openvino-{precision}', '')
+def _die(how):
     if how == 'exit':
         os._exit(3)
     if how == 'hang':
@@ -24,7 +24,18 @@ def _dying(self, precision, *rest):
         raise MemoryError
     if how:
         os.kill(os.getpid(), getattr(signal, how))
-    _make(self, precision, *rest)
 
 
-engine_openvino.OpenVino.__init__ = _dying
+def _dying(make, name):
+    """A constructor like `make` that ends the process where name(its arguments) has to die."""
+
+    def init(self, *arguments):
+        _die(DEATHS.get(name(*arguments), ''))
+        make(self, *arguments)
+
+    return init
+
+
+_engine, _encoder = engine_openvino.OpenVino, image_engine.OpenVinoEncoder
+_engine.__init__ = _dying(_engine.__init__, lambda precision, *_: f'openvino-{precision}')
+_encoder.__init__ = _dying(_encoder.__init__, lambda _, precision: f'openvino {precision}')
