@@ -20,6 +20,7 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus, VisualTrace
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.states import Hold, State
 from vla_policy_node.kinematics.arm import load_kinematics
@@ -56,7 +57,7 @@ class World:
 
     def __init__(self, node, urdf):
         self.node, self.profile, self.urdf = node, RobotProfile.load(PROFILE), urdf
-        self.sequence, self.source, self.camera, self.lags = 0, '/policy', True, 0
+        self.sequence, self.source, self.camera, self.early = 0, '/policy', True, 0
         self.named = {'front': [12.0], 'wrist': [50.0]}
         self.info = CameraInfo(
             width=64, height=64, k=[60.0, 0.0, 31.5, 0.0, 60.0, 31.5, 0.0, 0.0, 1.0], distortion_model='plumb_bob'
@@ -100,7 +101,7 @@ class World:
         self.chunks.publish(
             chunk_msg(
                 chunk,
-                t_ref=now,
+                t_ref=now + self.early,
                 frame_id=BASE,
                 epoch=0,
                 sequence=self.sequence,
@@ -220,6 +221,14 @@ def test_a_chunk_that_ran_out_is_taken_away(show):
     world.source = '/somebody'  # the policy's own end
     ros.wait(lambda: not paths[-1].poses, 'an empty path')
     ros.wait(lambda: markers[-1].markers[0].action == Marker.DELETEALL, 'no markers')
+
+
+def test_a_chunk_that_is_ahead_of_the_clock_is_not_shown(show):
+    world, _, ros = show
+    paths, _ = look(ros, world, 'predicted_path')
+    ros.wait(lambda: paths and paths[-1].poses, 'a path')
+    world.early = int((FUTURE_TOLERANCE + 0.1) * NS)
+    ros.wait(lambda: not paths[-1].poses, 'an empty path')
 
 
 def test_the_trace_begins_at_the_tool_in_the_picture(show, panda_urdf):
@@ -399,7 +408,10 @@ def test_the_executed_path_is_bounded_and_begins_anew_where_the_arm_cannot_have_
     assert e.add(3 * MOST * 10**6, np.array([0.5, 0, 0]), np.eye(3))  # half a metre in a millisecond
     assert len(e.poses) == 1
     assert not e.add((3 * MOST + 500) * 10**6, np.array([0.5001, 0, 0]), np.eye(3))  # it rests
-    assert e.add(5 * 10**6, np.array([0.5, 0, 0]), np.eye(3))  # the clock went back
+    assert e.add((3 * MOST + 510) * 10**6, np.array([0.51, 0, 0]), np.eye(3))
+    assert not e.add((3 * MOST + 500) * 10**6, np.array([0.52, 0, 0]), np.eye(3))  # it was overtaken
+    assert len(e.poses) == 2
+    assert e.add((3 * MOST + 400) * 10**6, np.array([0.52, 0, 0]), np.eye(3))  # the clock was set back
     assert len(e.poses) == 1
 
 
@@ -427,15 +439,64 @@ def test_the_line_is_drawn_where_it_belongs():
     assert named[60, 40].any() and not named[100:].any() and not named[:, 80:].any()
 
 
+class Sent:
+    """A source whose messages come at a time that the test sets."""
+
+    def __init__(self, keep, *, shared=False):
+        clock = SimpleNamespace(now=lambda: SimpleNamespace(nanoseconds=self.now))
+        node = SimpleNamespace(get_clock=lambda: clock)
+        self.source = Source(node, JointState, 'joints', qos.SENSOR, keep=keep, stamped=True, shared=shared)
+        self.now = 0
+
+    def __call__(self, stamp, *, received=None):
+        """[s]"""
+        self.now = round((stamp if received is None else received) * NS)
+        state = JointState(position=array.array('d', [float(stamp)]))
+        state.header.stamp = to_time(round(stamp * NS))
+        self.source._store(serialize_message(state))
+        return [round(stamp / NS, 3) for stamp in self.source.stamps]
+
+
 def test_a_source_keeps_no_more_than_it_should():
-    source = Source(None, JointState, 'joint_states', qos.SENSOR, keep=3, stamped=True)
-    for second in range(6):
-        state = JointState(position=array.array('d', [float(second)]))
-        state.header.stamp = to_time(second * 10**9)
-        source._store(serialize_message(state))
-    assert source.stamps == [3 * 10**9, 4 * 10**9, 5 * 10**9]
+    sent = Sent(3)
+    assert [sent(second) for second in range(6)][-1] == [3, 4, 5]
+    source = sent.source
     assert source.nearest(4_100_000_000).position[0] == 4
     assert source.as_of(4_100_000_000, lambda m: m.position[0] != 4).position[0] == 3
     assert source.as_of(2 * 10**9, lambda m: True) is None
-    source._store(serialize_message(JointState()))  # the clock began anew
-    assert source.stamps == [0]
+
+
+STEP = 0.3  # [s] by which a clock is set back
+OVERTAKEN = OVERTAKING / 2
+
+
+def test_messages_from_before_their_sender_was_set_back_are_forgotten():
+    sent = Sent(9)
+    for stamp in (10.0, 10.1, 10.1 - OVERTAKEN):
+        kept = sent(stamp, received=10.1)
+    assert len(kept) == 3
+    assert sent(10.1 - STEP, received=10.1) == [9.8]
+
+
+def test_several_senders_are_not_one_that_is_set_back_but_our_own_clock_is_one():
+    sent = Sent(9, shared=True)
+    for stamp in (10.0, 10.0 - STEP, 10.01, 10.01 - STEP):
+        kept = sent(stamp, received=10.0)
+    assert len(kept) == 4
+    assert sent.source.as_of(10 * NS, lambda m: True).position[0] == 10.01 - STEP
+    assert sent(10.01 - STEP, received=10.0 - STEP) == [9.71]
+
+
+def test_poses_from_before_a_clock_was_set_back_are_forgotten():
+    frames, q, t = Frames(), np.array([1.0, 0, 0, 0]), np.zeros(3)
+    frames.put('base', 'eye', 0, q, t, fixed=True)
+    for stamp in (10.0, 10.1, 10.1 - OVERTAKEN):
+        frames.put('base', 'hand', round(stamp * NS), q, t, fixed=False)
+    frames.pose('hand', 'base', round(10.05 * NS))
+    frames.put('base', 'hand', round((10.1 - STEP) * NS), q, t, fixed=False)
+    with pytest.raises(FrameError, match='only until'):
+        frames.pose('hand', 'base', round(10.05 * NS))
+    frames.set_back()  # our own clock was
+    frames.pose('eye', 'base', 0)
+    with pytest.raises(FrameError, match='no transforms'):
+        frames.pose('hand', 'base', round((10.1 - STEP) * NS))

@@ -20,6 +20,11 @@ SET_TOLERANCE = 0.05
 FORWARD, LAG_KNOWN = 0.05, 20
 
 
+def tolerance(simulated: bool) -> float:
+    """Returns by how much a stamp may be ahead of the arrival of its message [s]. simulated: arrivals are by /clock."""
+    return SIMULATED_TOLERANCE if simulated else FUTURE_TOLERANCE
+
+
 def ahead(what: str, seconds: float) -> str:
     """The sentence about a stamp that is later than the arrival of its message by `seconds`."""
     return f'{what} is stamped {seconds:.3f} s ahead of the clock: synchronise the clocks'
@@ -52,6 +57,24 @@ class Lag:
             self._count, self.least = 1, lag
             return forward
         self._count, self.least = self._count + 1, min(lag, self.least) if self._count else lag
+        return 0.0
+
+
+@dataclass
+class Arrivals:
+    """Judges the reader's own clock by the times at which its messages come."""
+
+    newest: int = 0  # [ns] since the clock was set back last; 0: none
+
+    def take(self, received: int) -> float:
+        """Judge the next arrival [ns]; 0: no clock runs yet.
+
+        Returns by how much the clock was set back since the message before [s]; 0: it was not.
+        """
+        if 0 < received < self.newest - OVERTAKING * NS:
+            back, self.newest = (self.newest - received) / NS, received
+            return back
+        self.newest = max(received, self.newest)
         return 0.0
 
 

@@ -21,7 +21,7 @@ from enum import Enum
 from typing import Any
 
 from vla_policy_node.core import clocks
-from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING, SIMULATED_TOLERANCE, Stamps
+from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, Arrivals, Stamps
 
 JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are no cameras
 # [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
@@ -156,7 +156,7 @@ class Streams:
         self._keep = self._longest + 2 * self._tolerance
         self._lock = threading.Lock()
         self._last_now: int | None = None
-        self._last_received = 0  # [ns]
+        self._arrivals = Arrivals()
 
     def put(self, name: str, stamp: int, value: Any, received: int) -> str:
         """Store a value with its stamp and its arrival [ns], both on the reader's clock; arrival 0: no clock runs yet.
@@ -169,11 +169,11 @@ class Streams:
         steady = self._steady()
         with self._lock:
             ring, note = self._rings[name], ''
-            if 0 < received < self._last_received - OVERTAKING * NS:
-                note = clocks.set_back(self._clock, (self._last_received - received) / NS)
+            if back := self._arrivals.take(received):
+                note = clocks.set_back(self._clock, back)
                 self._clear()
-            self._last_received = received if note else max(received, self._last_received)
-            back = ring.sent.take(stamp, received, SIMULATED_TOLERANCE if self.simulated else FUTURE_TOLERANCE)
+                self._arrivals.take(received)
+            back = ring.sent.take(stamp, received, clocks.tolerance(self.simulated))
             ring.came(stamp, received, steady)
             where = f'{name} on {ring.spec.topic}'
             if ring.sent.future:
@@ -300,4 +300,4 @@ class Streams:
     def _clear(self) -> None:
         for ring in self._rings.values():
             ring.clear()
-        self._last_now, self._last_received = None, 0
+        self._last_now, self._arrivals = None, Arrivals()

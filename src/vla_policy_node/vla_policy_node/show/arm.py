@@ -10,11 +10,12 @@ from std_msgs.msg import String
 
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.core.chunk import Refusal
+from vla_policy_node.core.clocks import NS, ahead, tolerance
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.kinematics.ik import Kinematics
 from vla_policy_node.ros import qos
-from vla_policy_node.ros.chunk_msg import stamped_chunk
+from vla_policy_node.ros.chunk_msg import stamped_chunk, to_ns
 from vla_policy_node.ros.joints import decode_positions
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.show.sources import Source
@@ -39,8 +40,8 @@ class Arm:
             read_only=True,
         )
         self._source = f'{node.get_namespace().rstrip("/")}/{name}' if name and not name.startswith('/') else name
-        self.chunk = Source(node, ActionChunk, 'action_chunk', qos.CHUNK, keep=CHUNKS, stamped=True)
-        self.joints = Source(node, JointState, topic, qos.SENSOR, keep=KEEP, stamped=True)
+        self.chunk = Source(node, ActionChunk, 'action_chunk', qos.CHUNK, keep=CHUNKS, stamped=True, shared=True)
+        self.joints = Source(node, JointState, topic, qos.SENSOR, keep=KEEP, stamped=True, shared=True)
         self.description = Source(node, String, 'robot_description', qos.LATCHED)
         self._text = ''  # of the description that _kinematics is of
         self._kinematics: Kinematics | None = None
@@ -83,7 +84,13 @@ class Arm:
                     self._tell(f'chunk {message.sequence} of {message.source} is not shown: {error.message}')
             self._path = message, found
         found = self._path[1]
-        return found if found is not None and now <= found.end + LINGER * 1e9 else None
+        if found is None or now > found.end + LINGER * NS:
+            return None
+        early = (to_ns(message.header.stamp) - now) / NS
+        if early > tolerance(bool(self._node.get_parameter('use_sim_time').value)):
+            self._tell(ahead(f'chunk {message.sequence} of {message.source}', early))
+            return None
+        return found
 
     def tool(self, time: int | None = None) -> tuple[int, np.ndarray, np.ndarray] | None:
         """Stamp [ns], position (3,) [m] and rotation (3, 3) of the tool in the base frame as it was measured last,
@@ -99,4 +106,4 @@ class Arm:
             self._tell(str(error))
             return None
         position, rotation, _ = kinematics(q)
-        return message.header.stamp.sec * 1_000_000_000 + message.header.stamp.nanosec, position, rotation
+        return to_ns(message.header.stamp), position, rotation

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from vla_policy_node.core.clocks import Stamps
 from vla_policy_node.kinematics.ik import quaternion_matrix
 
 Pose = tuple[np.ndarray, np.ndarray]
@@ -22,6 +23,7 @@ class _Edge:
     fixed: bool
     stamps: list[int] = field(default_factory=list)  # [ns] growing
     poses: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)  # quaternion w, x, y, z, and translation
+    sent: Stamps = field(default_factory=Stamps)
 
 
 class FrameError(ValueError):
@@ -37,6 +39,10 @@ class Frames:
     def clear(self) -> None:
         self._edges.clear()
 
+    def set_back(self) -> None:
+        """Forget what moves: the clock of its times was set back. What is fixed is not sent again."""
+        self._edges = {child: edge for child, edge in self._edges.items() if edge.fixed}
+
     def put(
         self, parent: str, child: str, stamp: int, quaternion: np.ndarray, translation: np.ndarray, fixed: bool
     ) -> None:
@@ -51,8 +57,8 @@ class Frames:
         edge = self._edges.get(child)
         if edge is None or edge.parent != parent or edge.fixed or fixed:
             edge = self._edges[child] = _Edge(parent, fixed)
-        if edge.stamps and stamp < edge.stamps[-1] - KEEP:
-            edge.stamps, edge.poses = [], []  # the clock went back
+        if edge.sent.take(stamp, 0):
+            edge.stamps, edge.poses = [], []
         i = bisect_left(edge.stamps, stamp)
         if i < len(edge.stamps) and edge.stamps[i] == stamp:
             edge.poses[i] = quaternion / length, translation

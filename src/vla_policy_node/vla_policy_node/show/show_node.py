@@ -67,7 +67,7 @@ class ShowNode(Node):
         self._view = CameraView(self, chosen, cameras[chosen])
         # The one that images are imagined of.
         self._first = self._view if chosen == first else CameraView(self, first, cameras[first])
-        self._pointed = Source(self, VisualTrace, 'policy/pointed', qos.STATUS, keep=16, stamped=True)
+        self._pointed = Source(self, VisualTrace, 'policy/pointed', qos.STATUS, keep=16, stamped=True, shared=True)
         self._pair = Pairing()
         self._predicted = Source(self, Image, 'policy/predicted_image', qos.SENSOR, stamped=True)
         seconds = declare(

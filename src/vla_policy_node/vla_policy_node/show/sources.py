@@ -1,14 +1,17 @@
 """Topics that are subscribed to only while somebody needs them. They store bytes; what is looked at is decoded then."""
 
+import math
 import struct
-from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from typing import Any
 
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
+
+from vla_policy_node.core.clocks import NS, Arrivals, Stamps
 
 LOOK = 8  # messages that are looked at in search of one that fits, and kept decoded
 MOST = 64_000_000  # [bytes] of messages that a source keeps
@@ -20,21 +23,25 @@ def stamp_of(data: bytes) -> int:
     XCDR: four bytes of which the second says the byte order, then sec (int32) and nanosec (uint32).
     """
     sec, nanosec = struct.unpack_from('<iI' if data[1] & 1 else '>iI', data, 4)
-    return sec * 1_000_000_000 + nanosec
+    return sec * NS + nanosec
 
 
 class Source:
     """One topic. keep: how many of its newest messages, fewer where they would be more than 64 MB; stamped: they begin
-    with a header, whose stamp is wanted.
+    with a header, whose stamp is wanted; shared: several senders publish there, each by stamps of its own.
 
+    Stamped messages from before a clock was set back are forgotten: the clock of the node, or that of the only sender.
     Joint states come a thousand times a second, images with megabytes: none of them is decoded before it is needed.
     """
 
     def __init__(
-        self, node: Node, kind: Any, topic: str, profile: QoSProfile, *, keep: int = 1, stamped: bool = False
-    ) -> None:
+        self, node: Node, kind: Any, topic: str, profile: QoSProfile,
+        *, keep: int = 1, stamped: bool = False, shared: bool = False,
+    ) -> None:  # fmt: skip
         self.topic = topic
-        self._node, self._kind, self._profile, self._stamped, self._keep = node, kind, profile, stamped, keep
+        self._node, self._kind, self._profile = node, kind, profile
+        self._keep, self._stamped, self._shared = keep, stamped, shared
+        self._arrivals, self._sent = Arrivals(), Stamps()
         self._raw: deque[tuple[int, bytes]] = deque()  # stamp [ns], or 0; as they came
         self._size = 0  # [bytes] of all that
         self._users = 0
@@ -58,18 +65,26 @@ class Source:
             self._forget()
 
     def _forget(self) -> None:
+        self._arrivals, self._sent = Arrivals(), Stamps()
         self._raw.clear()
         self._decoded.clear()
         self._size = 0
 
     def _store(self, data: bytes) -> None:
         stamp = stamp_of(data) if self._stamped else 0
-        if self._raw and stamp < self._raw[-1][0] - 1_000_000_000:
-            self._forget()  # the sender's clock went back
+        if self._stamped and self._set_back(stamp, self._node.get_clock().now().nanoseconds):
+            self._forget()
         self._raw.append((stamp, data))
         self._size += len(data)
         while len(self._raw) > self._keep or (self._size > MOST and len(self._raw) > 1):
             self._size -= len(self._raw.popleft()[1])
+
+    def _set_back(self, stamp: int, received: int) -> bool:
+        """Whether a clock was set back before the message with this stamp and arrival [ns]."""
+        ours = self._arrivals.take(received)
+        # What is stamped ahead is shown as well: a picture moves no arm.
+        theirs = 0.0 if self._shared else self._sent.take(stamp, received, math.inf)
+        return ours > 0 or theirs > 0
 
     @property
     def newest(self) -> Any:
@@ -88,10 +103,9 @@ class Source:
         return self._decode(min(self._raw, key=lambda item: abs(item[0] - time))[1])
 
     def as_of(self, time: int, fits: Callable[[Any], bool]) -> Any:
-        """The newest that is not newer than time [ns] and that fits, of the last few before it; None: none."""
-        items = list(self._raw)
-        end = bisect_right([stamp for stamp, _ in items], time)
-        for _, data in reversed(items[max(end - LOOK, 0) : end]):
+        """The last that came of those that are not newer than time [ns] and fit, among a few of them; None: none."""
+        old_enough = (data for stamp, data in reversed(self._raw) if stamp <= time)
+        for data in islice(old_enough, LOOK):
             message = self._decode(data)
             if fits(message):
                 return message

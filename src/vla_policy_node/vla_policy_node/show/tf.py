@@ -6,6 +6,7 @@ import numpy as np
 from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
+from vla_policy_node.core.clocks import Arrivals
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.show.frames import Frames
@@ -18,7 +19,7 @@ class Tf:
         self._node = node
         self._users = 0
         self._subscriptions: list[Any] = []
-        self.frames = Frames()
+        self.frames, self._arrivals = Frames(), Arrivals()
 
     def open(self) -> None:
         self._users += 1
@@ -35,8 +36,11 @@ class Tf:
                 self._node.destroy_subscription(subscription)
             self._subscriptions = []
             self.frames.clear()
+            self._arrivals = Arrivals()
 
     def _on_moving(self, msg: TFMessage) -> None:
+        if self._arrivals.take(self._node.get_clock().now().nanoseconds):
+            self.frames.set_back()
         self._put(msg, fixed=False)
 
     def _on_fixed(self, msg: TFMessage) -> None:
