@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from action_msgs.msg import GoalStatus
 from rclpy.client import Client
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -233,14 +234,23 @@ def test_the_gripper_position_is_a_fraction(ros):
     assert 'nobody listens to /grip' in gripper.check()[0]
     ros.add('gripper').create_subscription(Float64MultiArray, 'grip', got.append, 1)
     ros.wait(lambda: not gripper.check(), 'the gripper')
-    gripper.send(0.02)
+    gripper.send(0.02, driven=True)
     assert list(ros.wait(lambda: got, 'the command')[0].data) == [0.25]
 
 
 # ---- grippers with actions; their messages are not among our dependencies, so the client is played
 
 
+OVER = {'succeeded': GoalStatus.STATUS_SUCCEEDED, 'aborted': GoalStatus.STATUS_ABORTED}
+
+
 class FakeClient:
+    """A client of franka_gripper's servers (franka_ros2 3.4.0, gripper_action_server.cpp), or of a GripperCommand.
+
+    They accept every goal, answer a cancel at once, and end a goal that was cancelled as canceled. A server that
+    refuses is one of other drivers.
+    """
+
     ready = True
 
     def __init__(self, node, kind, name):
@@ -262,8 +272,18 @@ class FakeClient:
             )
         )  # fmt: skip
 
+    def end(self, how='succeeded', **result):
+        self.result.set_result(SimpleNamespace(status=OVER[how], result=SimpleNamespace(**result)))
+
+    def abort(self, **result):
+        self.accept()
+        self.end('aborted', **result)
+
     def _cancel(self):
         self.cancelled += 1
+
+    def end_cancelled(self):
+        self.result.set_result(SimpleNamespace(status=GoalStatus.STATUS_CANCELED, result=SimpleNamespace()))
 
     def destroy(self):
         pass
@@ -271,10 +291,13 @@ class FakeClient:
 
 class Logger:
     def __init__(self):
-        self.errors = []
+        self.errors, self.warnings = [], []
 
     def error(self, text, **_):
         self.errors.append(text)
+
+    def warning(self, text, **_):
+        self.warnings.append(text)
 
 
 @pytest.fixture
@@ -299,50 +322,165 @@ def packages(monkeypatch):
     monkeypatch.setitem(sys.modules, 'franka_msgs.action', SimpleNamespace(Grasp=grasp, Move=move))
 
 
-def test_one_goal_for_each_change_whatever_the_chunks_say(node, packages):
+@pytest.fixture
+def clock(monkeypatch):
+    """Seconds of the monotonic clock, set by the test."""
+    now = SimpleNamespace(s=100.0)
+    monkeypatch.setattr(gripper_action.time, 'monotonic', lambda: now.s)
+    return now
+
+
+def hand(node):
     gripper = gripper_action.franka_hand(node, 'hand', 0.08, 0.1, 30.0)
-    grasp, move = node.clients['hand/grasp'], node.clients['hand/move']
+    return gripper, node.clients['hand/grasp'], node.clients['hand/move']
+
+
+def command(node):
+    gripper = gripper_action.gripper_command(node, 'grip', 0.08, 0.5, 20.0)
+    return gripper, node.clients['grip']
+
+
+def test_one_goal_for_each_change_whatever_the_chunks_say(node, packages):
+    gripper, grasp, move = hand(node)
     for opening in (0.08, 0.07, 0.06, 0.045, 0.035):  # half open is not closed
-        gripper.send(opening)
+        gripper.send(opening, driven=True)
     assert len(move.goals) == 1
     assert (move.goals[0].width, move.goals[0].speed) == (0.08, 0.1)
     move.accept()
-    move.result.set_result(None)
+    move.end()
     for opening in (0.03, 0.0, 0.04, 0.02):
-        gripper.send(opening)
+        gripper.send(opening, driven=True)
     assert len(grasp.goals) == 1
     assert (grasp.goals[0].width, grasp.goals[0].force) == (0.0, 30.0)
     assert grasp.goals[0].epsilon.inner >= 0.08  # whatever is between the fingers is held
     grasp.accept()
-    gripper.send(0.08)  # a change of mind while the fingers close: that motion is ended first
-    gripper.send(0.08)
+    gripper.send(0.08, driven=True)  # a change of mind while the fingers close: that motion is ended first
+    gripper.send(0.08, driven=True)
     assert (grasp.cancelled, len(move.goals)) == (1, 1)
-    grasp.result.set_result(None)
-    gripper.send(0.08)
+    grasp.end_cancelled()
+    gripper.send(0.08, driven=True)
     assert len(move.goals) == 2
 
 
-def test_a_refused_goal_is_told_and_not_repeated(node, packages):
-    gripper = gripper_action.gripper_command(node, 'grip', 0.08, 0.5, 20.0)
-    client = node.clients['grip']
-    gripper.send(0.08)
+def test_a_goal_that_was_cancelled_and_is_wanted_again_is_sent_again(node, packages):
+    gripper, grasp, move = hand(node)
+    gripper.send(0.0, driven=True)
+    grasp.accept()
+    gripper.send(0.08, driven=True)
+    gripper.send(0.0, driven=True)  # before the cancel has had an effect
+    grasp.end_cancelled()
+    gripper.send(0.0, driven=True)
+    assert (len(grasp.goals), len(move.goals)) == (2, 0)
+
+
+def test_a_refused_goal_is_repeated_while_it_is_wanted_and_the_arm_is_driven(node, packages, clock):
+    gripper, client = command(node)
+    gripper.send(0.08, driven=True)
     assert (client.goals[0].command.position, client.goals[0].command.max_effort) == (0.04, 20.0)
     client.accept(False)
-    gripper.send(0.08)
+    assert 'did not open: it refused the goal' in node.get_logger().errors[0]
+    clock.s += 0.9
+    gripper.send(0.08, driven=True)
     assert len(client.goals) == 1
-    assert 'refused' in node.get_logger().errors[0]
-    gripper.send(0.0)
-    assert client.goals[1].command.position == 0.0
+    clock.s += 0.2
+    gripper.send(0.08, driven=False)  # a hold stands
+    assert len(client.goals) == 1
+    for count in (2, 3, 4, 5):
+        gripper.send(0.08, driven=True)
+        gripper.send(0.08, driven=True)
+        assert len(client.goals) == count
+        client.accept(False)
+        assert bool(gripper.problem) == (count >= 3)
+        clock.s += 1.1
+    assert 'did not open' in gripper.problem
+    assert len(node.get_logger().errors) == 2  # the first, and when it counts as a fault
+    gripper.send(0.0, driven=True)  # the policy changes its mind
+    assert client.goals[-1].command.position == 0.0
+    assert not gripper.problem
+    client.accept()
+    client.end()
+    clock.s += 1.1
+    gripper.send(0.0, driven=True)
+    assert len(client.goals) == 6
+
+
+@pytest.mark.parametrize('error', ['', 'libfranka gripper: Command failed!'])
+def test_an_aborted_opening_is_repeated(node, packages, clock, error):
+    gripper, _, move = hand(node)
+    for count in range(1, 7):
+        gripper.send(0.08, driven=True)
+        assert len(move.goals) == count
+        move.abort(success=False, error=error)
+        clock.s += 1.1
+    assert 'it aborted the goal' in gripper.problem
+    assert error in gripper.problem
+
+
+def test_a_grasp_with_an_error_is_repeated_and_one_without_only_a_few_times(node, packages, clock):
+    """executeCommand of franka_gripper aborts with the text of the exception, or without one if `grasp` gave false."""
+    gripper, grasp, _ = hand(node)
+    for count in range(1, 7):
+        gripper.send(0.0, driven=True)
+        assert len(grasp.goals) == count
+        grasp.abort(success=False, error='libfranka gripper: Command failed!')
+        clock.s += 1.1
+    gripper, grasp, _ = hand(node)
+    for count in (1, 2, 3, 3, 3):
+        gripper.send(0.0, driven=True)
+        assert len(grasp.goals) == count
+        if not grasp.answer.done():
+            grasp.abort(success=False, error='')
+        clock.s += 1.1
+    assert 'did not close' in gripper.problem
+
+
+@pytest.mark.parametrize(
+    ('result', 'again'),
+    [
+        # ros2_controllers 4.42.1, check_for_success: aborted with stalled, unless allow_stalling
+        ({'stalled': True, 'position': 0.02}, False),
+        # franka_gripper, executeGripperCommand: the width between the fingers, never stalled
+        ({'stalled': False, 'position': 0.03}, False),
+        ({'stalled': False, 'position': 0.0}, True),
+    ],
+)
+def test_a_closing_goal_that_was_aborted_on_an_object_is_not_repeated(node, packages, clock, result, again):
+    gripper, client = command(node)
+    gripper.send(0.0, driven=True)
+    client.abort(**result)
+    clock.s += 1.1
+    gripper.send(0.0, driven=True)
+    assert len(client.goals) == (2 if again else 1)
+    assert bool(node.get_logger().errors) == again
+    assert bool(node.get_logger().warnings) == (not again and not result['stalled'])
+
+
+def test_a_goal_whose_server_was_restarted_is_sent_again(node, packages, clock, monkeypatch):
+    gripper, client = command(node)
+    gripper.send(0.08, driven=True)
+    client.accept()
+    lost = client.result
+    monkeypatch.setattr(FakeClient, 'ready', False)
+    gripper.send(0.08, driven=True)
+    assert 'action server grip has gone' in node.get_logger().errors[0]
+    monkeypatch.setattr(FakeClient, 'ready', True)
+    clock.s += 1.1
+    gripper.send(0.08, driven=True)
+    assert len(client.goals) == 2
+    lost.set_result(None)
+    client.accept()
+    client.end()
+    assert gripper.problem == ''
 
 
 def test_no_server_no_goal(node, packages, monkeypatch):
     monkeypatch.setattr(FakeClient, 'ready', False)
     gripper = gripper_action.gripper_command(node, 'grip', 0.08, 0.5, 20.0)
     assert gripper.check() == ['there is no action server grip: start the gripper driver, check topics.gripper_command']
-    gripper.send(0.08)
+    gripper.send(0.08, driven=True)
     assert not node.clients['grip'].goals
     monkeypatch.setattr(FakeClient, 'ready', True)
-    gripper.send(0.08)
+    gripper.send(0.08, driven=True)
     assert len(node.clients['grip'].goals) == 1
 
 

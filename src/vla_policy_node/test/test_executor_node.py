@@ -98,20 +98,21 @@ class Robot:
         self.ros.wait(future.done, name)
         return future.result()
 
-    def send(self, speed=0.2, horizon=40):
+    def send(self, speed=0.2, horizon=40, gripper=None):
         self.sequence += 1
         steps = self.q + speed * 0.05 * np.arange(1, horizon + 1)[:, None]
         msg = ActionChunk(
             epoch=self.status.epoch, sequence=self.sequence, source='/tester', joint_names=list(PROFILE.joint_names),
             dt=0.05, horizon=horizon, positions=array.array('d', steps.ravel()),
+            gripper=array.array('d', [] if gripper is None else [gripper] * horizon),
         )  # fmt: skip
         msg.header.stamp = self.me.get_clock().now().to_msg()
         self.chunks.publish(msg)
 
-    def move(self):
+    def move(self, **chunk):
         self.ros.wait(self.chunks.get_subscription_count, 'the executor listens')
         self.until(lambda s: s.hold_reason in (E.HOLD_IDLE, E.HOLD_CHUNKS_STOPPED), 'ready')
-        self.send()
+        self.send(**chunk)
         self.until(lambda s: s.state == E.STATE_EXECUTING, 'moving')
 
 
@@ -285,6 +286,23 @@ def test_an_arm_without_a_gripper_moves_and_nothing_is_commanded_to_one(ros):
         for name, _ in robot.node.get_topic_names_and_types()
         if robot.me.count_publishers(name) and 'gripper' in name
     ]
+
+
+def test_a_gripper_is_told_whether_the_arm_is_driven_and_its_fault_is_in_the_status(ros):
+    robot, calls = Robot(ros), []
+    robot.bring_up()
+
+    def send(opening, driven):
+        calls.append((opening, driven))
+
+    robot.node._gripper = SimpleNamespace(send=send, problem='the gripper did not open')
+    robot.move(gripper=0.02)
+    robot.until(lambda s: s.message == 'the gripper did not open', 'it is told')
+    assert calls[-1] == (pytest.approx(0.02), True)
+    assert robot.call('stop').success
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    robot.ros.wait(lambda: calls[-1] == (pytest.approx(0.02), False), 'a hold stands')
+    assert robot.status.message.startswith('stopped by the operator')
 
 
 def test_control_steps_go_by_the_monotonic_clock_and_tell_that_the_other_was_set(ros, monkeypatch):

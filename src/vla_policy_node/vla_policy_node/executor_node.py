@@ -210,7 +210,8 @@ class ExecutorNode(SafeLifecycleNode):
         if point is not None and free:
             self._controller.send(now, point.positions, point.velocities)
             if self._gripper is not None and point.gripper is not None and core.hold is not Hold.EMERGENCY_STOP:
-                self._gripper.send(point.gripper)
+                self._gripper.send(point.gripper, driven=core.hold is Hold.NONE)
+                self._report.gripper_fault = self._gripper.problem
         if core.state is State.INACTIVE and not self._resting.is_set():
             if free:  # the last word stands for ever: it must say that the arm stands still
                 self._controller.send(now, core.planned, np.zeros(core.profile.dof))

@@ -1,10 +1,13 @@
 """Grippers that are driven by actions: open or closed, and one goal for each change, never one per chunk.
 
-A Franka hand that gets a new grasp drops what it holds.
+A goal that is refused or aborted is sent again while it is wanted and the arm is driven. A closing goal is an exception
+once the fingers may hold something: a Franka hand that gets a new grasp drops what it holds.
 """
 
+import time
 from typing import Any
 
+from action_msgs.msg import GoalStatus
 from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
@@ -13,6 +16,10 @@ from vla_policy_node.ros.optional import message_type
 
 CLOSE_BELOW, OPEN_ABOVE = 0.4, 0.6  # of the opening: half, with a hysteresis that noise does not cross
 FULLY = 0.001  # [m] a grasp counts wherever the fingers stop: its tolerance is the whole opening, and this
+REPEAT = 1.0  # [s] between a failure and the next goal, by a monotonic clock
+TELL = 3  # failures in a row from which on they are a fault of the robot that a person must know
+EMPTY = 3  # closing goals at most that are aborted in a row for no reason given: no object was found
+SHORT = 0.05  # of the opening: fingers that stop so far from being closed may hold something
 
 
 class GripperAction:
@@ -27,16 +34,30 @@ class GripperAction:
         self._asked: bool | None = None  # of the newest goal
         self._under_way: Any = None  # its future, then its handle, None when it is over
         self._cancelled = False
+        self._due: float | None = None  # when the newest goal is to be sent again, by a monotonic clock
+        self._failures = 0  # of the same goal, in a row
+        self._failure = ''  # the last of them, one sentence
+        self._looked = 0.0  # when the server was looked for last
 
-    def send(self, opening: float) -> None:
-        """opening: distance between the fingers [m]. Called at every control step."""
+    @property
+    def problem(self) -> str:
+        """What is wrong with the gripper, one sentence; '' if nothing is known to be."""
+        return self._failure if self._failures >= TELL else ''
+
+    def send(self, opening: float, driven: bool) -> None:
+        """opening: distance between the fingers [m]. Called at every control step.
+
+        driven: a chunk is being executed; only then a goal that failed is sent again.
+        """
         fraction = opening / self._max_opening
         if self._wanted is None or fraction < CLOSE_BELOW or fraction > OPEN_ABOVE:
             self._wanted = fraction > 0.5
-        if self._wanted == self._asked:
+        now = time.monotonic()
+        self._look_for_server(now)
+        if self._wanted == self._asked and not (driven and self._due is not None and now >= self._due):
             return
         client, name, goal = self._goals[self._wanted]
-        if self._under_way is not None and self._asked is not None and self._goals[self._asked][0].server_is_ready():
+        if self._under_way is not None:
             if not self._cancelled and not isinstance(self._under_way, Future):
                 self._cancelled = True
                 self._under_way.cancel_goal_async()
@@ -44,7 +65,9 @@ class GripperAction:
         if not client.server_is_ready():
             self._node.get_logger().error(f'no action server {name}: gripper not moved', throttle_duration_sec=5.0)
             return
-        self._asked, self._cancelled = self._wanted, False
+        if self._wanted != self._asked:
+            self._failures = 0
+        self._asked, self._cancelled, self._due = self._wanted, False, None
         self._under_way = client.send_goal_async(goal)
         self._under_way.add_done_callback(self._on_answer)
 
@@ -60,17 +83,71 @@ class GripperAction:
         for client in self._clients.values():
             client.destroy()
 
+    def _look_for_server(self, now: float) -> None:
+        """A goal whose server has gone never ends: it failed."""
+        if self._under_way is None or self._asked is None or now - self._looked < REPEAT:
+            return
+        self._looked = now
+        client, name, _ = self._goals[self._asked]
+        if not client.server_is_ready():
+            self._under_way = None
+            self._failed(f'action server {name} has gone')
+
     def _on_answer(self, answer: Future) -> None:
+        if answer is not self._under_way:  # of a server that has gone
+            return
         handle = answer.result()
         if handle is None or not handle.accepted:
-            self._node.get_logger().error('the gripper refused its goal: is it homed, is it in an error?')
             self._under_way = None
+            self._failed('it refused the goal')
             return
         self._under_way = handle
-        handle.get_result_async().add_done_callback(self._on_result)
+        handle.get_result_async().add_done_callback(lambda future: self._on_result(handle, future))
 
-    def _on_result(self, _: Future) -> None:
+    def _on_result(self, handle: Any, future: Future) -> None:
+        if handle is not self._under_way:
+            return
         self._under_way = None
+        answer = future.result()
+        if self._cancelled:  # by ourselves: what is wanted now is a new goal
+            self._asked = None
+        elif answer is not None and answer.status == GoalStatus.STATUS_ABORTED:
+            self._aborted(answer.result)
+        else:
+            self._failures = 0
+
+    def _aborted(self, result: Any) -> None:
+        """What control_msgs/GripperCommand or franka_msgs/Grasp and Move tell with an aborted goal."""
+        stopped, error = self._fingers_stopped(result), getattr(result, 'error', '')
+        if stopped:
+            self._failures = 0
+            if not result.stalled:
+                self._node.get_logger().warning(
+                    'the gripper aborted a closing goal with its fingers apart: they may hold something, so the goal '
+                    'is not sent again'
+                )
+            return
+        self._failed(f'it aborted the goal{": " * bool(error)}{error}')
+        if not self._asked and not error and self._failures >= EMPTY:
+            self._due = None
+
+    def _fingers_stopped(self, result: Any) -> bool:
+        """Whether closing fingers met something, as far as the result tells. Controllers of ros2_controllers set
+        `stalled` then, and franka_gripper's gripper_action only where its fingers are."""
+        if self._asked or not hasattr(result, 'stalled'):
+            return False
+        (_, _, opened), (_, _, closed) = self._goals[True], self._goals[False]
+        way = opened.command.position - closed.command.position
+        return bool(result.stalled) or abs(result.position - closed.command.position) > SHORT * abs(way)
+
+    def _failed(self, why: str) -> None:
+        """The newest goal is to be sent again."""
+        self._failures += 1
+        what = 'open' if self._asked else 'close'
+        self._failure = f'the gripper did not {what}: {why}; is it homed, is it in an error?'
+        self._due = time.monotonic() + REPEAT
+        if self._failures in (1, TELL):
+            self._node.get_logger().error(self._failure)
 
 
 def gripper_command(node: Node, action: str, max_opening: float, scale: float, effort: float) -> GripperAction:

@@ -19,8 +19,10 @@ class GripperPosition:
         self._last: float | None = None
         self._calls = 0
 
-    def send(self, opening: float) -> None:
-        """opening: distance between the fingers [m]."""
+    problem = ''  # a topic has no answers
+
+    def send(self, opening: float, driven: bool) -> None:
+        """opening: distance between the fingers [m]. driven: for grippers that answer."""
         self._calls += 1
         if opening == self._last and self._calls % self._repeat:
             return
