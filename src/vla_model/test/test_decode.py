@@ -4,7 +4,7 @@ import torch
 from vla_model import decode
 from vla_model.config import NetworkConfig
 from vla_model.nano import init_weights
-from vla_model.network import Network, PrefixCache
+from vla_model.network import KeyValues, Network
 from vla_model.vocabulary import Vocabulary
 
 V = Vocabulary.small(40, codes=32, bins=64)
@@ -174,7 +174,7 @@ def test_a_job_does_one_forward_per_step(network, ids):
 
 def test_the_prefix_cache_is_exact_until_the_block_changes(network, ids):
     bins = slice(V.bins_offset, V.size)
-    cache = PrefixCache(BLOCK.start)
+    cache = KeyValues(BLOCK.start)
     exact = network(ids, BLOCK, bins)
     assert torch.equal(network(ids, BLOCK, bins, cache=cache), exact)
     assert (network(ids, BLOCK, bins, cache=cache) - exact).abs().max() < 1e-5

@@ -55,10 +55,10 @@ def observation():
     )
 
 
-def small(n_kv_heads=2):
+def small(n_kv_heads=2, **options):
     """A network of another shape, and what to ask of it."""
     torch.manual_seed(5)
-    network = Network(NetworkConfig(64, 2, 4, n_kv_heads, 96, 10000.0, 1e-5, 300)).eval()
+    network = Network(NetworkConfig(64, 2, 4, n_kv_heads, 96, 10000.0, 1e-5, 300, **options)).eval()
     generator = torch.Generator().manual_seed(1)
     prompts = tuple(torch.randint(0, 300, (1, 40), generator=generator) for _ in range(12))
     return network, Act(prompts, slice(30, 38), slice(200, 300), longest=64)
@@ -109,6 +109,19 @@ def test_a_graph_for_one_length_that_computes_something_else_is_not_used(cache, 
         made.prepare(30)
         assert torch.equal(made(ids, rows, act.vocabulary), before)
     assert 'the graph for 30 tokens differs from that for any length' in caplog.text
+
+
+@pytest.mark.parametrize(
+    'options', [{'causal': True, 'qk_norm': 'layer'}, {'qkv_bias': True, 'qk_norm': 'rms'}], ids=str
+)
+def test_a_graph_computes_the_options_of_the_network_for_any_length(cache, options):
+    network, act = small(**options)
+    made = engines.make('openvino-float32', network, _tokenizer(), act, str(options))
+    with torch.inference_mode():
+        for length in (40, 33):
+            ids, rows = act.prompts[0][:, :length], slice(length - 10, length - 2)
+            expected = network(ids, rows, act.vocabulary)
+            assert torch.allclose(made(ids, rows, act.vocabulary), expected, atol=1e-4)
 
 
 @pytest.mark.parametrize('name', EXPORTS)

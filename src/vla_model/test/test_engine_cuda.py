@@ -11,7 +11,7 @@ from vla_model.engine import Act
 from vla_model.engine_cuda import STEP, CudaGraphs
 from vla_model.fused import FusedNetwork
 from vla_model.nano import init_weights
-from vla_model.network import Network, PrefixCache
+from vla_model.network import KeyValues, Network
 from vla_model.quantized import put_layers, round_weight
 
 BINS = slice(200, 300)
@@ -135,12 +135,12 @@ def test_results_outlive_the_next_call(act, tokenizer):
 def test_a_prefix_cache_is_that_of_eager_and_belongs_to_one_decode(act, tokenizer):
     network = small()
     engine, ids = CudaGraphs(network, tokenizer, act, Recorder()), act.prompts[0].clone()
-    ours, theirs = PrefixCache(30), PrefixCache(30)
+    ours, theirs = KeyValues(30), KeyValues(30)
     for token in (299, 7, 8):  # the first forward fills the cache
         ids[0, 33] = token
         a, b = engine(ids, act.block, BINS, cache=ours), network(ids, act.block, BINS, cache=theirs)
         assert torch.allclose(a, b, atol=1e-4)
-    engine(act.prompts[1], act.block, BINS, cache=PrefixCache(30))
+    engine(act.prompts[1], act.block, BINS, cache=KeyValues(30))
     with pytest.raises(ValueError, match='another decode of this kind has begun'):
         engine(ids, act.block, BINS, cache=ours)
 

@@ -77,11 +77,11 @@ def forward_flops(c: NetworkConfig, tokens: int, rows: int, vocabulary: int) -> 
 
     2 per multiplication and addition. The last layer needs keys and values of all positions, the rest for the rows.
     """
-    kv = c.n_kv_heads * (c.d_model // c.n_heads)
+    size, kv = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
     keys = 2 * 2 * tokens * c.d_model * kv
 
     def rest(n: int) -> int:
-        return 2 * n * c.d_model * (2 * c.d_model + 3 * c.mlp_hidden_size) + 4 * n * tokens * c.d_model
+        return 2 * n * c.d_model * (2 * size + 3 * c.mlp_hidden_size) + 4 * n * tokens * size
 
     layers = c.n_layers * keys + (c.n_layers - 1) * rest(tokens) + rest(rows)
     return layers + 2 * rows * c.d_model * vocabulary

@@ -28,7 +28,7 @@ def candidates(subject: Subject, engine: str, image_dtype: str, image_engine: st
     device = str(subject.load['device']).split(':')[0]
     network: Groups = ()
     if engine == 'auto':
-        names = engines.auto_candidates(device, subject.load['dtype'], subject.parameters)
+        names = engines.auto_candidates(device, subject.load['dtype'], subject.parameters, subject.options)
         network = tuple(tuple(Candidate(ENGINE, n) for n in group) for group in names)
     elif engine != 'eager':
         network = ((Candidate(ENGINE, engine),),)

@@ -15,9 +15,12 @@ from .vocabulary import Vocabulary
 T = TypeVar('T')
 
 
+QK_NORMS = ('', 'rms', 'layer')
+
+
 @dataclass(frozen=True)
 class NetworkConfig:
-    """Shape of the transformer."""
+    """Shape and options of the transformer. The defaults of the options are those of MM-ACT."""
 
     d_model: int
     n_layers: int
@@ -27,16 +30,44 @@ class NetworkConfig:
     rope_theta: float
     rms_norm_eps: float
     vocab_size: int
+    causal: bool = False  # a position attends to none behind it
+    qk_norm: str = ''  # of queries and keys: one of QK_NORMS, '' is none
+    qkv_bias: bool = False  # of the projections to queries, keys and values
+    head_dim: int = 0  # numbers per attention head; 0: d_model / n_heads
 
     def __post_init__(self) -> None:
         for f in fields(self):
-            if not getattr(self, f.name) > 0:
+            if f.default is MISSING and not getattr(self, f.name) > 0:
                 raise ValueError(f'{f.name} must be above 0, got {getattr(self, f.name)}')
-        if self.d_model % (2 * self.n_heads) or self.n_heads % self.n_kv_heads:
+        if self.qk_norm not in QK_NORMS:
+            raise ValueError(f'qk_norm must be one of {list(QK_NORMS)}, got {self.qk_norm!r}')
+        if self.head_dim < 0 or self.head_dim % 2:
+            raise ValueError(f'head_dim must be even, or 0 for d_model / n_heads, got {self.head_dim}')
+        if (not self.head_dim and self.d_model % (2 * self.n_heads)) or self.n_heads % self.n_kv_heads:
             raise ValueError(
                 f'd_model {self.d_model} must be a multiple of 2 * n_heads ({self.n_heads}), '
                 f'and n_heads of n_kv_heads ({self.n_kv_heads})'
             )
+
+    @property
+    def head_size(self) -> int:
+        """Numbers per attention head."""
+        return self.head_dim or self.d_model // self.n_heads
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that differ from their defaults: what an engine written for MM-ACT may not compute."""
+        return {
+            f.name: getattr(self, f.name)
+            for f in fields(self)
+            if f.default is not MISSING and getattr(self, f.name) != f.default
+        }
+
+    def refuse_options(self, what: str, remedy: str, able: tuple[str, ...] = ()) -> None:
+        """Raises ValueError naming the options, other than `able`, that `what` would not compute."""
+        if unable := {name: value for name, value in self.options.items() if name not in able}:
+            given = ', '.join(f'{name} {value!r}' for name, value in unable.items())
+            raise ValueError(f'{what} does not compute networks with {given}: {remedy}')
 
 
 @dataclass(frozen=True)
@@ -224,7 +255,10 @@ class ModelConfig:
 
     def to_json(self) -> str:
         vocabulary = asdict(self.vocabulary)
-        content = {'name': self.name, 'trained': self.trained, 'inpaints': self.inpaints} | asdict(self.network)
+        content = {'name': self.name, 'trained': self.trained, 'inpaints': self.inpaints}
+        # An option at its default is left out: configurations from before there were options stay as they are.
+        shape = {f.name: getattr(self.network, f.name) for f in fields(self.network) if f.default is MISSING}
+        content |= shape | self.network.options
         content |= {'vocabulary': vocabulary, 'image_tokenizer': asdict(self.image_tokenizer)}
         if self.quantization is not None:
             content['quantization'] = asdict(self.quantization)

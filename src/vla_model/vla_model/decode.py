@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .network import PrefixCache
+from .network import KeyValues
 from .vocabulary import Vocabulary
 
 T = TypeVar('T')
@@ -39,14 +39,14 @@ def action(
     steps: int = 1,
     sampling: Sampling | None = None,
     cached: bool = False,
-    kept: PrefixCache | None = None,
+    kept: KeyValues | None = None,
     median: Tensor | None = None,
 ) -> Steps[Tokens]:
     """Bins of the action block, in `steps` forwards.
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
     keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `PrefixCache`. kept: one of an earlier prompt, whose positions say what is computed again; for one step. median (N,)
+    `KeyValues`. kept: one of an earlier prompt, whose positions say what is computed again; for one step. median (N,)
     bool: of these slots the last step gives the median of what the network says, not the most probable bin.
     network: a `Network` or an `Engine`.
     """
@@ -205,8 +205,58 @@ def text(
     return ids[0, block][:length], probability[:length]
 
 
-def _cache(block: slice, cached: bool) -> PrefixCache | None:
-    return PrefixCache(block.start) if cached else None
+Allowed = Callable[[list[int]], 'slice | Tensor']  # tokens so far -> ids (a part of the vocabulary) that may follow
+
+
+def autoregressive(
+    network: Callable[..., Tensor],
+    vocabulary: int,
+    ids: Tensor,
+    stop: frozenset[int],
+    longest: int,
+    allowed: Allowed | None = None,
+) -> Steps[Tokens]:
+    """Ids that follow the prompt `ids` (1, T) of a causal network, token by token, greedy.
+
+    The first forward computes the prompt, each later one what is new. The result ends with the first id of `stop`, or
+    has `longest` tokens. vocabulary: size of it. allowed: which ids may come next, a slice or (n,) int64; None: any.
+    An id that is the only one allowed takes no forward and has probability 1.
+    """
+    cache = KeyValues(ids.shape[1], capacity=ids.shape[1] + longest)
+    tokens, probabilities, seen = list[int](), list[Tensor](), 0  # seen: positions whose keys and values are kept
+    one = torch.ones((), device=ids.device)
+    while len(tokens) < longest and not (tokens and tokens[-1] in stop):
+        some = slice(0, vocabulary) if allowed is None else allowed(tokens)
+        first, count = _first_of(some)
+        if count == 1:
+            token, probability = first, one
+        else:
+            if seen:
+                yield
+            cache.positions, end = slice(seen, None), ids.shape[1]
+            part = some if isinstance(some, slice) else slice(0, vocabulary)
+            logits = network(ids, slice(end - 1, end), part, cache=cache)[0].float()
+            if not isinstance(some, slice):
+                logits = logits[:, some]
+            p, seen = logits.softmax(-1), end
+            best = int(most_probable(p))
+            token, probability = first + best if isinstance(some, slice) else int(some[best]), p[0, best]
+        tokens.append(token)
+        probabilities.append(probability)
+        ids = torch.cat((ids, ids.new_full((1, 1), token)), 1)
+    return torch.tensor(tokens, device=ids.device), torch.stack(probabilities) if tokens else ids.new_zeros(0).float()
+
+
+def _first_of(some: 'slice | Tensor') -> tuple[int, int]:
+    """(The first id, how many). Raises ValueError where none is allowed."""
+    first, count = (some.start, some.stop - some.start) if isinstance(some, slice) else (-1, len(some))
+    if count < 1:
+        raise ValueError('no token is allowed to follow: the grammar of the answer has no way on from here')
+    return (first if isinstance(some, slice) else int(some[0])), count
+
+
+def _cache(block: slice, cached: bool) -> KeyValues | None:
+    return KeyValues(block.start) if cached else None
 
 
 def run(steps: Steps[T]) -> T:

@@ -15,7 +15,7 @@ from torch import Tensor
 from . import image_engine as images
 from .image_engine import ImageEncoder
 from .image_tokenizer import ImageTokenizer
-from .network import Network, PrefixCache
+from .network import KeyValues, Network
 from .prompt import Template
 from .vocabulary import Vocabulary
 
@@ -74,7 +74,7 @@ class Engine:
         rows: slice | Tensor,
         vocabulary: slice,
         valid: Tensor | None = None,
-        cache: PrefixCache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
         return self.network(ids, rows, vocabulary, valid, cache)
@@ -152,13 +152,15 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
     return Engine(network, image_tokenizer)
 
 
-def auto_candidates(device: str, dtype: str, parameters: float) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def auto_candidates(
+    device: str, dtype: str, parameters: float, options: tuple[str, ...] = ()
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """(Engines that 'auto' tries, those that it tries where none of these is faster than eager and close to it).
 
-    parameters: numbers of the network.
+    parameters: numbers of the network; options: names of those that are not at their default, see NetworkConfig.
     """
-    if device == 'cuda':
-        return ('cuda-graph',), ()
+    if device == 'cuda':  # whose graphs are of fused products
+        return (() if set(options) - {'head_dim'} else ('cuda-graph',)), ()
     if dtype != 'float32' or parameters > AUTO_PARAMETERS or importlib.util.find_spec('openvino') is None:
         return (), ()
     return ('openvino-bfloat16', 'openvino-int8'), ('openvino-float32',)

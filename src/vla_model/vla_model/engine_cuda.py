@@ -17,7 +17,7 @@ from torch import Tensor
 from .engine import Act, Engine
 from .fused import FusedNetwork
 from .image_tokenizer import ImageTokenizer
-from .network import Network, PrefixCache
+from .network import KeyValues, Network
 
 STEP = 32  # tokens from one captured length to the next
 LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}  # of the logits, relative to eager's
@@ -38,7 +38,7 @@ class Kind:
     graphs: dict[int, Replay] = field(default_factory=dict)  # by the number of positions that are computed
     keys: list[Tensor] | None = None  # with a prefix cache
     suffix: Replay | None = None  # later forwards with it: the block and what follows it
-    owner: PrefixCache | None = None  # whose keys are in `keys`
+    owner: KeyValues | None = None  # whose keys are in `keys`
 
 
 class CudaGraphs(Engine):
@@ -77,9 +77,9 @@ class CudaGraphs(Engine):
         rows: slice | Tensor,
         vocabulary: slice,
         valid: Tensor | None = None,
-        cache: PrefixCache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
-        own = cache is None or isinstance(cache.positions, slice)  # else somebody asks for chosen positions
+        own = cache is None or (isinstance(cache.positions, slice) and not cache.grows)  # else positions are chosen
         if valid is not None or len(ids) != 1 or not isinstance(rows, slice) or not own:
             return super().__call__(ids, rows, vocabulary, valid, cache)
         length = ids.shape[1]
@@ -94,7 +94,7 @@ class CudaGraphs(Engine):
         kind.ids[:length].copy_(ids[0])
         if cache is not None:
             kind.owner = cache
-            cache.layers = [(k[0], k[1]) for k in kind.keys or ()]
+            cache.layers = [k.permute(0, 2, 1, 3)[:, None] for k in kind.keys or ()]
         return kind.graphs[_fitting(kind, length)]().clone()[None]
 
     def encode(self, pixels: Tensor) -> Tensor:

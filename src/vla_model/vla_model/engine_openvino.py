@@ -15,7 +15,7 @@ from . import export
 from .cache import cache_folder, versions
 from .engine import Act, Engine
 from .image_tokenizer import ImageTokenizer
-from .network import Network, PrefixCache
+from .network import KeyValues, Network
 from .processor import cpu_name
 from .quantized import is_quantized
 
@@ -57,7 +57,7 @@ class OpenVino(Engine):
         rows: slice | Tensor,
         vocabulary: slice,
         valid: Tensor | None = None,
-        cache: PrefixCache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         same = isinstance(rows, slice) and rows.stop - rows.start == self._rows and vocabulary == self._act.vocabulary
         if not same or valid is not None or cache is not None or len(ids) != 1:

@@ -65,10 +65,11 @@ class FusedNetwork:
         """longest: of prompts [tokens]; the angles of so many positions are made now."""
         t: Transformer = network.model['transformer']  # type: ignore[assignment]
         c = network.config
+        c.refuse_options('a network of fused products', "take engine 'eager'", able=('head_dim',))
         self.config, self.embedding, self.last_norm, self.head = c, t.wte, t.ln_f, t.ff_out
         self.blocks = [FusedBlock(block) for block in t.blocks]  # type: ignore[arg-type]
         self.dtype, self.device = t.ln_f.weight.dtype, t.ln_f.weight.device
-        self.rope = rope_table(longest, c.d_model // c.n_heads, c.rope_theta, self.device)
+        self.rope = rope_table(longest, c.head_size, c.rope_theta, self.device)
 
     def __call__(
         self, ids: Tensor, length: Tensor, rows: Tensor, vocabulary: slice, keys: list[Tensor] | None = None,
@@ -91,7 +92,7 @@ class FusedNetwork:
     def new_keys(self, length: int) -> list[Tensor]:
         """Room for keys and values of a prompt of up to `length` tokens: per layer (2, length, kv heads, head_dim)."""
         c = self.config
-        shape = (2, length, c.n_kv_heads, c.d_model // c.n_heads)
+        shape = (2, length, c.n_kv_heads, c.head_size)
         return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
 
 

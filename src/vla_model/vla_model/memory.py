@@ -70,8 +70,7 @@ def plan(
         copies = count * (4 + (4 if engine.endswith('float32') else 2 if engine.endswith('bfloat16') else 1))
     c, robot = config.network, config.robot
     tokens = robot.max_prompt_tokens + 2 + robot.block_tokens
-    head_dim = c.d_model // c.n_heads
-    keys = 2 * c.n_layers * tokens * c.n_kv_heads * head_dim * dtype.itemsize
+    keys = 2 * c.n_layers * tokens * c.n_kv_heads * c.head_size * dtype.itemsize
     return MemoryPlan(
         weights=weights,
         image_tokenizer=images,

@@ -1,6 +1,7 @@
-"""The transformer: bidirectional, LLaMA-style blocks, one head over text, image codes and bins.
+"""The transformer: LLaMA-style blocks, one head over text, image codes and bins.
 
-Parameter names are those of the released checkpoints (`model.transformer.blocks.0.q_proj.weight`, ...).
+`Network` is embed, hidden, head, in this order; its options are those of `NetworkConfig`. Parameter names are those of
+the released checkpoints (`model.transformer.blocks.0.q_proj.weight`, ...).
 """
 
 import torch
@@ -8,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import NetworkConfig
+
+QK_NORM_EPS = 1e-5  # of 'layer', as in Chameleon, whatever the other norms have
 
 
 class RMSNorm(nn.Module):
@@ -22,6 +25,24 @@ class RMSNorm(nn.Module):
         return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).to(x.dtype) * self.weight
 
 
+class HeadLayerNorm(nn.Module):
+    """LayerNorm over the numbers of each attention head; all heads share one gain and bias (1, head_dim)."""
+
+    def __init__(self, head_dim: int):
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(1, head_dim)), nn.Parameter(torch.zeros(1, head_dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:], None, None, QK_NORM_EPS) * self.weight + self.bias
+
+
+def qk_norm(c: NetworkConfig) -> nn.Module:
+    """The norm of queries and keys (..., head_dim) before their rotation, as `c.qk_norm` names it."""
+    if c.qk_norm == 'rms':
+        return RMSNorm(c.head_size, c.rms_norm_eps)
+    return HeadLayerNorm(c.head_size) if c.qk_norm == 'layer' else nn.Identity()
+
+
 def rope_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
     """cos and sin, each (length, head_dim) fp32: angle of position p, pair i is p * theta^(-2i / head_dim)."""
     inverse = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
@@ -33,32 +54,43 @@ def rope_table(length: int, head_dim: int, theta: float, device: torch.device) -
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Rotary position embedding (rotate-half form) of x (..., length, head_dim), in fp32."""
     y, half = x.float(), x.shape[-1] // 2
-    # Slices, not chunks: so OpenVINO knows what this is and does it in one kernel.
+    # Slices, not chunks: OpenVINO recognises this form and runs it as one kernel.
     return (y * cos + torch.cat((-y[..., half:], y[..., :half]), -1) * sin).to(x.dtype)
 
 
-class PrefixCache:
-    """Keys and values of a prompt, for later forwards of a prompt of the same length.
+class KeyValues:
+    """Keys and values of a prompt, kept between forwards; per layer one tensor for the key/value heads only.
 
-    The first forward that is given the cache fills it and is exact; later ones compute only what follows the prefix,
-    or the positions that are asked for. They are approximate: attention goes both ways, so what is not computed again
-    would have seen what changed.
+    The first forward that gets it fills it and is exact. A later one computes `positions` only, all others are kept as
+    they are. This is exact for a causal network whose ids before `positions` stay. For a bidirectional one it is
+    approximate: the keys of an unchanged id would depend on the ids that changed.
     """
 
-    def __init__(self, length: int):
-        """length: positions of the prefix."""
-        self.length = length
-        self.positions: slice | Tensor = slice(length, None)  # computed again; a tensor (n,) int64 rises and ends so
-        self.layers: list[tuple[Tensor, Tensor]] = []  # per layer (B, heads, T, head_dim), of the whole prompt
+    def __init__(self, length: int, capacity: int = 0):
+        """length: positions of the prefix, before those that later forwards compute. capacity: positions for which
+        there is room, where the prompt grows; 0: it does not."""
+        self.length, self.capacity = length, capacity
+        self.positions: slice | Tensor = slice(length, None)  # for the next forward; a tensor (n,) int64 rises
+        self.layers: list[Tensor] = []  # each (2, B, kv heads, positions, head_dim): keys, values
 
-    def update(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Takes what a layer computed for the positions in its forward and returns that of all positions."""
+    @property
+    def grows(self) -> bool:
+        return self.capacity > 0
+
+    def update(self, layer: int, k: Tensor, v: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        """Store what a layer computed, each (B, kv heads, n, head_dim); return it for all `end` positions."""
         if layer == len(self.layers):
-            self.layers.append((k, v))
+            n = k.shape[2]
+            kept = k.new_empty(2, *k.shape[:2], max(self.capacity, n), k.shape[3])
+            kept[0, :, :, :n], kept[1, :, :, :n] = k, v
+            self.layers.append(kept)
             return k, v
-        keys, values = self.layers[layer]
-        keys[:, :, self.positions], values[:, :, self.positions] = k, v
-        return keys, values
+        kept = self.layers[layer]
+        if end > kept.shape[3]:
+            raise ValueError(f'the prompt has {end} tokens, there is room for keys and values of {kept.shape[3]}')
+        at = slice(self.positions.start, end) if isinstance(self.positions, slice) else self.positions
+        kept[0, :, :, at], kept[1, :, :, at] = k, v
+        return kept[0, :, :, :end], kept[1, :, :, :end]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -75,13 +107,14 @@ def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 class Block(nn.Module):
     def __init__(self, c: NetworkConfig):
         super().__init__()
-        self.n_heads, self.n_kv_heads, self.head_dim = c.n_heads, c.n_kv_heads, c.d_model // c.n_heads
-        kv_size = self.n_kv_heads * self.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = c.n_heads, c.n_kv_heads, c.head_size
+        size, kv_size = self.n_heads * self.head_dim, self.n_kv_heads * self.head_dim
         self.attn_norm = RMSNorm(c.d_model, c.rms_norm_eps)
-        self.q_proj = nn.Linear(c.d_model, c.d_model, bias=False)
-        self.k_proj = nn.Linear(c.d_model, kv_size, bias=False)
-        self.v_proj = nn.Linear(c.d_model, kv_size, bias=False)
-        self.attn_out = nn.Linear(c.d_model, c.d_model, bias=False)
+        self.q_proj = nn.Linear(c.d_model, size, bias=c.qkv_bias)
+        self.k_proj = nn.Linear(c.d_model, kv_size, bias=c.qkv_bias)
+        self.v_proj = nn.Linear(c.d_model, kv_size, bias=c.qkv_bias)
+        self.q_norm, self.k_norm = qk_norm(c), qk_norm(c)
+        self.attn_out = nn.Linear(size, c.d_model, bias=False)
         self.ff_norm = RMSNorm(c.d_model, c.rms_norm_eps)
         self.ff_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
         self.up_proj = nn.Linear(c.d_model, c.mlp_hidden_size, bias=False)
@@ -93,21 +126,25 @@ class Block(nn.Module):
         rope: tuple[Tensor, Tensor],
         rows: slice | Tensor,
         mask: Tensor | None,
-        cache: PrefixCache | None = None,
+        cache: KeyValues | None = None,
         layer: int = 0,
+        end: int = 0,
     ) -> Tensor:
-        """h (B, T, d_model) -> (B, rows, d_model): every position is attended to, only `rows` are updated."""
+        """h (B, T, d_model) -> (B, rows, d_model): every position is attended to, only `rows` are updated.
+
+        mask: bool, (B or 1, 1, rows or 1, keys). cache: has room for this `layer` of a prompt of `end` positions.
+        """
         cos, sin = rope
         n = self.attn_norm(h)
         h = h[:, rows]
         q = self._heads(self.q_proj(n[:, rows]), self.n_heads)
         k = self._heads(self.k_proj(n), self.n_kv_heads)
         v = self._heads(self.v_proj(n), self.n_kv_heads)
-        q, k = rotate(q, cos[rows], sin[rows]), rotate(k, cos, sin)
+        q, k = rotate(self.q_norm(q), cos[rows], sin[rows]), rotate(self.k_norm(k), cos, sin)
+        if cache is not None:
+            k, v = cache.update(layer, k, v, end)
         if self.n_kv_heads != self.n_heads:
             k, v = (x.repeat_interleave(self.n_heads // self.n_kv_heads, 1) for x in (k, v))
-        if cache is not None:
-            k, v = cache.update(layer, k, v)
         h = h + self.attn_out(attention(q, k, v, mask).transpose(1, 2).flatten(2))
         m = self.ff_norm(h)
         return h + self.ff_out(F.silu(self.ff_proj(m)) * self.up_proj(m))
@@ -145,29 +182,76 @@ class Network(nn.Module):
         rows: slice | Tensor,
         vocabulary: slice,
         valid: Tensor | None = None,
-        cache: PrefixCache | None = None,
+        cache: KeyValues | None = None,
     ) -> Tensor:
         """Logits (B, rows, vocabulary) of ids (B, T): only the positions and the part of the vocabulary asked for.
 
         rows: a slice with start and stop, or an index (n,) int64.
         valid (B, T) bool marks what is not padding; leave it out where nothing is padded, attention then needs no
         mask. Positions are relative, so a stripped prompt gives the logits of the padded one.
-        cache: filled by the first forward it is given to; later ones need rows behind its prefix, all of which they
+        cache: filled by the first forward it is given to; later ones need rows among its positions, all of which they
         compute.
         """
-        t: Transformer = self.model['transformer']  # type: ignore[assignment]
-        mask = None if valid is None else valid[:, None, None, :]
         at = cache.positions if cache is not None and cache.layers else slice(0, None)
-        cos, sin = self._rope_for(ids.shape[1], ids.device)
-        h, rope = t.wte(ids[:, at]), (cos[at], sin[at])
-        if left_out := ids.shape[1] - h.shape[1]:  # they all lie before the rows
+        mask = None if valid is None else valid[:, None, None, :]
+        return self.head(self.hidden(self.embed(ids[:, at]), rows, ids.shape[1], mask, cache), vocabulary)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(B, n) int64 -> (B, n, d_model)."""
+        return self._transformer.wte(ids)
+
+    def hidden(
+        self,
+        h: Tensor,
+        rows: slice | Tensor,
+        length: int,
+        mask: Tensor | None = None,
+        cache: KeyValues | None = None,
+    ) -> Tensor:
+        """Final hidden states (B, rows, d_model), normed, of the embedded positions h (B, n, d_model).
+
+        h: of all `length` positions of the prompt, or of `cache.positions` where the cache is filled. rows: of the
+        prompt, see `forward`. mask: bool (B or 1, 1, length or 1, length), True where a query (third axis) sees a key;
+        None: it sees all. With `config.causal` no query sees a later key, whatever the mask.
+        """
+        at = cache.positions if cache is not None and cache.layers else slice(0, None)
+        cos, sin = self._rope_for(length, h.device)
+        rope = cos[at], sin[at]
+        if left_out := length - h.shape[1]:  # they all lie before the rows
             rows = slice(rows.start - left_out, rows.stop - left_out) if isinstance(rows, slice) else rows - left_out
-        last = len(t.blocks) - 1
-        for i, block in enumerate(t.blocks):  # what else than `rows` the last block would make, nobody reads
-            h = block(h, rope, rows if i == last else slice(None), mask, cache, i)
-        return t.ff_out(t.ln_f(h), vocabulary)
+        seen = self._mask(mask, at, length, h.device)
+        blocks, everything = self._transformer.blocks, slice(None)
+        for i, block in enumerate(blocks):
+            # The head reads `rows` alone: the last block computes no other.
+            some = rows if i + 1 == len(blocks) else everything
+            h = block(h, rope, some, _queries(seen, some), cache, i, length)
+        return self._transformer.ln_f(h)
+
+    def head(self, hidden: Tensor, vocabulary: slice) -> Tensor:
+        """Logits (B, n, vocabulary) of hidden states (B, n, d_model)."""
+        return self._transformer.ff_out(hidden, vocabulary)
+
+    def _mask(self, mask: Tensor | None, at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
+        """What the queries at `at` see of all keys: (B or 1, 1, queries or 1, length) bool, or None for everything."""
+        if mask is not None and mask.shape[2] > 1:
+            mask = mask[:, :, at]
+        last = isinstance(at, slice) and at.start == length - 1  # a query that sees everything
+        if not self.config.causal or last:
+            return mask
+        positions = torch.arange(length, device=device)
+        causal = (positions <= positions[at][:, None])[None, None]
+        return causal if mask is None else causal & mask
+
+    @property
+    def _transformer(self) -> Transformer:
+        return self.model['transformer']  # type: ignore[return-value]
 
     def _rope_for(self, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if self._rope is None or self._rope[0].shape[0] < length or self._rope[0].device != device:
-            self._rope = rope_table(length, self.config.d_model // self.config.n_heads, self.config.rope_theta, device)
+            self._rope = rope_table(length, self.config.head_size, self.config.rope_theta, device)
         return self._rope[0][:length], self._rope[1][:length]
+
+
+def _queries(mask: Tensor | None, rows: slice | Tensor) -> Tensor | None:
+    """The mask of some queries alone."""
+    return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]

@@ -162,11 +162,12 @@ def network_graph(
     `start`. largest: as `largest_inputs` finds it, for what is rounded with a fixed scale.
     """
     g, c = Graph(weights, dtype), network.config
+    c.refuse_options('the ONNX graph', "take engine 'eager'", able=('head_dim',))
     t: Any = network.model['transformer']
     table = t.wte.widened() if isinstance(t.wte, QuantizedLayer) else t.wte.weight
     h = g.op('Gather', g.constant('wte.weight', table.to(dtype)), 'ids')
     size = g.op('Shape', 'ids')
-    head_dim = c.d_model // c.n_heads
+    head_dim = c.head_size
     angles = rope_table(longest, head_dim, c.rope_theta, torch.device('cpu'))
     zero = g.integers(0)
     rope = tuple(

@@ -8,7 +8,7 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 from torch import Tensor, nn
 
 from . import bins, decode, prompt_texts
-from .config import ImageTokenizerConfig, NetworkConfig
+from .config import ImageTokenizerConfig, NetworkConfig, read
 from .image_tokenizer import ImageTokenizer, preprocess
 from .network import Network
 from .prompt import PromptBuilder, Template
@@ -238,7 +238,7 @@ class Case:
     # Network and decoders: on the folder's prompts, without their padding
 
     def _network(self, heads: str) -> Network:
-        config = NetworkConfig(**{f.name: self.config[f.name] for f in fields(NetworkConfig)})
+        config = read(NetworkConfig, self.config, '')
         network = Network(replace(config, n_kv_heads=2) if heads == 'gqa' else config)
         return _fill(network, self.weights.lm_tensor)
 

@@ -16,7 +16,7 @@ from .engine import check as check_engine
 from .folder import Opened, open_folder
 from .image_engine import DTYPES
 from .image_tokenizer import ImageTokenizer, preprocess, to_image, upload
-from .network import Network, PrefixCache
+from .network import KeyValues, Network
 from .observation import check_image, check_state, prefix_steps, state_of
 from .prompt import PromptBuilder, Template
 from .quantized import plain_layers, put_layers
@@ -35,7 +35,7 @@ class Kept:
 
     template: Template
     ids: Tensor  # (1, T)
-    cache: PrefixCache
+    cache: KeyValues
     age: int  # acts since the last full forward
 
 
@@ -253,7 +253,7 @@ class Policy:
         """A prompt without state."""
         return template.fill(None, self._view_ids(observation.images))
 
-    def _reused(self, template: Template, ids: Tensor) -> PrefixCache:
+    def _reused(self, template: Template, ids: Tensor) -> KeyValues:
         """What the act before knows of this prompt: only ids that changed, and the block, are computed again.
 
         That is approximate, see docs/reference/performance.md. A new prompt, one that changed by more than half, and
@@ -266,7 +266,7 @@ class Policy:
                 kept.cache.positions = torch.cat((changed, torch.arange(start, ids.shape[1], device=self.device)))
                 kept.ids, kept.age = ids, kept.age + 1
                 return kept.cache
-        self._kept = Kept(template, ids, PrefixCache(start), 0)
+        self._kept = Kept(template, ids, KeyValues(start), 0)
         return self._kept.cache
 
     def _bin_ids(self, normalized: np.ndarray) -> Tensor:

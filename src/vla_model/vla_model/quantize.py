@@ -107,6 +107,7 @@ def quantize(
 
 def plan_layers(config: NetworkConfig, scheme: str, layers: Mapping[str, str] | None) -> dict[str, str]:
     """Name of each layer of the network -> its scheme. Raises ValueError where `layers` does not go with `scheme`."""
+    config.refuse_options('quantization', 'keep the checkpoint in bfloat16')
     if (layers is None) != (scheme != 'mixed'):
         raise ValueError("a scheme for each layer goes with scheme 'mixed', and only with that")
     names = [f'{BLOCKS}.{i}.{n}' for i in range(config.n_layers) for n in LINEARS]
@@ -214,7 +215,7 @@ class Stream:
 
     def rope(self, length: int) -> tuple[Tensor, Tensor]:
         c = self.found.config.network
-        return rope_table(length, c.d_model // c.n_heads, c.rope_theta, self.device)
+        return rope_table(length, c.head_size, c.rope_theta, self.device)
 
     def run(self, block: nn.Module, h: Tensor) -> Tensor:
         return block(h.to(self.device), self.rope(h.shape[1]), slice(None), None)

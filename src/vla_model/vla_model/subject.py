@@ -39,7 +39,8 @@ def trial_subject(
     else:
         config, files = found.config, sorted({s.path for s in (*found.network.values(), *found.image.values())})
     identity = identity_of(config.name, config.to_json(), seed if found is None else None, files)
-    return Subject(load, memory.network_numbers(config.network), identity, config.quantization is not None)
+    numbers, options = memory.network_numbers(config.network), tuple(config.network.options)
+    return Subject(load, numbers, identity, config.quantization is not None, options)
 
 
 def set_threads(threads: int) -> None:

@@ -82,6 +82,7 @@ class Subject:
     parameters: float  # numbers of its network
     identity: str  # changes with weights and configuration
     quantized: bool = False
+    options: tuple[str, ...] = ()  # of its network, see NetworkConfig
 
     @property
     def key(self) -> str:
