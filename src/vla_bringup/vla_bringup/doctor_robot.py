@@ -13,10 +13,11 @@ from vla_bringup.episodes import executor_state
 from vla_bringup.graph import Graph, capture
 from vla_bringup.probe import Probe
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
-from vla_policy_node.adapters.command_topic import deafness, full_name, is_controller
+from vla_policy_node.adapters.command_topic import deafness, is_controller
 from vla_policy_node.core import clocks
 from vla_policy_node.core.profile import profile_path
 from vla_policy_node.ros.camera_info import camera_info_topic
+from vla_policy_node.ros.endpoints import full_name
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
 

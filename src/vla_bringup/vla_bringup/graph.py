@@ -7,14 +7,13 @@ from functools import partial
 from pathlib import Path
 
 from rclpy.action.graph import get_action_names_and_types
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
 from vla_bringup.message_types import message_class
 from vla_bringup.probe import Probe
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.endpoints import UNKNOWN, full_name
 
 HOUSEKEEPING = ('/parameter_events', '/rosout')
-UNKNOWN = 'UNKNOWN'  # in the names that rmw gives to nodes whose names have not come yet
 DISCOVERY = 10.0  # [s] at most; a participant that was killed may stay half known
 PARAMETER_SERVICES = (
     'describe_parameters', 'get_parameter_types', 'get_parameters', 'get_type_description', 'list_parameters',
@@ -58,16 +57,17 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
     topics = {}
     for name, types in node.get_topic_names_and_types():
         out, to = node.get_publishers_info_by_topic(name), node.get_subscriptions_info_by_topic(name)
-        publishers = sorted({_full(i) for i in out} - {own})
-        if publishers or {_full(i) for i in to} - {own}:
-            offered = [i.qos_profile for i in out if _full(i) != own]
-            subscribers = sorted({_full(i) for i in to} - {own})
-            topics[name] = Topic(list(types), publishers, subscribers, ', '.join(sorted({_words(q) for q in offered})))
+        publishers = sorted({full_name(i) for i in out} - {own})
+        if publishers or {full_name(i) for i in to} - {own}:
+            offered = [i.qos_profile for i in out if full_name(i) != own]
+            subscribers = sorted({full_name(i) for i in to} - {own})
+            words = ', '.join(sorted({qos.in_words(q) for q in offered}))
+            topics[name] = Topic(list(types), publishers, subscribers, words)
     subscriptions = []
     for name, topic in topics.items() if seconds > 0 else ():
         if name in HOUSEKEEPING or not topic.publishers or len(topic.types) != 1:
             continue
-        offered = [i.qos_profile for i in node.get_publishers_info_by_topic(name) if _full(i) != own]
+        offered = [i.qos_profile for i in node.get_publishers_info_by_topic(name) if full_name(i) != own]
         try:
             kind = message_class(topic.types[0])
         except ValueError:
@@ -97,7 +97,7 @@ def _discover(probe: Probe, settle: float) -> None:
     while time.monotonic() < deadline:
         probe.spin(0.1)
         ends = [
-            _full(info)
+            full_name(info)
             for name, _ in node.get_topic_names_and_types()
             for info in (*node.get_publishers_info_by_topic(name), *node.get_subscriptions_info_by_topic(name))
         ]
@@ -119,18 +119,6 @@ def _state(probe: Probe, name: str, services: dict[str, str]) -> str:
         return probe.lifecycle_state(name)
     except TimeoutError:
         return 'does not answer'
-
-
-def _full(info) -> str:
-    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'
-
-
-def _words(q: QoSProfile) -> str:
-    """best effort or reliable, latched or not, depth; as far as discovery tells."""
-    words = ['reliable' if q.reliability is ReliabilityPolicy.RELIABLE else 'best effort']
-    if q.durability is DurabilityPolicy.TRANSIENT_LOCAL:
-        words.append('latched')
-    return ' '.join(words)
 
 
 def to_markdown(graph: Graph) -> str:

@@ -21,8 +21,8 @@ from sensor_msgs.msg import CompressedImage, Image
 from vla_bringup.bag_writer import GB, BagWriter
 from vla_bringup.message_types import MessageTypes
 from vla_bringup.recorder_topic import Topic
-from vla_policy_node.adapters.command_topic import full_name
 from vla_policy_node.ros.camera_info import camera_info_topic
+from vla_policy_node.ros.endpoints import full_name
 from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.ros.run import run

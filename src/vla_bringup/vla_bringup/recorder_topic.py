@@ -11,10 +11,9 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from vla_bringup.graph import UNKNOWN
 from vla_bringup.message_types import message_class
-from vla_policy_node.adapters.command_topic import full_name
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.endpoints import name_or
 from vla_policy_node.ros.once import Once
 
 DEPTH = 100  # messages per subscription that may wait while the disk is busy
@@ -62,7 +61,7 @@ class Topic:
             if asked not in self._subscriptions:
                 self._subscriptions[asked] = self._subscribe(asked, profile)
                 if more:
-                    who = full_name(p) if UNKNOWN not in p.node_name else 'another publisher'
+                    who = name_or(p, 'another publisher')
                     text = f'{self.name}: {who} offers another QoS, {_words(asked)}: recorded as well'
                     self._node.get_logger().warning(text)
 

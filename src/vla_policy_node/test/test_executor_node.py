@@ -365,7 +365,7 @@ def test_an_emergency_stop_that_was_pressed_before(ros):
     robot = Robot(ros)
     stop = robot.me.create_publisher(Bool, 'executor/emergency_stop', qos.STATUS)  # does not latch
     assert robot.transition(Transition.TRANSITION_CONFIGURE)
-    robot.ros.wait(lambda: stop.get_subscription_count() == 1, 'the executor listens')
+    robot.ros.wait(lambda: stop.get_subscription_count() == 2, 'the executor listens')
     stop.publish(Bool(data=True))
     robot.ros.wait(robot.node._operator.problems, 'it is heard')
     robot.ros.wait(lambda: robot.node._core.has_joint_state and robot.node._controller.topic.listeners(), 'all else')

@@ -14,8 +14,8 @@ from vla_policy_node.core.states import State
 from vla_policy_node.executor_report import ExecutorReport
 from vla_policy_node.franka import FrankaState, Recovery
 from vla_policy_node.moveit import MoveItHome
-from vla_policy_node.ros import qos
 from vla_policy_node.ros.parameters import declare
+from vla_policy_node.ros.qos_mismatch import EveryPublisher
 from vla_policy_node.ros.waiting import StepFailed
 from vla_policy_node.watchdogs import Watchdogs
 
@@ -44,11 +44,7 @@ class OperatorServices:
         self._moved = False  # somebody else moved the arm: start again from where it is
         self._recovery = _recovery(node, robot)
         self._home = _home(node, core)
-        # Both, so that every publisher is heard, whatever its QoS: one that latches, and one that does not.
-        self._subscriptions = [
-            node.create_subscription(Bool, '~/emergency_stop', self._on_emergency_stop, profile)
-            for profile in (qos.LATCHED, qos.SENSOR)
-        ]
+        self._stops = EveryPublisher(node, Bool, '~/emergency_stop', self._on_emergency_stop)
         group = ReentrantCallbackGroup()  # the longer ones wait for other nodes while the control timer goes on
         self._services = [
             node.create_service(Trigger, '~/stop', self._on_stop),
@@ -78,8 +74,7 @@ class OperatorServices:
     def close(self) -> None:
         for service in self._services:
             self._node.destroy_service(service)
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
+        self._stops.close()
 
     # ---- stop and resume
 

@@ -22,7 +22,6 @@ from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
-from vla_policy_node.instructions import Instructions
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observe.committed import Committed, gives
 from vla_policy_node.observe.streams import Aligned
@@ -33,6 +32,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg, to_time
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
 from vla_policy_node.ros.log import NodeHandler
+from vla_policy_node.ros.qos_mismatch import EveryPublisher
 from vla_policy_node.ros.robot_description import read_description
 from vla_policy_node.ros.run import run
 
@@ -154,8 +154,8 @@ class PolicyNode(SafeLifecycleNode):
             (self.destroy_publisher, self._chunks),
             (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._on_executor_status)),
         ]
-        self._instructions = Instructions(self, self._on_instruction)
-        self._made.append((Instructions.close, self._instructions))
+        instructions = EveryPublisher(self, String, '~/instruction', self._on_instruction)
+        self._made.append((EveryPublisher.close, instructions))
         self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
 
     def _description(self, space: str) -> str:

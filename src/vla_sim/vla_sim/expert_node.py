@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.duration import Duration
-from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from tf2_msgs.msg import TFMessage
 
@@ -18,6 +17,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg, to_ns, to_time
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
 from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ _DEAF = {  # why an executor takes no chunks
 }
 
 
-class ExpertNode(Node):
+class ExpertNode(ReportsQosMismatch):
     """One timer; subscriptions only store. All in one thread."""
 
     def __init__(self, name: str = 'expert', **kwargs) -> None:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rcl_interfaces.msg import SetParametersResult
-from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
@@ -28,6 +27,7 @@ from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
 from vla_sim import messages
 from vla_sim.controller import DAMPING, STIFFNESS, Gains
@@ -67,7 +67,7 @@ class _Due:
         return True
 
 
-class SimNode(Node):
+class SimNode(ReportsQosMismatch):
     """See the module. Ends with the exception of whichever of its threads fails."""
 
     def __init__(self, name: str = 'sim', **kwargs) -> None:

@@ -1,6 +1,6 @@
 """A publisher to one controller, and who else is on its topic: the contract that every topic adapter checks."""
 
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, ClassVar, Protocol
 
 import numpy as np
 from rclpy.duration import Duration
@@ -8,6 +8,8 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.time import Time
 from rclpy.topic_endpoint_info import TopicEndpointInfo
+
+from vla_policy_node.ros.endpoints import full_name
 
 if TYPE_CHECKING:
     from vla_policy_node.adapters.controller_joints import ControllerJoints
@@ -120,8 +122,3 @@ def deafness(reader: TopicEndpointInfo, kind: str) -> str:
     if 0 < reader.qos_profile.deadline.nanoseconds < _FOREVER:
         return 'its QoS asks for a deadline: set-points are offered without'
     return ''
-
-
-def full_name(endpoint: Any) -> str:
-    """Of the node that an endpoint belongs to."""
-    return f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'

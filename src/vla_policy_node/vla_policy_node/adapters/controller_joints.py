@@ -7,7 +7,8 @@ from rclpy.client import Client
 from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.task import Future
 
-from vla_policy_node.adapters.command_topic import CommandTopic, full_name
+from vla_policy_node.adapters.command_topic import CommandTopic
+from vla_policy_node.ros.endpoints import full_name
 
 APPEARS = 0.5  # [s] within which the parameter services of a node that was discovered are discovered, too
 REPEAT = 1.0  # [s] after which a request without an answer is sent again

@@ -11,8 +11,10 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
+from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 
-class SafeLifecycleNode(LifecycleNode):
+
+class SafeLifecycleNode(ReportsQosMismatch, LifecycleNode):
     """Base of the suite's lifecycle nodes. Subclasses write set_up, start, stop and tear_down; each may raise.
 
     rclpy (Jazzy) lets a transition that is not allowed now raise out of spin(), which kills the node, and swallows

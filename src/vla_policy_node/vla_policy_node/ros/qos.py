@@ -1,14 +1,19 @@
-"""QoS profiles by meaning. Nodes name what a topic is for; nobody writes a profile elsewhere."""
+"""QoS profiles by meaning. Nodes name the purpose of a topic; no profile is written elsewhere."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+__all__ = ['PublisherEventCallbacks', 'SubscriptionEventCallbacks']  # where they are depends on the distribution
+
 try:
-    from rclpy.event_handler import SubscriptionEventCallbacks
+    from rclpy.event_handler import PublisherEventCallbacks, SubscriptionEventCallbacks
 except ImportError:  # Humble
-    from rclpy.qos_event import SubscriptionEventCallbacks  # type: ignore[import-not-found, no-redef]
+    from rclpy.qos_event import (  # type: ignore[import-not-found, no-redef]
+        PublisherEventCallbacks,
+        SubscriptionEventCallbacks,
+    )
 
 _LAST = HistoryPolicy.KEEP_LAST
 
@@ -39,6 +44,31 @@ LATCHED_BY_MANY = QoSProfile(
     history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL
 )
 """For subscribers of a latched topic that several publish, as /tf_static: the last word of each of them."""
+
+ANY = (
+    LATCHED_BY_MANY,
+    QoSProfile(history=_LAST, depth=100, reliability=ReliabilityPolicy.RELIABLE),
+    QoSProfile(history=_LAST, depth=100, reliability=ReliabilityPolicy.BEST_EFFORT),
+)
+"""Subscriptions that together receive from each publisher the most that it offers: see EveryPublisher."""
+
+
+def fits(offered: QoSProfile, requested: QoSProfile) -> bool:
+    """Whether a subscription that requests this receives from a publisher that offers that.
+
+    rclpy's qos_check_compatible takes the deadline that the graph gives for a demand; nothing here has one.
+    """
+    reliable = requested.reliability is not ReliabilityPolicy.RELIABLE or offered.reliability is requested.reliability
+    latched = requested.durability is not DurabilityPolicy.TRANSIENT_LOCAL or offered.durability is requested.durability
+    return reliable and latched
+
+
+def in_words(q: QoSProfile) -> str:
+    """Reliability and durability of a profile, as the logs and the graph print them."""
+    words = ['reliable' if q.reliability is ReliabilityPolicy.RELIABLE else 'best effort']
+    if q.durability is DurabilityPolicy.TRANSIENT_LOCAL:
+        words.append('latched')
+    return ' '.join(words)
 
 
 def matching(offered: Sequence[QoSProfile], depth: int = 100) -> QoSProfile:

@@ -14,7 +14,6 @@ import numpy as np
 from builtin_interfaces.msg import Time
 from nav_msgs.msg import Path
 from rclpy.clock import Clock, ClockType
-from rclpy.node import Node
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -27,6 +26,7 @@ from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.optional import message_type
 from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
 from vla_policy_node.show import messages
 from vla_policy_node.show.arm import Arm
@@ -42,7 +42,7 @@ TELL_EVERY = 10.0  # [s] between two logs of the same sentence
 POINTED_KEPT = 1_000_000_000  # [ns] for which the image shows places of before it was taken
 
 
-class ShowNode(Node):
+class ShowNode(ReportsQosMismatch):
     """All in one thread: subscriptions store bytes, one timer for each output that somebody wants."""
 
     def __init__(self, name: str = 'show', **kwargs) -> None:
