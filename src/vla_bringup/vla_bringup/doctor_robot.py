@@ -29,7 +29,6 @@ JOINTS = 'sensor_msgs/msg/JointState'
 STATUSES = {'vla_msgs/msg/ExecutorStatus': ExecutorStatus, 'vla_msgs/msg/PolicyStatus': PolicyStatus}
 CHRONY = 'synchronise the clocks of the machines: chrony or PTP'
 BAD_HOLDS = {
-    ExecutorStatus.HOLD_JOINT_STATE_MISSING: 'start the robot driver, check topic and joint names of the robot profile',
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'check the robot driver, its clock and the network',
     ExecutorStatus.HOLD_JOINT_STATE_FROZEN: 'restart the robot driver, then call ~/resume',
     ExecutorStatus.HOLD_CONTROLLER_MISSING: 'start the controller, then call ~/resume',

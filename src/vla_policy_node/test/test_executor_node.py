@@ -397,6 +397,10 @@ def test_while_the_planning_scene_is_not_known_the_arm_is_not_activated(ros, mon
         ({'moveit.obstacles': True}, r'moveit.obstacles is set, but guard.enabled is not'),
         ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
         ({'guard.enabled': True, 'robot_description_timeout': 0.1}, r'guard.enabled needs the robot description'),
+        (
+            {'guard.enabled': True, 'limits_from': 'robot_description', 'robot_description_timeout': 0.1},
+            r'limits_from and guard.enabled need the robot description',
+        ),
         ({'guard.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),
         ({'robot.velocities': [1.0]}, r'there is no parameter robot.velocities; .* velocity, '),
     ],

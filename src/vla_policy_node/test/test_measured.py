@@ -1,6 +1,7 @@
 """Which joint states the executor trusts: their stamps, their places, and values that stand still."""
 
 import dataclasses
+import re
 
 import numpy as np
 import pytest
@@ -132,10 +133,30 @@ def test_silence_is_noticed_by_arrival_whatever_the_stamps_said(ahead):
     assert len({tuple(q) for q in arm.sent[-100:]}) == 1  # never towards the old reading
 
 
+def test_the_message_of_a_fault_that_stands_changes_when_it_would_not_be_true_any_more():
+    arm = Arm().drive()
+    arm.driver = lambda q, now: None
+    arm.run(1.0, until=lambda: arm.core.hold is Hold.JOINT_STATE_STALE)
+    told = [arm.core.message]
+    for _ in range(1000):
+        arm.run(0.01)
+        if arm.core.message != told[-1]:
+            told.append(arm.core.message)
+        seconds = float(re.search(r'no joint state came for more than (\d+\.\d+) s', told[-1])[1])
+        assert 0.9 <= seconds / arm.core.joint_state_age(arm.now) <= 1.01
+    assert len(told) < 50  # of 1000 control steps
+    arm.driver = lambda q, now: (q, now + 10 * S + int(arm.rng.integers(MS)))
+    arm.run(0.01)
+    told = arm.core.message
+    assert 'is stamped 10.00' in told
+    arm.run(1.0)
+    assert arm.core.message == told
+
+
 @pytest.mark.parametrize(
     ('driver', 'says'),
     [
-        (lambda at: lambda q, now: (q, at), 'stood still for 0.21 s: does the driver repeat one'),
+        (lambda at: lambda q, now: (q, at), 'stood still for more than 0.21 s: does the driver repeat one'),
         (lambda at: lambda q, now: (q, now - 500 * MS), 'the clock of the joint states was set back by 0.'),
     ],
 )

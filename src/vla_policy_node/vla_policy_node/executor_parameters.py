@@ -188,7 +188,7 @@ def _robot(node: Node) -> tuple[RobotProfile, 'Guard | None']:
     wanted = ['limits_from'] * (source != 'profile') + ['guard.enabled'] * guarded
     if not wanted:
         return profile, None
-    urdf = read_description(node, ' and '.join(wanted))
+    urdf = read_description(node, *wanted)
     if source != 'profile':
         profile, notes = narrowed(profile, joint_limits(urdf, profile.joint_names))
         for note in notes:

@@ -53,8 +53,8 @@ class Watchdogs:
         if age > self._chunk_max_age:
             core.fault(
                 Hold.CHUNK_STALE,
-                f'the arm moved by an observation that is {age:.2f} s old, chunk_max_age is {self._chunk_max_age:g} s: '
-                'is inference too slow, do the clocks agree?',
+                f'the arm moved by an observation that is more than {age:.2f} s old, chunk_max_age is '
+                f'{self._chunk_max_age:g} s: is inference too slow, do the clocks agree?',
             )
 
     def chunk_came(self, t_ref: int, now: int) -> None:

@@ -29,7 +29,6 @@ _DEAF = {  # why an executor takes no chunks
     ExecutorStatus.HOLD_OPERATOR_STOP: 'it was stopped by the operator: call executor/resume',
     ExecutorStatus.HOLD_BLOCKED: 'something was in the way of the arm: call executor/resume',
     ExecutorStatus.HOLD_DEACTIVATED: 'it is not active: activate it',
-    ExecutorStatus.HOLD_JOINT_STATE_MISSING: 'it has no joint state',
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'its joint state is stale',
     ExecutorStatus.HOLD_JOINT_STATE_FROZEN: 'its joint states are frozen: mend the driver, call executor/resume',
 }

@@ -24,7 +24,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.release import release
 from vla_policy_node.core.seams import Seams
 from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
-from vla_policy_node.core.states import FAULTS, Hold, State, strength
+from vla_policy_node.core.states import FAULTS, Hold, State, renewed, strength
 from vla_policy_node.core.tracking import Tracking
 
 if TYPE_CHECKING:  # a guard loads Pinocchio
@@ -182,11 +182,11 @@ class ChunkExecutor:
         return self.at_rest and self._take_back(Hold.EMERGENCY_STOP)
 
     def fault(self, hold: Hold, message: str) -> None:
-        """Brake, and take no chunks while this stands. Saying it again only renews the message."""
+        """Brake, and take no chunks while this stands. When it stands already, only its message is renewed."""
         if hold not in FAULTS:
             raise ValueError(f'{hold.name} is no fault that stands: {", ".join(f.name for f in FAULTS)}')
         new = hold not in self._faults
-        self._faults[hold] = message
+        message = self._faults[hold] = renewed(self._faults.get(hold, ''), message)
         if new and self.state is not State.INACTIVE:
             self._brake(hold, message)
         elif self.hold is hold:

@@ -68,10 +68,12 @@ class Measured:
         if self._since_any > self._max_age:
             if not self.received:
                 return 'no joint state received yet: is the robot running, do topic and joint names match?'
-            return f'no joint state came for {self._since_any:.2f} s: is the robot still publishing?'
+            return f'no joint state came for more than {self._since_any:.2f} s: is the robot still publishing?'
         if self.problem:
             return self.problem
-        return f'{_WHAT} is {age:.2f} s old: is the robot still publishing, do the clocks agree (use_sim_time)?'
+        return (
+            f'{_WHAT} is more than {age:.2f} s old: is the robot still publishing, do the clocks agree (use_sim_time)?'
+        )
 
     # ---- inside
 
@@ -94,7 +96,10 @@ class Measured:
             if self._back > 0:
                 return set_back('the joint states', self._back)
             if stamp == before:
-                return f'the stamp of {_WHAT} has stood still for {age:.2f} s: does the driver repeat one message?'
+                return (
+                    f'the stamp of {_WHAT} has stood still for more than {age:.2f} s: '
+                    'does the driver repeat one message?'
+                )
             return (
                 f'{_WHAT} is {age:.2f} s old when it comes, limit {self._max_age:g} s: do the clocks agree '
                 '(use_sim_time), is the network too slow?'

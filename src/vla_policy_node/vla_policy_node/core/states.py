@@ -1,5 +1,6 @@
 """What the executor is doing, and why not more. The numbers are those of vla_msgs/ExecutorStatus (a test compares)."""
 
+import re
 from enum import IntEnum
 
 
@@ -21,7 +22,6 @@ class Hold(IntEnum):
     STOP_REQUESTED = 3
     OPERATOR_STOP = 4
     DEACTIVATED = 5
-    JOINT_STATE_MISSING = 6
     JOINT_STATE_STALE = 7
     CLOCK_JUMP = 8
     TRACKING_ERROR = 9
@@ -40,7 +40,6 @@ class Hold(IntEnum):
 FAULTS = (
     Hold.CHUNK_STALE,
     Hold.JOINT_STATE_STALE,
-    Hold.JOINT_STATE_MISSING,
     Hold.BLOCKED,  # weaker than what may be its cause
     Hold.JOINT_STATE_FROZEN,
     Hold.CONTROLLER_MISSING,
@@ -49,6 +48,21 @@ FAULTS = (
     Hold.OPERATOR_STOP,
     Hold.EMERGENCY_STOP,
 )
+
+
+_NUMBER = re.compile(r'\d+(?:\.\d+)?')
+_SAME = 0.1  # of a number: by so much it may change before a sentence is another one
+
+
+def renewed(old: str, new: str) -> str:
+    """The sentence about a fault that stands: `old` until `new` has other words, or a number that differs by a tenth.
+
+    Times and distances are measured anew with every message; a sentence that changed with each could not be read.
+    """
+    if _NUMBER.sub('', old) != _NUMBER.sub('', new):
+        return new
+    pairs = zip(map(float, _NUMBER.findall(old)), map(float, _NUMBER.findall(new)), strict=True)
+    return old if all(abs(x - y) <= _SAME * x for x, y in pairs) else new
 
 
 def strength(hold: Hold) -> int:

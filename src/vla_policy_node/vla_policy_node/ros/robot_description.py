@@ -10,7 +10,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.parameters import declare
 
 
-def read_description(node: Node, wanted_by: str) -> str:
+def read_description(node: Node, *wanted_by: str) -> str:
     """The text, waiting for the topic. Called while the node is configured: nothing else is handled meanwhile.
 
     wanted_by: for what, as the user knows it. Raises ValueError when it does not come in time.
@@ -33,7 +33,9 @@ def read_description(node: Node, wanted_by: str) -> str:
         if publishers := node.get_publishers_info_by_topic(topic):
             who = ', '.join(sorted({p.node_name for p in publishers}))
             remedy = f'{who} publishes there: let it be latched (reliable, transient local), and not empty'
+        need = 'needs' if len(wanted_by) == 1 else 'need'
         raise ValueError(
-            f'{wanted_by} needs the robot description, and none came on {topic} within {patience:g} s: {remedy}'
+            f'{" and ".join(wanted_by)} {need} the robot description, and none came '
+            f'on {topic} within {patience:g} s: {remedy}'
         )
     return message.data
