@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from vla_bringup.overrides import Value, merged
 from vla_model.shipped import RANDOM
+from vla_policy_node.core.parameter_file import parameter_file
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.observe.cadence import RATE
 
@@ -44,7 +44,7 @@ class NodeSpec:
     def write_parameters(self, folder: Path) -> Path:
         """The parameters as a ROS parameter file, which holds in every namespace."""
         path = folder / f'{self.file_stem}.yaml'
-        path.write_text(yaml.safe_dump({'/**': {'ros__parameters': self.parameters}}))
+        path.write_text(parameter_file(self.parameters))
         return path
 
     @property

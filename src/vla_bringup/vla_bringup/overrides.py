@@ -15,6 +15,7 @@ import yaml
 from ament_index_python.packages import get_package_share_directory
 
 from vla_model.shipped import KNOWN, RANDOM
+from vla_policy_node.core.parameter_file import parse
 from vla_policy_node.core.profile import profile_path
 
 Value = bool | int | float | str | list
@@ -38,7 +39,7 @@ def of_text(text: str, node: str, source: str) -> dict[str, Value]:
     Raises ValueError naming a parameter that the node does not have, or a value that it cannot have.
     """
     try:
-        content = yaml.safe_load(text)
+        content = parse(text)
     except yaml.YAMLError as error:
         raise ValueError(f'{source} is no YAML mapping, {{name: value, ...}}: {error}') from None
     if content is not None and not isinstance(content, dict):
@@ -128,7 +129,7 @@ def of_arguments(values: Mapping[str, str], prefix: str = '') -> dict[str, Any]:
 def _sections(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """(full name of nodes, may have * and **; their parameters, flat) in the order of the file."""
     try:
-        content = yaml.safe_load(Path(path).read_text())
+        content = parse(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f'parameter file {path} cannot be read: {error}') from None
     except yaml.YAMLError as error:

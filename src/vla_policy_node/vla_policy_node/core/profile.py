@@ -13,6 +13,8 @@ import numpy as np
 import yaml
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
 
+from vla_policy_node.core.parameter_file import parse
+
 _LAW = ('velocity_deceleration', 'velocity_offset', 'velocity_end_lower', 'velocity_end_upper')
 
 
@@ -134,7 +136,7 @@ def profile_parameters(robot: str | Path) -> dict[str, Any]:
     """The parameters in the profile of a robot, by name or file. Raises ValueError where it is no robot profile."""
     path = profile_path(robot)
     try:
-        parameters = yaml.safe_load(Path(path).read_text())['/**']['ros__parameters']
+        parameters = parse(Path(path).read_text())['/**']['ros__parameters']
         if isinstance(parameters['robot'], dict):
             return parameters
     except (KeyError, TypeError, UnicodeDecodeError):

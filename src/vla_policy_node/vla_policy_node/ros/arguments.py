@@ -7,6 +7,8 @@ from typing import Any
 
 import yaml
 
+from vla_policy_node.core.parameter_file import parse
+
 
 def refuse_lost_lists(words: Sequence[str]) -> None:
     """Raise ValueError for an empty list that stands for another value of an earlier file or option.
@@ -36,7 +38,7 @@ def _sources(words: Sequence[str]) -> Iterator[tuple[str, str, dict[str, Any]]]:
     for word, given in pairwise(words):
         try:
             if word == '--params-file':
-                content = yaml.safe_load(Path(given).read_text())
+                content = parse(Path(given).read_text())
                 for node, parameters in content.items():
                     yield f'parameter file {given}', node, dict(_flat(parameters['ros__parameters']))
             elif word in ('-p', '--param'):
