@@ -145,7 +145,7 @@ def _ticked(constants: list[tuple[str, str, str]]) -> list[tuple[str, ...]]:
 
 
 def _kind(name: str, kind: Any) -> str:
-    if name == 'workspace':
+    if name in ('workspace', 'tool_offset'):
         return 'six floats'
     if kind in (np.ndarray, np.ndarray | None):
         return 'float per joint'

@@ -84,6 +84,18 @@ def test_it_knows_where_the_tool_is():
     np.testing.assert_allclose(guard.tool_positions(q), expected, atol=1e-9)
 
 
+def test_a_tool_that_the_description_lacks_is_guarded_where_its_offset_from_a_link_says():
+    offset = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.pi / 4])
+    bare = re.sub(r'panda_hand_tcp"', 'other"', URDF)
+    own = replace(PANDA, tool_frame='panda_link8', tool_offset=offset, workspace=ROBOT.workspace)
+    guard = Guard.from_urdf(bare, own, GuardConfig(), SRDF, [FOLDER])
+    q = np.random.default_rng(0).uniform(PANDA.position_lower, PANDA.position_upper, (20, 7))
+    np.testing.assert_allclose(guard.tool_positions(q), make().tool_positions(q), atol=1e-6)
+    known = make(workspace=ROBOT.workspace)
+    for row in q:
+        np.testing.assert_allclose(guard.distances(row), known.distances(row), atol=1e-5)
+
+
 def test_no_point_moves_further_than_it_says():
     guard, rng = make(), np.random.default_rng(1)
     for _ in range(50):
@@ -273,7 +285,7 @@ def test_obstacles_that_are_none_change_nothing(obstacle, message):
         (URDF, [], 'collision mesh package://.*link0.stl .* is not there: looked in no folder'),
         (URDF.replace('link3.stl', 'gone.stl'), [FOLDER], 'gone.stl'),
         (URDF.replace('"panda_joint4"', '"other"'), [FOLDER], 'lacks panda_joint4'),
-        (URDF.replace('panda_hand_tcp"', 'x"'), [FOLDER], 'lacks panda_hand_tcp'),
+        (URDF.replace('panda_hand_tcp"', 'x"'), [FOLDER], 'no link panda_hand_tcp'),
         ('<robot', [FOLDER], 'no XML'),
         ('<robot name="x"/>', [FOLDER], 'cannot be read'),
     ],

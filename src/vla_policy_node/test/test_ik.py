@@ -62,10 +62,21 @@ def test_the_flange_is_where_the_data_sheet_says(kinematics):
 def test_a_description_of_another_robot(urdf):
     with pytest.raises(ValueError, match='no joint panda_joint4'):
         load_kinematics(urdf.replace('"panda_joint4"', '"other"'), PROFILE)
-    with pytest.raises(ValueError, match='no link panda_hand_tcp'):
+    with pytest.raises(
+        ValueError, match=r'no link panda_hand_tcp: .*panda_link8.* move with panda_joint7.*tool_offset'
+    ):
         load_kinematics(urdf.replace('"panda_hand_tcp"', '"other"'), PROFILE)
     with pytest.raises(ValueError, match='no URDF that Pinocchio reads'):
         load_kinematics('<robot', PROFILE)
+
+
+@pytest.mark.parametrize('q', [HOME, HOME + 0.3])
+def test_a_tool_that_the_description_lacks_is_where_its_offset_from_a_link_says(urdf, kinematics, q):
+    """The hand of a Panda is turned by -45 degrees on its flange, and its tool is 0.1034 m along z."""
+    offset = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.pi / 4])
+    bare = load_kinematics(urdf, replace(PROFILE, tool_frame='panda_link8', tool_offset=offset))
+    for ours, theirs in zip(bare(q), kinematics(q), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
 def test_poses_are_reached_within_the_limits_and_without_leaps(kinematics):

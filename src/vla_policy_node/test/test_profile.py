@@ -24,6 +24,7 @@ def facts(**changes):
         ({'jerk': None}, 'lacks robot.jerk'),
         ({'jerk': [0.0] * 7}, 'robot.jerk must be above zero'),
         ({'tool_speed': 0.0}, 'robot.tool_speed must be above zero'),
+        ({'tool_offset': [0.0] * 3}, 'robot.tool_offset needs 6 finite numbers, x, y, z, roll, pitch, yaw'),
         ({'workspace': [0.0] * 5}, 'robot.workspace needs 6 finite numbers'),
         ({'workspace': [0, 0, 0, 1, 1, 0]}, 'robot.workspace .*: must be lower x, y, z, then upper'),
         ({'velocity_offset': None}, 'all or none'),

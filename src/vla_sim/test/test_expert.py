@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -147,6 +148,11 @@ def test_giving_up_a_motion_brakes_along_it(worlds, expert):
     speed = np.diff(commanded, axis=0) / expert.dt
     assert np.abs(speed[20]).max() > 0.05, 'it was moving when the block moved'
     assert (np.abs(np.diff(speed, axis=0)) / expert.dt <= 0.5 * PROFILE.acceleration).all()
+
+
+def test_a_tool_off_its_frame_is_not_for_the_expert():
+    with pytest.raises(ValueError, match='tool_offset'):
+        Expert(replace(PROFILE, tool_offset=np.zeros(6)))
 
 
 def test_it_holds_on_to_what_it_has_when_it_must_start_anew(worlds, expert):

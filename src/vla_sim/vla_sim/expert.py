@@ -51,7 +51,9 @@ class Expert:
     """Plans one task at a time in chunks. Not thread-safe."""
 
     def __init__(self, profile: RobotProfile, dt: float = 0.05, horizon: int = 16) -> None:
-        """dt: [s] between the steps of a chunk; horizon: steps per chunk."""
+        """dt: [s] between the steps of a chunk; horizon: steps per chunk. Raises ValueError for a tool_offset."""
+        if profile.tool_offset is not None:
+            raise ValueError('the scripted expert knows no robot.tool_offset: it moves robot.tool_frame')
         self.profile, self.dt, self.horizon = profile, dt, horizon
         self.kinematics = Kinematics(
             robot_only_model(),

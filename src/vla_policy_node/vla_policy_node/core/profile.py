@@ -16,6 +16,7 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 from vla_policy_node.core.parameter_file import parse
 
 _LAW = ('velocity_deceleration', 'velocity_offset', 'velocity_end_lower', 'velocity_end_upper')
+_SIX = {'workspace': (6, 'two corners'), 'tool_offset': (6, 'x, y, z, roll, pitch, yaw')}
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,11 @@ class RobotProfile:
     jerk: np.ndarray  # [rad/s^3] largest magnitude
     home: np.ndarray  # [rad]
     gripper_joint_names: tuple[str, ...]  # their positions add up to the opening; empty: no gripper
-    tool_speed: float  # [m/s] largest speed of the tool frame
+    tool_speed: float  # [m/s] largest speed of the tool
     gripper_max_opening: float = 0.0  # [m] above zero with a gripper
+    # Where the tool is in the tool frame, for one that the robot description does not have: x, y, z [m], roll, pitch,
+    # yaw [rad]. None: it is the tool frame.
+    tool_offset: np.ndarray | None = None
     # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. A guard holds the arm there; poses that
     # a model asks for are moved onto its sides.
     workspace: np.ndarray | None = None
@@ -56,7 +60,7 @@ class RobotProfile:
             )
         for f in fields(self):
             value = getattr(self, f.name)
-            size, each = (6, 'two corners') if f.name == 'workspace' else (dof, 'one per joint')
+            size, each = _SIX.get(f.name, (dof, 'one per joint'))
             if isinstance(value, np.ndarray) and (value.shape != (size,) or not np.isfinite(value).all()):
                 raise ValueError(f'robot.{f.name} needs {size} finite numbers, {each}, got {value.tolist()}')
         if not (self.position_lower < self.position_upper).all():

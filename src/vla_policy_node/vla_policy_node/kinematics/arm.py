@@ -6,10 +6,11 @@ import numpy as np
 
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.kinematics.ik import Kinematics
+from vla_policy_node.kinematics.tool import tool_frame
 
 
 def load_kinematics(urdf: str, profile: RobotProfile) -> Kinematics:
-    """Of the profile's tool frame in its base frame; joints in the profile's order, all others stay at zero.
+    """Of the profile's tool in its base frame; joints in the profile's order, all others stay at zero.
 
     urdf: the text. Not for several threads at a time. Raises ValueError naming the joint or frame that the URDF lacks,
     or the package that is not installed.
@@ -26,16 +27,13 @@ def load_kinematics(urdf: str, profile: RobotProfile) -> Kinematics:
         raise ValueError(
             f'the robot description has no joint {", ".join(missing)}: is the robot profile of this robot?'
         )
-    if missing := [name for name in (profile.base_frame, profile.tool_frame) if not model.existFrame(name)]:
-        raise ValueError(
-            f'the robot description has no link {", ".join(missing)}: set robot.base_frame and robot.tool_frame'
-        )
+    tool = tool_frame(model, profile)
     data, neutral = model.createData(), pinocchio.neutral(model)
     joints = [model.joints[model.getJointId(name)] for name in profile.joint_names]
     if any(joint.nq != 1 for joint in joints):
         raise ValueError('a joint of the robot profile has no position limits in the robot description (continuous)')
     places, columns = [j.idx_q for j in joints], [j.idx_v for j in joints]
-    base, tool = model.getFrameId(profile.base_frame), model.getFrameId(profile.tool_frame)
+    base = model.getFrameId(profile.base_frame)
 
     def kinematics(positions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         q: Any = neutral.copy()

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.kinematics.tool import TOOL, tool_frame
 
 try:
     import coal
@@ -34,9 +35,7 @@ def collision_model(urdf: str, profile: RobotProfile, srdf: str | None, folders:
         )
     except (ValueError, RuntimeError) as error:
         raise ValueError(f'the robot description cannot be read: {error}') from None
-    missing = [n for n in profile.joint_names if not model.existJointName(n)]
-    missing += [n for n in (profile.base_frame, profile.tool_frame) if not model.existFrame(n)]
-    if missing:
+    if missing := [n for n in profile.joint_names if not model.existJointName(n)]:
         raise ValueError(f'the robot description lacks {", ".join(missing)} of the robot profile')
     others = [j for j in range(1, model.njoints) if model.names[j] not in profile.joint_names]
     opened = pinocchio.neutral(model)
@@ -44,6 +43,7 @@ def collision_model(urdf: str, profile: RobotProfile, srdf: str | None, folders:
         if model.joints[j].nq == 1:
             opened[model.joints[j].idx_q] = model.upperPositionLimit[model.joints[j].idx_q]
     model, geometry = pinocchio.buildReducedModel(model, geometry, others, opened)
+    tool_frame(model, profile)
     bare = [n for n in profile.joint_names if not _bodies(geometry, model.getJointId(n))]
     if bare:
         raise ValueError(f'the robot description has no collision geometry for what {", ".join(bare)} moves')
@@ -101,7 +101,7 @@ def tool_chain(model: Any, profile: RobotProfile) -> tuple[np.ndarray, list[tupl
     Each with its place in the profile, (3,) [m] where it is in the frame of the one before, and (3, 9) by which a row
     vector in its frame is multiplied to give the parts of the turned one: still, sin(q) times, (1 - cos(q)) times.
     """
-    frame = model.frames[model.getFrameId(profile.tool_frame)]
+    frame = model.frames[model.getFrameId(TOOL)]
     data, chain, joint = model.createData(), [], frame.parentJoint
     while joint != 0:
         q = pinocchio.neutral(model)

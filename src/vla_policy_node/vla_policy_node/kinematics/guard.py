@@ -22,6 +22,7 @@ from vla_policy_node.kinematics.collision_model import (
     spoken,
     tool_chain,
 )
+from vla_policy_node.kinematics.tool import TOOL
 
 _TOOL = 'tool'
 _WORKSPACE = 'workspace '
@@ -177,7 +178,7 @@ class Guard:
     def _add_workspace(self, geometry: Any, profile: RobotProfile) -> None:
         """Half-spaces that are solid where the arm must not be; the tool frame as a point."""
         config, model = self.config, self._model
-        frame = model.frames[model.getFrameId(profile.tool_frame)]
+        frame = model.frames[model.getFrameId(TOOL)]
         links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0]
         point = pinocchio.GeometryObject(_TOOL, frame.parentJoint, 0, frame.placement, coal.Sphere(1e-4))
         tool = geometry.addGeometryObject(point)

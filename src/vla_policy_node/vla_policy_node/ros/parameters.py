@@ -91,7 +91,8 @@ def refuse_unknown(node: Node, prefix: str) -> None:
 ABOUT = {  # field of RobotProfile -> meaning
     'name': 'name of the robot',
     'base_frame': 'frame that the joint chain starts from',
-    'tool_frame': 'frame of the tool centre point',
+    'tool_frame': 'link of the robot description that is the tool, or that tool_offset counts from',
+    'tool_offset': 'where the tool is in the tool frame: x, y, z [m], roll, pitch, yaw [rad]; else it is that frame',
     'joint_names': 'arm joints; everything per joint is in this order',
     'position_lower': 'hard lower position limits [rad]',
     'position_upper': 'hard upper position limits [rad]',
@@ -101,7 +102,7 @@ ABOUT = {  # field of RobotProfile -> meaning
     'home': 'home position [rad]',
     'gripper_joint_names': 'finger joints whose positions add up to the opening; [] or [""]: no gripper',
     'gripper_max_opening': 'largest opening [m]; 0 without a gripper',
-    'tool_speed': 'largest speed of the tool frame [m/s]',
+    'tool_speed': 'largest speed of the tool [m/s]',
     'workspace': 'where the tool may be in the base frame: lower x, y, z, upper x, y, z [m]; poses that a model asks '
     'for are moved onto its sides, and the guard holds the arm there',
     'velocity_deceleration': 'deceleration of the velocity limit towards the ends of the position range [rad/s^2]',
