@@ -59,3 +59,13 @@ def test_what_trains_on_a_gpu_machine_needs_little():
 
 def test_types_cost_no_torch():
     assert 'torch' not in imported(['vla_model', 'vla_model.types'])
+
+
+def test_a_simulated_task_is_named_in_its_own_file_alone():
+    tasks = ROOT / 'src' / 'vla_sim' / 'vla_sim' / 'tasks'
+    names = [name for p in tasks.glob('*.py') for name in re.findall(r"^    name = '(\w+)'", p.read_text(), re.M)]
+    assert len(names) >= 3
+    for package in ('vla_sim', 'vla_training'):
+        for path in (ROOT / 'src' / package / package).rglob('*.py'):
+            if path.parent != tasks:
+                assert not re.search(f"'({'|'.join(names)})'", path.read_text()), f'{path} names a task'

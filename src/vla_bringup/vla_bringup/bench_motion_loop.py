@@ -18,9 +18,9 @@ from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import STRATEGIES
 from vla_sim.cameras import Cameras
+from vla_sim.episode import Episode
 from vla_sim.expert import Expert
 from vla_sim.rollout import FRAME, TICK, Acting, EpisodeResult, PolicyDriver, run_episode
-from vla_sim.tasks import Episode
 from vla_sim.world import World
 from vla_training.evaluate import Drive
 

@@ -10,7 +10,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import JUDGE, Expert
 from vla_sim.kinematics import IKError, tool_down
 from vla_sim.rollout import ExpertDriver, run_episode, success_rate, wilson
-from vla_sim.skills import Measured, wrap
+from vla_sim.skill import Measured, wrap
 from vla_sim.tasks import TASKS
 from vla_sim.world import World
 

@@ -3,12 +3,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_sim.success import SceneState, SuccessTest
-from vla_sim.tasks import Goal
+from vla_sim.episode import Goal, SceneState
+from vla_sim.tasks import task_of
 
 BUTTONS = Goal('press_button', 'red_button', '')
 STACK = Goal('stack_block', 'red_block', 'blue_block')
 BOWL = Goal('fill_bowl', 'tomato', 'blue_bowl')
+
+
+def success_test(goal):
+    return task_of(goal.task).success_test(goal)
 
 
 def scene(**changes):
@@ -32,7 +36,7 @@ def moved(name, *position):
 
 
 def held_for(goal, state, seconds):
-    test = SuccessTest(goal)
+    test = success_test(goal)
     for _ in range(round(seconds / 0.01)):
         test.update(state, 0.01)
     return test.reached
@@ -62,7 +66,7 @@ def test_not_done(goal, changes):
 
 
 def test_a_stack_that_falls_is_done_no_longer():
-    test = SuccessTest(STACK)
+    test = success_test(STACK)
     for _ in range(50):
         test.update(scene(), 0.01)
     test.update(scene(**moved('red_block', 0.5, 0.0, 0.020)), 0.01)
@@ -70,7 +74,7 @@ def test_a_stack_that_falls_is_done_no_longer():
 
 
 def test_a_pressed_button_stays_pressed_in_memory():
-    test = SuccessTest(BUTTONS)
+    test = success_test(BUTTONS)
     test.update(scene(presses={'red_button': 0.8, 'blue_button': 0.0}), 0.01)
     test.update(scene(), 0.01)
     assert test.reached
@@ -78,7 +82,7 @@ def test_a_pressed_button_stays_pressed_in_memory():
 
 @pytest.mark.parametrize('first', [{'red_button': 0.6, 'blue_button': 0.0}, {'red_button': 0.0, 'blue_button': 0.5}])
 def test_a_half_pressed_button_or_another_one_does_not_count(first):
-    test = SuccessTest(BUTTONS)
+    test = success_test(BUTTONS)
     test.update(scene(presses=first), 0.01)
     if first['blue_button']:  # once another one was touched, the right one comes too late
         test.update(scene(presses={'red_button': 1.0, 'blue_button': 0.0}), 0.01)

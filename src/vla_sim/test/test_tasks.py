@@ -5,9 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_sim.objects import COLOURS, FOOTPRINT
 from vla_sim.tasks import (
-    COLOURS,
-    FOOTPRINT,
     GAP,
     HOME_TOOL,
     NEAR,

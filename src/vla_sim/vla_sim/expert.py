@@ -1,6 +1,6 @@
 """The scripted expert: knows where everything is, and speaks in chunks like the model. No ROS.
 
-A task is a list of phases (skills.py). Each phase is one smooth motion and what must be measured before the next may
+A task is a list of phases (skill.py). Each phase is one smooth motion and what must be measured before the next may
 begin. The expert strings them into one commanded path over time, some way ahead of now, and every chunk is a window
 of that path: successive chunks agree unless something went wrong. Then it brakes along the path and starts over.
 """
@@ -14,7 +14,8 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
 from vla_sim.robot import robot_only_model
-from vla_sim.skills import Make, Measured, Objects, Phase, Skill, skill_for
+from vla_sim.skill import Make, Measured, Objects, Phase, Skill
+from vla_sim.tasks import skill_for
 
 JUDGE = 0.35  # [s] a phase is judged from this long before its end, and waits so long at a time: plan more often
 OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it

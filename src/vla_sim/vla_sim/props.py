@@ -10,8 +10,8 @@ import mujoco
 import numpy as np
 
 from vla_sim.meshes import Mesh, swept, turned
+from vla_sim.objects import BLOCK_EDGE, BOWL_HEIGHT
 from vla_sim.robot import COLLISION_GROUP, VISUAL_GROUP, WORLD_BITS, add_mesh
-from vla_sim.tasks import BLOCK_EDGE, BOWL_HEIGHT
 
 BUTTON_HEIGHT = 0.016  # [m] of the box
 CAP_TOP = 0.032  # [m] above the table

@@ -3,9 +3,8 @@
 import mujoco
 import numpy as np
 
-from vla_sim import props
 from vla_sim.robot import HAND, VISUAL_GROUP, WORLD_BITS, add_robot
-from vla_sim.tasks import PRODUCE, check_task
+from vla_sim.tasks import task_of
 
 TIMESTEP = 0.001  # [s]
 CAMERAS = ('front', 'wrist')
@@ -22,7 +21,7 @@ def build_model(task: str, *, shadow_size: int = 1024, samples: int = 0) -> mujo
     shadow_size: edge of the shadow map [pixel]; samples: multisampling of the off-screen buffer. Raises ValueError
     for an unknown task.
     """
-    check_task(task)
+    chosen = task_of(task)
     spec = mujoco.MjSpec()
     spec.modelname = task
     spec.option.timestep = TIMESTEP
@@ -39,7 +38,7 @@ def build_model(task: str, *, shadow_size: int = 1024, samples: int = 0) -> mujo
     add_robot(spec)
     _add_room(spec)
     _add_cameras(spec)
-    _add_props(spec, task)
+    chosen.add_props(spec)
     return spec.compile()
 
 
@@ -51,20 +50,6 @@ def look_along(forward: np.ndarray, up: np.ndarray) -> np.ndarray:
     quat = np.zeros(4)
     mujoco.mju_mat2Quat(quat, np.stack([x, np.cross(z, x), z], 1).ravel())
     return quat
-
-
-def _add_props(spec: mujoco.MjSpec, task: str) -> None:
-    if task == 'press_button':
-        for i in range(3):
-            props.add_button(spec, f'button_{i}')
-    elif task == 'stack_block':
-        for i in range(3):
-            props.add_block(spec, f'block_{i}')
-    else:
-        for i in range(2):
-            props.add_bowl(spec, f'bowl_{i}')
-        for name in PRODUCE:
-            props.add_produce(spec, name)
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:

@@ -113,7 +113,7 @@ class SimNode(ReportsQosMismatch):
         self._real_time_factor = declare(
             self, 'real_time_factor', 1.0, 'simulated per wall time; 0: as fast as possible', low=0.0, high=100.0
         )
-        self._task = fixed('task', 'press_button', 'task of the first episode', choices=TASKS)
+        self._task = fixed('task', TASKS[0], 'task of the first episode', choices=TASKS)
         self._seed = fixed('seed', 0, 'seed of the first episode', low=0, high=2**62)
         self._camera_rate = fixed('camera_rate', 10.0, 'images per second', low=0.1, high=60.0)
         self._joint_rate = fixed('joint_state_rate', 100.0, 'joint states per second', low=1.0, high=200.0)

@@ -5,12 +5,12 @@ import numpy as np
 
 from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
 from vla_sim.controller import Gains, JointImpedance
+from vla_sim.episode import Episode, Placement, SceneState
 from vla_sim.props import CAP_TRAVEL, resting_height
 from vla_sim.referee import Referee
 from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
 from vla_sim.scene import CAMERAS, TIMESTEP, build_model
-from vla_sim.success import SceneState, SuccessTest
-from vla_sim.tasks import PRODUCE, Episode, Placement, sample_episode
+from vla_sim.tasks import sample_episode, task_of
 
 GRIPPER_SPEED = 0.15  # [m/s] of the opening; the Franka hand does at most 0.2
 _CHECK_EVERY = 10  # physics steps between two looks of the success test
@@ -41,7 +41,7 @@ class World:
         """
         self.model = build_model(task)
         self.image_size, self.shadows = image_size, shadows
-        self.task = task
+        self.task, self._task = task, task_of(task)
         self._data = mujoco.MjData(self.model)
         self._nominal = Appearance.of(self.model)
         self._start_ns, self._steps = time_ns, 0
@@ -75,7 +75,7 @@ class World:
         data.ctrl[self._gripper] = self._opening_target = MAX_OPENING
         self._controller.reset(data.qpos[self._q])
         mujoco.mj_forward(self.model, data)
-        self._success = SuccessTest(self.episode.goal)
+        self._success = self._task.success_test(self.episode.goal)
         self._referee = Referee(self.episode.goal, self._scene_state())
 
     def put_arm(self, q: np.ndarray, opening: float) -> bool:
@@ -206,7 +206,7 @@ class World:
         """Poses of the props that take part. Block, produce: centre; bowl, button: middle of the bottom;
         `<colour>_button_cap`: middle of the cap's top, which goes down when pressed."""
         poses = {p.name: self.body_pose(p.slot) for p in self.episode.placements}
-        if self.task == 'press_button':
+        if self._task.has_buttons:
             poses |= {f'{p.name}_cap': self.body_pose(f'{p.slot}_cap') for p in self.episode.placements}
         return poses
 
@@ -241,9 +241,8 @@ class World:
         return position, quat
 
     def _place_props(self) -> None:
-        if self.task == 'fill_bowl':
-            for i, name in enumerate(PRODUCE):
-                self._put(name, _PARKED + np.array([0.0, 0.3 * i, 0.0]), 0.0)
+        for i, slot in enumerate(self._task.parked):
+            self._put(slot, _PARKED + np.array([0.0, 0.3 * i, 0.0]), 0.0)
         for p in self.episode.placements:
             # A hair above the table: contact starts from outside.
             self._put(p.slot, np.array([p.x, p.y, resting_height(_kind(p)) + 0.0003]), p.yaw)
@@ -282,7 +281,7 @@ class World:
         for p in self.episode.placements:
             body = model.body(p.slot)
             positions[p.name] = data.xpos[body.id]
-            if self.task == 'press_button':
+            if self._task.has_buttons:
                 presses[p.name] = float(-data.joint(p.slot).qpos[0] / CAP_TRAVEL)
             else:
                 start = int(body.dofadr[0])

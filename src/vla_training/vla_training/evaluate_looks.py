@@ -15,15 +15,17 @@ from vla_model.types import Observation
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
-from vla_sim.skills import GRIPS, wrap
-from vla_sim.tasks import TASKS, parse_instruction
+from vla_sim.skill import wrap
+from vla_sim.tasks import TASKS, parse_instruction, task_of
+from vla_sim.tasks.placing import GRIPS
 from vla_sim.world import World
 from vla_training.collect import HELD_OUT, Away, begin_away
 from vla_training.evaluate_offline import Sums
 from vla_training.glances import answer, answering
 
 FIRST_SEED = HELD_OUT + 500_000  # of scenes that are only looked at
-WHERE = {'anywhere': (Away(share=1.0), TASKS), 'close over it': (Away.over(), ('stack_block', 'fill_bowl'))}
+GRASPED = tuple(task for task in TASKS if task_of(task).target_kind)
+WHERE = {'anywhere': (Away(share=1.0), TASKS), 'close over it': (Away.over(), GRASPED)}
 
 
 def single_looks(

@@ -16,7 +16,7 @@ from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
 
-from vla_sim.referee import STAGES
+from vla_sim.tasks import STAGES
 from vla_training.evaluate_records import CONTRAST, HELD_OUT, Record, Share
 
 Rows = list[tuple[str, ...]]  # a share with its 95 % interval: 93.0 % (86.3 .. 96.6)

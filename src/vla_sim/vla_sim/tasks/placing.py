@@ -1,169 +1,89 @@
-"""The tasks as phases of motion: where the tool goes, what the gripper does, and how to tell that it worked. No ROS."""
+"""What the tasks share in which an object is put onto or into another: grasp, carry, put down, let go."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from abc import abstractmethod
+from typing import ClassVar
 
-import mujoco
 import numpy as np
 
+from vla_sim.episode import Goal, SceneState
 from vla_sim.kinematics import IKError, Kinematics, tool_down
 from vla_sim.motion import Waypoint
-from vla_sim.props import BLOCK_EDGE, CAP_TOP, CAP_TRAVEL, resting_height
-from vla_sim.success import SceneState, in_bowl, stacked
-from vla_sim.tasks import Goal, parse_instruction
+from vla_sim.objects import spoken
+from vla_sim.props import resting_height
+from vla_sim.skill import FINGERTIP, OVER, Make, Measured, Phase, Skill, raised, rise, up, wrap
+from vla_sim.success import AT_OBJECT, LIFTED, SETTLED, let_go
+from vla_sim.success import OVER as OVER_TARGET
+from vla_sim.tasks.task import Task
 
-Objects = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> position (3,) [m], orientation (4,) wxyz; base frame
-
-SAFE = 0.20  # [m] height at which the tool passes over everything on the table
-FINGERTIP = 0.009  # [m] that the closed fingers reach beyond the tool centre point
-OVER = 0.10  # [m] above the pose of a grasp or a press: from here straight down
-CLOSE = 0.06  # [m] across, from a tool to what it is said to be over
+CLOSE = 0.06  # [m] across, from a tool to the object that it is over
 ROOM = 0.01  # [m] between the fingertips and what they pass over
 THERE = (0.008, 0.12)  # [m] across and [rad] from a grasp: a tool that needs only go down
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What is known at one time, in the base frame."""
-
-    q: np.ndarray  # (dof,) [rad]
-    tool: np.ndarray  # (3,) [m] tool centre point
-    rotation: np.ndarray  # (3, 3) of the tool
-    gripper: float  # opening [m]
-    objects: Objects
-
-    def position(self, name: str) -> np.ndarray:
-        """(3,) [m]"""
-        return self.objects[name][0]
-
-    def rotation_of(self, name: str) -> np.ndarray:
-        """(3, 3) orientation of an object."""
-        matrix = np.empty(9)
-        mujoco.mju_quat2Mat(matrix, self.objects[name][1])
-        return matrix.reshape(3, 3)
-
-    def yaw(self, name: str) -> float:
-        """[rad] direction of the object's x axis seen from above; of its y axis when x stands upright."""
-        axes = self.rotation_of(name)
-        x, y, _ = axes[:, 0] if abs(axes[2, 0]) < 0.7 else axes[:, 1]
-        return float(np.arctan2(y, x))
-
-
-@dataclass(frozen=True)
-class Phase:
-    """One motion, from rest to rest, and how to tell that it worked."""
-
-    subtask: str
-    gripper: float  # [m] opening commanded from its start
-    waypoints: tuple[Waypoint, ...] = ()  # none: stand still
-    dwell: float = 0.0  # [s] at rest at its end, at least
-    ready: Callable[[Measured], bool] = lambda measured: True  # the next phase may begin
-    patience: float = 1.5  # [s] waits so long for `ready`, then starts over
-    broken: Callable[[Measured], str] = lambda measured: ''  # why going on is useless; empty: it is not
-
-
-Make = Callable[[Measured, Waypoint], Phase]  # from what is measured, and the pose that the path has come to by then
-
-
-# Grips from above that are as good within half a turn: 1 a long thing, 2 a cube, 0 round: any. Long things lie along x.
+# Grips from above that are as good within half a turn: 1 a long object, 2 a cube, 0 round: any. Long ones lie along x.
 GRIPS = {'block': 2, 'tomato': 0, 'lemon': 1, 'banana': 1, 'carrot': 1, 'eggplant': 1}
 MIDDLE = {'banana': 0.008}  # [m] along y, from the body's position to the middle of what the fingers close on
 
 
-class Skill:
-    """One task."""
+class Placing(Task):
+    """A task whose goal has a target."""
 
-    subtasks: tuple[str, ...]  # in words, in order
-    needs: tuple[str, ...]  # the objects that it must know about
+    stages = ('reach', 'grasp', 'carry', 'place')
+    put: ClassVar[str]  # the sub-task of putting down, in words, with {object} and {target}
+    edges_along: ClassVar[bool] = False  # the object's edges are to lie along those of the target
 
-    def __init__(self, kinematics: Kinematics, max_opening: float) -> None:
-        self.kinematics, self.max_opening = kinematics, max_opening
-        position, rotation = kinematics.forward(kinematics.home)
-        self.home = Waypoint(position, float(np.arctan2(rotation[1, 0], rotation[0, 0])))
+    @abstractmethod
+    def rests(self, state: SceneState, goal: Goal) -> bool:
+        """Whether the object lies on or in the target."""
 
-    def phases(self, measured: Measured) -> list[Make]:
-        """What is left to do. Each is made when the commanded path gets there, from what is measured by then."""
-        raise NotImplementedError
+    @abstractmethod
+    def height(self, low: float) -> float:
+        """[m] of the object's position above the target's, as it is let go. low: [m] above the surface under it."""
 
-    def clear(self, measured: Measured, at: Waypoint) -> Phase:
-        """Straight up and out of the way, to start over from there."""
-        raise NotImplementedError
+    def success_test(self, goal: Goal) -> 'RestTest':
+        return RestTest(self, goal)
 
-    def boxed_in(self, measured: Measured) -> bool:
-        """The tool is among the things on the table: it has to get clear of them first."""
-        return bool(measured.tool[2] < SAFE - 0.05)
+    def stages_at(self, goal: Goal, state: SceneState, start: dict[str, np.ndarray]) -> list[str]:
+        at, reached = state.positions[goal.object], []
+        lifted = at[2] - start[goal.object][2] > LIFTED
+        if np.linalg.norm(state.tool - at) < AT_OBJECT:
+            reached.append('reach')
+        if lifted:
+            reached.append('grasp')
+        if lifted and np.hypot(*(at - state.positions[goal.target])[:2]) < OVER_TARGET:
+            reached.append('carry')
+        return reached + ['place'] * self.rests(state, goal)
 
-
-def raised(position: np.ndarray, height: float) -> np.ndarray:
-    """(3,) [m] the position, this much higher."""
-    return position + np.array([0.0, 0.0, height])
-
-
-def up(at: Waypoint, height: float = SAFE) -> Waypoint:
-    """The same place at this height [m], or where it is if that is higher."""
-    return Waypoint(np.array([at.position[0], at.position[1], max(at.position[2], height)]), at.yaw)
-
-
-def rise(at: Waypoint) -> tuple[Waypoint, ...]:
-    """Straight up to SAFE; nothing to do for a tool that is there."""
-    return (up(at),) if at.position[2] < SAFE else ()
+    def skill(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> Skill:
+        return PickPlace(goal, self, kinematics, max_opening)
 
 
-class PressButton(Skill):
-    """Press a button with the closed fingers."""
+class RestTest:
+    """The object has lain on or in the target, at rest and let go of, for SETTLED seconds."""
 
-    DEEP = 0.004  # [m] commanded below where the cap ends: the arm is soft, the spring is not
+    def __init__(self, task: Placing, goal: Goal) -> None:
+        self.task, self.goal, self.reached, self._held = task, goal, False, 0.0
 
-    def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
-        super().__init__(kinematics, max_opening)
-        self.button, self.cap = goal.object, f'{goal.object}_cap'
-        name = self.button.replace('_', ' ')
-        self.subtasks = (f'move above the {name}', f'press the {name}', f'move away from the {name}')
-        self.needs = (self.button, self.cap)
-
-    def phases(self, measured: Measured) -> list[Make]:
-        return [self._above, self._press, self._away]
-
-    def clear(self, measured: Measured, at: Waypoint) -> Phase:
-        return Phase(self.subtasks[0], 0.0, rise(at))
-
-    def _tool_at(self, measured: Measured, height: float) -> Waypoint:
-        """Fingertips this high [m] above the foot of the button, hand turned away from the base."""
-        tool = raised(measured.position(self.button), height + FINGERTIP)
-        return Waypoint(tool, float(np.arctan2(tool[1], tool[0])))
-
-    def _above(self, measured: Measured, at: Waypoint) -> Phase:
-        return Phase(self.subtasks[0], 0.0, (self._tool_at(measured, CAP_TOP + 0.05),), dwell=0.1)
-
-    def _press(self, measured: Measured, at: Waypoint) -> Phase:
-        def pressed(now: Measured) -> bool:
-            down = now.position(self.button)[2] + CAP_TOP - now.position(self.cap)[2]
-            return bool(down > 0.85 * CAP_TRAVEL)
-
-        deep = self._tool_at(measured, CAP_TOP - CAP_TRAVEL - self.DEEP)
-        return Phase(self.subtasks[1], 0.0, (deep,), dwell=0.4, ready=pressed)
-
-    def _away(self, measured: Measured, at: Waypoint) -> Phase:
-        return Phase(self.subtasks[2], self.max_opening, (up(at), self.home), dwell=0.1)
+    def update(self, state: SceneState, dt: float) -> None:
+        """state: the scene now; dt: seconds since the last call."""
+        rests = self.task.rests(state, self.goal) and let_go(state, self.goal)
+        self._held = self._held + dt if rests else 0.0
+        self.reached = self._held >= SETTLED
 
 
 class PickPlace(Skill):
     """Take an object and put it onto a block or into a bowl."""
 
-    def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
+    def __init__(self, goal: Goal, task: 'Placing', kinematics: Kinematics, max_opening: float) -> None:
         super().__init__(kinematics, max_opening)
-        self.goal, self.object, self.target = goal, goal.object, goal.target
-        self.stack = goal.task == 'stack_block'
-        self.kind = 'block' if self.stack else goal.object
-        self.low = resting_height(self.kind)  # [m] of the object's own position above what it lies on
-        self.width = 2 * self.low  # [m] between the fingers: all things here are as wide as high
-        name, place = goal.object.replace('_', ' '), goal.target.replace('_', ' ')
-        put = f'set the {name} onto the {place}' if self.stack else f'lower the {name} into the {place}'
+        self.goal, self.object, self.target, self.task = goal, goal.object, goal.target, task
+        self.kind = task.object_kind or goal.object
+        self.low = resting_height(self.kind)  # [m] of the object's own position above the surface under it
+        self.width = 2 * self.low  # [m] between the fingers: every object here is as wide as high
+        name, place = spoken(goal.object), spoken(goal.target)
         self.subtasks = (
             f'reach for the {name}',
             f'grasp the {name}',
             f'carry the {name} to the {place}',
-            put,
+            task.put.format(object=name, target=place),
             f'let go of the {name}',
             'move back',
         )
@@ -191,7 +111,7 @@ class PickPlace(Skill):
         """The object lies where it belongs."""
         positions = {name: measured.position(name) for name in self.needs}
         state = SceneState(positions, speeds={}, presses={}, tool=measured.tool, opening=measured.gripper)
-        return stacked(state, self.goal) if self.stack else in_bowl(state, self.goal)
+        return self.task.rests(state, self.goal)
 
     def _lost(self, measured: Measured) -> str:
         return '' if self.held(measured) else f'the {self.object} slipped from the hand'
@@ -304,21 +224,7 @@ class PickPlace(Skill):
             offset = measured.rotation.T @ (measured.position(self.object) - measured.tool)
         target = measured.position(self.target)
         yaw = at.yaw + float(np.arctan2(target[1], target[0]) - np.arctan2(at.position[1], at.position[0]))
-        if self.stack:  # edges along the edges of the block below
+        if self.task.edges_along:
             lies = yaw + measured.yaw(self.object) - tool_yaw
             yaw += wrap(measured.yaw(self.target) - lies, np.pi / 2)
-        height = BLOCK_EDGE + 0.002 if self.stack else self.low + 0.022  # of the object's position above the target's
-        return Waypoint(raised(target, height) - tool_down(yaw) @ offset, yaw)
-
-
-def wrap(angle: float, period: float = 2 * np.pi) -> float:
-    """The angle [rad] moved by whole periods into half a period around zero."""
-    return float((angle + period / 2) % period - period / 2)
-
-
-def skill_for(task: str, instruction: str, kinematics: Kinematics, max_opening: float) -> Skill:
-    """The skill that follows an instruction. Raises ValueError when the sentence is none of that task's."""
-    goal = parse_instruction(instruction)
-    if goal.task != task:
-        raise ValueError(f'the instruction {instruction!r} is one of task {goal.task}, not of {task}')
-    return (PressButton if task == 'press_button' else PickPlace)(goal, kinematics, max_opening)
+        return Waypoint(raised(target, self.task.height(self.low)) - tool_down(yaw) @ offset, yaw)

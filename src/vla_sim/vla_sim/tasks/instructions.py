@@ -1,0 +1,81 @@
+"""Sentences to goals and back. `parse_instruction` understands every sentence that a task can say."""
+
+import numpy as np
+
+from vla_sim.episode import Episode, Goal
+from vla_sim.kinematics import Kinematics
+from vla_sim.objects import first_word, group_of
+from vla_sim.skill import Skill
+from vla_sim.tasks.table import TABLE, task_of
+from vla_sim.tasks.task import Task
+
+HOME_TOOL = (0.307, 0.0)  # [m] the tool above the table in the arm's home position
+NEAR = 0.03  # [m] distances that differ by less count as equal
+
+_PATTERNS = {name: task.patterns() for name, task in TABLE.items()}
+
+
+def parse_instruction(text: str) -> Goal:
+    """What a sentence asks for, whatever its case, end stop and spaces. Raises ValueError when no task has it."""
+    words = ' '.join(text.lower().replace('.', ' ').split())
+    for name, patterns in _PATTERNS.items():
+        for pattern in patterns:
+            if match := pattern.fullmatch(words):
+                found = match.groupdict()
+                goal = TABLE[name].goal(found['object'], found.get('target', ''))
+                if goal.object == goal.target:
+                    raise ValueError(f'{text!r}: nothing can be put onto itself')
+                return goal
+    examples = '; '.join(task.phrasings[0].format(**task.example) for task in TABLE.values())
+    raise ValueError(f'no task says {text!r}; for example: {examples}')
+
+
+def contrast(episode: Episode, near: float = NEAR) -> str:
+    """An instruction that asks for another object of the same scene, as near as the right one; '' without.
+
+    The other object is as far from the tool's home and from the target, to within `near` [m]; or, the object being the
+    same, the other target is as far from the tool's home and from the object. The sentence is built like the episode's.
+    """
+    goal, at = episode.goal, {p.name: np.array([p.x, p.y]) for p in episode.placements}
+
+    def alike(one: str, other: str, partner: str) -> bool:
+        ends = [np.array(HOME_TOOL), *([at[partner]] if partner else [])]
+        return all(abs(np.linalg.norm(at[one] - end) - np.linalg.norm(at[other] - end)) <= near for end in ends)
+
+    for name in at:
+        if name in (goal.object, goal.target):
+            continue
+        if group_of(name) == group_of(goal.object) and alike(goal.object, name, goal.target):
+            return _rephrased(episode.instruction, Goal(goal.task, name, goal.target))
+        if goal.target and group_of(name) == group_of(goal.target) and alike(goal.target, name, goal.object):
+            return _rephrased(episode.instruction, Goal(goal.task, goal.object, name))
+    return ''
+
+
+def any_instruction(episode: Episode, rng: np.random.Generator) -> str:
+    """A sentence of the episode's task about any objects of its scene that the task fits."""
+    goal, names = episode.goal, [p.name for p in episode.placements]
+    objects = [name for name in names if group_of(name) == group_of(goal.object)]
+    chosen = str(rng.choice(objects))
+    targets = [name for name in names if goal.target and group_of(name) == group_of(goal.target) and name != chosen]
+    words = {'object': first_word(chosen), 'target': first_word(str(rng.choice(targets))) if targets else ''}
+    return str(rng.choice(TABLE[episode.task].phrasings)).format(**words)
+
+
+def phrase(task: Task, which: int, goal: Goal) -> str:
+    """The sentence for a goal in phrasing number `which`."""
+    return task.phrasings[which].format(object=first_word(goal.object), target=first_word(goal.target))
+
+
+def _rephrased(instruction: str, goal: Goal) -> str:
+    """A sentence like `instruction` that asks for this goal."""
+    i = next(i for i, pattern in enumerate(_PATTERNS[goal.task]) if pattern.fullmatch(instruction))
+    return phrase(TABLE[goal.task], i, goal)
+
+
+def skill_for(task: str, instruction: str, kinematics: Kinematics, max_opening: float) -> Skill:
+    """The skill that follows an instruction. Raises ValueError when the sentence is none of that task's."""
+    goal = parse_instruction(instruction)
+    if goal.task != task:
+        raise ValueError(f'the instruction {instruction!r} is one of task {goal.task}, not of {task}')
+    return task_of(task).skill(goal, kinematics, max_opening)

@@ -1,0 +1,22 @@
+"""All tasks, by name. A new one is a file beside this one and a line here."""
+
+from vla_sim.tasks.fill_bowl import FillBowl
+from vla_sim.tasks.press_button import PressButton
+from vla_sim.tasks.stack_block import StackBlock
+from vla_sim.tasks.task import Task
+
+TABLE: dict[str, Task] = {task.name: task for task in (PressButton(), StackBlock(), FillBowl())}
+TASKS = tuple(TABLE)
+STAGES = {name: task.stages for name, task in TABLE.items()}  # success is what follows the last one
+
+
+def check_task(task: str) -> None:
+    """Raise ValueError that lists the task ids when there is no such task."""
+    if task not in TABLE:
+        raise ValueError(f'unknown task {task!r}, the tasks are: {", ".join(TASKS)}')
+
+
+def task_of(name: str) -> Task:
+    """The task of this id. Raises ValueError that lists the ids when there is none."""
+    check_task(name)
+    return TABLE[name]
