@@ -1,6 +1,7 @@
 """The executor node in this process: what it does with faults of the robot, other controllers and bad settings."""
 
 import array
+import re
 import sys
 import time
 from pathlib import Path
@@ -11,8 +12,10 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.action import ActionServer, CancelResponse
-from rclpy.clock import ClockType
+from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
+from rclpy.time import Time
+from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray, String, UInt8
 from std_srvs.srv import Trigger
@@ -21,6 +24,7 @@ from trajectory_msgs.msg import JointTrajectory
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node import executor_node, operator_services
+from vla_policy_node.core.clocks import CLOCK_STILL, NO_CLOCK
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.executor_node import ExecutorNode
 from vla_policy_node.moveit import MoveItHome
@@ -51,7 +55,8 @@ class Robot:
         self.ros, self.kind = ros, controller
         self.q, self.got, self.statuses, self.sequence, self.mode = PROFILE.home.copy(), [], [], 0, None
         self.node = executor(ros, controller=controller, **parameters)
-        me = self.me = ros.add('robot')
+        simulated = [Parameter('use_sim_time', value=True)] if parameters.get('use_sim_time') else []
+        me = self.me = ros.add('robot', parameter_overrides=simulated)
         me.create_subscription(TYPES[controller], 'target_joint', self.got.append, 10)
         me.create_subscription(Float64MultiArray, 'gripper/gripper_position_controller/commands', print, 1)
         me.create_subscription(E, 'executor/status', self.statuses.append, qos.LATCHED)
@@ -73,6 +78,11 @@ class Robot:
         self.joints.publish(msg)
         if self.mode is not None:
             self.modes.publish(UInt8(data=self.mode))
+
+    def largest_step(self):
+        """[rad] between two set-points."""
+        sent = [m.data if self.kind == 'forward_command' else m.position for m in self.got]
+        return np.abs(np.diff(sent, axis=0)).max() if len(sent) > 1 else 0.0
 
     def transition(self, number):
         self.ros.wait(self.change.service_is_ready, 'the executor')
@@ -321,9 +331,78 @@ def test_in_simulation_control_steps_go_by_the_simulated_clock(ros):
     robot = Robot(ros, use_sim_time=True)
     assert robot.transition(Transition.TRANSITION_CONFIGURE)
     kinds = [timer.clock.clock_type for timer in robot.node.timers]
-    assert kinds.count(ClockType.ROS_TIME) == 2  # control steps and diagnostics
+    assert kinds.count(ClockType.ROS_TIME) == 1  # control steps; diagnostics come while it stands still
     assert robot.node._elapsed() is None
     assert robot.node._elapsed() is None
+
+
+class Simulator:
+    """Publishes /clock every 5 ms of wall time; a test lets it stand still, step or run slowly.
+
+    As a simulator of ros2_control has it: the robot's joint states come by its clock (joint_state_broadcaster 4.42.1 is
+    updated in the loop of ros2_control_node 4.46.0, which sleeps until the next step of /clock).
+    """
+
+    def __init__(self, ros, now=50.0):
+        self.now, self.every, self.count = now, 1, 0
+        node = ros.add('simulator')
+        self.publisher = node.create_publisher(ClockMessage, '/clock', 1)
+        node.create_timer(0.005, self.step, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def step(self):
+        if self.every:
+            self.now += 0.005
+            self.count += 1
+            if self.count % self.every == 0:
+                self.publisher.publish(ClockMessage(clock=Time(nanoseconds=round(self.now * 1e9)).to_msg()))
+
+
+def test_without_a_clock_nothing_is_activated(ros):
+    robot = Robot(ros, use_sim_time=True)
+    assert robot.transition(Transition.TRANSITION_CONFIGURE)
+    assert not robot.transition(Transition.TRANSITION_ACTIVATE)
+    robot.until(lambda s: s.message == NO_CLOCK, 'the reason')
+
+
+@pytest.mark.parametrize('step', [-0.1, -40.0, 0.8, 3600.0])
+@pytest.mark.parametrize('controller', ['crisp', 'forward_command'])
+def test_a_step_of_the_simulated_clock_is_a_hold_and_no_step_of_set_points(ros, controller, step):
+    simulator, robot = Simulator(ros), Robot(ros, controller, use_sim_time=True)
+    robot.bring_up()
+    robot.move()
+    robot.ros.wait(lambda: robot.largest_step() > 0.001, 'in motion')
+    epoch = robot.status.epoch
+    simulator.now += step
+    status = robot.until(lambda s: s.hold_reason == E.HOLD_CLOCK_JUMP, 'it is told')
+    assert float(re.search(r'the clock jumped by (\S+) s', status.message)[1]) == pytest.approx(step, abs=0.09)
+    robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
+    assert robot.largest_step() < 2 * 0.01 * 0.25  # two periods at a quarter above its speed
+    assert robot.status.epoch > epoch
+    robot.send()
+    robot.until(lambda s: s.state == E.STATE_EXECUTING, 'it goes on with a chunk of the new epoch')
+
+
+def test_while_the_simulated_clock_stands_still_the_status_has_that_and_the_motion_waits(ros):
+    simulator, robot = Simulator(ros), Robot(ros, use_sim_time=True)
+    robot.bring_up()
+    robot.move()
+    robot.ros.wait(lambda: robot.largest_step() > 0.001, 'in motion')
+    simulator.every = 0
+    robot.until(lambda s: s.message == CLOCK_STILL, 'it is told')
+    sent = len(robot.got)
+    simulator.every = 1
+    robot.until(lambda s: not s.message and s.state == E.STATE_EXECUTING, 'it goes on')
+    robot.ros.wait(lambda: len(robot.got) > sent + 5, 'set-points')
+    assert robot.largest_step() < 2 * 0.01 * 0.25
+
+
+def test_a_clock_that_comes_too_seldom_is_told(ros):
+    simulator, robot = Simulator(ros), Robot(ros, use_sim_time=True)
+    simulator.every = 10
+    robot.bring_up()
+    robot.until(lambda s: 'control steps come every 50 ms of simulated time' in s.message, 'it is told')
+    simulator.every = 1
+    robot.until(lambda s: not s.message, 'it is well')
 
 
 def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):

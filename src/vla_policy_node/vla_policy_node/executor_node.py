@@ -13,8 +13,9 @@ from sensor_msgs.msg import JointState
 
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.core.chunk import Verdict
+from vla_policy_node.core.clocks import NO_CLOCK, SimulatedClock
 from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.states import Hold, State
+from vla_policy_node.core.states import Hold, State, renewed
 from vla_policy_node.executor_parameters import ExecutorParameters
 from vla_policy_node.executor_report import ExecutorReport
 from vla_policy_node.franka import FrankaState
@@ -79,10 +80,11 @@ class ExecutorNode(SafeLifecycleNode):
         # Nor do control steps wait when the clock of a robot is set back. In simulation they count simulated time.
         control = self.get_clock() if self._simulated else steady
         self._stepped: int | None = None  # [ns] of the monotonic clock
+        self._simulated_clock = SimulatedClock() if self._simulated else None
         for timer in (
             self.create_timer(p.config.period, self._tick, clock=control),
             self.create_timer(LOOK_EVERY, self._look, clock=steady),
-            self.create_timer(1.0, self._diagnose, clock=control),
+            self.create_timer(1.0, self._diagnose, clock=steady),
         ):
             self._keep(timer, self.destroy_timer)
         self._configured_at = time.monotonic()
@@ -115,7 +117,8 @@ class ExecutorNode(SafeLifecycleNode):
 
     def start(self) -> None:
         assert self._core is not None
-        problems = self._operator.problems() + self._watchdogs.robot_problems()
+        problems = [NO_CLOCK] if self._simulated and self._now() == 0 else []
+        problems += self._operator.problems() + self._watchdogs.robot_problems()
         problems += self._reader_problems()
         problems += self._scene.problems() if self._scene is not None else []
         if problems:
@@ -194,7 +197,15 @@ class ExecutorNode(SafeLifecycleNode):
             self._report.publish()
 
     def _look(self) -> None:
-        self._watchdogs.look(self._now())
+        now = self._now()
+        self._watchdogs.look(now)
+        if self._simulated_clock is not None:  # control steps, which publish the status, stand still with /clock
+            fault = renewed(self._report.clock_fault, self._simulated_clock.look(now, time.monotonic()))
+            if fault != self._report.clock_fault:
+                if fault:
+                    self.get_logger().warning(fault)
+                self._report.clock_fault = fault
+                self._report.publish()
 
     def _tick(self) -> None:
         core = self._core
@@ -203,6 +214,9 @@ class ExecutorNode(SafeLifecycleNode):
             core.deactivate()
         now, elapsed = self.get_clock().now(), self._elapsed()
         core.muted = self._watchdogs.silent or self._operator.arm_lent
+        if self._simulated_clock is not None and self._settings.controller != 'joint_trajectory':
+            # That one has the motion ahead; with the others it advances by two periods at most.
+            self._simulated_clock.stepped(now.nanoseconds, 2 * core.config.period)
         began = time.perf_counter()
         point = core.step(now.nanoseconds, elapsed)
         took = time.perf_counter() - began

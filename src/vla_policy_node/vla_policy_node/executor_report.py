@@ -24,14 +24,14 @@ _FINE = (Hold.NONE, Hold.IDLE, Hold.STOP_REQUESTED, Hold.DEACTIVATED)
 class ExecutorReport:
     """Publishers of `~/status`, on change and at 10 Hz, and `/diagnostics`.
 
-    input_fault, gripper_fault: what is wrong with inputs and with the gripper, '' or one sentence.
+    clock_fault, input_fault, gripper_fault: what is wrong with simulated time, inputs, the gripper; '' or one sentence.
     """
 
     def __init__(self, node: Node, core: ChunkExecutor) -> None:
         self._node, self._core = node, core
         self._status = node.create_publisher(ExecutorStatus, '~/status', qos.LATCHED)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
-        self.input_fault = self.gripper_fault = ''
+        self.clock_fault = self.input_fault = self.gripper_fault = ''
         self._times = {name: Window(NEWEST) for name in (PERIOD, STEP, INGEST)}  # [s] of wall time
         self._stepped = math.nan
         self._shown: tuple = ()
@@ -92,7 +92,7 @@ class ExecutorReport:
     def diagnose(self, more: dict[str, Any]) -> None:
         """At 1 Hz. more: further facts."""
         core, now = self._core, self._node.get_clock().now()
-        fine = core.hold in _FINE and not self._input_fault() and not self.gripper_fault
+        fine = core.hold in _FINE and not (self.clock_fault or self._input_fault() or self.gripper_fault)
         facts = {
             'state': core.state.name,
             'hold': core.hold.name,
@@ -119,6 +119,8 @@ class ExecutorReport:
         return self.input_fault or self._core.joint_state_problem
 
     def _message(self) -> str:
+        if self.clock_fault:  # all else may be as it was when the clock ran
+            return self.clock_fault
         if self._core.state is State.INACTIVE:  # what forbids activation says more than that it is inactive
             return self._input_fault() or self._core.message
         return self._core.message or self._input_fault() or self.gripper_fault

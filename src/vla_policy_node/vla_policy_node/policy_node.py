@@ -17,6 +17,7 @@ from vla_model.observation import state_of
 from vla_model.prompt_texts import progress
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus
+from vla_policy_node.core.clocks import SimulatedClock
 from vla_policy_node.executor_watch import ExecutorWatch
 from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
@@ -39,7 +40,6 @@ from vla_policy_node.ros.run import run
 S = PolicyStatus
 TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
 REFUSAL_SHOWN = 5.0  # [s] of wall time in which a refused instruction is told beside the one in force
-CLOCK_PATIENCE = 1.0  # [s] of wall time without a step of the simulated clock
 HEARD = 0.1  # [s] of wall time after which the executor's status tells what a stop request did
 
 
@@ -75,7 +75,7 @@ class PolicyNode(SafeLifecycleNode):
         self._note = 'not configured'
         self._rested: threading.Event | None = None
         self._told: tuple = ()  # of the newest status: what makes a change when it differs
-        self._clock_seen, self._clock_moved = -1, time.monotonic()
+        self._simulated_clock = SimulatedClock()
         self._ticks = 0
 
         self._model_log = NodeHandler(self, 'vla_model')
@@ -348,10 +348,9 @@ class PolicyNode(SafeLifecycleNode):
         if observer is None:
             return Fault(S.OK, self._note)
         if self.get_parameter('use_sim_time').value:
-            if now == 0:
-                return Fault(S.CLOCK_NOT_RUNNING, 'use_sim_time is set and no /clock has come: start the simulator')
-            if self._lockstep is None and time.monotonic() - self._clock_moved > CLOCK_PATIENCE:
-                return Fault(S.CLOCK_NOT_RUNNING, '/clock stands still: is the simulator paused or gone?')
+            problem = self._simulated_clock.look(now, time.monotonic())
+            if problem and (now == 0 or self._lockstep is None):
+                return Fault(S.CLOCK_NOT_RUNNING, problem)
         return observer.observe(now)
 
     def _in_force(self) -> tuple[Assignment | None, int]:
@@ -467,8 +466,7 @@ class PolicyNode(SafeLifecycleNode):
             self._rested.set()
             return  # from here on the main thread takes the node apart
         now = self._now()
-        if now != self._clock_seen:
-            self._clock_seen, self._clock_moved = now, time.monotonic()
+        self._simulated_clock.look(now, time.monotonic())
         self._ticks += 1
         if self._foresight is not None:
             self._foresight.look()

@@ -3,6 +3,7 @@
 Policy, executor, converter, replay and doctor use the same limits and the same words.
 """
 
+import math
 from dataclasses import dataclass, field
 
 NS = 1_000_000_000
@@ -18,6 +19,13 @@ OVERTAKING = 0.02
 SET_TOLERANCE = 0.05
 # [s] The least lag of a sender's messages does not fall further than this at once, after so many messages.
 FORWARD, LAG_KNOWN = 0.05, 20
+# [s] of a monotonic clock without a step of the simulated one, after which that stands still.
+STANDS_STILL = 1.0
+# So many control steps in a row that are late by simulated time mean that /clock itself is too slow for them.
+SLOW_STEPS = 20
+
+NO_CLOCK = 'use_sim_time is set and no /clock has come: start the simulator'
+CLOCK_STILL = '/clock stands still: is the simulator paused or gone?'
 
 
 def tolerance(simulated: bool) -> float:
@@ -106,3 +114,33 @@ class Stamps:
         if self.newest is None or stamp >= self.newest:
             self.newest, self._lag = stamp, lag
         return back
+
+
+class SimulatedClock:
+    """Judges /clock against a monotonic clock, for a node with use_sim_time."""
+
+    def __init__(self) -> None:
+        self._now, self._moved = 0, -math.inf  # [ns] of /clock, and when it came there [s]
+        self._stepped, self._late = 0, 0  # [ns] of the last control step; how many in a row were late
+        self._interval = 0.0  # [s] between the last two control steps
+
+    def look(self, now: int, monotonic: float) -> str:
+        """What is wrong at now [ns] by /clock, which is `monotonic` [s]: one sentence, '' if nothing is."""
+        if now != self._now:
+            self._now, self._moved = now, monotonic
+        if now == 0:
+            return NO_CLOCK
+        if monotonic - self._moved > STANDS_STILL:
+            return CLOCK_STILL
+        if self._late >= SLOW_STEPS:
+            return (
+                f'control steps come every {1e3 * self._interval:.0f} ms of simulated time, which is too slow for a '
+                'steady motion: does /clock come often enough, is the machine fast enough?'
+            )
+        return ''
+
+    def stepped(self, now: int, longest: float) -> None:
+        """A control step at now [ns] by /clock, `longest` [s] after the one before at most, or it is late."""
+        self._interval = (now - self._stepped) / NS
+        self._late = self._late + 1 if self._interval > longest else 0
+        self._stepped = now
