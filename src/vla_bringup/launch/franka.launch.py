@@ -1,7 +1,7 @@
 """A Franka Research 3 with executor and policy: `ros2 launch vla_bringup franka.launch.py --show-args`.
 
-franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers/fr3.yaml); one of
-them is spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
+franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers); one of them is
+spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
 """
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
@@ -10,8 +10,9 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Opaq
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
+from vla_bringup.franka_arm import AUTO, CONTROLLERS, GRIPPERS, chosen_controller, controllers_file, franka_nodes
 from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import CONTROLLERS, franka_nodes, recorder_node, share
+from vla_bringup.nodes import recorder_node
 from vla_bringup.overrides import of_arguments
 from vla_policy_node.core.profile import profile_names
 
@@ -20,16 +21,18 @@ ARGUMENTS = [
     DeclareLaunchArgument('robot_ip', default_value='', description='address of the robot; not with fake hardware'),
     DeclareLaunchArgument(
         'controller',
-        default_value='crisp',
-        choices=list(CONTROLLERS),
-        description='who moves the arm by our set-points: crisp, joint impedance of crisp_controllers; '
-        'joint_trajectory, joint_trajectory_controller on torques; forward_command, fake hardware only',
+        default_value=AUTO,
+        choices=[AUTO, *CONTROLLERS],
+        description='what moves the arm by our set-points: crisp, joint impedance of crisp_controllers, robot only; '
+        'joint_trajectory, joint_trajectory_controller on torques, on positions with fake hardware; forward_command, '
+        'fake hardware only; auto: crisp on a robot, joint_trajectory on fake hardware',
     ),
     DeclareLaunchArgument(
         'gripper',
         default_value='franka',
-        choices=['franka', 'position', 'none'],
-        description="franka: Franka's hand; position: one that you bring up, see the profile's topics.gripper_command",
+        choices=list(GRIPPERS),
+        description="franka: Franka's hand, which stands still on fake hardware; position: one that you bring up, see "
+        "the profile's topics.gripper_command and robot.tool_offset; none: the tool is the flange",
     ),
     DeclareLaunchArgument(
         'robot',
@@ -41,12 +44,13 @@ ARGUMENTS = [
         'use_fake_hardware',
         default_value='false',
         choices=YES_NO,
-        description='ros2_control without a robot: joints follow at once. Try wiring with it, not motion',
+        description='ros2_control without a robot: joints follow positions at once. Try wiring with it, not motion',
     ),
     DeclareLaunchArgument(
         'controllers_yaml',
-        default_value=str(share('config', 'controllers', 'fr3.yaml')),
-        description='parameters of controller_manager and the controllers; gains are there',
+        default_value='',
+        description='parameters of controller_manager and the controllers; gains are there; empty: fr3.yaml of this '
+        'package, fr3_fake.yaml with fake hardware',
     ),
     *model_arguments(),
     DeclareLaunchArgument(
@@ -68,11 +72,13 @@ def nodes(context: LaunchContext) -> list:
     fake, namespace = value['use_fake_hardware'] == 'true', value['namespace']
     if not fake and not value['robot_ip']:
         raise ValueError('franka.launch.py needs robot_ip:=ADDRESS, or use_fake_hardware:=true')
+    controller = chosen_controller(value['controller'], fake)
+    controllers = controllers_file(value['controllers_yaml'], fake)
     parameters = of_arguments(value)
     specs = franka_nodes(
         value['robot'],
         namespace=namespace,
-        controller=value['controller'],
+        controller=controller,
         gripper=value['gripper'],
         fake=fake,
         model=value['model'],
@@ -99,14 +105,14 @@ def nodes(context: LaunchContext) -> list:
             'load_gripper': str(value['gripper'] == 'franka').lower(),
             'use_fake_hardware': value['use_fake_hardware'],
             'fake_sensor_commands': 'false',
-            'controllers_yaml': value['controllers_yaml'],
+            'controllers_yaml': controllers,
         }.items(),
     )
     spawner = Node(
         package='controller_manager',
         executable='spawner',
         namespace=namespace,
-        arguments=[CONTROLLERS[value['controller']].name, '--controller-manager-timeout', '60'],
+        arguments=[CONTROLLERS[controller].name, '--controller-manager-timeout', '60'],
         output='screen',
     )
     return [bringup, spawner, *launch_actions(specs, autostart=value['autostart'] == 'true')]

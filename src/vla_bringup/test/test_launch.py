@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_bringup.nodes import CONTROLLERS, franka_nodes, policy_nodes, recorder_node, share, sim_nodes
+from vla_bringup.franka_arm import CONTROLLERS, franka_nodes
+from vla_bringup.nodes import policy_nodes, recorder_node, share, sim_nodes
 from vla_policy_node.core.profile import RobotProfile, profile_path
 
 FILES = sorted(path.name for path in share('launch').glob('*.launch.py'))
@@ -75,7 +76,49 @@ def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup, 
     (include,) = [a for a in actions if isinstance(a, IncludeLaunchDescription)]
     handed = dict(include.launch_arguments)
     assert (handed['robot_ip'], handed['namespace'], handed['load_gripper']) == ('172.16.0.3', '/arm', 'true')
-    assert Path(handed['controllers_yaml']).is_file()
+    assert Path(handed['controllers_yaml']).name == 'fr3.yaml'
+
+
+@pytest.mark.parametrize('gripper', ['franka', 'none'])
+@pytest.mark.parametrize('controller', ['auto', 'joint_trajectory', 'forward_command'])
+def test_fake_hardware_is_moved_by_positions_and_its_hand_by_nothing(controller, gripper, franka_bringup, load):
+    from launch.actions import IncludeLaunchDescription
+
+    actions = load('franka.launch.py', use_fake_hardware='true', controller=controller, gripper=gripper)
+    (include,) = [a for a in actions if isinstance(a, IncludeLaunchDescription)]
+    handed = dict(include.launch_arguments)
+    assert (handed['use_fake_hardware'], handed['load_gripper']) == ('true', str(gripper == 'franka').lower())
+    executor, policy = load.specs
+    chosen = CONTROLLERS[executor.parameters['controller']]
+    assert executor.parameters['controller'] == ('joint_trajectory' if controller == 'auto' else controller)
+    known = yaml.safe_load(Path(handed['controllers_yaml']).read_text())['/**']
+    own = known[chosen.name]['ros__parameters']
+    assert chosen.name in known['controller_manager']['ros__parameters']
+    assert [own.get('interface_name'), *own.get('command_interfaces', [])] in (['position'], [None, 'position'])
+    # Fingers of the fake hand are published, and there is nothing to send them anything by.
+    assert (executor.parameters['gripper'], executor.parameters['topics.robot_state']) == ('none', '')
+    assert bool(policy.parameters['robot.gripper_joint_names']) == (gripper == 'franka')
+
+
+@pytest.mark.parametrize('fake', ['true', 'false'])
+def test_without_the_hand_of_franka_the_tool_frame_is_one_that_is_there(fake, franka_bringup, load, tmp_path):
+    given = {'robot_ip': '172.16.0.3', 'use_fake_hardware': fake}
+
+    def frames(**more):
+        load('franka.launch.py', **given, **more)
+        return {spec.parameters['robot.tool_frame'] for spec in load.specs}
+
+    assert frames(gripper='franka') == {'fr3_hand_tcp'}
+    assert frames(gripper='none') == {'fr3_link8'}
+    with pytest.raises(ValueError, match=r'no fr3_hand_tcp without.*robot.tool_frame to fr3_link8.*robot.tool_offset'):
+        frames(gripper='position')
+    mine = tmp_path / 'mine.yaml'
+    mine.write_text('/**: {ros__parameters: {robot: {tool_offset: [0.0, 0.0, 0.15, 0.0, 0.0, 0.0]}}}')
+    with pytest.raises(ValueError, match=r'gripper none: .*no fr3_hand_tcp'):  # the offset counts from the hand
+        frames(gripper='none', params_file=str(mine))
+    mine.write_text(mine.read_text().replace('{tool_offset', '{tool_frame: fr3_link8, tool_offset'))
+    for gripper in ('position', 'none'):
+        assert frames(gripper=gripper, params_file=str(mine)) == {'fr3_link8'}
 
 
 @pytest.mark.parametrize(
@@ -83,6 +126,8 @@ def test_franka_launch_brings_up_robot_controller_and_our_nodes(franka_bringup, 
     [
         ({}, 'needs robot_ip'),
         ({'robot_ip': '1.2.3.4', 'controller': 'forward_command'}, 'every millisecond'),
+        ({'use_fake_hardware': 'true', 'controller': 'crisp'}, 'does not integrate.*Take joint_trajectory'),
+        ({'use_fake_hardware': 'true', 'controllers_yaml': '/none.yaml'}, 'controllers_yaml /none.yaml is not there'),
         ({'robot_ip': '1.2.3.4', 'robot': 'fr4'}, "no robot profile 'fr4'"),
         ({'robot_ip': '1.2.3.4', 'namespace': 'arm'}, "'/cell/arm'"),
         ({'robot_ip': '1.2.3.4'}, 'franka_bringup is not installed'),
@@ -175,9 +220,11 @@ def test_the_executor_waits_for_controller_and_joint_states():
 
 @pytest.mark.parametrize('controller', CONTROLLERS)
 def test_the_executor_speaks_the_language_of_the_controller(controller):
-    executor, _ = franka_nodes('fr3', controller=controller, gripper='franka', fake=True)
+    fake = controller == 'forward_command'
+    executor, _ = franka_nodes('fr3', controller=controller, gripper='franka', fake=fake)
     p = executor.parameters
     assert (p['controller'], p['topics.gripper_command']) == (controller, 'franka_gripper')
+    assert p['gripper'] == ('none' if fake else 'franka')
     assert executor.waits_for[0] == ('reader', CONTROLLERS[controller].topic)
     known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']
     name = CONTROLLERS[controller].name
@@ -187,7 +234,7 @@ def test_the_executor_speaks_the_language_of_the_controller(controller):
 
 
 def test_without_a_gripper_neither_node_waits_for_one():
-    for spec in franka_nodes('fr3', controller='crisp', gripper='none', fake=True):
+    for spec in franka_nodes('fr3', controller='auto', gripper='none', fake=True):
         assert spec.parameters['robot.gripper_joint_names'] == []
 
 

@@ -4,7 +4,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from ament_index_python.packages import get_package_share_directory
 
@@ -152,47 +151,6 @@ def waits_for(executor: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
         ('reader', str(executor.get('topics.joint_command', 'target_joint'))),
         ('writer', str(executor.get('topics.joint_states', 'joint_states'))),
     )
-
-
-class Controller(NamedTuple):
-    """A controller of config/controllers/fr3.yaml: its name, and where it listens."""
-
-    name: str
-    topic: str
-
-
-CONTROLLERS = {
-    'crisp': Controller('joint_controller', 'target_joint'),
-    'joint_trajectory': Controller('joint_trajectory_controller', 'joint_trajectory_controller/joint_trajectory'),
-    'forward_command': Controller('forward_position_controller', 'forward_position_controller/commands'),
-}
-
-
-def franka_nodes(robot: str, *, controller: str, gripper: str, fake: bool, **policy: Any) -> list[NodeSpec]:
-    """Executor and policy for an FR3 under franka_ros2. policy: as of policy_nodes.
-
-    controller: of CONTROLLERS. gripper: franka, position or none. fake: ros2_control's mock hardware, which has no
-    FrankaRobotState. Raises ValueError for what cannot work.
-    """
-    if controller == 'forward_command' and not fake:
-        raise ValueError(
-            'controller forward_command sends positions as they are, and the robot stops at any that do not come every '
-            'millisecond: take crisp or joint_trajectory, or use_fake_hardware'
-        )
-    parameters: dict[str, Any] = {
-        'controller': controller,
-        'topics.joint_command': CONTROLLERS[controller].topic,
-        'controller_node': CONTROLLERS[controller].name,
-        'gripper': gripper,
-    }
-    if gripper == 'franka':
-        parameters['topics.gripper_command'] = 'franka_gripper'
-    if fake:
-        parameters['topics.robot_state'] = ''
-    specs = policy_nodes(robot, executor_arguments=parameters, **policy)
-    if gripper == 'none':  # whatever the profile has
-        specs = [replace(s, parameters={**s.parameters, 'robot.gripper_joint_names': []}) for s in specs]
-    return specs
 
 
 def on_its_own(spec: NodeSpec) -> NodeSpec:
