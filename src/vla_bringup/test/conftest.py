@@ -56,7 +56,8 @@ def stand_in(monkeypatch):
         for word in words.split():
             setattr(module, word, type(word, (Kept,), {}))
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, 'vla_bringup.launching', raising=False)
+    for name in ('vla_bringup.launching', 'vla_bringup.launch_player'):
+        monkeypatch.delitem(sys.modules, name, raising=False)
 
 
 class Loader:

@@ -1,13 +1,17 @@
 """The launch files make the nodes of the node list, with the parameters that their arguments give."""
 
+import importlib
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
+from vla_bringup import replay_player
 from vla_bringup.franka_arm import CONTROLLERS, franka_nodes
 from vla_bringup.nodes import policy_nodes, recorder_node, share, sim_nodes
+from vla_bringup.replay_player import Playback
 from vla_policy_node.core.profile import RobotProfile, profile_path
 
 FILES = sorted(path.name for path in share('launch').glob('*.launch.py'))
@@ -187,11 +191,79 @@ def test_a_parameter_that_no_node_has_starts_nothing(load):
         load('policy.launch.py', velocity_fraction='2')
 
 
-def test_a_bag_is_played_to_a_policy_without_an_arm(load, tmp_path):
-    load('replay.launch.py', bag=str(tmp_path), policy_parameters='{engine: eager}')
+@pytest.fixture
+def played(monkeypatch, tmp_path):
+    """Stands for the plan of a bag; a list with what it was asked for."""
+    asked = []
+    topics = {'/front/image_raw': '/front/image_raw', '/sim/task': '/policy/instruction'}
+    plan = Playback(tmp_path, 0.5, 2.0, topics, ['/front/image_raw'], True, '', {}, False, '<robot/>')
+    monkeypatch.setattr(replay_player, 'playback', lambda *args, **more: asked.append((args, more)) or plan)
+    return asked
+
+
+def test_a_bag_is_played_to_a_policy_without_an_arm(load, played, tmp_path):
+    from launch.actions import ExecuteProcess
+
+    given = {'engine': 'eager', 'threads': '2', 'seed': '7', 'rate': '0.5', 'start_offset': '2', 'instruction': 'go'}
+    actions = load('replay.launch.py', bag=str(tmp_path), policy_parameters='{plan_rate: 0.0}', **given)
+    assert played == [((tmp_path, 'sim_panda', ''), {'instruction': 'go', 'offset': 2.0, 'rate': 0.5})]
     (policy,) = load.specs
-    assert (policy.parameters['inpaint'], policy.parameters['engine']) == ('never', 'eager')
-    assert policy.name == 'policy' and policy.parameters['drive'] is False
+    p = policy.parameters
+    assert (p['inpaint'], p['engine'], p['threads'], p['seed'], p['plan_rate']) == ('never', 'eager', 2, 7, 0.0)
+    assert policy.name == 'policy' and p['drive'] is False
+    assert Path(p['robot_description_file']).read_text() == '<robot/>'  # the player is paused when it is wanted
+    (player,) = [a for a in actions if type(a) is ExecuteProcess]
+    words = [w if isinstance(w, str) else w[0].text for w in player.cmd]
+    assert '--start-paused' in words and words[-1] == '/sim/task:=/policy/instruction'
+
+
+def test_two_values_of_one_parameter_start_no_replay(load, played, tmp_path):
+    with pytest.raises(ValueError, match='two values of engine'):
+        load('replay.launch.py', bag=str(tmp_path), engine='eager', policy_parameters='{engine: auto}')
+    with pytest.raises(ValueError, match="rate is 'fast'"):
+        load('replay.launch.py', bag=str(tmp_path), rate='fast')
+
+
+class Player:
+    """Stands for the launch's node and for the client of the player's service."""
+
+    def __init__(self):
+        self.publishers, self.ready, self.calls = 0, False, []
+
+    def count_publishers(self, name):
+        return self.publishers
+
+    def service_is_ready(self):
+        return self.ready
+
+    def call_async(self, request):
+        self.calls.append(request)
+
+
+def test_the_player_is_resumed_when_it_is_there_with_its_topics(load, played, monkeypatch):
+    launch_player = importlib.import_module('vla_bringup.launch_player')
+    player, plan = Player(), replay_player.playback()
+    monkeypatch.setattr(launch_player, 'get_ros_node', lambda context: player)
+
+    def step():
+        (timer,) = launch_player._when_ready(None, plan, player, SimpleNamespace(Request=str))
+        return timer.actions
+
+    for player.ready, player.publishers in ((False, 0), (True, 0), (False, 1)):
+        assert len(step()) == 1 and not player.calls  # looks again
+    player.ready = True
+    call = step()[-1]
+    call.execute(None) if hasattr(call, 'execute') else call.function(None)  # the real launch, or its stand-in
+    assert player.calls == ['']
+
+
+def test_a_player_that_fails_is_told_by_the_exit_code(load):
+    launch_player = importlib.import_module('vla_bringup.launch_player')
+    running = SimpleNamespace(is_shutdown=False)
+    with pytest.raises(RuntimeError, match='exit code 2'):
+        launch_player.over(SimpleNamespace(returncode=2), running)
+    assert len(launch_player.over(SimpleNamespace(returncode=0), running)) == 1
+    assert launch_player.over(SimpleNamespace(returncode=-2), SimpleNamespace(is_shutdown=True)) == []
 
 
 def test_rviz_gets_the_node_that_shows(load, tmp_path):

@@ -1,5 +1,6 @@
 """Reads a rosbag2: messages of chosen topics in order of time, decoded by the definitions in the bag itself."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,14 @@ class Message(NamedTuple):
     topic: str  # as in the bag, with namespace
     time: int  # [ns] bag time: the recorder's clock when it came
     data: Any  # fields as in the .msg file; arrays are numpy
+
+
+class RawMessage(NamedTuple):
+    """One message, serialized."""
+
+    topic: str
+    time: int  # [ns] bag time
+    data: bytes  # CDR
 
 
 class Bag:
@@ -42,13 +51,33 @@ class Bag:
     @property
     def counts(self) -> dict[str, int]:
         """Topic -> number of messages."""
-        return {c.topic: c.msgcount for c in self._reader.connections}
+        counts: Counter[str] = Counter()
+        for c in self._reader.connections:  # a topic has several where its publishers came and went
+            counts[c.topic] += c.msgcount
+        return counts
+
+    @property
+    def start(self) -> int:
+        """Bag time of the first message [ns]."""
+        return self._reader.start_time
+
+    @property
+    def seconds(self) -> float:
+        """From the first to the last message."""
+        return self._reader.duration / 1e9
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[Message]:
         """Messages of these topics (absolute names; None: all) by bag time. A topic that the bag lacks is no error."""
+        for connection, time, data in self._read(topics):
+            yield Message(connection.topic, time, self._reader.deserialize(data, connection.msgtype))
+
+    def raw(self, topics: Iterable[str], until: int) -> Iterator[RawMessage]:
+        """Messages of these topics from before a bag time [ns], by bag time."""
+        for connection, time, data in self._read(topics, until):
+            yield RawMessage(connection.topic, time, bytes(data))
+
+    def _read(self, topics: Iterable[str] | None, until: int | None = None) -> Iterator[tuple[Any, int, bytes]]:
         wanted = None if topics is None else set(topics)
         connections = [c for c in self._reader.connections if wanted is None or c.topic in wanted]
-        if not connections:  # rosbags takes an empty list for all
-            return
-        for connection, time, data in self._reader.messages(connections):
-            yield Message(connection.topic, time, self._reader.deserialize(data, connection.msgtype))
+        if connections:  # rosbags takes an empty list for all
+            yield from self._reader.messages(connections, stop=until)

@@ -1,6 +1,7 @@
 """Node list to launch actions. Needs launch_ros, which only a real ROS installation brings; the supervisor does not."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +48,19 @@ def model_arguments(*, prefix: str = '', about: str = '', default: str = '') -> 
     ]
 
 
-def launch_actions(specs: list[NodeSpec], *, autostart: bool = True) -> list[Action]:
+def launch_actions(
+    specs: list[NodeSpec], *, autostart: bool = True, when: Mapping[str, list[Action]] | None = None
+) -> list[Action]:
     """What starts these nodes and, with autostart, configures and activates those with a lifecycle.
 
-    When one of the essential nodes ends, all are stopped: half a robot stack is worse than none.
+    When one of the essential nodes ends, all are stopped: half a robot stack is worse than none. when: a lifecycle
+    state -> what to do when one of the nodes comes to it.
     """
     folder = Path(tempfile.mkdtemp(prefix='vla_parameters_'))  # the nodes read their files there
-    return [action for spec in specs for action in _node(spec, folder, autostart)]
+    return [action for spec in specs for action in _node(spec, folder, autostart, when or {})]
 
 
-def _node(spec: NodeSpec, folder: Path, autostart: bool) -> list[Action]:
+def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list[Action]]) -> list[Action]:
     kind = LifecycleNode if spec.lifecycle else Node
     node = kind(
         package=spec.package,
@@ -88,9 +92,9 @@ def _node(spec: NodeSpec, folder: Path, autostart: bool) -> list[Action]:
         goal_state='inactive',
         entities=[TimerAction(period=RETRY, actions=[change(Transition.TRANSITION_ACTIVATE)])],
     )
+    further = [OnStateTransition(target_lifecycle_node=node, goal_state=s, entities=does) for s, does in when.items()]
     return [
-        RegisterEventHandler(configured),
-        RegisterEventHandler(refused),
+        *(RegisterEventHandler(handler) for handler in (configured, refused, *further)),
         node,
         change(Transition.TRANSITION_CONFIGURE),
     ]

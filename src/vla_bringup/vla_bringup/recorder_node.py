@@ -39,6 +39,7 @@ FIXED_TOPICS = (
     'executor/status',
     'policy/status',
     'policy/instruction',
+    'policy/instruction_in_force',
     'policy/plan_text',
     'policy/pointed',
     'policy/predicted_image',

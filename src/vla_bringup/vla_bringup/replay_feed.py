@@ -14,7 +14,7 @@ from vla_training.convert import bag_name
 from vla_training.recording import STATES, Setup
 
 CLOCK = '/clock'
-INSTRUCTIONS = ('sim/episode', 'sim/task', 'policy/instruction')
+INSTRUCTIONS = ('sim/episode', 'sim/task', 'policy/instruction', 'policy/instruction_in_force')
 CHUNKS, EXECUTOR, SUCCESS, DESCRIPTION = 'action_chunk', 'executor/status', 'sim/success', 'robot_description'
 IMAGE_KINDS = 'sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage'
 JOINT_KIND = 'sensor_msgs/msg/JointState'
@@ -105,12 +105,3 @@ class Feed:
 def load_setup(robot: str, namespace: str) -> Setup:
     """From a robot profile, by name or file. Raises ValueError."""
     return Setup.load(robot, namespace=namespace, fps=10, actions=STATES)
-
-
-def played_topics(robot: str, namespace: str) -> list[str]:
-    """What `ros2 bag play` must play for the policy node, and no more: recorded chunks, statuses and set-points would
-    come beside those of the nodes that run."""
-    setup = load_setup(robot, namespace)
-    inputs = [*setup.cameras.values(), setup.joint_states, *([setup.gripper_joint_states] if setup.gripper else [])]
-    more = [*INSTRUCTIONS[1:], DESCRIPTION]
-    return list(dict.fromkeys([*inputs, *(setup.topic(name) for name in more), '/tf', '/tf_static']))

@@ -751,6 +751,21 @@ def test_goal_until_the_time_limit(start):
     assert world.chunks[-1].horizon == 0
 
 
+def test_what_is_in_force_is_a_topic_also_where_it_came_as_a_goal(start):
+    world, _ = start(FakePolicy())
+    topic, words = 'policy/instruction_in_force', []
+    activate(world)
+    assert world.node.count_publishers(topic) == 0
+    handle = world.goal('press the button')
+    world.wait(lambda: world.node.count_publishers(topic), 'the topic')
+    world.node.create_subscription(String, topic, lambda msg: words.append(msg.data), qos.LATCHED)
+    world.wait(lambda: words == ['press the button'], 'the goal, for who comes later')
+    world.say('press the blue button')
+    world.wait(lambda: words[1:] == ['press the blue button'], 'other words')
+    world.wait(handle.cancel_goal_async().done, 'cancelled')
+    world.wait(lambda: world.node.count_publishers(topic) == 0, 'nothing is in force')
+
+
 def test_cancel_while_the_model_thinks(start):
     policy = FakePolicy()
     world, _ = start(policy, drive=True)

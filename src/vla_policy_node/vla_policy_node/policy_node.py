@@ -23,6 +23,7 @@ from vla_policy_node.fitting import fit
 from vla_policy_node.foresight import Foresight
 from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
+from vla_policy_node.instruction_in_force import InstructionInForce
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.observe.committed import Committed, gives
 from vla_policy_node.observe.streams import Aligned
@@ -82,6 +83,7 @@ class PolicyNode(SafeLifecycleNode):
         # These live as long as the node, so that people can see its state and clients get their results always.
         self._goals = Goals(self, refusal=self._refusal, take=self._take, halt=self._halt, lock=self._lock)
         self._status = self.create_publisher(PolicyStatus, '~/status', qos.STATUS)
+        self._in_force_topic = InstructionInForce(self)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_jump,
@@ -334,6 +336,7 @@ class PolicyNode(SafeLifecycleNode):
     def _assign(self, assignment: Assignment | None) -> None:
         """Under the lock."""
         self._assignment, self._failure = assignment, ''
+        self._in_force_topic.show(assignment.instruction if assignment is not None else '')
         if self._foresight is not None:
             self._foresight.forget()
 

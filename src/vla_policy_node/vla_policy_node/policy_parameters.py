@@ -10,6 +10,7 @@ from vla_policy_node.observe.cadence import RATE
 from vla_policy_node.observe.committed import AWAY, INPAINT, STAGNATION
 from vla_policy_node.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.robot_description import declare_description
 
 CHANGES = NEW_EPOCH, SEAMLESS, SUPERSEDE = ('new_epoch', 'seamless', 'supersede')
 
@@ -63,6 +64,7 @@ class PolicyParameters:
                 f'got {list(names)} and {list(topics)}'
             )
         declare_drive(node)
+        declare_description(node)  # read where the model needs it: what there is to set does not depend on the model
         parameters = cls(
             profile=profile,
             cameras=dict(zip(names, topics, strict=True)),

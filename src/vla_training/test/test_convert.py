@@ -185,8 +185,9 @@ def test_episodes_are_split_and_described_by_the_simulator(tmp_path):
     assert set(dataset.episode(1).columns[features.SUBTASK]) == {''}  # nobody said
 
 
-def test_a_new_instruction_begins_a_new_episode(tmp_path):
-    entries = [*bags.recording(40), ('/policy/instruction', bags.text('put it back'), 102.0)]
+@pytest.mark.parametrize('topic', ['/policy/instruction', '/policy/instruction_in_force'])
+def test_a_new_instruction_or_goal_begins_a_new_episode(tmp_path, topic):
+    entries = [*bags.recording(40), (topic, bags.text('put it back'), 102.0)]
     bags.write(tmp_path / 'bag', sorted(entries, key=lambda entry: entry[2]))
     convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path))
     assert [e.task for e in Dataset(tmp_path / 'd').episodes] == ['take it', 'put it back']

@@ -75,6 +75,7 @@ class Recording:
         self._hear(setup.topic('sim/success'), lambda m: self._success.put(self._now, bool(m.data.data)))
         self._hear(setup.topic('sim/task'), self._told)
         self._hear(setup.topic('policy/instruction'), self._told)
+        self._hear(setup.topic('policy/instruction_in_force'), self._told)  # goals, too
         self._hear(setup.topic('expert/progress'), self._progress_told)
 
         self._now, self._bag_time, self._has_clock = 0, 0, False  # [ns] ROS time at which the message in hand came

@@ -10,15 +10,20 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.parameters import declare
 
 
+def declare_description(node: Node) -> tuple[str, float]:
+    """File with the URDF, '' for the topic; and how long to wait for the topic [s]."""
+    return (
+        declare(node, 'robot_description_file', '', 'URDF file; empty: the topic robot_description'),
+        declare(node, 'robot_description_timeout', 15.0, 'how long to wait for the topic [s]', low=0.1, high=300.0),
+    )
+
+
 def read_description(node: Node, *wanted_by: str) -> str:
     """The text, waiting for the topic. Called while the node is configured: nothing else is handled meanwhile.
 
     wanted_by: for what, as the user knows it. Raises ValueError when it does not come in time.
     """
-    path = declare(node, 'robot_description_file', '', 'URDF file; empty: the topic robot_description')
-    patience = declare(
-        node, 'robot_description_timeout', 15.0, 'how long to wait for the topic [s]', low=0.1, high=300.0
-    )
+    path, patience = declare_description(node)
     if path:
         try:
             return Path(path).read_text()
