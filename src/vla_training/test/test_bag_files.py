@@ -137,6 +137,17 @@ def test_a_bag_without_messages_and_one_without_metadata(tmp_path):
     assert read(tmp_path / 'bag')[0] == read(file)[0] == ['take it']
 
 
+def test_without_channels_in_its_summary_a_file_is_put_in_the_order_of_time_all_the_same(tmp_path):
+    """The writer may leave them out, and the times of messages are then known without their topics."""
+    file, path = m.File().add(*records_of(STRING)), tmp_path / 'x.mcap'
+    for time in (3, 1, 2, 0):
+        file.add(m.message(1, time * 10**9, m.string(f'{time}')))
+    file.descriptions.clear()
+    path.write_bytes(file.bytes())
+    words, damage = read(path)
+    assert words == ['0', '1', '2', '3'] and damage.order
+
+
 # ---- holes
 
 CHUNKS, EACH = 12, 20

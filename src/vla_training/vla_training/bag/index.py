@@ -46,7 +46,10 @@ def _of_sqlite(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
 
 
 def _of_mcap(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """As _of_sqlite. Raises ValueError or struct.error unless the indexes list as many messages as the statistics."""
+    """As _of_sqlite. Raises ValueError or struct.error unless the end of the file and the indexes name all of it.
+
+    The end need not repeat the channels: without them a message has no topic here.
+    """
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         topics, count = _summary(content)
         times, numbers, at = [np.zeros(0, np.uint64)], [np.zeros(0, np.int64)], len(MAGIC)
@@ -71,10 +74,10 @@ def _of_mcap(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
                 elif opcode == DATA_END:
                     break
             at += 9 + size
-    found = np.concatenate(times)
-    if len(found) != count:
-        raise ValueError('the indexes do not list every message')
-    return found, np.concatenate(numbers), topics
+    found, of = np.concatenate(times), np.concatenate(numbers)
+    if len(found) != count or not np.isin(of, list(topics)).all():
+        raise ValueError('the indexes do not list every message, or the end of the file not every channel')
+    return found, of, topics
 
 
 def _summary(content: mmap.mmap) -> tuple[dict[int, str], int]:
