@@ -114,6 +114,18 @@ def test_a_wanted_type_with_a_damaged_definition_is_read_by_that_of_ros_and_told
     path.write_bytes(m.File().chunk(*records_of(described), *sent).bytes())
     words, damage = read(path)
     assert words == ['0', '1', '2', '3', '4'] and len(damage.problems) == 1
+    assert '\n' not in damage.problems[0]
+
+
+def test_a_type_may_be_named_without_what_is_between_package_and_name(tmp_path):
+    """As early versions of ROS 2 and other writers of MCAP do."""
+    described = m.schema(1, 'x/Word', 'ros2msg', b'string data\n') + m.channel(1, 1, '/words')
+    path = tmp_path / 'x.mcap'
+    path.write_bytes(m.File().chunk(*records_of(described), m.message(1, 1, m.string('yes'))).bytes())
+    assert read(path)[0] == ['yes'] and topics_seen(path, lambda found: False) == {'/words': 'x/msg/Word'}
+    open_recording(tmp_path / 'x.db3', 5, kind='std_msgs/String').close()
+    words, damage = read(tmp_path / 'x.db3')
+    assert len(words) == 5 and not damage.undecodable
 
 
 def test_attachments_and_metadata_between_chunks_are_passed_over(tmp_path):
@@ -195,6 +207,36 @@ def test_the_first_chunk_may_be_lost_though_it_alone_describes_the_topics(tmp_pa
     assert len(found) == 80 and {w[0] for w in found} == {'1', '2'} and damage.problems
 
 
+def test_a_description_behind_a_hole_in_its_chunk_still_describes_the_chunks_that_follow(tmp_path):
+    big = m.schema(2, 'std_msgs/msg/String', 'ros2msg', b'string data\n') + m.channel(2, 2, '/big')
+    file, path = m.File(), tmp_path / 'x.mcap'
+    file.chunk(*records_of(big), m.message(2, 1, m.string('?' * 5000)), *records_of(STRING))
+    file.chunk(*(m.message(1, 10 + k, m.string(str(k))) for k in range(5)))
+    content = bytearray(file.bytes(summary=False))
+    at = content.index(b'????')
+    content[at : at + 4000] = random.Random(0).randbytes(4000)
+    path.write_bytes(content)
+    words, damage = read(path)
+    assert words == ['0', '1', '2', '3', '4'] and not [line for line in damage.problems if 'channel' in line]
+
+
+@pytest.mark.parametrize('compression', ['', 'zstd', 'lz4'])
+def test_a_lost_description_loses_the_messages_of_its_channel_alone(tmp_path, compression):
+    more = records_of(m.schema(2, 'std_msgs/msg/String', 'ros2msg', b'string data\n') + m.channel(2, 2, '/more'))
+    file, path = m.File(compression), tmp_path / 'x.mcap'
+    file.chunk(*records_of(STRING), m.message(1, 1, m.string('first')))
+    file.chunk(*more, m.message(2, 2, m.string('second')))
+    for k in range(3, 9):
+        file.chunk(m.message(1 + k % 2, k, m.string(str(k))), m.message(1, k, m.string('again')))
+    content = bytearray(file.bytes(summary=False))
+    begin, length = file.chunks[1]
+    content[begin + 49 + len(compression) : begin + length] = random.Random(0).randbytes(length - 49 - len(compression))
+    path.write_bytes(content)
+    words, damage = read(path)
+    assert words == ['first', 'again', '4', 'again', 'again', '6', 'again', 'again', '8', 'again']
+    assert [line for line in damage.problems if '3 of channel 2, whose description is lost' in line]
+
+
 @pytest.mark.parametrize('summary', [True, False])
 def test_behind_a_hole_in_a_file_without_chunks_reading_goes_on_at_the_next_message(tmp_path, summary):
     file = m.File().add(*records_of(STRING))
@@ -211,14 +253,16 @@ def test_behind_a_hole_in_a_file_without_chunks_reading_goes_on_at_the_next_mess
 # ---- sqlite3
 
 
-def open_recording(path: Path, count: int, journal: str = 'WAL', serialization: str = 'cdr') -> sqlite3.Connection:
+def open_recording(
+    path: Path, count: int, journal: str = 'WAL', serialization: str = 'cdr', kind: str = 'std_msgs/msg/String'
+) -> sqlite3.Connection:
     """A bag as rosbag2 has it while it records: what came last is in the journal alone. Close what is returned."""
     base = sqlite3.connect(path)
     base.execute(f'PRAGMA journal_mode={journal}')
     base.execute('PRAGMA wal_autocheckpoint=0')
     base.execute('CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT, serialization_format TEXT)')
     base.execute('CREATE TABLE messages(id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, data BLOB)')
-    base.execute('INSERT INTO topics VALUES (1, "/words", "std_msgs/msg/String", ?)', [serialization])
+    base.execute('INSERT INTO topics VALUES (1, "/words", ?, ?)', [kind, serialization])
     base.commit()
     if journal == 'WAL':
         base.execute('PRAGMA wal_checkpoint(TRUNCATE)')
@@ -297,3 +341,7 @@ def test_a_conversion_names_topics_that_it_cannot_read(tmp_path):
     (tmp_path / 'x.mcap').write_bytes(m.File().chunk(*records_of(described), m.message(1, 1, b'{}')).bytes())
     with pytest.raises(ValueError, match='/front/image_raw cannot be read, its messages are json'):
         convert_bags([tmp_path / 'x.mcap'], tmp_path / 'd', setup)
+    described = m.schema(1, 'Pose', 'protobuf', BINARY) + m.channel(1, 1, '/pose', 'protobuf')
+    (tmp_path / 'y.mcap').write_bytes(m.File().chunk(*records_of(described), m.message(1, 1, b'{}')).bytes())
+    with pytest.raises(ValueError, match=r'none of its messages is of ROS 2(.|\n)*/pose .protobuf'):
+        convert_bags([tmp_path / 'y.mcap'], tmp_path / 'd', setup)

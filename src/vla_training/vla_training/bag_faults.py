@@ -64,7 +64,8 @@ def why_nothing(bag: Path, report: BagReport, wanted: Mapping[str, str]) -> str:
     """
     seen = topics_seen(bag, lambda found: False)
     if not seen:
-        return next(iter(report.damage.problems), 'it has no message')
+        nothing = 'none of its messages is of ROS 2' if report.damage.foreign else 'it has no message'
+        return next(iter(report.damage.problems), nothing)
     for line in missing_topics(wanted, seen):
         return line
     for topic in wanted.values():

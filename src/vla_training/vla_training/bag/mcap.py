@@ -11,8 +11,18 @@ from typing import Any
 import lz4.frame
 from backports import zstd
 
-from vla_training.bag.mcap_records import CHANNEL, CHUNK, MAGIC, MESSAGE, SCHEMA, Summary, read_summary, records
-from vla_training.bag.parts import CDR, LARGEST, ROS, Damage, Raw, Types
+from vla_training.bag.mcap_records import (
+    CHANNEL,
+    CHUNK,
+    MAGIC,
+    MESSAGE,
+    SCHEMA,
+    Summary,
+    descriptions,
+    read_summary,
+    records,
+)
+from vla_training.bag.parts import CDR, LARGEST, ROS, Damage, Raw, Types, full_name
 
 STEP = 16_384  # [byte] of damaged compressed data that are tried at once
 
@@ -50,6 +60,7 @@ class _Channels:
         self._schemas: dict[int, tuple[str, str]] = {}  # type, encoding of its definition
         self._channels: dict[int, tuple[str, str, str]] = {}  # topic, type, encoding of its messages
         self._seen: Counter[int] = Counter()
+        self._undescribed: Counter[int] = Counter()
 
     def learn(self, opcode: int, data: bytes, *, checked: bool = True) -> None:
         fields = _Fields(data)
@@ -58,7 +69,7 @@ class _Channels:
             encoding, definition = fields.text(), fields.take('I')
             if encoding in ROS:
                 self.types.define(name, encoding, definition, checked=checked)
-            self._schemas.setdefault(number, (name, encoding))
+            self._schemas.setdefault(number, (full_name(name) if encoding in ROS else name, encoding))
         elif opcode == CHANNEL:
             (number, schema), topic = fields.numbers('HH'), fields.text()
             encoding = fields.text()
@@ -71,27 +82,21 @@ class _Channels:
                 encoding = f'{encoding or "unknown"} by {defined or "no"} schema'
             self._channels.setdefault(number, (topic, kind, encoding))
 
-    def message(self, data: bytes | memoryview) -> Raw:
+    def message(self, data: bytes | memoryview) -> Raw | None:
+        """None: the description of its channel is lost, which is noted."""
         number, _, time, _ = struct.unpack_from('<HIQQ', data)
         if number not in self._channels:
             self._look_up()
-        if number not in self._channels:
-            raise ValueError(f'a message is of channel {number}, which is not described')
-        topic, kind, encoding = self._channels[number]
         self._seen[number] += 1
+        if number not in self._channels:
+            self._undescribed[number] += 1
+            return None
+        topic, kind, encoding = self._channels[number]
         return Raw(topic, kind, time, data[22:], encoding)
 
-    def keep(self, head: bytes) -> None:
-        """The whole descriptions of a chunk that is lost, for what is found nowhere else. head: what is left of it."""
-        at = 0
-        while at + 9 <= len(head):
-            opcode, length = struct.unpack_from('<BQ', head, at)
-            record = head[at + 9 : at + 9 + length]
-            if opcode not in (SCHEMA, CHANNEL, MESSAGE) or len(record) != length:
-                return
-            if opcode != MESSAGE:
-                self._spare.append((opcode, record))
-            at += 9 + length
+    def keep(self, rest: bytes) -> None:
+        """The whole descriptions of a chunk that is lost, for what is found nowhere else. rest: what is left of it."""
+        self._spare += descriptions(rest)
 
     def _look_up(self) -> None:
         """The part of the file that described a channel is lost: the end of the file says it again, or its remains."""
@@ -103,9 +108,11 @@ class _Channels:
                 continue
 
     def lost(self, expected: dict[int, int]) -> str:
-        """Messages of which the end of the file tells (channel -> number) and that were not seen, by topic."""
+        """Messages that could not be given, by topic. expected: channel -> number, as the end of the file gives it."""
         missing = {n: count - self._seen[n] for n, count in expected.items() if count > self._seen[n]}
-        return ', '.join(f'{count} of {self._channels.get(n, ("?",))[0]}' for n, count in missing.items())
+        lines = [f'{count} of {self._channels.get(n, ("?",))[0]}' for n, count in missing.items()]
+        lines += [f'{count} of channel {n}, whose description is lost' for n, count in self._undescribed.items()]
+        return ', '.join(lines)
 
 
 def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
@@ -125,7 +132,8 @@ def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Cal
                         yield from _chunk(data, channels, damage)
                     elif opcode == MESSAGE:
                         damage.unchecked = True
-                        yield channels.message(data)
+                        if raw := channels.message(data):
+                            yield raw
                     else:
                         channels.learn(opcode, data)
                 except (ValueError, struct.error, zstd.ZstdError, RuntimeError, MemoryError) as error:
@@ -140,12 +148,11 @@ def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
     _, _, size, checksum = fields.numbers('QQQI')
     compression, packed = fields.text(), fields.take('Q')
     plain = _inflated(packed, compression, size, channels)
-    if checksum:
-        if zlib.crc32(plain) != checksum:
-            channels.keep(plain)
-            raise ValueError('its checksum does not fit')
-    elif not (compression == 'zstd' and zstd.get_frame_info(packed) and packed[4] & 4):
-        damage.unchecked = True  # a zstd frame may have a checksum of its own: bit 2 of its header
+    if checksum and zlib.crc32(plain) != checksum:
+        channels.keep(plain)
+        raise ValueError('its checksum does not fit')
+    checked = bool(checksum) or (compression == 'zstd' and zstd.get_frame_info(packed) and packed[4] & 4)
+    damage.unchecked |= not checked  # a zstd frame may have a checksum of its own: bit 2 of its header
     found, at, view = [], 0, memoryview(plain)  # images are large: what is cut out of the chunk is not copied
     while at < len(plain):
         opcode, length = struct.unpack_from('<BQ', plain, at)
@@ -153,7 +160,10 @@ def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
         if len(record) != length:
             raise ValueError('a record in it is too short')
         if opcode == MESSAGE:
-            found.append(channels.message(record))
+            if raw := channels.message(record):
+                found.append(raw)
+            elif not checked:
+                raise ValueError('a message in it is of a channel that is not described')
         elif opcode in (SCHEMA, CHANNEL):
             channels.learn(opcode, bytes(record))
         at += 9 + length

@@ -19,6 +19,7 @@ APART = 86_400 * 10**9  # [ns] between two messages that lie one behind the othe
 CHAIN = 3  # records in a row that must make sense for a message to be one
 # A chunk up to its compressed data: length, two times, size, checksum, compression, size. Sizes are below LARGEST.
 _CHUNK = re.compile(rb'\x06(?=.{4}\0{4}.{20}\0{4}.{4}(?:\0{4}|\x03\0{3}lz4|\x04\0{3}zstd).{4}\0{4})', re.DOTALL)
+_DESCRIPTION = re.compile(rb'[\x03\x04](?=.{4}\0{4})', re.DOTALL)
 _MESSAGE = re.compile(rb'\x05(?=.{4}\0{4}.{22})', re.DOTALL)
 
 
@@ -116,6 +117,32 @@ def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damag
         if found in chunks:  # its length is known, whatever its head says
             at = sure = found + chunks[found]
             yield Record(CHUNK, content[found + 9 : at], found)
+
+
+def descriptions(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(opcode, data) of the schemas and channels in what is left of a chunk, also behind damage."""
+    end = 0
+    for match in _DESCRIPTION.finditer(data):
+        at = match.start()
+        opcode, size = struct.unpack_from('<BQ', data, at)
+        if at >= end and _fits(opcode, record := data[at + 9 : at + 9 + size]) and len(record) == size:
+            yield opcode, record
+            end = at + 9 + size
+
+
+def _fits(opcode: int, record: bytes) -> bool:
+    """A schema or channel of which the name is text and the lengths fit together."""
+    at, parts = (2 if opcode == SCHEMA else 4), list[bytes]()
+    for _ in range(3):  # name, encoding and definition; topic, encoding and metadata
+        if len(record) < at + 4:
+            return False
+        (size,) = struct.unpack_from('<I', record, at)
+        parts.append(record[at + 4 : at + 4 + size])
+        at += 4 + size
+    try:
+        return at == len(record) and parts[0].decode().isprintable() and parts[0] != b''
+    except UnicodeDecodeError:
+        return False
 
 
 def _chunk_end(content: mmap.mmap, at: int) -> int:

@@ -15,11 +15,17 @@ CDR = ('cdr', '')  # encodings of messages that can be decoded; '': its writer d
 ROS = ('ros2msg', 'ros2idl')  # encodings of definitions that can be understood
 
 
+def full_name(kind: str) -> str:
+    """The type as pkg/msg/Type. Early versions of ROS 2, and some writers of MCAP, leave out what is in between."""
+    package, _, name = kind.partition('/')
+    return f'{package}/msg/{name}' if name and '/' not in name else kind
+
+
 class Raw(NamedTuple):
     """One message as it stands in the file."""
 
     topic: str
-    kind: str
+    kind: str  # full_name
     time: int  # [ns]
     data: bytes | memoryview
     encoding: str = CDR[0]  # another one: the message is not of ROS 2, and in words how it is encoded
@@ -64,7 +70,7 @@ class Types:
         checked False: it may be damaged, so that of ROS 2 is taken where there is one.
         """
         if text.strip():
-            self._told.setdefault(kind, (encoding, text, checked))
+            self._told.setdefault(full_name(kind), (encoding, text, checked))
 
     def decode(self, data: bytes | memoryview, kind: str) -> Any:
         """Fields as in the .msg file. Raises ValueError for a type without definition, anything for damaged data."""
@@ -88,8 +94,9 @@ class Types:
                 self._register(get_types_from_idl(words) if encoding == ROS[1] else get_types_from_msg(words, kind))
                 if kind in self._store.fielddefs:
                     return
-            except Exception as error:  # rosbags' parser
-                self._damage.problems.append(f'the definition of {kind} cannot be understood ({error})')
+            except Exception as error:  # rosbags' parser, which repeats the whole text
+                why = str(error).splitlines() or [type(error).__name__]
+                self._damage.problems.append(f'the definition of {kind} cannot be understood ({why[0].rstrip(":")})')
         if kind in self._common.fielddefs:
             self._register({kind: self._common.fielddefs[kind]})
         elif text := _installed(kind):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from vla_training.bag.parts import CDR, ROS, Damage, Raw, Types
+from vla_training.bag.parts import CDR, ROS, Damage, Raw, Types, full_name
 from vla_training.bag.sqlite_pages import leaf_rows
 
 JOURNALS = ('-wal', '-journal')  # what sqlite keeps beside a file that was not closed
@@ -24,7 +24,7 @@ def read_sqlite(path: Path, name: str, types: Types, damage: Damage, progress: C
             base.text_factory = lambda b: b.decode(errors='replace')
             base.execute('PRAGMA writable_schema=ON')  # else a file that was cut is refused as a whole
             rows = base.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
-            topics = {number: (topic, kind, _encoding(coded)) for number, topic, kind, coded in rows}
+            topics = {number: (topic, full_name(kind), _encoding(coded)) for number, topic, kind, coded in rows}
             _define(base, types)
             yield from _rows(base, file, topics, name, damage, progress)
     except sqlite3.Error as error:
