@@ -28,8 +28,8 @@ def channel(number: int, schema: int, topic: str, encoding: str = 'cdr') -> byte
     return record(4, struct.pack('<HH', number, schema) + text(topic) + text(encoding) + text(b''))
 
 
-def message(channel: int, time: int, data: bytes) -> bytes:
-    return record(5, struct.pack('<HIQQ', channel, 0, time, time) + data)
+def message(channel: int, time: int, data: bytes, published: int | None = None) -> bytes:
+    return record(5, struct.pack('<HIQQ', channel, 0, time, time if published is None else published) + data)
 
 
 def string(words: str) -> bytes:

@@ -29,6 +29,17 @@ class Record(NamedTuple):
     at: int  # byte of the file
 
 
+class Times(NamedTuple):
+    """Of a message [ns]. The two may be of different clocks: recorded in simulation time, say."""
+
+    logged: int
+    published: int
+
+    def near(self, other: 'Times') -> bool:
+        """The messages may lie one behind the other in a file."""
+        return abs(self.logged - other.logged) < APART and abs(self.published - other.published) < APART
+
+
 class Summary(NamedTuple):
     """What the end of the file says of the rest."""
 
@@ -74,7 +85,8 @@ def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damag
     at = len(MAGIC)
     sure = at  # up to here nothing was passed over: the end of the last chunk that is one
     last = at  # the record before
-    time = 0  # [ns] of the last message outside a chunk
+    time: Times | None = None  # of the last message outside a chunk that the one before it confirms
+    before: Times | None = None  # of the last one
     chunked = bool(chunks)
     while True:
         opcode, size = struct.unpack_from('<BQ', content, at) if end - at >= 9 else (0, 0)
@@ -88,7 +100,10 @@ def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damag
             if opcode in READ:
                 yield Record(opcode, content[at + 9 : stop], at)
             if opcode == MESSAGE and size >= 22:
-                (time,) = struct.unpack_from('<Q', content, at + 15)
+                now = Times(*struct.unpack_from('<QQ', content, at + 15))
+                if before is not None and now.near(before):
+                    time = now
+                before = now
             if opcode == CHUNK:
                 chunked = True
                 if _chunk_end(content, at) == stop:
@@ -172,12 +187,12 @@ def _next_chunk(content: mmap.mmap, start: int) -> int:
     return -1
 
 
-def _next_message(content: mmap.mmap, start: int, time: int) -> int:
-    """Where the next message outside a chunk begins; -1: there is none. time [ns]: of the one before; 0: unknown."""
+def _next_message(content: mmap.mmap, start: int, time: Times | None) -> int:
+    """Where the next message outside a chunk begins; -1: there is none. time: of one before; None: not known."""
     for match in _MESSAGE.finditer(content, start):
         at = match.start()
-        logged, published = struct.unpack_from('<QQ', content, at + 15)
-        near = abs(logged - published) < APART and (time == 0 or abs(logged - time) < APART)
+        now = Times(*struct.unpack_from('<QQ', content, at + 15))
+        near = now.near(time) if time is not None else abs(now.logged - now.published) < APART
         if near and _chain(content, at, len(content), CHAIN):
             return at
     return -1
