@@ -287,7 +287,7 @@ def test_damaged_files_are_named(tmp_path):
             with pytest.raises(ValueError, match=match):
                 list(Dataset(tmp_path / 'd').episode(0).frames(features.image('front')))
         path.write_bytes(content)
-    with pytest.raises(ValueError, match='no video nothing'):
+    with pytest.raises(ValueError, match='no colour camera nothing'):
         next(Dataset(tmp_path / 'd').episode(0).frames('nothing'))
     with pytest.raises(IndexError, match='has 1 episodes'):
         Dataset(tmp_path / 'd').episode(1)
@@ -324,6 +324,45 @@ def test_variants_of_stock_lerobot_are_read(tmp_path):
     )
     pq.write_table(table, data, row_group_size=7)
     check(folder, written)
+
+
+def test_what_tools_of_stock_lerobot_leave_out_is_found_elsewhere(tmp_path):
+    """Its change from images to videos writes meta/episodes without instructions and without its own place."""
+    folder = tmp_path / 'd'
+    writer = DatasetWriter(folder, FPS, 'panda', FEATURES)
+    written = [add(writer, 6), add(writer, 4, 'stack')]
+    writer.close()
+    path = folder / 'meta/episodes/chunk-000/file-000.parquet'
+    table = pq.read_table(path).drop_columns(['tasks', *layout.EPISODES_PLACE])
+    pq.write_table(table, path)
+    dataset = check(folder, written)
+    assert [e.tasks for e in dataset.episodes] == [(), ()] and dataset.episode(1).task == 'stack'
+    writer = DatasetWriter.resume(folder)
+    written.append(add(writer, 5))
+    writer.close()
+    assert check(folder, written).episode(2).task == 'press the red button'
+    pq.write_table(table.drop_columns(['data/file_index']), path)
+    with pytest.raises(ValueError, match=r"file-000.parquet lacks the columns \['data/file_index'\]"):
+        Dataset(folder)
+
+
+def test_depth_videos_and_columns_of_structures_are_passed_over(tmp_path):
+    """Stock lerobot keeps depth as a video of one channel, and annotations as lists of structures."""
+    folder = tmp_path / 'd'
+    writer = DatasetWriter(folder, FPS, 'panda', FEATURES)
+    written = [add(writer, 6)]
+    writer.close()
+    data, info = folder / 'data/chunk-000/file-000.parquet', json.loads((folder / layout.INFO).read_text())
+    events = pa.array([[{'role': 'user', 'content': 'now'}]] * 6)
+    pq.write_table(pq.read_table(data).append_column('language_events', events), data)
+    info['features']['language_events'] = {'dtype': 'language', 'shape': [1], 'names': None}
+    info['features']['observation.images.depth'] = {'dtype': 'video', 'shape': [48, 64, 1], 'names': None}
+    (folder / layout.INFO).write_text(json.dumps(info))
+    dataset = check(folder, written)
+    assert dataset.video_keys == [features.image(name) for name in CAMERAS]
+    assert 'language_events' not in dataset.episode(0).columns
+    with pytest.raises(ValueError, match=r'no colour camera observation\.images\.depth'):
+        next(dataset.episode(0).frames('observation.images.depth'))
 
 
 def test_an_episode_with_two_instructions_is_cut_where_they_change(tmp_path, second_task):

@@ -18,6 +18,7 @@ INFO, STATS, TASKS = 'meta/info.json', 'meta/stats.json', 'meta/tasks.parquet'
 WRITING = 'writing'  # folder of what is not yet part of the dataset; while it is there the dataset is unfinished
 COMPRESSION = 'zstd'
 EPISODE_COLUMNS = ('episode_index', 'tasks', 'length', 'dataset_from_index', 'dataset_to_index')
+EPISODES_PLACE = ('meta/episodes/chunk_index', 'meta/episodes/file_index')  # where the row of an episode lies
 EPISODE_PREFIXES = ('data/', 'videos/', 'stats/', 'meta/')
 
 
@@ -35,6 +36,19 @@ class Feature:
     @property
     def is_pixels(self) -> bool:
         return self.dtype in ('video', 'image')
+
+    @property
+    def is_camera(self) -> bool:
+        """Colour images, of shape (height, width, 3) or (3, height, width); stock also keeps depth as video."""
+        return self.is_pixels and len(self.shape) == 3 and 3 in (self.shape[0], self.shape[2])
+
+    @property
+    def is_column(self) -> bool:
+        """Numbers or strings; stock also has columns of structures, such as `language_events`."""
+        try:
+            return self.dtype == 'string' or np.dtype(self.dtype).kind in 'biuf'
+        except TypeError:
+            return False
 
     def arrow(self) -> tuple[pa.DataType, dict]:
         """Type of the column in parquet, and how `datasets` describes it. Not for videos."""

@@ -27,7 +27,7 @@ class EpisodeInfo:
 
     index: int
     length: int  # [frame]
-    tasks: tuple[str, ...]  # the instructions of its frames, in any order
+    tasks: tuple[str, ...]  # the instructions of its frames, in any order; none where only its frames have them
     extra: dict[str, Any]  # further columns: seed, success ...
     row: dict[str, Any] = field(repr=False)  # where its frames lie, as in the file
 
@@ -41,7 +41,10 @@ class EpisodeInfo:
 
 @dataclass(frozen=True)
 class Episode:
-    """The frames of one episode. columns: (T,), (T, *shape), or a list of T strings, by name; no pixels."""
+    """The frames of one episode. columns: (T,), (T, *shape), or a list of T strings, by name; no pixels.
+
+    Columns of other types are left out.
+    """
 
     info: EpisodeInfo
     columns: dict[str, np.ndarray | list[str]]
@@ -123,14 +126,14 @@ class Dataset:
 
     @property
     def video_keys(self) -> list[str]:
-        return [name for name, feature in self.features.items() if feature.is_pixels]
+        return [name for name, feature in self.features.items() if feature.is_camera]
 
     def episode(self, index: int) -> Episode:
         """Raises IndexError for an episode that does not exist, ValueError where the files lack something."""
         if not 0 <= index < len(self.episodes):
             raise IndexError(f'{self.folder} has {len(self.episodes)} episodes, asked for {index}')
         info = self.episodes[index]
-        wanted = {name: feature for name, feature in self.features.items() if not feature.is_pixels}
+        wanted = {name: feature for name, feature in self.features.items() if feature.is_column}
         table = self._read_rows(info, list(wanted))
         columns = {}
         for name, feature in wanted.items():
@@ -151,8 +154,8 @@ class Dataset:
     def frames(self, info: EpisodeInfo, key: str) -> Iterator[np.ndarray]:
         """See Episode.frames. Raises ValueError for a camera that the dataset does not have."""
         feature = self.features.get(key)
-        if feature is None or not feature.is_pixels:
-            raise ValueError(f'{self.folder} has no video {key}, it has {self.video_keys}')
+        if feature is None or not feature.is_camera:
+            raise ValueError(f'{self.folder} has no colour camera {key}, it has {self.video_keys}')
         if feature.dtype == 'image':
             for cell in self._read_rows(info, [key])[key]:
                 yield next(video.decode(io.BytesIO(cell.as_py()['bytes']), 0.0, 1, 1.0))
@@ -201,7 +204,11 @@ class Dataset:
         rows = []
         for path in sorted((self.folder / 'meta/episodes').glob('*/*.parquet')):
             table = _read_table(path)
-            rows += table.select([n for n in table.column_names if not n.startswith('stats/')]).to_pylist()
+            names = [n for n in table.column_names if not n.startswith('stats/')]
+            if lacking := sorted(self._places() - set(names)):
+                raise ValueError(f'{path} lacks the columns {lacking}: {AGAIN}')
+            place = dict(zip(layout.EPISODES_PLACE, (_number(path.parent), _number(path)), strict=True))
+            rows += [row | place for row in table.select(names).to_pylist()]
         rows.sort(key=lambda row: row['episode_index'])
         total = self.info.get('total_episodes', len(rows))
         rows = rows[:total]  # more only where a writer was ended while it finished
@@ -209,15 +216,29 @@ class Dataset:
             raise ValueError(f'{self.folder}/meta/episodes does not have the {total} episodes of info.json: {AGAIN}')
         return rows
 
+    def _places(self) -> set[str]:
+        """Columns without which the frames of an episode cannot be found. Stock's tools leave out others."""
+        names = {'episode_index', 'length', 'dataset_from_index', 'data/chunk_index', 'data/file_index'}
+        for key in self.video_keys:
+            if self.features[key].dtype == 'video':
+                names |= {f'videos/{key}/{end}' for end in ('chunk_index', 'file_index', 'from_timestamp')}
+        return names
+
     def _episode_info(self, row: dict) -> EpisodeInfo:
         extra = {
             name: value
             for name, value in row.items()
             if name not in layout.EPISODE_COLUMNS and not name.startswith(layout.EPISODE_PREFIXES)
         }
-        tasks = row['tasks']
+        tasks = row.get('tasks') or ()
         told = (tasks,) if isinstance(tasks, str) else tuple(tasks)
         return EpisodeInfo(row['episode_index'], row['length'], told, extra, row)
+
+
+def _number(path: Path) -> int:
+    """The number at the end of the name of a file or folder; 0: it has none."""
+    digits = path.stem.rpartition('-')[2]
+    return int(digits) if digits.isdigit() else 0
 
 
 def _read_json(path: Path) -> Any:

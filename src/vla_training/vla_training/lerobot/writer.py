@@ -129,7 +129,7 @@ class DatasetWriter:
         self.info, self._stats_before = start['info'], start['stats']
         self.fps = int(self.info['fps'])
         self.features = {
-            name: Feature(f['dtype'], tuple(f['shape']), f['names'])
+            name: Feature(f['dtype'], tuple(f['shape']), f.get('names'))
             for name, f in self.info['features'].items()
             if name not in INDICES
         }
@@ -337,12 +337,12 @@ class DatasetWriter:
         chunk, index = 0, 0
         size = self.info['chunks_size']
         if (last := self._last_before) is not None:
-            chunk, index = _after(last['meta/episodes/chunk_index'], last['meta/episodes/file_index'], size)
+            chunk, index = _after(*(last[name] for name in layout.EPISODES_PLACE), size)
         rows = [_flat(row) for row in self._rows]
         bytes_each = pa.Table.from_pylist(rows[:1]).nbytes if rows else 1
         per_file = max(1, math.floor(self.info['data_files_size_in_mb'] * MB / bytes_each))
         for begin in range(0, len(rows), per_file):
-            where = {'meta/episodes/chunk_index': chunk, 'meta/episodes/file_index': index}
+            where = dict(zip(layout.EPISODES_PLACE, (chunk, index), strict=True))
             table = pa.Table.from_pylist([row | where for row in rows[begin : begin + per_file]])
             path = layout.EPISODES_PATH.format(chunk_index=chunk, file_index=index)
             write_file(self.folder / path, parquet(table))
