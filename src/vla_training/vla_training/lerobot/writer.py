@@ -337,7 +337,8 @@ class DatasetWriter:
         chunk, index = 0, 0
         size = self.info['chunks_size']
         if (last := self._last_before) is not None:
-            chunk, index = _after(*(last[name] for name in layout.EPISODES_PLACE), size)
+            chunk, index = (last[name] for name in layout.EPISODES_PLACE)
+            chunk, index = _after(chunk, index, size)
         rows = [_flat(row) for row in self._rows]
         bytes_each = pa.Table.from_pylist(rows[:1]).nbytes if rows else 1
         per_file = max(1, math.floor(self.info['data_files_size_in_mb'] * MB / bytes_each))
