@@ -199,6 +199,7 @@ def test_each_controller_is_asked_and_one_that_is_configured_anew_is_asked_again
     adapter = make(ros.add('executor'), 'crisp')
     ros.wait(lambda: len(adapter.topic.listeners()) == 2 and not adapter.check(True), 'both are right')
     other.configure(TURNED)
+    assert ros.wait(adapter.joints.ask, 'it was configured anew') == ['/other']
     told = ros.wait(lambda: adapter.joints.ask() or adapter.joints.wrong(), 'the other one')
     assert told[0].startswith('/other moves the joints')
     other.configure(OURS)

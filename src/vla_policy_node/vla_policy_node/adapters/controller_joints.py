@@ -27,15 +27,18 @@ class ControllerJoints:
         self._node, self._topic, self._ours, self._ordered = node, topic, list(joint_names), ordered
         self._asked: dict[bytes, _Question] = {}  # by the subscription
 
-    def ask(self) -> None:
-        """Ask the readers that are new."""
+    def ask(self) -> list[str]:
+        """Ask the readers that are new. Returns the controllers that ended a subscription since the call before: they
+        were cleaned up, and may come back with other joints."""
         readers = {bytes(e.endpoint_gid): full_name(e) for e in self._topic.hearing()}
-        for gone in self._asked.keys() - readers.keys():
-            self._asked.pop(gone).close()
+        gone = [self._asked.pop(gid) for gid in self._asked.keys() - readers.keys()]
+        for question in gone:
+            question.close()
         for gid, reader in readers.items():
             if gid not in self._asked:
                 self._asked[gid] = _Question(self._node, reader)
             self._asked[gid].ask()
+        return [question.reader for question in gone if question.joints]
 
     def wrong(self) -> list[str]:
         """One sentence for each controller that is known to have other joints."""
