@@ -22,6 +22,24 @@ UNGUARDED = {'guard.enabled': 'false'}  # there is no robot description
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
+def chunk(node, start, epoch, sequence, speed=0.2, horizon=40, **changes):
+    """A chunk of /tester that moves every joint at `speed` [rad/s] from `start` (dof,) [rad], stamped now."""
+    steps = start + speed * 0.05 * np.arange(1, horizon + 1)[:, None]
+    fields = {
+        'epoch': epoch,
+        'sequence': sequence,
+        'source': '/tester',
+        'joint_names': list(PROFILE.joint_names),
+        'dt': 0.05,
+        'horizon': horizon,
+        'positions': array.array('d', steps.ravel()),
+        **changes,
+    }
+    msg = ActionChunk(**fields)
+    msg.header.stamp = node.get_clock().now().to_msg()
+    return msg
+
+
 class Robot:
     """The rest of the robot, played by the test: joint states out at every wait, set-points in."""
 
@@ -63,20 +81,8 @@ class Robot:
     def send(self, speed=0.2, horizon=40, **changes):
         """A chunk that moves every joint at `speed` [rad/s] from where it is."""
         self.sequence += 1
-        steps = self.home + speed * 0.05 * np.arange(1, horizon + 1)[:, None]
-        fields = {
-            'epoch': self.status.epoch,
-            'sequence': self.sequence,
-            'source': '/tester',
-            'joint_names': list(PROFILE.joint_names),
-            'dt': 0.05,
-            'horizon': horizon,
-            'positions': array.array('d', steps.ravel()),
-            **changes,
-        }
-        msg = ActionChunk(**fields)
-        msg.header.stamp = self.graph.node.get_clock().now().to_msg()
-        self.chunks.publish(msg)
+        epoch = changes.pop('epoch', self.status.epoch)
+        self.chunks.publish(chunk(self.graph.node, self.home, epoch, self.sequence, speed, horizon, **changes))
 
     def until(self, condition, what, **kwargs):
         return self.graph.wait(lambda: condition(self.status), what=what, **kwargs)

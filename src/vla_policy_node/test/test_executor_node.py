@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.action import ActionServer, CancelResponse
+from rclpy.action import ActionClient, ActionServer, CancelResponse
 from rclpy.clock import Clock, ClockType
 from rclpy.parameter import Parameter
 from rclpy.time import Time
@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node import executor_node, operator_services
+from vla_policy_node import executor_node
 from vla_policy_node.core.clocks import CLOCK_STILL, NO_CLOCK
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.executor_node import ExecutorNode
@@ -127,22 +127,44 @@ class Robot:
 
 
 @pytest.fixture
-def packages(monkeypatch):
-    """FrankaRobotState is played by a message that we have; what the recovery needs is never called here."""
+def robot_state(monkeypatch):
+    """FrankaRobotState is played by a message that we have; the recovery and what it needs are played, too."""
     monkeypatch.setattr(UInt8, 'robot_mode', property(lambda message: message.data), raising=False)
-    names = ('FrankaRobotState',), ('ErrorRecovery',), ()
-    for kind, known in zip(('msg', 'action', 'srv'), names, strict=True):
-        monkeypatch.setitem(sys.modules, f'franka_msgs.{kind}', SimpleNamespace(**dict.fromkeys(known, UInt8)))
-    services = dict.fromkeys(('SetHardwareComponentState', 'SwitchController', 'ListControllers'))
-    for name, content in {
-        'franka_msgs': {},
-        'controller_manager_msgs': {},
-        'controller_manager_msgs.srv': services,
-    }.items():
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
+    monkeypatch.setitem(sys.modules, 'franka_msgs', SimpleNamespace())
+    monkeypatch.setitem(sys.modules, 'franka_msgs.msg', SimpleNamespace(FrankaRobotState=UInt8))
+    monkeypatch.setattr(executor_node, 'ControllerManager', NoManager)
 
 
-def test_a_reflex_is_recovered_from_where_the_arm_is(ros, packages, monkeypatch):
+class NoManager:
+    """A controller manager that never answers."""
+
+    name, known, answers, available = '/controller_manager', {}, 0, False
+
+    def __init__(self, *_, **__):
+        pass
+
+    look = ask = close = __init__
+
+
+def test_a_reflex_is_recovered_from_where_the_arm_is(ros, robot_state, monkeypatch):
+    failures = [StepFailed('error recovery ended with status 6')]
+
+    class Recovery:
+        async def run(self):
+            if failures:
+                raise failures.pop()
+            robot.kind, robot.q = '', PROFILE.home + 0.2  # somebody moved it out of the way
+            robot.mode = 2
+            node = robot.node
+            well = lambda: not node._robot.problem() and np.allclose(node._core.measured, robot.q)  # noqa: E731
+            await appeared(node, well, 10.0, 'the robot is well')
+            return 'recovered'
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(executor_node, 'recovery', lambda *_: Recovery())
+    monkeypatch.setattr(executor_node.Recovery, 'close', Recovery.close)
     robot = Robot(ros, **{'topics.robot_state': 'robot_state'})
     robot.mode = 2
     robot.bring_up()
@@ -152,17 +174,6 @@ def test_a_reflex_is_recovered_from_where_the_arm_is(ros, packages, monkeypatch)
     assert 'mode REFLEX' in status.message
     robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
     assert 'mode REFLEX' in robot.call('resume').message
-    failures = [StepFailed('error recovery ended with status 6')]
-
-    async def run(self):
-        if failures:
-            raise failures.pop()
-        robot.kind, robot.q = '', PROFILE.home + 0.2  # somebody moved it out of the way
-        robot.mode = 2
-        heard = lambda: not self._state.problem() and np.allclose(robot.node._core.measured, robot.q)  # noqa: E731
-        await appeared(robot.node, heard, 10.0, 'the robot is well')
-
-    monkeypatch.setattr(operator_services.Recovery, 'run', run)
     assert robot.call('recover').message == 'error recovery ended with status 6'
     epoch = robot.status.epoch
     sent = len(robot.got)
@@ -184,7 +195,8 @@ def test_moveit_has_the_arm_until_a_stop(ros, monkeypatch):
         return ExecuteInstruction.Result()
 
     def prepare(self, node, profile, **_):
-        self._node, self._kind, self._seconds = node, ExecuteInstruction, 10.0
+        self._node, self._seconds = node, 10.0
+        self._client = ActionClient(node, ExecuteInstruction, 'move_action')
 
     server_node = ros.add('move_group')
     server = ActionServer(
@@ -497,23 +509,3 @@ def test_a_misspelt_limit_of_the_guard_is_told(ros, panda_urdf):
     with pytest.raises(ValueError, match=r'there is no parameter guard.tool_box; .* link_box, '):
         node.set_up()
     node.tear_down()
-
-
-def test_a_lifecycle_leaves_no_publisher_subscription_timer_or_service_behind(ros, panda_urdf):
-    robot = Robot(ros, **{'guard.enabled': True, 'limits_from': 'profile', 'require_controller': False})
-    description = robot.me.create_publisher(String, 'robot_description', qos.LATCHED)
-    description.publish(String(data=panda_urdf.read_text()))
-    node = robot.node
-
-    def entities():
-        kinds = node.publishers, node.subscriptions, node.timers, node.services, node.clients, node.waitables
-        return [len(list(kind)) for kind in kinds]
-
-    before, seen = entities(), []
-    for _ in range(5):
-        robot.bring_up()
-        seen.append(entities())
-        assert robot.transition(Transition.TRANSITION_DEACTIVATE)
-        ros.wait(lambda: robot.transition(Transition.TRANSITION_CLEANUP), 'the arm rests')
-        assert entities() == before
-    assert seen == [seen[0]] * 5 and seen[0] > before

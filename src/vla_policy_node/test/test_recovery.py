@@ -6,21 +6,26 @@ classes or, where the wire matters, with types that we have.
 
 import re
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from action_msgs.msg import GoalStatus
-from rclpy.action import ActionServer, GoalResponse
+from rclpy.action import ActionClient, ActionServer, GoalResponse
+from rclpy.task import Future
 from std_msgs.msg import UInt8
 from std_srvs.srv import Trigger
 
 from vla_msgs.action import ExecuteInstruction
 from vla_policy_node import franka, moveit
+from vla_policy_node.controller_manager import PATIENCE, Controller, ControllerManager
+from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.states import Hold, State
-from vla_policy_node.franka import FrankaState, Recovery
+from vla_policy_node.franka import FrankaState
 from vla_policy_node.moveit import MoveItHome
+from vla_policy_node.needed_controllers import NeededControllers
 from vla_policy_node.ros.waiting import StepFailed, act, call, finished
 from vla_policy_node.watchdogs import Watchdogs
 
@@ -38,9 +43,10 @@ def test_a_service_answers_or_is_missed(ros):
         return response
 
     other.create_service(Trigger, 'do', answer)
-    assert ros.run(call(node, Trigger, 'do', Trigger.Request(), 10.0)).message == 'done'
+    done, undone = (node.create_client(Trigger, name) for name in ('do', 'undone'))
+    assert ros.run(call(node, done, Trigger.Request(), 10.0)).message == 'done'
     with pytest.raises(StepFailed, match=r'service /undone did not come within 0.1 s'):
-        ros.run(call(node, Trigger, 'undone', Trigger.Request(), 0.1))
+        ros.run(call(node, undone, Trigger.Request(), 0.1))
 
 
 def test_a_future_that_does_not_come(ros):
@@ -65,12 +71,14 @@ def test_an_action_ends_or_is_refused(ros, accepts):
         execute,
         goal_callback=lambda _: GoalResponse.ACCEPT if accepts else GoalResponse.REJECT,
     )
+    client = ActionClient(node, ExecuteInstruction, 'act')
     if accepts:
-        answer = ros.run(act(node, ExecuteInstruction, 'act', ExecuteInstruction.Goal(), 10.0))
+        answer = ros.run(act(node, client, 'act', ExecuteInstruction.Goal(), 10.0))
         assert (answer.status, answer.result.message) == (GoalStatus.STATUS_SUCCEEDED, 'done')
     else:
         with pytest.raises(StepFailed, match='action /act refused the goal'):
-            ros.run(act(node, ExecuteInstruction, 'act', ExecuteInstruction.Goal(), 10.0))
+            ros.run(act(node, client, 'act', ExecuteInstruction.Goal(), 10.0))
+    client.destroy()
     server.destroy()
 
 
@@ -118,95 +126,138 @@ def test_franka_msgs_is_asked_for_by_name(ros, monkeypatch):
         FrankaState(ros.add('executor'), 'robot_state')
 
 
-# ---- recovery
+# ---- controllers. Recovery itself, beside a manager over DDS: tests/test_ros2_control.py
 
 
-class Robot:
-    """What stands behind the steps of a recovery. fails: the step that does not go well."""
+class Manager:
+    """What the controller manager /arm/controller_manager is known to have: the name and state of its controllers."""
 
-    def __init__(self, fails=''):
-        self.fails, self.did, self.mode = fails, [], 'REFLEX'
+    name = '/arm/controller_manager'
+    find, has_no = ControllerManager.find, ControllerManager.has_no
 
-    def problem(self):
-        return '' if self.mode == 'IDLE' else f'mode {self.mode}'
+    def __init__(self, **states):
+        self.answers, self.asked = 1, []
+        self.known = {name: Controller(name, state, name == 'arm') for name, state in states.items()}
 
-    async def act(self, node, kind, name, goal, seconds):
-        self.did.append(name)
-        good = self.fails != 'error recovery'
-        return SimpleNamespace(status=GoalStatus.STATUS_SUCCEEDED if good else GoalStatus.STATUS_ABORTED)
+    def look(self, soon):
+        self.asked.append(soon)
 
-    async def call(self, node, kind, name, request, seconds):
-        self.did.append(name.removeprefix('controller_manager/'))
-        if name.endswith('list_controllers'):
-            state = SimpleNamespace(name='arm', state='inactive'), SimpleNamespace(name='state', state='active')
-            return SimpleNamespace(controller=state)
-        if name.endswith('switch_controller'):
-            self.did.append(request.activate_controllers)
-            if self.fails != 'mode':
-                self.mode = 'IDLE'
-            return SimpleNamespace(ok=self.fails != 'controllers')
-        assert (request.name, request.target_state.label) == ('Hardware', 'active')
-        return SimpleNamespace(ok=self.fails != 'hardware')
-
-    async def appeared(self, node, ready, seconds, what):
-        if not ready():
-            raise StepFailed(what)
+    def ask(self):
+        self.asked.append('now')
 
 
-class Request(SimpleNamespace):
-    STRICT = 2
+def needed(manager, readers, publishers=(), controller_node='', recovers=False):
+    def publishers_of(topic):
+        ends = (p.rpartition('/') for p in publishers)
+        return [SimpleNamespace(node_namespace=space or '/', node_name=name) for space, _, name in ends]
 
-
-def service():
-    def make(**fields):
-        return Request(target_state=SimpleNamespace(), **fields)
-
-    make.STRICT = 2
-    return SimpleNamespace(Request=make)
-
-
-@pytest.fixture
-def packages(monkeypatch):
-    services = ('SetHardwareComponentState', 'SwitchController', 'ListControllers')
-    for name, content in {
-        'franka_msgs': {},
-        'franka_msgs.action': {'ErrorRecovery': SimpleNamespace(Goal=SimpleNamespace)},
-        'controller_manager_msgs': {},
-        'controller_manager_msgs.srv': {n: service() for n in services},
-    }.items():
-        monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
-
-
-def recovery(robot, monkeypatch):
-    for name in ('act', 'call', 'appeared'):
-        monkeypatch.setattr(franka, name, getattr(robot, name))
-    return Recovery(
-        SimpleNamespace(), robot, action='error_recovery', hardware='Hardware', controllers=['arm', 'state', ''],
-        seconds=1.0,
-    )  # fmt: skip
-
-
-def test_recovery_goes_through_its_steps(ros, packages, monkeypatch):
-    robot = Robot()
-    ros.add('executor')
-    ros.run(recovery(robot, monkeypatch).run())
-    steps = ['error_recovery', 'set_hardware_component_state', 'list_controllers', 'switch_controller', ['arm']]
-    assert robot.did == steps
+    return NeededControllers(
+        SimpleNamespace(get_publishers_info_by_topic=publishers_of),
+        manager,
+        SimpleNamespace(listeners=lambda: list(readers)),
+        controller_node=controller_node,
+        topics=['/arm/joint_states'],
+        recovers=recovers,
+    )
 
 
 @pytest.mark.parametrize(
-    ('fails', 'says'),
+    ('state', 'remedy'),
     [
-        ('error recovery', 'error recovery ended with status 6: is the stop button released'),
-        ('hardware', 'hardware component Hardware could not be activated'),
-        ('controllers', 'arm could not be switched on'),
-        ('mode', 'a mode of the robot in which it may move'),
+        ('inactive', 'ros2 control switch_controllers -c /arm/controller_manager --activate arm'),
+        ('unconfigured', 'ros2 run controller_manager spawner -c /arm/controller_manager arm'),
     ],
 )
-def test_the_step_that_fails_is_told(ros, packages, monkeypatch, fails, says):
-    ros.add('executor')
-    with pytest.raises(StepFailed, match=says):
-        ros.run(recovery(Robot(fails), monkeypatch).run())
+def test_a_reader_that_is_not_active_is_named_with_the_command_that_switches_it_on(state, remedy):
+    controllers = needed(Manager(arm=state), ['/arm/arm'])
+    assert controllers.activation_problems() == [f'arm is {state}: switch it on ({remedy})']
+    assert controllers.motion_problem() == f'arm is {state}: switch it on ({remedy}) and call ~/resume'
+    assert needed(Manager(arm='active'), ['/arm/arm']).motion_problem() == ''
+
+
+@pytest.mark.parametrize(
+    ('manager', 'readers'),
+    [
+        (None, ['/arm/arm']),
+        (Manager(), ['/arm/arm']),  # it has not answered, or not for long
+        (Manager(arm='inactive'), ['/sim']),  # the reader is no controller of this manager
+        (Manager(arm='inactive'), ['/other/arm']),
+        (Manager(arm='inactive', second='active'), ['/arm/arm', '/arm/second']),
+    ],
+)
+def test_what_is_not_known_to_be_inactive_is_never_a_problem(manager, readers):
+    controllers = needed(manager, readers)
+    assert not (controllers.activation_problems() or controllers.motion_problem() or controllers.silence())
+
+
+def test_a_named_controller_that_does_not_listen_is_looked_up():
+    (problem,) = needed(Manager(arm='unconfigured'), [], controller_node='/arm/arm').activation_problems()
+    assert 'arm is unconfigured' in problem
+    (problem,) = needed(Manager(arm='active'), [], controller_node='am').activation_problems()
+    assert problem == '/arm/controller_manager has no controller am, but arm: load it, or check controller_node'
+
+
+def test_broadcasters_that_are_off_explain_why_nothing_comes():
+    manager = Manager(arm='active', joints='inactive')
+    controllers = needed(manager, ['/arm/arm'], ['/arm/joints', '/gripper'], recovers=True)
+    assert controllers.silence().endswith('--activate joints), or call ~/recover')
+    assert controllers.motion_problem() == ''
+
+
+def test_those_that_were_active_at_activation_are_remembered():
+    manager = Manager(arm='active', joints='active', torques='active', other='inactive')
+    controllers = needed(manager, ['/arm/arm'], ['/arm/joints'])
+    assert controllers.to_recover() == ['arm', 'joints']  # never activated: those that we need
+    manager.known.pop('torques')
+    controllers.remember()
+    manager.known['torques'] = Controller('torques', 'active', False)
+    manager.answers += 1
+    controllers.look()  # the answer that was older than the activation is replaced by the next one
+    assert controllers.to_recover() == ['arm', 'joints', 'torques']
+    manager.known = {name: Controller(name, 'inactive', False) for name in manager.known}
+    manager.answers += 1
+    controllers.look()
+    assert controllers.to_recover() == ['arm', 'joints', 'torques']
+    assert manager.asked[-1] is True  # asked more often while it is off
+
+
+def test_without_answers_the_states_are_not_known_any_more(monkeypatch):
+    manager = ControllerManager.__new__(ControllerManager)
+    waiting = Future()
+    removed = []
+    manager.known, manager._answer = {'arm': Controller('arm', 'inactive', True)}, waiting
+    manager._again, manager._asked, manager._answered = False, time.monotonic(), time.monotonic()
+    manager._list = SimpleNamespace(remove_pending_request=removed.append, service_is_ready=lambda: False)
+    manager.look(False)
+    assert manager.known and not removed
+    manager._asked = manager._answered = time.monotonic() - PATIENCE - 0.1
+    manager.look(False)
+    assert (manager.known, removed) == ({}, [waiting])
+
+
+def test_controller_manager_msgs_is_asked_for_by_name(ros, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'controller_manager_msgs.srv', None)
+    node = ros.add('executor')
+    assert ControllerManager.find_or_none(node, 'controller_manager') is None
+    with pytest.raises(ValueError, match=r'~/recover needs controller_manager_msgs/srv/ListControllers'):
+        ControllerManager(node, 'controller_manager', '~/recover')
+
+
+def test_an_arm_whose_controller_was_off_starts_again_though_its_joint_states_stood_still():
+    core = ChunkExecutor(PROFILE)
+    tracking, q = core._tracking, PROFILE.home
+    core.observe(q, 0, 0)
+    tracking.begin(q)
+    for step in range(100):
+        tracking.sent(q + 0.002 * step)
+        tracking.measured(q, False)
+        tracking.look()
+    assert core.frozen
+    with pytest.raises(ValueError, match='repeat the same values'):
+        core.activate(0)
+    core.not_followed()
+    core.activate(0)
+    assert core.state is State.HOLDING
 
 
 # ---- MoveIt
@@ -222,6 +273,7 @@ def test_home_is_the_goal_and_its_error_is_told(ros, monkeypatch):
     }.items():
         monkeypatch.setitem(sys.modules, name, SimpleNamespace(**content))
     node = ros.add('executor')
+    monkeypatch.setattr(moveit, 'ActionClient', lambda *_: None)
     home = MoveItHome(node, PROFILE, group='arm', speed=0.1, seconds=5.0)
     joints = home.goal().request.goal_constraints[0].joint_constraints
     assert [j.joint_name for j in joints] == list(PROFILE.joint_names)
@@ -261,14 +313,17 @@ class Core:
     def clear(self, hold):
         self.faults.pop(hold, None)
 
+    def not_followed(self):
+        self.forgiven = True
+
 
 def watch(topic=None, problem=''):
     core = Core()
     topic = topic or SimpleNamespace(name='/command', there=['/controller'], others=[])
     topic.listeners, topic.rivals = lambda: topic.there, lambda: topic.others
     robot = SimpleNamespace(says=problem)
-    topic.joints = SimpleNamespace(ask=lambda: topic.gone, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
-    topic.wrong, topic.unknown, topic.gone = [], [], []
+    topic.joints = SimpleNamespace(ask=lambda: None, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
+    topic.wrong, topic.unknown = [], []
     dogs = Watchdogs(
         core, topic, topic.joints, require_controller=True, chunk_max_age=1.0, robot_problem=lambda: robot.says
     )
@@ -293,6 +348,7 @@ def test_faults_stay_until_released_when_their_cause_is_gone():
     assert dogs.silent
     robot.says = ''
     assert not dogs.release()
+    assert core.forgiven  # no controller listened for a while
     assert not dogs.silent
     assert not core.faults
 
@@ -307,18 +363,6 @@ def test_a_controller_that_came_back_with_other_joints_gets_no_set_points():
     assert dogs.release() == ['/controller has not answered']
     assert dogs.silent
     topic.unknown = []
-    assert not dogs.release()
-    assert not dogs.silent
-
-
-def test_a_controller_that_ended_its_subscription_is_missed_though_another_node_reads():
-    core, topic, _, dogs = watch()
-    topic.gone = ['/controller']
-    dogs.look(0)
-    assert '/controller ended its subscription of /command' in core.faults[Hold.CONTROLLER_MISSING]
-    topic.gone, core.at_rest = [], True
-    dogs.look(0)
-    assert dogs.silent
     assert not dogs.release()
     assert not dogs.silent
 

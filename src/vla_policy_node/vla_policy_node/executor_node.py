@@ -12,13 +12,15 @@ from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import JointState
 
 from vla_msgs.msg import ActionChunk
+from vla_policy_node.controller_manager import ControllerManager
 from vla_policy_node.core.chunk import Verdict
 from vla_policy_node.core.clocks import NO_CLOCK, SimulatedClock
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import Hold, State, renewed
 from vla_policy_node.executor_parameters import ExecutorParameters
 from vla_policy_node.executor_report import ExecutorReport
-from vla_policy_node.franka import FrankaState
+from vla_policy_node.franka import FrankaState, Recovery, recovery
+from vla_policy_node.needed_controllers import NeededControllers
 from vla_policy_node.operator_services import OperatorServices
 from vla_policy_node.planning_scene import PlanningScene, planning_scene
 from vla_policy_node.ros import qos
@@ -59,17 +61,20 @@ class ExecutorNode(SafeLifecycleNode):
         self._gripper = p.make_gripper(self)
         if self._gripper is not None:
             self._made.append((type(self._gripper).close, self._gripper))
-        robot = self._keep(FrankaState(self, p.robot_state), FrankaState.close) if p.robot_state else None
+        self._robot = self._keep(FrankaState(self, p.robot_state), FrankaState.close) if p.robot_state else None
+        self._needed, way_back = self._ros2_control(p, core)
+        self._report.hint = self._hint
         self._watchdogs = Watchdogs(
             core,
             self._controller.topic,
             self._controller.joints,
             require_controller=p.require_controller,
             chunk_max_age=p.chunk_max_age,
-            robot_problem=robot.problem if robot is not None else lambda: '',
+            robot_problem=self._robot_problem,
+            controller_problem=self._needed.motion_problem,
         )
         self._operator = self._keep(
-            OperatorServices(self, core, self._watchdogs, self._report, robot), OperatorServices.close
+            OperatorServices(self, core, self._watchdogs, self._report, way_back), OperatorServices.close
         )
         for kind, topic, callback, profile in (
             (JointState, p.joint_topic, self._on_joints, qos.SENSOR),
@@ -81,6 +86,7 @@ class ExecutorNode(SafeLifecycleNode):
         control = self.get_clock() if self._simulated else steady
         self._stepped: int | None = None  # [ns] of the monotonic clock
         self._simulated_clock = SimulatedClock() if self._simulated else None
+        self._seen_hold = core.hold
         for timer in (
             self.create_timer(p.config.period, self._tick, clock=control),
             self.create_timer(LOOK_EVERY, self._look, clock=steady),
@@ -90,6 +96,28 @@ class ExecutorNode(SafeLifecycleNode):
         self._configured_at = time.monotonic()
         self._report.publish()
 
+    def _ros2_control(self, p: ExecutorParameters, core: ChunkExecutor) -> tuple[NeededControllers, Recovery | None]:
+        manager: ControllerManager | None = (
+            ControllerManager(self, p.controller_manager, '~/recover')
+            if p.robot_state
+            else ControllerManager.find_or_none(self, p.controller_manager)
+        )
+        if manager is not None:
+            self._keep(manager, ControllerManager.close)
+        topics = (p.joint_topic, p.robot_state)
+        needed = NeededControllers(
+            self,
+            manager,
+            self._controller.topic,
+            controller_node=p.controller_node,
+            topics=[self.resolve_topic_name(topic) for topic in topics if topic],
+            recovers=self._robot is not None,
+        )
+        made = recovery(self, core, self._robot, manager, needed)
+        if made is not None:
+            self._keep(made, Recovery.close)
+        return needed, made
+
     def _keep(self, thing: Any, undo: Callable) -> Any:
         self._made.append((undo, thing))
         return thing
@@ -97,24 +125,25 @@ class ExecutorNode(SafeLifecycleNode):
     async def before_start(self) -> None:
         with suppress(StepFailed):  # `start` names what is missing
             await appeared(self, lambda: not self._may_appear(), APPEARS, '')
+        with suppress(StepFailed):  # states that are not known are no reason to refuse
+            await self._needed.refresh()
 
     def _may_appear(self) -> bool:
         """Whether something that speaks against activating may only not be discovered or answered yet."""
         core = self._core
         if core is None or core.state is not State.INACTIVE or self._operator.problems():
             return False
-        self._controller.joints.ask()
-        if self._controller.joints.wrong():
-            return False
         if time.monotonic() - self._configured_at < APPEARS:
-            return not core.has_joint_state or bool(self._reader_problems())
+            return not (core.has_joint_state and self._needed.known) or bool(self._reader_problems())
+        self._controller.joints.ask()
         return bool(self._controller.joints.outstanding())
 
     def _reader_problems(self) -> list[str]:
         """What speaks against activating: who reads set-points, one sentence each."""
         problems = self._controller.check(self._settings.require_controller)
-        if self._gripper is not None and self._settings.require_controller:
-            problems += self._gripper.check()
+        if self._settings.require_controller:
+            problems += self._needed.activation_problems()
+            problems += self._gripper.check() if self._gripper is not None else []
         return problems
 
     def start(self) -> None:
@@ -126,8 +155,12 @@ class ExecutorNode(SafeLifecycleNode):
         if problems:
             raise ValueError('; '.join(problems))
         self._watchdogs.forget()
-        self._core.activate(self._now())
+        try:
+            self._core.activate(self._now())
+        except ValueError as error:
+            raise ValueError(f'{error}{self._hint()}') from None
         self._operator.forget()
+        self._needed.remember()
         self._resting.clear()
         self.get_logger().info(f'active, epoch {self._core.epoch}: holding where the arm is')
 
@@ -198,7 +231,23 @@ class ExecutorNode(SafeLifecycleNode):
             )
             self._report.publish()
 
+    def _robot_problem(self) -> str:
+        """What the robot's mode has against motion, with the controllers that are to report it; '' if nothing."""
+        if self._robot is None or not (problem := self._robot.problem()):
+            return ''
+        hint = self._needed.silence() if self._robot.silent else ''
+        return f'{problem}; {hint}' if hint else problem
+
+    def _hint(self) -> str:
+        """To be put behind a message about joint states: the controllers that are to publish them and are off."""
+        return f'; {off}' if (off := self._needed.silence()) else ''
+
     def _look(self) -> None:
+        assert self._core is not None
+        if self._core.hold is not self._seen_hold:
+            self._seen_hold = self._core.hold
+            self._needed.ask()  # its cause may be there
+        self._needed.look()
         now = self._now()
         self._watchdogs.look(now)
         if self._simulated_clock is not None:  # control steps, which publish the status, stand still with /clock

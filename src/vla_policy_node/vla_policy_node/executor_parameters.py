@@ -58,6 +58,7 @@ class ExecutorParameters:
     joint_command: str
     controller_node: str
     require_controller: bool
+    controller_manager: str
     gripper: str
     gripper_topic: str
     gripper_scale: float
@@ -91,6 +92,10 @@ class ExecutorParameters:
             ),
             require_controller=declare(
                 node, 'require_controller', True, 'false: the arm may be commanded while nobody listens (for tests)'
+            ),
+            controller_manager=declare(
+                node, 'controller_manager', 'controller_manager',
+                'of ros2_control: its controllers must be active, and ~/recover switches them on',
             ),
             gripper=declare(
                 node, 'gripper', 'position', 'adapter: what the gripper understands',

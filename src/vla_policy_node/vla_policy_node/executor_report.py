@@ -1,6 +1,7 @@
 """What the executor node tells: its status and its diagnostics."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -32,6 +33,7 @@ class ExecutorReport:
         self._status = node.create_publisher(ExecutorStatus, '~/status', qos.LATCHED)
         self._diagnostics = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
         self.clock_fault = self.input_fault = self.gripper_fault = ''
+        self.hint: Callable[[], str] = lambda: ''  # to be put behind a message about joint states that do not come
         self._times = {name: Window(NEWEST) for name in (PERIOD, STEP, INGEST)}  # [s] of wall time
         self._stepped = math.nan
         self._shown: tuple = ()
@@ -61,7 +63,7 @@ class ExecutorReport:
         self._ticks = 0
         shown = self._facts()
         if shown[:2] != self._shown[:2] and self._shown:
-            text = f'{core.state.name.lower()}, {core.hold.name.lower()}, epoch {core.epoch}. {core.message}'
+            text = f'{core.state.name.lower()}, {core.hold.name.lower()}, epoch {core.epoch}. {self._message()}'
             if core.hold in _FINE:  # rclpy refuses another severity from the same line
                 self._node.get_logger().info(text)
             else:
@@ -123,7 +125,8 @@ class ExecutorReport:
             return self.clock_fault
         if self._core.state is State.INACTIVE:  # what forbids activation says more than that it is inactive
             return self._input_fault() or self._core.message
-        return self._core.message or self._input_fault() or self.gripper_fault
+        message = self._core.message or self._input_fault() or self.gripper_fault
+        return message + self.hint() if self._core.hold is Hold.JOINT_STATE_STALE else message
 
     def _facts(self) -> tuple:
         core = self._core

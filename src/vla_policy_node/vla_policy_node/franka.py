@@ -1,16 +1,23 @@
 """franka_ros2: what mode the robot is in, and the way back after it stopped itself."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from action_msgs.msg import GoalStatus
-from lifecycle_msgs.msg import State
+from rclpy.action import ActionClient
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
 
+from vla_policy_node.controller_manager import ControllerManager
+from vla_policy_node.core.clocks import NS
+from vla_policy_node.core.executor import ChunkExecutor
+from vla_policy_node.needed_controllers import NeededControllers
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.optional import message_type
-from vla_policy_node.ros.waiting import StepFailed, act, appeared, call
+from vla_policy_node.ros.parameters import declare
+from vla_policy_node.ros.waiting import StepFailed, act, appeared
 
 MODES = ('OTHER', 'IDLE', 'MOVE', 'GUIDING', 'REFLEX', 'USER_STOPPED', 'AUTOMATIC_ERROR_RECOVERY')
 MAY_MOVE = ('IDLE', 'MOVE')
@@ -48,6 +55,11 @@ class FrankaState:
         self._mode = ''
         self._heard = time.monotonic()
 
+    @property
+    def silent(self) -> bool:
+        """Whether no state came for longer than SILENT, as `problem` took them."""
+        return time.monotonic() - self._heard > SILENT
+
     def problem(self) -> str:
         """One sentence when the robot's mode forbids motion, or is not known; '' when it may move."""
         while taken := self._subscription.handle.take_message(self._subscription.msg_type, False):
@@ -55,7 +67,7 @@ class FrankaState:
             self._mode = MODES[number] if number < len(MODES) else f'number {number}'
             self._heard = time.monotonic()
         topic = self._subscription.topic_name
-        if time.monotonic() - self._heard > SILENT:
+        if self.silent:
             return f'no robot state on {topic} for {SILENT} s: is franka_robot_state_broadcaster active?'
         if not self._mode:
             return f'no robot state on {topic} yet'
@@ -68,51 +80,101 @@ class FrankaState:
 
 
 class Recovery:
-    """The steps of franka_ros2 after a reflex: error recovery, hardware active, controllers on, robot ready.
+    """The steps of franka_ros2 after a fault: error recovery, hardware active, controllers on, the robot ready.
 
-    action: of the ErrorRecovery. hardware: name of the ros2_control component. controllers: to be switched on; empty
-    names count for none. seconds: for each step. Raises ValueError naming the package that is not installed.
+    A reflex ends the control loop of libfranka. The controller manager then takes down the hardware and every
+    controller that uses it, the broadcasters included: joint states and the robot's mode stop, too.
+
+    action: of the ErrorRecovery. hardware: name of the ros2_control component. controllers: to be switched on in place
+    of those that were active. seconds: for each step. Raises ValueError naming the package that is not installed.
     """
 
     def __init__(
-        self, node: Node, state: FrankaState, *, action: str, hardware: str, controllers: list[str], seconds: float
+        self,
+        node: Node,
+        core: ChunkExecutor,
+        state: FrankaState,
+        manager: ControllerManager,
+        needed: NeededControllers,
+        *,
+        action: str,
+        hardware: str,
+        controllers: list[str],
+        seconds: float,
     ) -> None:
-        wanted_by = '~/recover'
-        self._error_recovery = message_type('franka_msgs', 'action', 'ErrorRecovery', wanted_by)
-        package = 'controller_manager_msgs'
-        self._set_hardware = message_type(package, 'srv', 'SetHardwareComponentState', wanted_by)
-        self._switch = message_type(package, 'srv', 'SwitchController', wanted_by)
-        self._list = message_type(package, 'srv', 'ListControllers', wanted_by)
-        self._node, self._state, self._action = node, state, action
-        self._hardware, self._seconds = hardware, seconds
-        self._controllers = [name for name in controllers if name]
+        self._goal = message_type('franka_msgs', 'action', 'ErrorRecovery', '~/recover')
+        self._node, self._core, self._state, self._manager, self._needed = node, core, state, manager, needed
+        self._action, self._hardware, self._seconds = action, hardware, seconds
+        self._controllers = list(controllers)
+        self._client = ActionClient(node, self._goal, action)
 
-    async def run(self) -> None:
-        """All steps, one after the other. Raises StepFailed naming the one that failed."""
-        node, seconds = self._node, self._seconds
-        answer = await act(node, self._error_recovery, self._action, self._error_recovery.Goal(), seconds)
+    def close(self) -> None:
+        self._client.destroy()
+
+    async def run(self) -> str:
+        """All steps in order. Returns what was switched on. Raises StepFailed naming the step that failed."""
+        seconds = self._seconds
+        with _step('error recovery'):
+            await self._recover_errors()
+        with _step('hardware'):
+            await self._manager.activate_hardware(self._hardware, seconds)
+        now = self._node.get_clock().now
+        began = now()
+        with _step('controllers'):
+            switched = await self._manager.switch_on(self._controllers or self._needed.to_recover(), seconds)
+        with _step('joint states'):
+            fresh = lambda: self._fresh(now().nanoseconds, began.nanoseconds)  # noqa: E731
+            await self._until(fresh, lambda: self._no_joint_state(now().nanoseconds))
+        with _step('mode'):
+            await self._until(lambda: not self._state.problem(), self._state.problem)
+        return f'recovered, switched on: {", ".join(switched) or "nothing, all were active"}'
+
+    async def _recover_errors(self) -> None:
+        answer = await act(self._node, self._client, self._action, self._goal.Goal(), self._seconds)
         if answer.status != GoalStatus.STATUS_SUCCEEDED:
-            raise StepFailed(
-                f'error recovery ended with status {answer.status}: is the stop button released, the arm unlocked?'
-            )
-        request = self._set_hardware.Request(name=self._hardware)
-        request.target_state.id, request.target_state.label = State.PRIMARY_STATE_ACTIVE, 'active'
-        name = 'controller_manager/set_hardware_component_state'
-        if not (await call(node, self._set_hardware, name, request, seconds)).ok:
-            raise StepFailed(f'hardware component {self._hardware} could not be activated: see the log of ros2_control')
-        await self._switch_on()
-        await appeared(node, lambda: not self._state.problem(), seconds, 'a mode of the robot in which it may move')
+            raise StepFailed(f'it ended with status {answer.status}: is the stop button released, the arm unlocked?')
 
-    async def _switch_on(self) -> None:
-        """Those of our controllers that are not active: to switch on an active one is an error."""
-        node, seconds = self._node, self._seconds
-        name = 'controller_manager/list_controllers'
-        known = (await call(node, self._list, name, self._list.Request(), seconds)).controller
-        active = [c.name for c in known if c.state == 'active']
-        wanted = [name for name in self._controllers if name not in active]
-        if not wanted:
-            return
-        request = self._switch.Request(activate_controllers=wanted, strictness=self._switch.Request.STRICT)
-        name = 'controller_manager/switch_controller'
-        if not (await call(node, self._switch, name, request, seconds)).ok:
-            raise StepFailed(f'{", ".join(wanted)} could not be switched on: see the log of ros2_control')
+    def _fresh(self, now: int, began: int) -> bool:
+        """Whether the newest trusted joint state was stamped, and came, after `began`. Times in ns."""
+        return self._core.joint_state_age(now) * NS < now - began and not self._core.joint_state_problem
+
+    def _no_joint_state(self, now: int) -> str:
+        age, hint = self._core.joint_state_age(now), self._core.joint_state_problem or self._needed.silence()
+        return f'the newest that can be trusted is {age:.2f} s old' + (f': {hint}' if hint else '')
+
+    async def _until(self, ready: Callable[[], bool], why_not: Callable[[], str]) -> None:
+        """Wait. Raises StepFailed with what is wrong when the time of a step is over."""
+        try:
+            await appeared(self._node, ready, self._seconds, '')
+        except StepFailed:
+            raise StepFailed(f'after {self._seconds:g} s {why_not()}') from None
+
+
+@contextmanager
+def _step(name: str) -> Iterator[None]:
+    """Name the step in a StepFailed."""
+    try:
+        yield
+    except StepFailed as error:
+        raise StepFailed(f'recovery stopped at "{name}": {error}') from None
+
+
+# Parameters are declared also where nothing uses them: what there is to set does not depend on what is set.
+def recovery(
+    node: Node,
+    core: ChunkExecutor,
+    state: FrankaState | None,
+    manager: ControllerManager | None,
+    needed: NeededControllers,
+) -> Recovery | None:
+    """The recovery that the parameters `recovery.*` describe; None without a robot's mode. Raises as Recovery does."""
+    settings: dict[str, Any] = {
+        'action': declare(node, 'recovery.action', 'action_server/error_recovery', 'ErrorRecovery of franka_ros2'),
+        'hardware': declare(node, 'recovery.hardware', 'FrankaHardwareInterface', 'component of ros2_control'),
+        'controllers': declare(
+            node, 'recovery.controllers', [''],
+            'controllers to switch on; [] or [""]: those that were active when the executor was activated',
+        ),
+        'seconds': declare(node, 'recovery.timeout', 10.0, 'for each step [s]', low=0.1, high=120.0),
+    }  # fmt: skip
+    return None if state is None or manager is None else Recovery(node, core, state, manager, needed, **settings)

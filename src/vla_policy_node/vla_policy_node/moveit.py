@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from rclpy.action import ActionClient
 from rclpy.node import Node
 from rclpy.task import Future
 
@@ -9,6 +10,7 @@ from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros.optional import message_type
 from vla_policy_node.ros.waiting import StepFailed, act
 
+ACTION = 'move_action'
 TOLERANCE = 0.01  # [rad] of each joint at the goal
 ATTEMPTS = 5  # of the planner
 
@@ -28,6 +30,10 @@ class MoveItHome:
         self._codes = message_type('moveit_msgs', 'msg', 'MoveItErrorCodes', wanted_by)
         self._node, self._profile = node, profile
         self._group, self._speed, self._seconds = group, speed, seconds
+        self._client = ActionClient(node, self._kind, ACTION)
+
+    def close(self) -> None:
+        self._client.destroy()
 
     def goal(self) -> Any:
         """The MoveGroup goal, from wherever the arm is."""
@@ -49,7 +55,7 @@ class MoveItHome:
 
     async def run(self, unless: Future) -> None:
         """Plan and move, until `unless` is done. Raises StepFailed with MoveIt's error code."""
-        answer = await act(self._node, self._kind, 'move_action', self.goal(), self._seconds, unless)
+        answer = await act(self._node, self._client, ACTION, self.goal(), self._seconds, unless)
         code = answer.result.error_code.val
         if code != self._codes.SUCCESS:
             raise StepFailed(f'MoveIt did not bring the arm home: error code {code} (moveit_msgs/MoveItErrorCodes)')

@@ -12,7 +12,7 @@ from std_srvs.srv import Trigger
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.states import State
 from vla_policy_node.executor_report import ExecutorReport
-from vla_policy_node.franka import FrankaState, Recovery
+from vla_policy_node.franka import Recovery
 from vla_policy_node.moveit import MoveItHome
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.ros.qos_mismatch import EveryPublisher
@@ -26,7 +26,7 @@ class OperatorServices:
     """`~/stop`, `~/resume`, `~/emergency_stop`, `~/go_to_start`; `~/recover` where the robot's mode is watched;
     `~/go_home` with MoveIt.
 
-    robot: the mode of a Franka, or None. Raises ValueError naming a message package that is asked for and missing.
+    recovery: None: ~/recover is not offered. Raises ValueError naming a message package that is asked for and missing.
     """
 
     def __init__(
@@ -35,14 +35,14 @@ class OperatorServices:
         core: ChunkExecutor,
         watchdogs: Watchdogs,
         report: ExecutorReport,
-        robot: FrankaState | None,
+        recovery: Recovery | None,
     ) -> None:
         self._node, self._core, self._watchdogs, self._report = node, core, watchdogs, report
         self._pressed = self._stopped = False  # as the topic says; until an operator resumes
         self._busy = ''  # what has the arm meanwhile
         self._stop_it = Future()  # done: it shall let go
         self._moved = False  # somebody else moved the arm: start again from where it is
-        self._recovery = _recovery(node, robot)
+        self._recovery = recovery
         self._home = _home(node, core)
         self._stops = EveryPublisher(node, Bool, '~/emergency_stop', self._on_emergency_stop)
         group = ReentrantCallbackGroup()  # the longer ones wait for other nodes while the control timer goes on
@@ -65,6 +65,8 @@ class OperatorServices:
         """What speaks against activating, one sentence each."""
         if self._pressed:
             return [_PRESSED]
+        if self._busy:
+            return [f'{self._busy}: wait until that is over']
         return ['the emergency stop was pressed: call ~/resume, then activate'] if self._stopped else []
 
     def forget(self) -> None:
@@ -75,6 +77,8 @@ class OperatorServices:
         for service in self._services:
             self._node.destroy_service(service)
         self._stops.close()
+        if self._home is not None:
+            self._home.close()
 
     # ---- stop and resume
 
@@ -142,11 +146,12 @@ class OperatorServices:
         problem = self._busy or ('' if self._core.at_rest else 'the arm is still braking: try again in a moment')
         if not problem and self._pressed:
             problem = _PRESSED
+        done = ''
         if not problem:
-            problem = await self._lend('the robot is being recovered', self._recovery.run)
+            problem, done = await self._lend('the robot is being recovered', self._recovery.run)
         if not problem and self._core.state is not State.INACTIVE:
             problem = self._resume()
-        return self._answer(response, problem, 'recovered')
+        return self._answer(response, problem, done)
 
     async def _on_go_home(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         home = self._home
@@ -156,19 +161,18 @@ class OperatorServices:
             problem = 'the arm is moving: call ~/stop first'
         if not problem:
             self._core.operator_stop()  # whoever drives must not go on when the arm is home
-            problem = await self._lend('MoveIt moves the arm home', lambda: home.run(self._stop_it))
+            problem, _ = await self._lend('MoveIt moves the arm home', lambda: home.run(self._stop_it))
         return self._answer(response, problem, 'home; call ~/resume to follow chunks again')
 
-    async def _lend(self, what: str, steps: Callable[[], Coroutine]) -> str:
-        """Send nothing while `steps` has the arm; '' or why it failed."""
+    async def _lend(self, what: str, steps: Callable[[], Coroutine]) -> tuple[str, Any]:
+        """Send nothing while `steps` has the arm. Returns why it failed, '' if it did not, and what it returned."""
         self._busy, self._stop_it = what, Future(executor=self._node.executor)
         try:
-            await steps()
+            return '', await steps()
         except StepFailed as error:
-            return str(error)
+            return str(error), None
         finally:
             self._busy, self._moved = '', True
-        return ''
 
     def _answer(self, response: Trigger.Response, problem: str, success: str = '') -> Trigger.Response:
         response.success = not problem
@@ -178,16 +182,6 @@ class OperatorServices:
 
 
 # Parameters are declared also where nothing uses them: what there is to set does not depend on what is set.
-def _recovery(node: Node, robot: FrankaState | None) -> Recovery | None:
-    settings: dict[str, Any] = {
-        'action': declare(node, 'recovery.action', 'action_server/error_recovery', 'ErrorRecovery of franka_ros2'),
-        'hardware': declare(node, 'recovery.hardware', 'FrankaHardwareInterface', 'component of ros2_control'),
-        'controllers': list(declare(node, 'recovery.controllers', [''], 'controllers to switch on; [] or [""]: none')),
-        'seconds': declare(node, 'recovery.timeout', 10.0, 'for each step [s]', low=0.1, high=120.0),
-    }
-    return None if robot is None else Recovery(node, robot, **settings)
-
-
 def _home(node: Node, core: ChunkExecutor) -> MoveItHome | None:
     wanted = declare(node, 'moveit.enabled', False, 'offer ~/go_home, planned and executed by MoveIt')
     settings: dict[str, Any] = {

@@ -21,7 +21,8 @@ class Watchdogs:
     """`look` is called about every 50 ms. topic, joints: of the controller.
 
     require_controller: False: nobody needs to listen. chunk_max_age: [s] an observation may be so old while the arm
-    moves by it. robot_problem: one sentence when the robot's own mode forbids motion, or ''.
+    moves by it. robot_problem: one sentence when the robot's own mode forbids motion, or ''. controller_problem: the
+    same when the controller that listens is not active.
     """
 
     def __init__(
@@ -33,24 +34,21 @@ class Watchdogs:
         require_controller: bool,
         chunk_max_age: float,
         robot_problem: Callable[[], str] = lambda: '',
+        controller_problem: Callable[[], str] = lambda: '',
     ) -> None:
         self._core, self._topic, self._joints = core, topic, joints
         self._require_controller, self._chunk_max_age = require_controller, chunk_max_age
-        self._robot_problem = robot_problem
+        self._robot_problem, self._controller_problem = robot_problem, controller_problem
         self._standing: set[Hold] = set()  # of TAKEN, until released
 
     def look(self, now: int) -> None:
         """Raise what is wrong at time now [ns]. An inactive executor sends nothing: nothing can be wrong with that."""
         core = self._core
-        gone = self._joints.ask()  # also while inactive: the answers are there when the node is activated
+        self._joints.ask()  # also while inactive: the answers are there when the node is activated
         if core.state is State.INACTIVE:
             self._robot_problem()  # takes what came: at activation an old state must not count as a new one
             return
-        causes = self.causes()
-        if gone:  # though another node may read, or the same one again
-            message = f'{gone[0]} ended its subscription of {self._topic.name}: see to it, then call ~/resume'
-            causes.setdefault(Hold.CONTROLLER_MISSING, message)
-        for hold, message in causes.items():
+        for hold, message in self.causes().items():
             core.fault(hold, message)
             self._standing.add(hold)
         age = core.chunk_age(now)
@@ -86,6 +84,8 @@ class Watchdogs:
             )
         elif wrong := self._joints.wrong():  # a controller that was configured anew
             found[Hold.CONTROLLER_MISSING] = f'{wrong[0]}, then call ~/resume'
+        elif self._require_controller and (problem := self._controller_problem()):
+            found[Hold.CONTROLLER_MISSING] = problem
         return found
 
     @property
@@ -100,6 +100,8 @@ class Watchdogs:
             causes[Hold.CONTROLLER_MISSING] = unknown[0]
         for hold in self._standing - set(causes):
             self._core.clear(hold)
+            if hold is Hold.CONTROLLER_MISSING:
+                self._core.not_followed()
         self._standing &= set(causes)
         return list(causes.values())
 

@@ -198,6 +198,10 @@ class ChunkExecutor:
             raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
         self._take_back(hold)
 
+    def not_followed(self) -> None:
+        """No controller carried out the set-points of late: that joint states stood still means nothing."""
+        self._tracking.forget()
+
     def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
         """Take the chunk, or refuse it with a reason; `message` then says what to do."""
         try:

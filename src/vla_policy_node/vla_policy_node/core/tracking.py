@@ -42,6 +42,11 @@ class Tracking:
         self._sent.append(positions)
         self._repeats, self._first, self._elsewhere = 0, None, 0
 
+    def forget(self) -> None:
+        """No set-point of late counts, whatever joint states did meanwhile."""
+        self.frozen, self._repeats, self._first, self._elsewhere = False, 0, None, 0
+        self._sent.clear()
+
     def sent(self, positions: np.ndarray) -> None:
         """A set-point, each period."""
         self._sent.append(positions)

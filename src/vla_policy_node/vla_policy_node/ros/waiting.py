@@ -6,6 +6,7 @@ The callback that awaits must be in a callback group of its own (ReentrantCallba
 from typing import Any
 
 from rclpy.action import ActionClient
+from rclpy.client import Client
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.task import Future
@@ -58,39 +59,40 @@ async def appeared(node: Node, ready: Any, seconds: float, what: str) -> None:
     raise StepFailed(f'{what} did not come within {seconds:g} s: is it running?')
 
 
-async def call(node: Node, kind: Any, name: str, request: Any, seconds: float) -> Any:
-    """The response of a service. Raises StepFailed."""
-    client = node.create_client(kind, name)
-    what = f'service {node.resolve_service_name(name)}'
+async def call(node: Node, client: Client, request: Any, seconds: float) -> Any:
+    """The response of a service. Raises StepFailed.
+
+    The client should be older than the call: a server may learn of a new one too late for its answer to arrive.
+    """
+    what = f'service {node.resolve_service_name(client.srv_name)}'
+    await appeared(node, client.service_is_ready, seconds, what)
+    future = client.call_async(request)
     try:
-        await appeared(node, client.service_is_ready, seconds, what)
-        return await finished(node, client.call_async(request), seconds, what)
+        return await finished(node, future, seconds, what)
     finally:
-        node.destroy_client(client)
+        client.remove_pending_request(future)
 
 
-async def act(node: Node, kind: Any, name: str, goal: Any, seconds: float, unless: Future | None = None) -> Any:
-    """Status (action_msgs/GoalStatus) and result of an action, as its client gives them. Raises StepFailed.
+async def act(
+    node: Node, client: ActionClient, name: str, goal: Any, seconds: float, unless: Future | None = None
+) -> Any:
+    """Status (action_msgs/GoalStatus) and result of the action `name`, as its client gives them. Raises StepFailed.
 
     A goal that takes longer than `seconds` is cancelled, and when `unless` is done before.
     """
-    client = ActionClient(node, kind, name)
     what = f'action {node.resolve_service_name(name)}'
+    await appeared(node, client.server_is_ready, seconds, what)
+    handle = await finished(node, client.send_goal_async(goal), seconds, what)
+    if not handle.accepted:
+        raise StepFailed(f'{what} refused the goal')
     try:
-        await appeared(node, client.server_is_ready, seconds, what)
-        handle = await finished(node, client.send_goal_async(goal), seconds, what)
-        if not handle.accepted:
-            raise StepFailed(f'{what} refused the goal')
-        try:
-            return await finished(node, handle.get_result_async(), seconds, what, unless)
-        except StepFailed as problem:
-            try:  # heard before the client goes
-                await finished(node, handle.cancel_goal_async(), CANCEL, f'{what}, asked to cancel,')
-            except StepFailed as deaf:
-                raise StepFailed(f'{problem}; {deaf}') from None
-            raise
-    finally:
-        client.destroy()
+        return await finished(node, handle.get_result_async(), seconds, what, unless)
+    except StepFailed as problem:
+        try:  # received before the client goes
+            await finished(node, handle.cancel_goal_async(), CANCEL, f'{what}, asked to cancel,')
+        except StepFailed as deaf:
+            raise StepFailed(f'{problem}; {deaf}') from None
+        raise
 
 
 _STEADY = Clock(clock_type=ClockType.STEADY_TIME)
