@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from launch import LaunchContext, LaunchDescription
-from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction, Shutdown
+from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
 
-from vla_bringup.launch_player import give_latched, over, resume
+from vla_bringup.launch_player import failed, give_latched, over, resume
 from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
 from vla_bringup.nodes import policy_nodes
 from vla_bringup.overrides import of_arguments, of_text
@@ -79,7 +79,7 @@ def nodes(context: LaunchContext) -> list:
     )
     when = {
         'active': [OpaqueFunction(function=resume, args=[plan])],
-        'unconfigured': [Shutdown(reason='the policy could not be configured: its log has the cause')],
+        'unconfigured': [OpaqueFunction(function=failed)],
     }
     words = [] if plan.instruction else [LogInfo(msg='the bag has no instruction: give instruction:="..."')]
     return [*words, OpaqueFunction(function=give_latched, args=[plan]), *launch_actions([policy], when=when), play]

@@ -263,7 +263,11 @@ def test_a_player_that_fails_is_told_by_the_exit_code(load):
     with pytest.raises(RuntimeError, match='exit code 2'):
         launch_player.over(SimpleNamespace(returncode=2), running)
     assert len(launch_player.over(SimpleNamespace(returncode=0), running)) == 1
-    assert launch_player.over(SimpleNamespace(returncode=-2), SimpleNamespace(is_shutdown=True)) == []
+    ending = SimpleNamespace(is_shutdown=True)
+    assert launch_player.over(SimpleNamespace(returncode=-2), ending) == []
+    with pytest.raises(RuntimeError, match='could not be configured'):
+        launch_player.failed(running)
+    launch_player.failed(ending)
 
 
 def test_rviz_gets_the_node_that_shows(load, tmp_path):

@@ -26,6 +26,12 @@ def give_latched(context: LaunchContext, plan: Playback) -> list[Action]:
     return []
 
 
+def failed(context: LaunchContext) -> None:
+    """When the policy could not be configured. Raises RuntimeError, which ends the launch with exit code 1."""
+    if not context.is_shutdown:
+        raise RuntimeError('the policy could not be configured: its own lines have the cause')
+
+
 def over(event: Any, context: LaunchContext) -> list[Action]:
     """When the player has ended. Raises RuntimeError, which ends the launch with exit code 1, when that was a fault."""
     if context.is_shutdown:
