@@ -27,7 +27,7 @@ NAMES = {
     'launch_ros.event_handlers': 'OnStateTransition',
     'launch_ros.events': '',
     'launch_ros.events.lifecycle': 'ChangeState',
-    'launch_ros.ros_adapters': 'get_ros_node',
+    'launch_ros.ros_adapters': 'get_ros_adapter get_ros_node',
 }
 
 

@@ -54,7 +54,15 @@ def test_what_was_too_slow_is_told_with_numbers_and_what_to_try(given, sentence)
     asked = {'run': FAST, 'reports': EPISODES, 'counts': COUNTS, 'paces': PACES, 'real_time_factor': 1.0} | given
     line = keeping_up(**asked)
     assert re.search(f'^this machine did not keep up: {sentence}[^;]*[.] End other programs, try ', line), line
-    assert './vla doctor' in line
+    assert '--real-time-factor 0.5 ' in line and './vla doctor' in line
+
+
+def test_a_simulation_that_is_too_fast_for_the_model_should_run_at_real_time():
+    paces = [Pace(p.wall / 4, p.simulation) for p in PACES]
+    line = keeping_up(run_of([0.3] * 100), EPISODES, COUNTS, paces, 4.0)  # 75 ms of wall time
+    assert '100 of 100 chunks came more than 120 ms' in line and '--real-time-factor 1 ' in line
+    paces = [Pace(p.wall * 2, p.simulation) for p in PACES]
+    assert keeping_up(run_of([0.1] * 100), EPISODES, COUNTS, paces, 0.5) == ''  # 200 ms of wall time
 
 
 @pytest.mark.parametrize(
@@ -70,6 +78,8 @@ def test_a_death_is_told_with_what_to_try(name, code, engine, line):
     assert after_death(name, code, engine) == line
 
 
-def test_a_simulator_that_dies_may_have_a_broken_driver_and_sigkill_may_be_memory():
-    assert 'MUJOCO_GL=osmesa' in after_death('sim', -11, 'auto')
+def test_a_simulator_that_dies_may_have_a_broken_driver_and_sigkill_may_be_memory(monkeypatch):
+    for tried, other in (('egl', 'osmesa'), ('osmesa', 'egl')):
+        monkeypatch.setenv('MUJOCO_GL', tried)
+        assert f'MUJOCO_GL={other} ./vla demo' in after_death('sim', -11, 'auto')
     assert 'memory may have run out (dmesg)' in after_death('recorder', -9, 'auto')

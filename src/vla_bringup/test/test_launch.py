@@ -284,8 +284,29 @@ def test_a_recorder_that_ends_stops_nobody(load):
 
     recorder = recorder_node('sim_panda', '/nowhere')
     assert not recorder.essential and all(spec.essential for spec in policy_nodes('sim_panda'))
-    (action,) = launch_actions([recorder])
+    *_, action = launch_actions([recorder])
     assert not getattr(action, '_ExecuteLocal__on_exit', None)
+
+
+def test_a_second_shutdown_does_not_turn_a_clean_end_into_an_error(load, monkeypatch):
+    """As launch_ros 0.26.6: its adapter raises when it is shut down twice, and franka_bringup's launch asks for it."""
+    from vla_bringup import launching
+
+    class Adapter:
+        running = True
+
+        def shutdown(self):
+            if not self.running:
+                raise RuntimeError('Cannot shutdown a ROS adapter that is not running')
+            self.running = False
+
+    adapter = Adapter()
+    monkeypatch.setattr(launching, 'get_ros_adapter', lambda context: adapter)
+    for _ in range(2):  # two arms in one launch
+        launching._shut_down_once(None)
+    adapter.shutdown()
+    assert not adapter.running
+    adapter.shutdown()
 
 
 def test_the_executor_waits_for_controller_and_joint_states():

@@ -76,3 +76,9 @@ def test_a_model_is_a_folder_or_a_name(tmp_path, monkeypatch):
         load('nowhere')
     (tmp_path / 'nano').mkdir()  # the user's own folder comes first
     assert shipped.model_path('nano') == 'nano'
+
+
+def test_a_simulation_that_waits_for_nothing_is_refused_to_a_model_that_drives(tmp_path):
+    done = CliRunner().invoke(app, ['demo', '--real-time-factor', '0', '--out', str(tmp_path / 'out')])
+    assert done.exit_code == 1 and not (tmp_path / 'out').exists()
+    assert 'with --real-time-factor 0 the simulation leaves it none: give the pace, 1 say, or let the' in done.output

@@ -206,7 +206,7 @@ def test_every_chunk_has_a_checksum(probe, tmp_path):
     probe.wait(lambda: '/arm/sim/task' in {c.topic for c in node._recorded.values()}, 20, 'it is recorded')
     probe.wait(lambda: node._bag.messages > 0, 20, 'it is written')
     close(probe, node)
-    content = (tmp_path / 'bag' / 'bag.mcap').read_bytes()
+    content = (tmp_path / 'bag' / 'bag_0.mcap').read_bytes()
     frame = content.index(b'\x04\x00\x00\x00zstd') + 16
     assert content[frame : frame + 4] == b'\x28\xb5\x2f\xfd' and content[frame + 4] & 4  # RFC 8878, 3.1.1.1.1
 

@@ -476,6 +476,30 @@ def test_one_stream_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(
     assert np.abs(found.driven.recorded[..., 0] - true)[known].max() < 1e-3
 
 
+@pytest.mark.parametrize('late', [0.0, 0.7])
+def test_a_recorder_on_the_time_of_day_beside_a_simulator_is_no_step_of_a_clock(tmp_path, late):
+    """As `ros2 bag record` without --use-sim-time, which finds /clock so many seconds after the cameras."""
+
+    def time_of_day(ns):  # the simulator is slower than that, and not steady
+        return 1_800_000_000 * NS + 2 * ns + round(0.2 * NS * math.sin(5 * ns / NS))
+
+    begins = 100 * NS + round(late * NS)
+    write_bag(
+        tmp_path / 'bag',
+        SECONDS,
+        compressed=False,
+        side=SIDE,
+        received=time_of_day,
+        clock=lambda ns: ns if ns >= begins else None,
+    )
+    found, told = measured(tmp_path / 'bag')
+    assert 'clock' not in told and 'stamped' not in told and 'STALE' not in told, told
+    assert [c.shift for c in found.run.cycles] == [0] * 20
+    true = 0.3 * np.sin(found.measures.due / NS)
+    known = np.isfinite(found.driven.norm)
+    assert np.abs(found.driven.recorded[..., 0] - true)[known].max() < 1e-3
+
+
 def test_stamps_ahead_of_the_clock_are_told_however_little(tmp_path):
     path = tmp_path / 'bag'
     write_bag(

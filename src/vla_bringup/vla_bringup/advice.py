@@ -1,5 +1,6 @@
 """What to try after a demo: when a node died, and when the machine did not keep up."""
 
+import os
 import signal
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,9 +30,10 @@ class Pace:
 
 def after_death(name: str, code: int, engine: str) -> str:
     """One line about a node (its name without namespace) that ended by itself with an exit code."""
+    platform = 'egl' if os.environ.get('MUJOCO_GL') == 'osmesa' else 'osmesa'
     tries = {
         'policy': '' if engine == 'eager' else './vla demo --engine eager, and ',
-        'sim': 'MUJOCO_GL=osmesa ./vla demo (another way to draw), and ',
+        'sim': f'MUJOCO_GL={platform} ./vla demo (another way to draw), and ',
     }.get(name, '')
     memory = 'end other programs, as memory may have run out (dmesg), ' if code == -signal.SIGKILL else ''
     return f'{name} {ending(code)}: try {memory}{tries}./vla doctor'
@@ -56,7 +58,7 @@ def keeping_up(
     if simulation < SLOW * real_time_factor * wall:
         found.append(f'the simulation ran at {simulation / wall:.2f} of real time instead of {real_time_factor:g}')
     latencies = [
-        (t - to_ns(c.header.stamp)) * 1e-9 / real_time_factor
+        (t - to_ns(c.header.stamp)) * 1e-9  # of the simulation: it is there that the arm goes on meanwhile
         for t, c in zip(run.chunks.times, run.chunks.values, strict=True)
         if c.source == policy and c.horizon > 0
     ]
@@ -73,5 +75,8 @@ def keeping_up(
             found.append(f'{came} of about {expected} {what} had room between two chunks')
     if not found:
         return ''
-    tries = 'end other programs, try --real-time-factor 0.5 or another --threads, and see the engines in ./vla doctor'
-    return f'this machine did not keep up: {"; ".join(found)}. {tries[0].upper()}{tries[1:]}'
+    slower = 1.0 if real_time_factor > 1 else real_time_factor / 2
+    return (
+        f'this machine did not keep up: {"; ".join(found)}. End other programs, try --real-time-factor {slower:g} or '
+        'another --threads, and see the engines in ./vla doctor'
+    )

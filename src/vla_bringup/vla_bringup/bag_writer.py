@@ -40,6 +40,8 @@ class BagWriter:
         storage: Any = self._writer.storage
         checked = {int(zstd.CompressionParameter.checksum_flag): 1}
         storage.compressor = functools.partial(zstd.compress, options=checked)
+        # The name that rosbag2 gives: `ros2 bag reindex` takes no other.
+        storage.path = storage.path.rename(path / f'{path.name}_0.mcap')
         self._storage = storage
         self._open = True
         self._began = time.monotonic()

@@ -101,12 +101,13 @@ def write_bag(
     side: int = SIDE,
     change: Callable[[str, int, Any], Any] = lambda topic, k, message: message,
     received: Callable[[int], int] = lambda ns: ns,
-    clock: Callable[[int], int] | None = None,
+    clock: Callable[[int], int | None] | None = None,
 ) -> None:
     """A bag of the simulated robot's topics: cameras at 30 Hz, joints at 100 Hz, made-up pictures with noise.
 
     change: takes topic, number and message, gives the message to write, or None for none. received: takes a time
-    [ns], gives what the recorder's clock says then. clock: same for /clock, which is written at 100 Hz if given.
+    [ns], gives what the recorder's clock says then. clock: same for /clock, which is written at 100 Hz if
+    given; None: no message.
     """
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
@@ -150,7 +151,8 @@ def write_bag(
         connections: dict[str, Any] = {}
         for ns, topic, k in sorted(entries):
             if clock is not None and topic == '/clock':
-                message = types['rosgraph_msgs/msg/Clock'](clock=header(clock(ns)).stamp)
+                said = clock(ns)
+                message = None if said is None else types['rosgraph_msgs/msg/Clock'](clock=header(said).stamp)
             else:
                 message = change(topic, k, joints(ns) if topic == '/joint_states' else image(ns, k))
             if message is None:

@@ -33,7 +33,9 @@ def demo(
     episodes_per_task: Annotated[int, typer.Option(min=1)] = 1,
     seed: Annotated[int, typer.Option(min=0, help='Of the first episode of each task.')] = 0,
     out: Annotated[Path, typer.Option(help='For videos, figure, bag and summary; emptied first.')] = Path('out/demo'),
-    real_time_factor: Annotated[float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible.')] = 1.0,
+    real_time_factor: Annotated[
+        float, typer.Option(min=0.0, max=100.0, help='0: as fast as possible, where the expert drives.')
+    ] = 1.0,
     model: Model = '',
     device: Annotated[str, typer.Option(help='Of the model: cpu, cuda.')] = 'cpu',
     engine: Annotated[str, typer.Option(help='Of the model, as the parameter engine of the policy node.')] = 'auto',
@@ -353,7 +355,11 @@ def bench_sim(seconds: Annotated[float, typer.Option(min=1.0, help='Wall time, a
     """Time of a physics step and of a pair of camera images; real-time factor with and without cameras."""
     from vla_sim import bench
 
-    typer.echo(bench.report(bench.bench_sim(seconds)))
+    def run() -> bool:
+        typer.echo(bench.report(bench.bench_sim(seconds)))
+        return True
+
+    _end(run)
 
 
 @bench.command('expert')

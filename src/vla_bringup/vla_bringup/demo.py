@@ -72,6 +72,11 @@ def run_demo(options: Options) -> bool:
     console = make_console()
     began = time.monotonic()
     out, runs = options.out, options.runs
+    if options.policy_drives and options.real_time_factor == 0:
+        raise ValueError(
+            'a model that drives needs time to answer, and with --real-time-factor 0 the simulation leaves it none: '
+            'give the pace, 1 say, or let the expert drive (--expert)'
+        )
     if options.engine != 'auto':
         from vla_model.engine import check  # torch takes a second
 

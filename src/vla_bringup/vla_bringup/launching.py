@@ -20,12 +20,13 @@ from launch.events import matches_action
 from launch_ros.actions import LifecycleNode, Node
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
-from launch_ros.ros_adapters import get_ros_node
+from launch_ros.ros_adapters import get_ros_adapter, get_ros_node
 from lifecycle_msgs.msg import Transition
 
 from vla_bringup.nodes import NodeSpec
 from vla_bringup.overrides import ARGUMENTS, MODEL
 from vla_policy_node.adapters.command_topic import is_controller
+from vla_policy_node.ros.run import REST, SHUTDOWN
 
 RETRY = 1.0  # [s] between two attempts to activate a node
 LOOK, LATER = 0.3, 0.7  # [s] between two looks at what a node waits for, and from when it is there
@@ -57,7 +58,8 @@ def launch_actions(
     state -> what to do when one of the nodes comes to it.
     """
     folder = Path(tempfile.mkdtemp(prefix='vla_parameters_'))  # the nodes read their files there
-    return [action for spec in specs for action in _node(spec, folder, autostart, when or {})]
+    nodes = [action for spec in specs for action in _node(spec, folder, autostart, when or {})]
+    return [OpaqueFunction(function=_shut_down_once), *nodes]
 
 
 def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list[Action]]) -> list[Action]:
@@ -70,7 +72,8 @@ def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list
         parameters=[str(spec.write_parameters(folder))] if spec.parameters else [],
         remappings=list(spec.remappings),
         output='screen',
-        on_exit=[OpaqueFunction(function=_shut_down, args=[spec.full_name])] if spec.essential else None,
+        on_exit=[Shutdown(reason=f'{spec.full_name} ended')] if spec.essential else None,
+        sigterm_timeout=str(REST + SHUTDOWN),  # [s] after SIGINT: what a node takes at most to end by itself
     )
     if not (spec.lifecycle and autostart):
         return [node]
@@ -119,6 +122,17 @@ def _there(node: Any, spec: NodeSpec, kind: str, topic: str) -> bool:
     return any(is_controller(e) for e in node.get_subscriptions_info_by_topic(name))
 
 
-def _shut_down(context: LaunchContext, name: str) -> list[Action]:
-    # A second Shutdown, when everything is being stopped already, would turn a clean Ctrl-C into exit code 1.
-    return [] if context.is_shutdown else [Shutdown(reason=f'{name} ended')]
+def _shut_down_once(context: LaunchContext) -> None:
+    """Let further Shutdowns do nothing in the ROS adapter of this launch, which raises an error then.
+
+    Each node that stops the others when it ends, franka_bringup's controller manager for one, asks for one more while
+    all are stopped already: a clean Ctrl-C would have exit code 1.
+    """
+    adapter = get_ros_adapter(context)
+    shut_down = adapter.shutdown
+
+    def once() -> None:
+        adapter.shutdown = lambda: None
+        shut_down()
+
+    adapter.shutdown = once

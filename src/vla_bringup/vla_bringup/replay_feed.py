@@ -8,7 +8,7 @@ from vla_policy_node.core import clocks
 from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED, decode_image
-from vla_training.bag import Damage, Message, messages
+from vla_training.bag import Damage, Message, has_messages, messages
 from vla_training.conversion_report import BagReport
 from vla_training.convert import bag_name
 from vla_training.recording import STATES, Setup
@@ -40,7 +40,8 @@ class Feed:
         self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type
         self.instructions = [setup.topic(name) for name in INSTRUCTIONS]
         self.events = {setup.topic(name): name for name in (CHUNKS, EXECUTOR, SUCCESS)}  # topic -> which
-        self.has_clock, self.clocks = CLOCK in self.seen, 0  # how many came
+        # A recorder may find /clock after the cameras, whose stamps are of simulated time from the first on.
+        self.has_clock, self.clocks = CLOCK in self.seen or has_messages(path, CLOCK), 0  # how many came
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         began = -1
@@ -64,13 +65,17 @@ class Feed:
                 self.clocks += 1
                 self.has_clock = True
                 now = time if time < now - clocks.OVERTAKING * NS else max(now, time)
-                yield from ((now, other) for other in early or ())
+                yield from _before_clock(early or [], now)
                 early = None
             elif early is not None:
                 early.append(m)
                 continue
             elif not self.has_clock:
                 now, period = m.time if m.period != period else max(now, m.time), m.period
+            yield now, m
+        for m in early or ():  # of no /clock anything could be read
+            self.has_clock = False
+            now = max(now, m.time)
             yield now, m
 
     def description(self) -> str:
@@ -100,6 +105,19 @@ class Feed:
                 except ValueError:
                     continue  # told by the first reading
         return found
+
+
+def _before_clock(early: list[Message], first: int) -> Iterator[tuple[int, Message]]:
+    """Messages that were recorded before the first /clock, which says `first` [ns], with the time.
+
+    The clock ran, only the recorder had not found it yet: nothing comes before it was stamped, so the newest stamp is
+    the best that is known of the time.
+    """
+    stamps = [to_ns(m.data.header.stamp) if hasattr(m.data, 'header') else 0 for m in early]
+    now = min((s for s in stamps if 0 < s <= first), default=first)
+    for m, stamp in zip(early, stamps, strict=True):
+        now = max(now, min(stamp, first))
+        yield now, m
 
 
 def load_setup(robot: str, namespace: str) -> Setup:

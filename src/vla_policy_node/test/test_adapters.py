@@ -199,6 +199,7 @@ def test_each_controller_is_asked_and_one_that_is_configured_anew_is_asked_again
     adapter = make(ros.add('executor'), 'crisp')
     ros.wait(lambda: len(adapter.topic.listeners()) == 2 and not adapter.check(True), 'both are right')
     other.configure(TURNED)
+    assert ros.wait(adapter.joints.ask, 'it was configured anew') == ['/other']
     told = ros.wait(lambda: adapter.joints.ask() or adapter.joints.wrong(), 'the other one')
     assert told[0].startswith('/other moves the joints')
     other.configure(OURS)
@@ -207,6 +208,21 @@ def test_each_controller_is_asked_and_one_that_is_configured_anew_is_asked_again
     right.node.destroy_node()
     ros.nodes.remove(right.node)
     ros.wait(lambda: adapter.topic.listeners() == ['/other'] and not adapter.check(True), 'one is gone')
+    adapter.close()
+
+
+def test_a_controller_that_is_discovered_before_its_name_is_asked_when_the_name_comes(ros, monkeypatch):
+    nameless = '_NODE_NAMESPACE_UNKNOWN_/_NODE_NAME_UNKNOWN_'
+    Controller(ros, 'crisp', TURNED)
+    adapter = make(ros.add('executor'), 'crisp')
+    ros.wait(adapter.topic.listeners, 'the controller is seen')
+    with monkeypatch.context() as early:
+        early.setattr(controller_joints, 'full_name', lambda _: nameless)
+        assert adapter.joints.problems() == [f'{nameless} has not answered yet which joints it moves: try again']
+        early.setattr(controller_joints, 'NAMED', 0.0)
+        assert not adapter.joints.problems()  # no node of ROS
+    told = ros.wait(lambda: adapter.joints.ask() or adapter.joints.wrong(), 'the other joints')
+    assert told[0].startswith('/controller moves the joints')
     adapter.close()
 
 

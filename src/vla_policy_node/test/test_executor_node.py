@@ -509,3 +509,23 @@ def test_a_misspelt_limit_of_the_guard_is_told(ros, panda_urdf):
     with pytest.raises(ValueError, match=r'there is no parameter guard.tool_box; .* link_box, '):
         node.set_up()
     node.tear_down()
+
+
+def test_a_lifecycle_leaves_no_publisher_subscription_timer_or_service_behind(ros, panda_urdf):
+    robot = Robot(ros, **{'guard.enabled': True, 'limits_from': 'profile', 'require_controller': False})
+    description = robot.me.create_publisher(String, 'robot_description', qos.LATCHED)
+    description.publish(String(data=panda_urdf.read_text()))
+    node = robot.node
+
+    def entities():
+        kinds = node.publishers, node.subscriptions, node.timers, node.services, node.clients, node.waitables
+        return [len(list(kind)) for kind in kinds]
+
+    before, seen = entities(), []
+    for _ in range(5):
+        robot.bring_up()
+        seen.append(entities())
+        assert robot.transition(Transition.TRANSITION_DEACTIVATE)
+        ros.wait(lambda: robot.transition(Transition.TRANSITION_CLEANUP), 'the arm rests')
+        assert entities() == before
+    assert seen == [seen[0]] * 5 and seen[0] > before

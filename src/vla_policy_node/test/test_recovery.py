@@ -322,8 +322,8 @@ def watch(topic=None, problem=''):
     topic = topic or SimpleNamespace(name='/command', there=['/controller'], others=[])
     topic.listeners, topic.rivals = lambda: topic.there, lambda: topic.others
     robot = SimpleNamespace(says=problem)
-    topic.joints = SimpleNamespace(ask=lambda: None, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
-    topic.wrong, topic.unknown = [], []
+    topic.joints = SimpleNamespace(ask=lambda: topic.gone, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
+    topic.wrong, topic.unknown, topic.gone = [], [], []
     dogs = Watchdogs(
         core, topic, topic.joints, require_controller=True, chunk_max_age=1.0, robot_problem=lambda: robot.says
     )
@@ -363,6 +363,18 @@ def test_a_controller_that_came_back_with_other_joints_gets_no_set_points():
     assert dogs.release() == ['/controller has not answered']
     assert dogs.silent
     topic.unknown = []
+    assert not dogs.release()
+    assert not dogs.silent
+
+
+def test_a_controller_that_ended_its_subscription_is_missed_though_another_node_reads():
+    core, topic, _, dogs = watch()
+    topic.gone = ['/controller']
+    dogs.look(0)
+    assert '/controller ended its subscription of /command' in core.faults[Hold.CONTROLLER_MISSING]
+    topic.gone, core.at_rest = [], True
+    dogs.look(0)
+    assert dogs.silent
     assert not dogs.release()
     assert not dogs.silent
 

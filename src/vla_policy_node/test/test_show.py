@@ -29,6 +29,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg, to_ns, to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.images import decode_image
+from vla_policy_node.show import messages
 from vla_policy_node.show.camera import project
 from vla_policy_node.show.executed import MOST, Executed
 from vla_policy_node.show.frames import FrameError, Frames
@@ -36,7 +37,7 @@ from vla_policy_node.show.pair import Pairing
 from vla_policy_node.show.pictures import MARK, draw_trace
 from vla_policy_node.show.show_node import ShowNode
 from vla_policy_node.show.sources import Source, stamp_of
-from vla_policy_node.show.words import words
+from vla_policy_node.show.words import SCENE, SCREEN, words
 
 PROFILE = File(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
 BASE, OPTICAL = 'panda_link0', 'front_camera_optical_frame'
@@ -286,10 +287,27 @@ def test_the_text_beside_the_base(show):
     ros.wait(lambda: texts and all(part in texts[-1].text for part in parts), 'the text')
     marker = texts[-1]
     assert marker.type == Marker.TEXT_VIEW_FACING and marker.header.frame_id == BASE
+    assert marker.scale.x == pytest.approx(0.5 * marker.scale.z)  # else RViz makes each space 0.7 m wide
+
+
+@pytest.mark.parametrize('yaw', [0.0, 0.35, 0.7])
+def test_the_text_stands_beside_the_robot_and_not_before_it(ros, yaw):
+    """Seen from the front, up to the view of the RViz configurations."""
+    node = ros.add('show', ShowNode, cli_args=['--ros-args', '--params-file', str(PROFILE)])
+    status = PolicyStatus(state=PolicyStatus.STATE_RUNNING, instruction='put the bowl ' * 10, message='x' * 100, code=1)
+    text = words(status, 'first the bowl, then the drawer, ' * 10, None, SCENE)
+    marker = messages.text_marker(to_time(0), BASE, text, node._place, node._height)
+    longest = max(len(line) for line in text.split('\n'))
+    assert longest <= SCENE and len(text.split('\n')) > 10
+    half = 0.5 * longest * marker.scale.z  # letters are as wide as that on the average
+    right = np.array([-np.sin(yaw), np.cos(yaw)])  # of the screen, in the plane of the base
+    middle = right @ [marker.pose.position.x, marker.pose.position.y]
+    arm = [right @ [x, 0.0] for x in (0.0, 0.6)]  # where its tool works
+    assert middle + half < min(arm) or middle - half > max(arm)
 
 
 def test_words_of_nobody():
-    assert words(None, '', None) == 'policy: not heard\nexecutor: not heard'
+    assert words(None, '', None, SCREEN) == 'policy: not heard\nexecutor: not heard'
 
 
 def test_an_output_with_rate_zero_is_not_there(ros):

@@ -133,9 +133,11 @@ class ExecutorNode(SafeLifecycleNode):
         core = self._core
         if core is None or core.state is not State.INACTIVE or self._operator.problems():
             return False
+        self._controller.joints.ask()
+        if self._controller.joints.wrong():
+            return False
         if time.monotonic() - self._configured_at < APPEARS:
             return not (core.has_joint_state and self._needed.known) or bool(self._reader_problems())
-        self._controller.joints.ask()
         return bool(self._controller.joints.outstanding())
 
     def _reader_problems(self) -> list[str]:

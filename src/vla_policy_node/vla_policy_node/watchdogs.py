@@ -44,11 +44,15 @@ class Watchdogs:
     def look(self, now: int) -> None:
         """Raise what is wrong at time now [ns]. An inactive executor sends nothing: nothing can be wrong with that."""
         core = self._core
-        self._joints.ask()  # also while inactive: the answers are there when the node is activated
+        gone = self._joints.ask()  # also while inactive: the answers are there when the node is activated
         if core.state is State.INACTIVE:
             self._robot_problem()  # takes what came: at activation an old state must not count as a new one
             return
-        for hold, message in self.causes().items():
+        causes = self.causes()
+        if gone:  # though another node may read, or the same one again
+            message = f'{gone[0]} ended its subscription of {self._topic.name}: see to it, then call ~/resume'
+            causes.setdefault(Hold.CONTROLLER_MISSING, message)
+        for hold, message in causes.items():
             core.fault(hold, message)
             self._standing.add(hold)
         age = core.chunk_age(now)

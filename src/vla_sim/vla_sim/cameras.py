@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
+from vla_sim.opengl import mujoco, renderer
 from vla_sim.robot import VISUAL_GROUP
 
 
@@ -59,12 +59,15 @@ class Cameras:
     """Renders snapshots. Make it, use it and close it in one thread."""
 
     def __init__(self, model: mujoco.MjModel, names: tuple[str, ...], size: int = 256, shadows: bool = False) -> None:
-        """names: cameras of the model; size: edge of the square images [pixel]."""
+        """names: cameras of the model; size: edge of the square images [pixel].
+
+        Raises ValueError with the remedy where OpenGL cannot be used.
+        """
         self.names = names
         self._model = mujoco.MjModel.__copy__(model)  # appearance is written into it while physics uses the other
         self._data = mujoco.MjData(self._model)
         self._appearance: Appearance | None = None
-        self._renderer = mujoco.Renderer(self._model, size, size)
+        self._renderer = renderer(self._model, size)
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         self._option = mujoco.MjvOption()

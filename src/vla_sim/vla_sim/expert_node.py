@@ -1,10 +1,8 @@
 """The scripted expert as a ROS 2 node: what a model would be to the executor, with the simulator's knowledge."""
 
-import os
 import threading
 import time
 from collections import deque
-from typing import TYPE_CHECKING
 
 import numpy as np
 from rclpy.duration import Duration
@@ -19,9 +17,7 @@ from vla_policy_node.ros.joints import decode_gripper, decode_joints
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
-
-if TYPE_CHECKING:
-    from vla_sim.expert import ExpertStep, Objects
+from vla_sim.expert import Expert, ExpertStep, Objects
 
 _KEEP = 100  # joint states: as many as may arrive between two sim/objects messages, and more
 _ENGAGE = 0.1  # [rad] the executor's set-point must be so near to the arm before the task begins
@@ -48,8 +44,6 @@ class ExpertNode(ReportsQosMismatch):
         self._joint_topic = declare(
             self, 'topics.joint_states', 'joint_states', 'measured joints (robot profile)', read_only=True
         )
-        from vla_sim.expert import Expert  # and with it mujoco, see main
-
         self._expert = Expert(self._profile)
         self._sequence = 0  # never starts again: within an epoch it must grow
         self._joints: deque[tuple[int, np.ndarray, float]] = deque(maxlen=_KEEP)  # stamp [ns], positions, opening
@@ -175,7 +169,7 @@ class ExpertNode(ReportsQosMismatch):
             self._restart()
         return not why
 
-    def _observation(self) -> 'tuple[int, np.ndarray, float, Objects] | str':
+    def _observation(self) -> tuple[int, np.ndarray, float, Objects] | str:
         """Joints as of the newest sim/objects: stamp [ns], positions, opening, poses; or what is not usable."""
         assert self._episode is not None
         now, begin = self.get_clock().now().nanoseconds, to_ns(self._episode.header.stamp)
@@ -215,7 +209,7 @@ class ExpertNode(ReportsQosMismatch):
         if self._driving:
             self._send(None, self.get_clock().now().nanoseconds, 0.0)
 
-    def _tell(self, step: 'ExpertStep', t_ref: int) -> None:
+    def _tell(self, step: ExpertStep, t_ref: int) -> None:
         """Progress, when it changed; trouble, once."""
         assert self._episode is not None
         shown = (self._episode.index, step.subtask, step.completed, step.message)
@@ -235,7 +229,6 @@ class ExpertNode(ReportsQosMismatch):
 
 
 def main(args: list[str] | None = None) -> None:
-    os.environ['MUJOCO_GL'] = 'disable'  # nothing is drawn: it runs where there is no OpenGL, too
     run(ExpertNode, args)
 
 

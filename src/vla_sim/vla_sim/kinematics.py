@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-import mujoco
 import numpy as np
+
+from vla_sim.opengl import mujoco
 
 
 class IKError(ValueError):

@@ -6,11 +6,11 @@ body is: block, produce: its centre; bowl, button: the middle of its bottom; but
 
 from itertools import pairwise
 
-import mujoco
 import numpy as np
 
 from vla_sim.meshes import Mesh, swept, turned
 from vla_sim.objects import BLOCK_EDGE, BOWL_HEIGHT
+from vla_sim.opengl import mujoco
 from vla_sim.robot import COLLISION_GROUP, VISUAL_GROUP, WORLD_BITS, add_mesh
 
 BUTTON_HEIGHT = 0.016  # [m] of the box

@@ -3,10 +3,10 @@
 import threading
 from collections.abc import Callable
 
-import mujoco
 import numpy as np
 
 from vla_sim.cameras import Cameras, Snapshot
+from vla_sim.opengl import mujoco
 
 Deliver = Callable[[Snapshot, dict[str, np.ndarray]], None]
 

@@ -10,10 +10,10 @@ from importlib.metadata import PackageNotFoundError, files
 from pathlib import Path
 from typing import Any
 
-import mujoco
 import numpy as np
 
 from vla_sim.meshes import Mesh, read_collada, read_stl, thin_out
+from vla_sim.opengl import mujoco
 
 ARM_JOINTS = tuple(f'panda_joint{i}' for i in range(1, 8))
 FINGER_JOINTS = ('panda_finger_joint1', 'panda_finger_joint2')

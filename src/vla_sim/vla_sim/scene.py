@@ -1,8 +1,8 @@
 """The scene of one task: table, floor, light, cameras, robot, props."""
 
-import mujoco
 import numpy as np
 
+from vla_sim.opengl import mujoco
 from vla_sim.robot import HAND, VISUAL_GROUP, WORLD_BITS, add_robot
 from vla_sim.tasks import task_of
 

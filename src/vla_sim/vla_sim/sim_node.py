@@ -74,11 +74,7 @@ class SimNode(ReportsQosMismatch):
         super().__init__(name, **kwargs)
         self._profile = declare_profile(self)
         self._declare()
-        os.environ['MUJOCO_GL'] = self._gl_backend  # read once, when mujoco is imported
-        try:
-            import mujoco  # noqa: F401
-        except Exception as error:  # PyOpenGL raises whatever comes of a library that is not there
-            raise self._no_opengl(error) from error
+        os.environ['MUJOCO_GL'] = self._gl_backend  # see opengl.py
         from vla_sim.render_thread import RenderThread
         from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, urdf_text
         from vla_sim.scene import CAMERAS
@@ -100,7 +96,7 @@ class SimNode(ReportsQosMismatch):
         self._renderer = RenderThread(CAMERAS, self._image_size, self._shadows, self._publish_images)
         self._renderer.prepare(self._world.model)
         if self._renderer.failure is not None:
-            raise self._no_opengl(self._renderer.failure)
+            raise self._renderer.failure
         self._subscribe()
         self._physics = threading.Thread(target=self._run_physics, name='physics', daemon=True)
         self._physics.start()
@@ -183,12 +179,6 @@ class SimNode(ReportsQosMismatch):
         self.add_on_set_parameters_callback(self._on_parameters)
         self.create_timer(0.2, self._watch)
         self._commanders = 1
-
-    def _no_opengl(self, error: BaseException) -> OSError:
-        return OSError(
-            f'no images with gl_backend {self._gl_backend}: {error}. egl needs the libraries libegl1 libopengl0 '
-            'libgl1-mesa-dri, osmesa needs libosmesa6, glfw needs a screen'
-        )
 
     # ---- executor thread
     def _watch(self) -> None:

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import Waypoint
+from vla_sim.opengl import mujoco
 
 Objects = dict[str, tuple[np.ndarray, np.ndarray]]  # name -> position (3,) [m], orientation (4,) wxyz; base frame
 

@@ -1,11 +1,11 @@
 """One simulated episode after another: the arm, its controller and gripper, the props. No ROS."""
 
-import mujoco
 import numpy as np
 
 from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
 from vla_sim.controller import Gains, JointImpedance
 from vla_sim.episode import Episode, Placement, SceneState
+from vla_sim.opengl import mujoco
 from vla_sim.props import CAP_TRAVEL, resting_height
 from vla_sim.referee import Referee
 from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT

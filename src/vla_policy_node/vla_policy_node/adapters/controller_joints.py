@@ -8,9 +8,10 @@ from rclpy.node import Node, NodeNameNonExistentError
 from rclpy.task import Future
 
 from vla_policy_node.adapters.command_topic import CommandTopic
-from vla_policy_node.ros.endpoints import full_name
+from vla_policy_node.ros.endpoints import UNKNOWN, full_name
 
 APPEARS = 0.5  # [s] within which the parameter services of a node that was discovered are discovered, too
+NAMED = 5.0  # [s] within which the name of a node is discovered after its subscription
 REPEAT = 1.0  # [s] after which a request without an answer is sent again
 
 
@@ -27,15 +28,20 @@ class ControllerJoints:
         self._node, self._topic, self._ours, self._ordered = node, topic, list(joint_names), ordered
         self._asked: dict[bytes, _Question] = {}  # by the subscription
 
-    def ask(self) -> None:
-        """Ask the readers that are new."""
+    def ask(self) -> list[str]:
+        """Ask the readers that are new. Returns the controllers that ended a subscription since the call before: they
+        were cleaned up, and may come back with other joints."""
         readers = {bytes(e.endpoint_gid): full_name(e) for e in self._topic.hearing()}
-        for gone in self._asked.keys() - readers.keys():
-            self._asked.pop(gone).close()
+        gone = [self._asked.pop(gid) for gid in self._asked.keys() - readers.keys()]
+        for question in gone:
+            question.close()
         for gid, reader in readers.items():
+            if gid in self._asked and self._asked[gid].reader != reader:  # its name has come
+                self._asked.pop(gid).close()
             if gid not in self._asked:
                 self._asked[gid] = _Question(self._node, reader)
             self._asked[gid].ask()
+        return [question.reader for question in gone if question.joints]
 
     def wrong(self) -> list[str]:
         """One sentence for each controller that is known to have other joints."""
@@ -86,7 +92,7 @@ class _Question:
         if self._client is None:
             if self._has_parameters():
                 self._client = self._node.create_client(GetParameters, f'{self.reader}/get_parameters')
-            elif time.monotonic() - self._seen > APPEARS:
+            elif time.monotonic() - self._seen > (NAMED if UNKNOWN in self.reader else APPEARS):
                 self.joints = []
             return
         if self._answer is not None and time.monotonic() - self._sent > REPEAT:
@@ -110,6 +116,8 @@ class _Question:
             self.joints = list(response.values[0].string_array_value) if response.values else []
 
     def _has_parameters(self) -> bool:
+        if UNKNOWN in self.reader:  # nothing can be asked about such a name
+            return False
         namespace, _, name = self.reader.rpartition('/')
         try:
             services = self._node.get_service_names_and_types_by_node(name, namespace or '/')

@@ -14,7 +14,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from vla_policy_node.ros.arguments import refuse_lost_lists
 
-REST, SHUTDOWN = 3.0, 5.0  # [s] at most; ros2 launch kills ten seconds after it first asked
+REST, SHUTDOWN = 3.0, 5.0  # [s] at most; our launch files ask again after both, and kill 5 s later
 
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:

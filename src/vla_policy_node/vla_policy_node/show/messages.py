@@ -17,6 +17,7 @@ from vla_policy_node.ros.chunk_msg import to_duration, to_time
 from vla_policy_node.show.tool_path import ToolPath
 
 SHADOW = 0.45  # opacity of what does not move the arm
+SPACE = 0.5  # width of a space in a text, of the height of a small letter
 
 
 def pose_stamped(stamp: int, frame: str, position: np.ndarray, rotation: np.ndarray) -> PoseStamped:
@@ -64,12 +65,16 @@ def predicted_markers(p: ToolPath | None, now: Time, frame: str) -> MarkerArray:
 
 
 def text_marker(stamp: Time, frame: str, text: str, position: Sequence[float], height: float) -> Marker:
-    """height of a capital letter [m], position of the middle (3,) [m]."""
+    """height of a small letter [m], position of the middle (3,) [m].
+
+    A line of RViz is twice as high, and letters are about as wide as `height`. The width of a space is scale.x [m];
+    without it every space is as wide as a letter of 1 m height.
+    """
     marker = Marker(ns='policy', id=0, type=Marker.TEXT_VIEW_FACING, action=Marker.ADD, text=text)
     marker.header = Header(stamp=stamp, frame_id=frame)
     marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = (float(v) for v in position)
     marker.pose.orientation.w = 1.0
-    marker.scale.z = float(height)
+    marker.scale.x, marker.scale.z = SPACE * float(height), float(height)
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
     return marker
 

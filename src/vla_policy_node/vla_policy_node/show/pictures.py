@@ -79,9 +79,10 @@ def side_by_side(imagined: np.ndarray, observed: np.ndarray, left: str, right: s
 
 
 def wrapped(text: str, width: int) -> str:
-    """Lines of at most `width` characters."""
+    """Lines of at most `width` characters. A word that is longer, as of a path, is divided."""
     lines = ['']
-    for word in text.split():
+    parts = (whole[i : i + width] for whole in text.split() for i in range(0, len(whole), max(width, 1)))
+    for word in parts:
         if lines[-1] and len(lines[-1]) + 1 + len(word) > width:
             lines.append('')
         lines[-1] += ' ' * bool(lines[-1]) + word

@@ -36,7 +36,7 @@ from vla_policy_node.show.outputs import LOOK_EVERY, Output
 from vla_policy_node.show.pair import Pairing
 from vla_policy_node.show.pictures import draw_trace, side_by_side
 from vla_policy_node.show.sources import Source
-from vla_policy_node.show.words import words
+from vla_policy_node.show.words import SCENE, SCREEN, words
 
 TELL_EVERY = 10.0  # [s] between two logs of the same sentence
 POINTED_KEPT = 1_000_000_000  # [ns] for which the image shows places of before it was taken
@@ -81,10 +81,10 @@ class ShowNode(ReportsQosMismatch):
         )
         self._executed = Executed(self._frame, seconds, self._profile.tool_speed)
         self._place = declare(
-            self, 'text_position', [0.0, -0.6, 0.6], 'of ~/text, x, y, z in the base frame [m]', read_only=True
+            self, 'text_position', [0.3, -1.0, 0.6], 'middle of ~/text, x, y, z in the base frame [m]', read_only=True
         )
         self._height = declare(
-            self, 'text_height', 0.035, 'of a capital letter of ~/text [m]', low=0.005, high=0.5, read_only=True
+            self, 'text_height', 0.025, 'of a small letter of ~/text [m]', low=0.005, high=0.5, read_only=True
         )
         if len(self._place) != 3 or not np.isfinite(self._place).all():
             raise ValueError(f'text_position must be three numbers, got {list(self._place)}')
@@ -166,17 +166,17 @@ class ShowNode(ReportsQosMismatch):
 
     # ---- one method for each output: its next message, or None
 
-    def _text(self) -> str:
+    def _text(self, width: int) -> str:
         plan = self._plan.newest
-        return words(self._status.newest, plan.data if plan is not None else '', self._executor.newest)
+        return words(self._status.newest, plan.data if plan is not None else '', self._executor.newest, width)
 
     def _make_text(self) -> Marker:
-        return messages.text_marker(self._stamp(), self._frame, self._text(), self._place, self._height)
+        return messages.text_marker(self._stamp(), self._frame, self._text(SCENE), self._place, self._height)
 
     def _make_overlay(self, kind: Any) -> Any:
         msg = kind(action=kind.ADD, width=620, height=230, horizontal_distance=10, vertical_distance=10, text_size=11.0)
         msg.horizontal_alignment, msg.vertical_alignment = kind.LEFT, kind.TOP
-        msg.font, msg.text = 'DejaVu Sans Mono', self._text()
+        msg.font, msg.text = 'DejaVu Sans Mono', self._text(SCREEN)
         msg.fg_color.r = msg.fg_color.g = msg.fg_color.b = msg.fg_color.a = 1.0
         msg.bg_color.a = 0.5
         return msg

@@ -8,7 +8,7 @@ from vla_policy_node.core.states import Hold, State
 from vla_policy_node.policy_report import CODE_NAMES
 from vla_policy_node.show.pictures import wrapped
 
-WIDTH = 60  # characters of a line
+SCREEN, SCENE = 60, 36  # characters of a line: on the screen; beside the robot, where a line must not reach the arm
 STATES = {
     PolicyStatus.STATE_INACTIVE: 'inactive',
     PolicyStatus.STATE_IDLE: 'idle',
@@ -17,10 +17,10 @@ STATES = {
 }
 
 
-def words(policy: PolicyStatus | None, plan: str, executor: ExecutorStatus | None) -> str:
+def words(policy: PolicyStatus | None, plan: str, executor: ExecutorStatus | None, width: int) -> str:
     """Instruction, plan, progress, what policy and executor do and why not, latency and surprise.
 
-    None: nothing was heard of that node.
+    In lines of at most `width` characters. None: nothing was heard of that node.
     """
     lines = []
     if policy is None:
@@ -48,4 +48,4 @@ def words(policy: PolicyStatus | None, plan: str, executor: ExecutorStatus | Non
         held = '' if executor.hold_reason == Hold.NONE else f', {Hold(executor.hold_reason).name}'
         why = f': {executor.message}' if executor.message else ''
         lines.append(f'executor {State(executor.state).name.lower()}{held}{why}')
-    return '\n'.join(wrapped(line, WIDTH) for line in lines)
+    return '\n'.join(wrapped(line, width) for line in lines)

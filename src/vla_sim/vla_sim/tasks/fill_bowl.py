@@ -1,11 +1,11 @@
 """Put the fruit or vegetable that is named into a bowl."""
 
-import mujoco
 import numpy as np
 
 from vla_sim import props
 from vla_sim.episode import Goal, SceneState
 from vla_sim.objects import BOWL_HEIGHT, PRODUCE
+from vla_sim.opengl import mujoco
 from vla_sim.tasks.placing import Placing
 from vla_sim.tasks.task import Prop, coloured
 

@@ -1,6 +1,5 @@
 """Press the button that is named, with the closed fingers."""
 
-import mujoco
 import numpy as np
 
 from vla_sim import props
@@ -8,6 +7,7 @@ from vla_sim.episode import Goal, SceneState
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import Waypoint
 from vla_sim.objects import COLOURS, spoken
+from vla_sim.opengl import mujoco
 from vla_sim.props import CAP_TOP, CAP_TRAVEL
 from vla_sim.skill import FINGERTIP, Make, Measured, Phase, Skill, raised, rise, up
 from vla_sim.success import OVER, TOUCHED

@@ -4,12 +4,12 @@ import re
 from abc import ABC, abstractmethod
 from typing import ClassVar, Protocol
 
-import mujoco
 import numpy as np
 
 from vla_sim.episode import Goal, SceneState
 from vla_sim.kinematics import Kinematics
 from vla_sim.objects import COLOURS
+from vla_sim.opengl import mujoco
 from vla_sim.skill import Skill
 
 Colour = tuple[float, float, float]

@@ -22,7 +22,7 @@ from vla_training.bag.order import Plan, Times, in_order, plan, times_of
 from vla_training.bag.parts import CDR, Damage, Raw, Types
 from vla_training.bag.sqlite import read_sqlite
 
-__all__ = ['Damage', 'Message', 'bag_files', 'messages', 'topics_seen']
+__all__ = ['Damage', 'Message', 'bag_files', 'has_messages', 'messages', 'topics_seen']
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
 EXAMPLES = 3  # of undecodable messages that are told per topic
 
@@ -92,6 +92,17 @@ def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict
             if enough(found):
                 break
     return found
+
+
+def has_messages(path: Path, topic: str) -> bool:
+    """Whether the bag has any message of ROS 2 on a topic: by its indexes, else all of it is read.
+
+    Raises ValueError when the path is no bag.
+    """
+    found = Times()
+    if all(add_times(file, topic.__eq__, found) for file in bag_files(path)):
+        return len(found.times) > 0
+    return topic in topics_seen(path, lambda seen: topic in seen)
 
 
 def _raws_alone(path: Path) -> Iterator[Raw]:

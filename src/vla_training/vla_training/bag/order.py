@@ -71,7 +71,7 @@ class Plan:
         ]
         lines += [
             f'after {after:.1f} s of the bag, no message of any topic came for {length:.3f} s: '
-            'its recorder was paused or lost them, or its clock was set forward'
+            'its recorder, or the simulator, was paused or lost them, or its clock was set forward'
             for after, length in self.gaps[:TOLD]
         ]
         if len(self.gaps) > TOLD:
