@@ -28,7 +28,7 @@ from vla_bringup.fault_relay import RAW
 from vla_bringup.faults import ROBOT, gentle_model
 from vla_bringup.machine import facts
 from vla_bringup.nodes import policy_nodes, sim_nodes
-from vla_bringup.probe import Probe
+from vla_bringup.probe import BRING_UP, Probe
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node.core.chunk import Verdict
@@ -140,8 +140,8 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
             supervisor.start(spec)
         probe.check = supervisor.check
         for name in (policy.full_name, executor.full_name):
-            probe.bring_up(name, 120.0)
-        probe.wait(lambda: any(desk.executing), 60.0, 'the arm moves')
+            probe.bring_up(name, BRING_UP)
+        probe.wait(lambda: any(desk.executing), BRING_UP, 'the arm moves')
         probe.spin(0.0 if options.quick else SETTLE)
         desk.begin()
         before = np.array(desk.status.verdict_counts, int)

@@ -20,7 +20,7 @@ from sensor_msgs.msg import Image
 from vla_bringup.console import make_console
 from vla_bringup.demo import ROBOT, interruptible
 from vla_bringup.nodes import NodeSpec, policy_nodes, sim_nodes
-from vla_bringup.probe import Probe
+from vla_bringup.probe import BRING_UP, Probe
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
@@ -80,7 +80,7 @@ def _cycles(spec: NodeSpec, cycles: int, supervisor: Supervisor, probe: Probe) -
     supervisor.start(spec)
     process = psutil.Process(supervisor.pid(spec.full_name))
     for count in range(cycles):
-        probe.bring_up(spec.full_name, 120.0)  # activation is tried until the joints have been heard
+        probe.bring_up(spec.full_name, BRING_UP)  # activation is tried until the joints have been heard
         for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
             probe.transition(spec.full_name, transition)
         yield _sample(spec.name, count + 1, 'cleaned up', process)

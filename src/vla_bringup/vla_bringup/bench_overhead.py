@@ -25,7 +25,7 @@ from vla_bringup.demo import ROBOT, interruptible
 from vla_bringup.fault_relay import RAW
 from vla_bringup.machine import facts
 from vla_bringup.nodes import policy_nodes, sim_nodes
-from vla_bringup.probe import Probe
+from vla_bringup.probe import BRING_UP, Probe
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ActionChunk, PolicyStatus
 from vla_policy_node.ros import qos
@@ -118,8 +118,8 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
         for spec in (sim, policy):
             supervisor.start(spec)
         probe.check = supervisor.check
-        probe.bring_up(policy.full_name, 120.0)
-        probe.wait(lambda: desk.inference, 60.0, 'the first chunk')
+        probe.bring_up(policy.full_name, BRING_UP)
+        probe.wait(lambda: desk.inference, BRING_UP, 'the first chunk')
         probe.spin(SETTLE)
         desk.inference, desk.latency = {}, {}
         pid = supervisor.pid(policy.full_name)

@@ -18,7 +18,7 @@ from std_msgs.msg import Bool, String
 from vla_bringup.fault_relay import RAW, SIM, SOURCE, Relay
 from vla_bringup.fault_report import FaultResult, Recording, write_report
 from vla_bringup.nodes import policy_nodes, sim_nodes
-from vla_bringup.probe import Probe
+from vla_bringup.probe import BRING_UP, Probe
 from vla_bringup.supervisor import Supervisor
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.profile import RobotProfile
@@ -152,18 +152,18 @@ def _watch(fault: Fault, scene: Scene) -> FaultResult:
     probe.node.create_subscription(ExecutorStatus, 'executor/status', record.on_status, qos.LATCHED)
     instruction = probe.node.create_publisher(String, 'policy/instruction', qos.LATCHED)
     instruction.publish(String(data='stack the red block on the blue block'))
-    probe.wait(lambda: record.joints, 60.0, 'the simulator publishes joint states')
+    probe.wait(lambda: record.joints, BRING_UP, 'the simulator publishes joint states')
     for name in ('/policy', '/executor') if fault.driver == 'policy' else ('/executor',):
-        probe.bring_up(name, 60.0)
+        probe.bring_up(name, BRING_UP)
 
     def moves() -> bool:
         return record.speed() > MOVING and record.said() == 'NONE'
 
-    probe.wait(moves, 60.0, 'the arm moves')
+    probe.wait(moves, BRING_UP, 'the arm moves')
     record.strike()
     fault.strike(scene)
     probe.check = lambda: None  # a dead node is what was ordered
-    probe.wait(lambda: record.elapsed() > WATCH, 60.0, 'the simulation goes on')
+    probe.wait(lambda: record.elapsed() > WATCH, BRING_UP, 'the simulation goes on')
     return record.result(fault, scene.supervisor.alive('/executor'))
 
 

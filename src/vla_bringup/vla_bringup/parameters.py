@@ -17,7 +17,7 @@ from rclpy.parameter import parameter_value_to_python
 
 from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, show_node, sim_nodes
 from vla_bringup.overrides import Value
-from vla_bringup.probe import Probe
+from vla_bringup.probe import BRING_UP, Probe
 from vla_bringup.supervisor import Supervisor
 from vla_policy_node.core.profile import profile_parameters
 from vla_policy_node.ros.parameters import CHOICES
@@ -95,9 +95,9 @@ def _section(title: str, rows: list[str]) -> str:
 def _ask(probe: Probe, spec: NodeSpec) -> Asked:
     """The parameters of a node and their values; a lifecycle node declares them when it is configured."""
     if spec.lifecycle:
-        probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), 60.0)
+        probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), BRING_UP)
         probe.transition(spec.full_name, Transition.TRANSITION_CONFIGURE)
-    found = probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), 60.0)
+    found = probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), BRING_UP)
     names = sorted(n for n in found.result.names if not n.startswith(_SKIP))
     about = probe.call(
         DescribeParameters, f'{spec.full_name}/describe_parameters', DescribeParameters.Request(names=names)
