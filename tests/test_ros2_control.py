@@ -130,7 +130,8 @@ def test_a_hardware_error_is_recovered_with_one_call(graph, start):
     status = robot.until(
         lambda s: s.hold_reason == E.HOLD_ROBOT_FAULT and s.state == E.STATE_HOLDING, 'the error is noticed'
     )
-    assert f'{STATE} is inactive' in status.message and '~/recover' in status.message
+    off = ', '.join(f'{name} is inactive' for name in (JOINTS, STATE, ARM))
+    assert f'{off}: look at the arm, then call ~/recover' in status.message
     stopped = robot.q
     answer = robot.call('recover')
     assert answer.success, answer.message

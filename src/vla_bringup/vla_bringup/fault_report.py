@@ -128,7 +128,8 @@ DDS has told of it, joint states are stale after 0.2 s. When chunks stop, the ar
 most 0.8 s here, and brakes on its path; with a camera unplugged the policy first waits until the image is too old (0.3
 s). When the executor dies, nothing brakes: the controller holds the last set-point, and the compliant arm runs into it.
 After a jump of the clock the source may go on at once, in the new epoch. Chunks that come late are no fault while they
-reach far enough.
+reach far enough. An error of the robot's hardware under ros2_control is in
+[interfaces](interfaces.md#after-a-fault-of-the-robot).
 
 """
 

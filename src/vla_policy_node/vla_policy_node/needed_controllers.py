@@ -91,6 +91,8 @@ class NeededControllers:
     def silence(self) -> str:
         """Which controllers that publish what we read from the robot are not active."""
         off = [c for c in self._publishers() if not c.active]
+        if off and self._recovers and (readers := self._off_readers()):  # a hardware error takes down both
+            return f'{_states(list(dict.fromkeys(off + readers)))}: look at the arm, then call ~/recover'
         return self._sentence(off) if off else ''
 
     # ---- inside
@@ -122,6 +124,9 @@ class NeededControllers:
         command = f'ros2 control switch_controllers{at} --activate {" ".join(names)}'
         if any(c.state != 'inactive' for c in off):
             command = f'ros2 run controller_manager spawner{at} {" ".join(names)}'
-        states = ', '.join(f'{c.name} is {c.state}' for c in off)
         recover = ', or call ~/recover' if self._recovers else ''
-        return f'{states}: switch {"it" if len(off) == 1 else "them"} on ({command}){then}{recover}'
+        return f'{_states(off)}: switch {"it" if len(off) == 1 else "them"} on ({command}){then}{recover}'
+
+
+def _states(controllers: list[Controller]) -> str:
+    return ', '.join(f'{c.name} is {c.state}' for c in controllers)
