@@ -88,7 +88,8 @@ def nodes(context: LaunchContext) -> list:
     )
     if value['record']:
         file = parameters['params_file']
-        specs.append(recorder_node(value['robot'], value['record'], namespace=namespace, params_file=file))
+        path, executor = value['record'], specs[0]
+        specs.append(recorder_node(value['robot'], path, namespace=namespace, params_file=file, executor=executor))
     try:
         robot = f'{get_package_share_directory("franka_bringup")}/launch/franka.launch.py'
     except PackageNotFoundError:

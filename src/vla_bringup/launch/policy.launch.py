@@ -60,6 +60,7 @@ def nodes(context: LaunchContext) -> list:
         use_sim_time=use_sim_time,
         **parameters,
     )
+    executor = specs[0]
     if value['nodes'] != 'both':
         specs = [spec for spec in specs if spec.name == value['nodes']]
     if value['record']:
@@ -70,6 +71,7 @@ def nodes(context: LaunchContext) -> list:
                 namespace=namespace,
                 use_sim_time=use_sim_time,
                 params_file=parameters['params_file'],
+                executor=executor,
             )
         )
     return launch_actions(specs, autostart=value['autostart'] == 'true')

@@ -142,6 +142,15 @@ def test_what_cannot_work_is_one_sentence(arguments, says, load):
         load('franka.launch.py', **arguments)
 
 
+def test_the_recorder_hears_the_topics_that_the_launch_gave_the_executor(franka_bringup, load, tmp_path):
+    bag = str(tmp_path / 'bag')
+    load('franka.launch.py', robot_ip='172.16.0.3', controller='joint_trajectory', record=bag)
+    wanted = {'topics.joint_command': CONTROLLERS['joint_trajectory'].topic, 'topics.gripper_command': 'franka_gripper'}
+    assert wanted.items() <= load.specs[-1].parameters.items()
+    load('policy.launch.py', record=bag, executor_parameters='{topics.joint_command: mine/commands}')
+    assert load.specs[-1].parameters['topics.joint_command'] == 'mine/commands'
+
+
 def test_two_arms_share_no_name_and_no_clock(load):
     both = load.executables('two_arms.launch.py')
     assert len(both) == 8 and both[:4] == both[4:]

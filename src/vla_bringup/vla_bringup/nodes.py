@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ament_index_python.packages import get_package_share_directory
 
-from vla_bringup.overrides import Value, merged
+from vla_bringup.overrides import Value, known, merged
 from vla_model.shipped import RANDOM
 from vla_policy_node.core.parameter_file import parameter_file
 from vla_policy_node.core.profile import RobotProfile
@@ -170,11 +170,12 @@ def recorder_node(
     minutes: float = 0.0,
     keep_free: float = 1.0,
     params_file: str = '',
+    executor: NodeSpec | None = None,
 ) -> NodeSpec:
     """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses.
 
     compress: images become jpeg. minutes: of wall time, 0 without end. keep_free [GB]: of its disk. params_file: on top
-    of the profile.
+    of the profile. executor: whose topics are recorded, also those that the launch gave it.
     """
     arguments: dict[str, Value] = {
         'use_sim_time': use_sim_time,
@@ -185,4 +186,7 @@ def recorder_node(
         'keep_free': float(keep_free),
     }
     parameters = merged('recorder', namespace, robot, params_file, arguments)
+    if executor is not None:
+        own = known().get('recorder', {})
+        parameters |= {n: v for n, v in executor.parameters.items() if n.startswith('topics.') and n in own}
     return NodeSpec('vla_bringup', 'recorder_node', 'recorder', namespace, parameters, essential=False)

@@ -16,9 +16,7 @@ from rclpy.signals import SignalHandlerOptions
 LOST = 5.0  # [s] after which a request for a transition is checked on
 RETRY = 0.5  # [s] between two attempts to activate a node
 MATCH = 0.1  # [s] a server may learn of us later than we of it; what it answers before is lost
-BRING_UP = (
-    300.0  # [s] for nodes to come up and the arm to move: a slow machine needs minutes, a dead node ends the wait
-)
+BRING_UP = 300.0  # [s] for nodes to come up and the arm to move; a dead node ends the wait
 ASK_AGAIN = 1.0  # [s] without an answer to a question about a state
 
 
