@@ -36,6 +36,7 @@ class Robot:
     def __init__(self, graph, **manager):
         self.graph, self.nodes, self.sequence, self.got = graph, [], 0, []
         self.q = PROFILE.home.copy()
+        self.was_active, self.snapped_by = True, 0.0  # [rad] between the arm and the set-point at its activation
         effort = tuple(f'{name}/effort' for name in PROFILE.joint_names)
         controllers = {
             JOINTS: Controller('joint_state_broadcaster/JointStateBroadcaster', state='active'),
@@ -65,11 +66,15 @@ class Robot:
             node.destroy_node()
 
     def on_target(self, msg):
+        """As crisp_controllers main of 2025-08-19, cartesian_controller.cpp: on_activate keeps what came before it."""
         self.got.append(np.array(msg.position))
         if self.manager.active(ARM):
             self.q = self.got[-1]
 
     def publish(self):
+        if self.manager.active(ARM) and not self.was_active:
+            self.snapped_by = float(np.abs(self.got[-1] - self.q).max()) if self.got else 0.0
+        self.was_active = self.manager.active(ARM)
         if self.manager.active(JOINTS):
             msg = JointState(name=list(PROFILE.joint_names), position=list(self.q), velocity=[0.0] * PROFILE.dof)
             msg.header.stamp = self.graph.node.get_clock().now().to_msg()
@@ -127,15 +132,14 @@ def test_a_hardware_error_is_recovered_with_one_call(graph, start):
     robot.move()
     epoch = robot.status.epoch
     robot.manager.fail()
-    status = robot.until(
-        lambda s: s.hold_reason == E.HOLD_ROBOT_FAULT and s.state == E.STATE_HOLDING, 'the error is noticed'
-    )
     off = ', '.join(f'{name} is inactive' for name in (JOINTS, STATE, ARM))
-    assert f'{off}: look at the arm, then call ~/recover' in status.message
-    stopped = robot.q
+    robot.until(lambda s: s.hold_reason == E.HOLD_ROBOT_FAULT and s.state == E.STATE_HOLDING, 'the error is noticed')
+    robot.until(lambda s: f'{off}: look at the arm, then call ~/recover' in s.message, 'what is off is named')
+    stopped = robot.q = robot.q + 0.1  # somebody moves it out of the way
     answer = robot.call('recover')
     assert answer.success, answer.message
     assert answer.message == f'recovered, switched on: {JOINTS}, {STATE}, {ARM}'
+    assert robot.snapped_by < 1e-9
     assert robot.manager.switches == [[JOINTS, STATE], [ARM]]
     assert robot.manager.controllers['other_controller'].state == 'inactive'
     robot.until(lambda s: s.epoch > epoch and s.hold_reason == E.HOLD_IDLE, 'a new epoch')

@@ -5,7 +5,7 @@ service or without an answer the states are unknown, and nothing is refused for 
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -135,10 +135,13 @@ class ControllerManager:
             remedy = 'only a new start of ros2_control brings it back'
         raise StepFailed(f'hardware component {component} could not be activated and is {answer.state.label}: {remedy}')
 
-    async def switch_on(self, names: Iterable[str], seconds: float) -> list[str]:
+    async def switch_on(
+        self, names: Iterable[str], seconds: float, before_commands: Callable[[], Awaitable[None]]
+    ) -> list[str]:
         """Activate those that are not active: first those without command interfaces, then the others.
 
-        Returns their names. Raises StepFailed naming those that are not loaded, or not active afterwards.
+        before_commands: awaited between the two. Returns their names. Raises StepFailed naming those that are not
+        loaded, or not active afterwards.
         """
         await self.refresh(seconds)
         names = list(names)
@@ -147,6 +150,8 @@ class ControllerManager:
         off = [c for name in names if not (c := self.known[name]).active]
         for commands in (False, True):
             if group := [c.name for c in off if c.commands is commands]:
+                if commands:
+                    await before_commands()
                 await self._switch_on(group, seconds)
         return [c.name for c in off]
 

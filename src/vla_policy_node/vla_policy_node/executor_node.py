@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rclpy.clock import Clock, ClockType, ROSClock
 from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
+from rclpy.time import Time
 from sensor_msgs.msg import JointState
 
 from vla_msgs.msg import ActionChunk
@@ -279,11 +280,23 @@ class ExecutorNode(SafeLifecycleNode):
             if self._gripper is not None and point.gripper is not None and core.hold is not Hold.EMERGENCY_STOP:
                 self._gripper.send(point.gripper, driven=core.hold is Hold.NONE)
                 self._report.gripper_fault = self._gripper.problem
+        if not free:
+            self._offer(now)
         if core.state is State.INACTIVE and not self._resting.is_set():
             if free:  # the last word stands for ever: it must say that the arm stands still
                 self._controller.send(now, core.planned, np.zeros(core.profile.dof))
             self._resting.set()
         self._report.tick(began, took)
+
+    def _offer(self, now: Time) -> None:
+        """Send an inactive controller where the arm is, if it would go to an older set-point once it is activated."""
+        core = self._core
+        assert core is not None
+        if not self._controller.takes_while_inactive or not self._needed.reader_off or self._controller.topic.rivals():
+            return
+        fresh = core.joint_state_age(now.nanoseconds) <= core.config.joint_state_max_age
+        if core.measured is not None and fresh and not core.joint_state_problem:
+            self._controller.send(now, core.measured, np.zeros(core.profile.dof))
 
     def _diagnose(self) -> None:
         self._report.diagnose({'controllers listening': ', '.join(self._controller.topic.listeners()) or 'none'})

@@ -17,7 +17,7 @@ from vla_policy_node.needed_controllers import NeededControllers
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.optional import message_type
 from vla_policy_node.ros.parameters import declare
-from vla_policy_node.ros.waiting import StepFailed, act, appeared
+from vla_policy_node.ros.waiting import StepFailed, act, appeared, pause
 
 MODES = ('OTHER', 'IDLE', 'MOVE', 'GUIDING', 'REFLEX', 'USER_STOPPED', 'AUTOMATIC_ERROR_RECOVERY')
 MAY_MOVE = ('IDLE', 'MOVE')
@@ -27,6 +27,10 @@ _ADVICE = {
     'GUIDING': 'it is guided by hand: when done, call ~/resume',
 }
 SILENT = 0.5  # [s] of wall time without a state, and nobody knows what the robot does
+
+
+# [s] between fresh joint states and the arm's controller: an inactive one is sent meanwhile where the arm is.
+SETTLED = 0.05
 
 
 class _Polled(CallbackGroup):
@@ -120,11 +124,17 @@ class Recovery:
             await self._manager.activate_hardware(self._hardware, seconds)
         now = self._node.get_clock().now
         began = now()
-        with _step('controllers'):
-            switched = await self._manager.switch_on(self._controllers or self._needed.to_recover(), seconds)
-        with _step('joint states'):
+
+        async def joint_states() -> None:
             fresh = lambda: self._fresh(now().nanoseconds, began.nanoseconds)  # noqa: E731
-            await self._until(fresh, lambda: self._no_joint_state(now().nanoseconds))
+            with _step('joint states'):
+                await self._until(fresh, lambda: self._no_joint_state(now().nanoseconds))
+            await pause(self._node, SETTLED)
+
+        with _step('controllers'):
+            names = self._controllers or self._needed.to_recover()
+            switched = await self._manager.switch_on(names, seconds, joint_states)
+        await joint_states()
         with _step('mode'):
             await self._until(lambda: not self._state.problem(), self._state.problem)
         return f'recovered, switched on: {", ".join(switched) or "nothing, all were active"}'
@@ -150,13 +160,18 @@ class Recovery:
             raise StepFailed(f'after {self._seconds:g} s {why_not()}') from None
 
 
+_STOPPED = 'recovery stopped at'
+
+
 @contextmanager
 def _step(name: str) -> Iterator[None]:
     """Name the step in a StepFailed."""
     try:
         yield
     except StepFailed as error:
-        raise StepFailed(f'recovery stopped at "{name}": {error}') from None
+        if str(error).startswith(_STOPPED):  # at a step inside this one
+            raise
+        raise StepFailed(f'{_STOPPED} "{name}": {error}') from None
 
 
 # Parameters are declared also where nothing uses them: what there is to set does not depend on what is set.

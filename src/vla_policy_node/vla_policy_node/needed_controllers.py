@@ -53,6 +53,11 @@ class NeededControllers:
         """Whether the states are known, or cannot be."""
         return self._manager is None or bool(self._manager.known)
 
+    @property
+    def reader_off(self) -> bool:
+        """Whether the controller that reads the set-points is known not to be active."""
+        return bool(self._off_readers())
+
     async def refresh(self) -> None:
         """Request the states and wait for them, where there is a manager. Raises StepFailed when it does not answer."""
         if self._manager is not None and self._manager.available:

@@ -28,6 +28,8 @@ class JointController(Protocol):
     joints: 'ControllerJoints'
     # Whether an arm that is let go must keep its acceleration limits: a step of set-points is a jerk of the arm.
     releases_within_acceleration: ClassVar[bool]
+    # Whether the controller goes, once it is activated, to a set-point that it received while it was inactive.
+    takes_while_inactive: ClassVar[bool]
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
         """positions [rad], velocities [rad/s] for now. Raises ValueError when something is not finite."""

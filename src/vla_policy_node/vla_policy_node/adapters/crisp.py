@@ -23,6 +23,7 @@ class CrispJointController:
 
     # The distance between set-point and arm is a force, which is to be gone soonest.
     releases_within_acceleration: ClassVar[bool] = False
+    takes_while_inactive: ClassVar[bool] = True  # its on_activate does not reset what the topic brought
 
     def __init__(self, node: Node, topic: str, joint_names: tuple[str, ...], controller_node: str = '') -> None:
         self.topic = CommandTopic(node, JointState, topic, qos.COMMAND, controller_node)

@@ -26,6 +26,7 @@ class ForwardCommandController:
     """
 
     releases_within_acceleration: ClassVar[bool] = True
+    takes_while_inactive: ClassVar[bool] = False
 
     def __init__(
         self, node: Node, topic: str, joint_names: tuple[str, ...], rate: float, controller_node: str = ''

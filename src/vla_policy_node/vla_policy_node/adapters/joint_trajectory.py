@@ -59,6 +59,7 @@ class JointTrajectoryController:
     """
 
     releases_within_acceleration: ClassVar[bool] = True
+    takes_while_inactive: ClassVar[bool] = False
 
     def __init__(
         self,
