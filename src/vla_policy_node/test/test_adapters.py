@@ -19,23 +19,35 @@ from vla_policy_node.adapters import controller_joints, gripper_action
 from vla_policy_node.adapters.crisp import CrispJointController
 from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_position import GripperPosition
-from vla_policy_node.adapters.joint_trajectory import LEAD, JointTrajectoryController, with_brake
+from vla_policy_node.adapters.joint_trajectory import LEAD, JointTrajectoryController, points
+from vla_policy_node.core.config import ExecutorConfig
+from vla_policy_node.core.course import Course
+from vla_policy_node.core.path import ChunkPath
+from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 
 NAMES = ('a', 'b', 'c')
 Q, V = np.array([0.1, -0.2, 0.3]), np.array([0.0, 1.0, -0.5])
-PLAN = [0]  # number of the plan
+PROFILE = RobotProfile(
+    name='test', base_frame='base', tool_frame='tool', joint_names=NAMES, position_lower=np.full(3, -20.0),
+    position_upper=np.full(3, 20.0), velocity=np.full(3, 4.0), acceleration=np.array([10.0, 10.0, 2.5]),
+    jerk=np.full(3, 5000.0), home=np.zeros(3), gripper_joint_names=(), gripper_max_opening=0.0, tool_speed=2.0,
+)  # fmt: skip
 
 
-def preview(times):
-    """A plan that goes on for ever at constant speed."""
-    return Q + times[:, None] * V, np.tile(V, (len(times), 1))
+def moving(steps=40):
+    """A motion from Q at speeds up to V, well under way."""
+    course = Course(PROFILE, ExecutorConfig(), None)
+    course.stand_at(Q)
+    course.join(ChunkPath(Q + 0.1 * np.arange(1, steps + 1)[:, None] * V, 0.1), 0.0)
+    course.track.advance(1.5)
+    return course
 
 
 def make(node, kind):
     if kind == 'joint_trajectory':
-        return JointTrajectoryController(node, 'command', NAMES, preview, lambda: PLAN[0], np.full(3, 4.0))
+        return JointTrajectoryController(node, 'command', NAMES, moving())
     if kind == 'forward_command':
         return ForwardCommandController(node, 'command', NAMES, 200.0)
     return CrispJointController(node, 'command', NAMES)
@@ -63,26 +75,42 @@ def test_a_set_point_reaches_the_controller(ros, kind):
         assert tuple(m.joint_names) == NAMES
         assert to_ns(m.header.stamp) == now.nanoseconds
         times = [to_ns(p.time_from_start) for p in m.points]
-        assert times[0] > 0
+        assert times[0] == 0  # the controller has nothing to fill in before it
         assert (np.diff(times) > 0).all()
         assert list(m.points[-1].velocities) == [0.0] * 3
-        adapter.send(Time(nanoseconds=now.nanoseconds + 30_000_000, clock_type=now.clock_type), Q, V)
-        adapter.send(Time(nanoseconds=now.nanoseconds + 50_000_000, clock_type=now.clock_type), Q, V)
+
+        def later(ms):
+            return Time(nanoseconds=now.nanoseconds + ms * 1_000_000, clock_type=now.clock_type)
+
+        adapter._clock = SimpleNamespace(now=lambda: later(0))
+        adapter.send(later(30), Q, V)
+        adapter.send(later(50), Q, V)
         ros.wait(lambda: len(got) > 1, 'the next message')
-        assert to_ns(got[1].header.stamp) == now.nanoseconds + 50_000_000
-        PLAN[0] += 1  # a brake, a new chunk, an arm that is let go: the controller shall not follow the old plan
-        adapter.send(Time(nanoseconds=now.nanoseconds + 60_000_000, clock_type=now.clock_type), Q, V)
+        assert to_ns(got[1].header.stamp) == later(50).nanoseconds
+        adapter._course.brake()  # a brake, a new chunk, an arm that is let go: the old plan shall not be followed
+        adapter._clock = SimpleNamespace(now=lambda: later(76))
+        adapter.send(later(60), Q, V)  # it took long: the controller is not on the way any more that this begins on
+        adapter._clock = SimpleNamespace(now=lambda: later(70))
+        adapter.send(later(70), Q, V)
         ros.wait(lambda: len(got) > 2, 'the new plan, at once')
+        assert to_ns(got[2].header.stamp) == later(70).nanoseconds
     with pytest.raises(ValueError, match='not finite'):
         adapter.send(now, Q * np.nan, V)
     adapter.close()
 
 
-def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_deceleration():
-    limit = np.array([4.0, 4.0, 1.0])
-    times, q, v = with_brake(preview, limit)
-    np.testing.assert_allclose(q[times <= LEAD], preview(times[times <= LEAD])[0])
-    np.testing.assert_allclose((q - Q)[:, [0, 2]] * V[1], (q - Q)[:, [1]] * V[[0, 2]], atol=1e-12)  # one straight line
+def arrays(promise):
+    made = points(promise)
+    times = np.array([to_ns(p.time_from_start) for p in made]) * 1e-9
+    return times, np.array([p.positions for p in made]), np.array([p.velocities for p in made])
+
+
+def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_limits():
+    course = moving()
+    times, q, v = arrays(course.promise(LEAD))
+    plan = course.track.sample(times[times <= LEAD])
+    np.testing.assert_allclose(q[times <= LEAD], plan[0], atol=1e-9)
+    np.testing.assert_allclose((q - q[0])[:, [0, 2]] * V[1], (q - q[0])[:, [1]] * V[[0, 2]], atol=1e-9)  # one line
     assert (v[-1] == 0).all()
     # Between points the controller interpolates with cubics through positions and velocities.
     accelerations = []
@@ -90,14 +118,22 @@ def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_deceleration
         h, rise = times[k + 1] - times[k], q[k + 1] - q[k]
         accelerations.append((6 * rise / h - 4 * v[k] - 2 * v[k + 1]) / h)
         accelerations.append((-6 * rise / h + 2 * v[k] + 4 * v[k + 1]) / h)
-    assert (np.abs(accelerations) <= 1.05 * limit).all()
-    np.testing.assert_allclose(np.abs(accelerations).max(axis=0)[2], limit[2], rtol=0.05)  # as hard as it may
+    most = np.abs(accelerations).max(axis=0)
+    assert (most <= 1.005 * PROFILE.acceleration).all()
+    np.testing.assert_allclose(most[2], PROFILE.acceleration[2], rtol=0.05)  # as hard as it may
 
 
-def test_a_plan_at_rest_needs_no_brake():
-    times, _, v = with_brake(lambda t: (np.tile(Q, (len(t), 1)), np.zeros((len(t), 3))), np.full(3, 4.0))
-    assert times[-1] == pytest.approx(LEAD)
-    assert (v == 0).all()
+@pytest.mark.parametrize('steps', [1, 16, 17, 18])
+def test_a_plan_that_comes_to_rest_needs_no_brake_and_lasts_until_it_has_arrived(steps):
+    course = moving(max(steps, 2))
+    if steps == 1:
+        course.stand_at(Q)
+    times, q, v = arrays(course.promise(LEAD))
+    assert times[-1] >= LEAD - 1e-9
+    assert (np.diff(times) > 1e-4).all()
+    assert (v[-1] == 0).all()
+    if steps == 1:
+        np.testing.assert_allclose(q, np.tile(Q, (len(q), 1)))
 
 
 def test_nobody_or_a_recorder_listens(ros):

@@ -800,18 +800,16 @@ def test_jerk_stays_bounded_through_a_switch_and_a_stop():
     assert np.abs(np.diff(rig.positions(), n=3, axis=0)).max() / 0.001**3 <= 2 * 10.0 / 0.02
 
 
-def test_motion_ahead_can_be_previewed_and_is_what_is_sent():
-    with pytest.raises(ValueError, match='activate first'):
-        ChunkExecutor(PROFILE).preview(np.zeros(1))
+def test_motion_ahead_is_promised_as_it_is_sent():
     rig = moving_rig()
-    ahead = 0.01 * np.arange(0, 20)
-    positions, velocities = rig.core.preview(ahead)
+    promise = rig.core.course.promise(0.2)
+    positions, velocities = promise.sample(0.01 * np.arange(0, 20))
     np.testing.assert_allclose(positions[0], rig.points[-1].positions)
     n = len(rig.points)
     rig.run(0.19)
     np.testing.assert_allclose([p.positions for p in rig.points[n:]], positions[1:], atol=1e-9)
     np.testing.assert_allclose([p.velocities for p in rig.points[n:]], velocities[1:], atol=1e-6)
-    end, rest = rig.core.preview(np.array([100.0]))
+    end, rest = rig.core.course.promise(100.0).sample(np.array([100.0]))
     np.testing.assert_allclose(end[0], 1.0, atol=1e-9)  # the chunk's last step
     np.testing.assert_array_equal(rest, 0.0)
 
@@ -823,3 +821,20 @@ def test_what_is_sent_is_on_time():
     assert rig.ingest(positions=ramp(0.5 * rig.now * 1e-9, 0.5, 60)) is Verdict.ACCEPTED
     rig.run(1.5)
     np.testing.assert_allclose(rig.points[-1].positions, 0.5 * rig.now * 1e-9, atol=1e-4)
+
+
+def test_where_acceleration_counts_a_motion_that_stood_still_begins_again_from_rest():
+    """A controller that holds the last set-point has stopped the arm meanwhile."""
+    rig = Rig(release_within_acceleration=True)
+    rig.ingest(positions=ramp(0.0, 0.5, 60))
+    rig.run(1.0)
+    rig.now += 150 * MS
+    rig.core.observe(rig.points[-1].positions, rig.now)
+    first = rig.core.step(rig.now, 0.15)
+    np.testing.assert_allclose(first.positions, rig.points[-1].positions, atol=1e-9)
+    np.testing.assert_allclose(first.velocities, 0.0, atol=1e-9)
+    rig.points = [first, first]
+    rig.run(1.0)
+    assert rig.core.state is State.EXECUTING
+    assert rig.accelerations() <= 10.0
+    np.testing.assert_allclose(rig.points[-1].positions, 0.5 * rig.now * 1e-9, atol=0.03)

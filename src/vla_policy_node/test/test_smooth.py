@@ -91,6 +91,20 @@ def test_a_replaced_motion_changes_nothing_that_was_sent_and_does_not_jump():
     np.testing.assert_allclose(track.sample(np.zeros(1))[0][0], head.q[0])
 
 
+@pytest.mark.parametrize('width', range(1, 60))
+def test_a_motion_may_be_replaced_again_and_again_at_one_moment(width):
+    """A chunk and a stop come between two control steps: both begin where the last one has left off."""
+    track = Track(width)
+    track.hold(np.zeros(2))
+    track.follow(motion(np.full((40, 2), 1.0)))
+    for step in (0.0, 0.1, 0.01, 0.01):
+        track.advance(step)
+        before = track.sample(np.zeros(1))
+        for _ in range(3):
+            track.follow(track.motion.rows(track.head))
+            np.testing.assert_allclose(track.sample(np.zeros(1)), before, atol=1e-9)
+
+
 def test_jerk_asks_for_a_longer_average():
     assert averaging_rows(0.02, np.array([9.0]), np.array([5000.0])) == 10
     assert averaging_rows(0.0, np.array([9.0]), np.array([5000.0])) == 2

@@ -195,10 +195,14 @@ class ExecutorNode(SafeLifecycleNode):
     def _now(self) -> int:
         return self.get_clock().now().nanoseconds
 
-    def _elapsed(self) -> float | None:
-        """[s] since it was asked last, by a monotonic clock; None in simulation, and at first."""
-        before, self._stepped = self._stepped, time.monotonic_ns()
-        return None if before is None or self._simulated else (self._stepped - before) * 1e-9
+    def _times(self) -> tuple[Time, float | None]:
+        """The clock's time, and [s] since it was asked last by a monotonic clock; None in simulation, and at first."""
+        for _ in range(10):
+            began, now = time.monotonic_ns(), self.get_clock().now()
+            if time.monotonic_ns() - began < 1_000_000:  # else it would look like a clock that was set
+                break
+        before, self._stepped = self._stepped, began
+        return now, None if before is None or self._simulated else (began - before) * 1e-9
 
     @property
     def _simulated(self) -> bool:
@@ -266,7 +270,7 @@ class ExecutorNode(SafeLifecycleNode):
         assert core is not None
         if self._ending.is_set():
             core.deactivate()
-        now, elapsed = self.get_clock().now(), self._elapsed()
+        now, elapsed = self._times()
         core.muted = self._watchdogs.silent or self._operator.arm_lent
         if self._simulated_clock is not None and self._settings.controller != 'joint_trajectory':
             # That one has the motion ahead; with the others it advances by two periods at most.

@@ -124,8 +124,7 @@ class ExecutorParameters:
         """The adapter that `controller` names."""
         topic, joints, reader = self.joint_command, self.profile.joint_names, self.controller_node
         if self.controller == 'joint_trajectory':
-            deceleration = self.config.brake_fraction * self.profile.acceleration
-            return JointTrajectoryController(node, topic, joints, core.preview, lambda: core.plan, deceleration, reader)
+            return JointTrajectoryController(node, topic, joints, core.course, reader)
         if self.controller == 'forward_command':
             return ForwardCommandController(node, topic, joints, 1.0 / self.config.period, reader)
         return CrispJointController(node, topic, joints, reader)

@@ -96,7 +96,7 @@ def test_an_arm_that_leans_on_the_table_is_let_go_and_its_episode_is_over(worlds
     errors = []
 
     def watch(world, _):
-        errors.append(float(np.abs(world.joint_positions - executor.preview(np.zeros(1))[0][0]).max()))
+        errors.append(float(np.abs(world.joint_positions - executor.course.track.sample(np.zeros(1))[0][0]).max()))
 
     executor = ChunkExecutor(PROFILE)
     result = run_episode(world, PolicyDriver(Down(), cameras), executor, 5, time_limit=8.0, watch=watch)

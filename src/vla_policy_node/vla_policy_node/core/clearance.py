@@ -44,6 +44,12 @@ class Clearance:
             self._look()
         return bool(self.free_to >= needed)
 
+    def safe_until(self, row: int, most: int) -> int:
+        """The last row from `row` to `most` that the arm can go on to and still stop in the free part."""
+        if self.safe(most):
+            return most
+        return max(row, int(np.searchsorted(self._ends[: most + 1], self.free_to, side='right')) - 1)
+
     def all_free(self) -> bool:
         """Whether all of the motion is free; looks at all of it, which may take some 10 ms."""
         while not self._done:

@@ -34,7 +34,8 @@ class ExecutorConfig:
     tracking_delay: float = 0.1  # [s] by which the arm may follow late, see Tracking: damping over stiffness
     future_tolerance: float = FUTURE_TOLERANCE  # [s] t_ref may lie this far ahead of now
     jump: float = 0.5  # [s] a control step longer than this, or backwards, is a clock jump
-    # Whether an arm that is let go keeps its acceleration limits, too: what its controller needs, see release.py.
+    # Whether an arm that is let go, or that stood still behind a late control step, keeps its acceleration limits, too:
+    # what its controller needs, see release.py.
     release_within_acceleration: bool = False
 
     def __post_init__(self) -> None:

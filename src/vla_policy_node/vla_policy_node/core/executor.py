@@ -2,28 +2,25 @@
 
 The set-point always moves along one path: the newest chunk's, plus what is left of the old motion (see path.py).
 Only the speed along the path is changed: less than the chunk asks for where a limit says so (see join.py), and falling
-to 0 while braking (see brake.py). What is sent is the moving average of this motion (see smooth.py).
+to 0 while braking (see brake.py). What is sent is the moving average of this motion (see smooth.py). A controller that
+is sent the motion ahead keeps to that, and so does the executor (see course.py).
 """
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vla_policy_node.core.brake import brake_ends, verified_brake
 from vla_policy_node.core.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_policy_node.core.clearance import Clearance
 from vla_policy_node.core.clocks import SET_TOLERANCE, ahead
 from vla_policy_node.core.config import ExecutorConfig
-from vla_policy_node.core.join import Planner
-from vla_policy_node.core.limits import Limits
+from vla_policy_node.core.course import Course, Late
 from vla_policy_node.core.measured import Measured
 from vla_policy_node.core.path import ChunkPath, straight_path
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.release import release
 from vla_policy_node.core.seams import Seams
-from vla_policy_node.core.smooth import GRID, Motion, Track, averaging_rows
+from vla_policy_node.core.smooth import GRID, Track
 from vla_policy_node.core.states import FAULTS, Hold, State, renewed, strength
 from vla_policy_node.core.tracking import Tracking
 
@@ -32,6 +29,7 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
 
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
+_STOPPED = 0.05  # [s] without a set-point: an arm that holds the last one stands still
 SELF = 'executor'  # the source, while the arm goes to its start
 _FROZEN = (
     'joint states repeat the same values to the last bit while the set-points moved: the driver repeats old values, or '
@@ -74,14 +72,10 @@ class ChunkExecutor:
         self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
-        self.limits = Limits(profile, self.config, guard.tool_positions if guard is not None else None)
         self.muted = False  # what `step` gives is not sent: another node has the arm, or none
-        self.plan = 0  # grows whenever what `preview` gives changes
-        self._planner = Planner(self.limits, self.config)
+        self.course = Course(profile, self.config, guard)
+        self.limits = self.course.limits
         self._seams = seams or Seams('latest')
-        self._hard = Limits(profile, replace(self.config, velocity_fraction=1.0, acceleration_fraction=1.0))
-        smoothing = max(self.config.smoothing_time, self.config.period)
-        self._track = Track(averaging_rows(smoothing, self._hard.acceleration, profile.jerk))
         self._tracking = Tracking(self.config.tracking_delay, self.config.period, self.config.tracking_limit)
         self._measured = Measured(profile, self.config.joint_state_max_age)
         self._faults: dict[Hold, str] = {}  # that stand, and their messages
@@ -89,11 +83,6 @@ class ChunkExecutor:
         self._gripper: float | None = None
         self._path: ChunkPath | None = None
         self._path_gripper = np.zeros(0)
-        self._guard = guard
-        self._clearance: Clearance | None = None
-        self._begins = 0  # row of the track that the motion begins with
-        self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
-        self._braked = False  # the track is a brake
         self._releasing = False  # the track leads to where the arm is
         self._late = False  # this control step came late, the one before did not
         self._stalled = 0.0  # [s] by which late control steps have put the motion behind
@@ -148,6 +137,7 @@ class ChunkExecutor:
         for hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_STALE, Hold.JOINT_STATE_FROZEN):
             self._faults.pop(hold, None)
         self._gripper = None
+        self.course.forget_sent()
         self._stand_at(self._measured.positions)
         self._tracking.begin(self._measured.positions)
         self._now, self._leaving = now, False
@@ -229,7 +219,7 @@ class ChunkExecutor:
         limits = share * profile.velocity, share * profile.acceleration
         path = straight_path(self.planned, profile.home, *limits, self.config.seam_time)
         try:
-            self._join(path, self._now + round((self._track.lag - path.dt) * 1e9), whole=True)
+            self._set_out(path)
         except Refusal as refusal:
             return refusal.message
         self._new_epoch()
@@ -249,30 +239,41 @@ class ChunkExecutor:
         self._now = now
         set_by = passed - elapsed if elapsed is not None else 0.0  # [s] by which the clock was set meanwhile
         took = passed if elapsed is None else elapsed
+        if self.muted:
+            self.course.forget_sent()
         jumped = abs(set_by) > SET_TOLERANCE or not 0 <= took <= self.config.jump
         if jumped:
             self._measured.clock_jumped(now)
         self._measured.elapse(self.config.period if jumped else took)
         if self.state is State.INACTIVE or self._positions is None:
             return None
+        late, sent_ahead = took > 2 * self.config.period, self.course.was_sent
+        if sent_ahead:
+            self._go_on_as_sent(max(took, 0.0))
+        elif elapsed is not None and elapsed > _STOPPED and self.config.release_within_acceleration:
+            # A controller that holds the last set-point has stopped the arm there. To go on at once would be a jerk.
+            self.course.stand_at(self._positions)
+            if not jumped:
+                self._plan_again(took)
+            took = 0.0
         if jumped:
             stalled = elapsed is not None and abs(set_by) <= SET_TOLERANCE
-            what = (
-                f'a control step came {took:.3f} s late' if stalled else f'the clock jumped by {set_by or took:.3f} s'
-            )
+            what = _came_late(passed) if stalled else f'the clock jumped by {set_by or passed:.3f} s'
             self._brake(Hold.CLOCK_JUMP, f'{what}: chunks of a new epoch are awaited')
             took = self.config.period
         # Behind a control step that is late joint states wait to be taken: the next step judges, once.
-        self._late = took > 2 * self.config.period and not self._late
+        self._late = late and not jumped and not self._late
         if not self._late:
             self._watch_joint_state(now)
         self._watch_tracking()
         velocities = np.zeros(self.profile.dof)
         if self.state in (State.EXECUTING, State.BRAKING):
-            # A late step must not become a jump: the motion advances by at most two periods, the rest is lag.
-            dt = min(took, 2 * self.config.period)
-            self._stalled += took - dt
-            self._advance(dt)
+            if not sent_ahead:
+                # A late step must not become a jump: the motion advances by at most two periods, the rest is lag.
+                dt = min(took, 2 * self.config.period)
+                self._stalled += took - dt
+                self._track.advance(dt)
+            self._watch_motion()
             if not self.at_rest:
                 positions, along = (x[0] for x in self._track.sample(np.zeros(1)))
                 self._positions = positions
@@ -282,13 +283,6 @@ class ChunkExecutor:
             return None
         self._tracking.sent(self._positions)
         return SetPoint(self._positions.copy(), velocities, self._gripper)
-
-    def preview(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Positions [rad] and velocities [rad/s], each (n, dof), that are sent at `ahead` (n,) seconds after the last
-        step if nothing new comes: the motion ends at rest. Raises ValueError before the first activation."""
-        if self._positions is None:
-            raise ValueError('no set-point yet: activate first')
-        return self._track.sample(np.asarray(ahead, float))
 
     @property
     def planned(self) -> np.ndarray:
@@ -335,6 +329,10 @@ class ChunkExecutor:
         return float(np.abs(self._positions - self.measured).max())
 
     # ---- inside
+
+    @property
+    def _track(self) -> Track:
+        return self.course.track
 
     @property
     def _goes_to_start(self) -> bool:
@@ -396,7 +394,7 @@ class ChunkExecutor:
         s = self._path_time(t_ref)
         if s > path.end - GRID:
             raise Refusal(Verdict.WHOLLY_PAST, f'the chunk ends {path.end - s:.3f} s from now: nothing is left of it')
-        here = self._track.motion.rows(self._track.head, self._track.head + 1)
+        here = self.course.here
         q, v, _ = path.sample(np.array([s]))
         jump = float(np.abs(here.q - q).max())
         if self.state is State.HOLDING and jump > self.config.start_distance_limit:
@@ -406,40 +404,54 @@ class ChunkExecutor:
                 f'the chunk begins {jump:.2f} rad from the resting arm in {joint}, start_distance_limit is '
                 f'{self.config.start_distance_limit} rad: was it made for another start, or is a joint state wrong?',
             )
-        motion, slows_from = self._planner.plan(path, s, self._track)
-        clearance = self._look_ahead(motion)
-        if clearance is not None and not (clearance.all_free() if whole else clearance.safe(0)):
-            raise Refusal(Verdict.COLLISION, f'the motion cannot be begun: {clearance.reason[1]}')
+        self.course.join(path, s, whole)
         self.seam_position, self.seam_velocity = jump, float(np.abs(here.v - v).max())
-        self._path, self._braked, self._stalled = path, False, 0.0
-        self._follow(motion, clearance)
-        self._slows_from = self._begins + slows_from
+        self._path, self._stalled = path, 0.0
 
-    def _follow(self, motion: Motion, clearance: Clearance | None) -> None:
-        self._track.follow(motion)
-        self._begins, self._clearance = self._track.head, clearance
-        self.plan += 1
+    def _set_out(self, path: ChunkPath) -> None:
+        """Begin the way to the start. Raises Refusal, see _join."""
+        assert self._now is not None
+        self._join(path, self._now + round((self._track.lag - path.dt) * 1e9), whole=True)
 
-    def _ahead(self) -> Motion:
-        track = self._track
-        return track.motion.rows(track.head, max(track.ends, track.head) + 2)
+    def _go_on_as_sent(self, took: float) -> None:
+        """The controller executed what it was sent for `took` seconds, whatever was asked of the motion meanwhile."""
+        late = self.course.go_on(took)
+        if late is Late.BRAKES and self.state is State.EXECUTING:
+            self.state = State.BRAKING
+            self._stop(Hold.CHUNKS_STOPPED, f'{_came_late(took)}: the controller braked by itself meanwhile')
+        elif late is Late.OLD_PLAN:
+            self._plan_again(took)
+        if took > 2 * self.config.period:
+            self._tracking.sent(self._track.sample(np.zeros(1))[0][0])
 
-    def _look_ahead(self, motion: Motion) -> Clearance | None:
-        if self._guard is None:
-            return None
-        ahead = math.ceil(2 * self.config.period / GRID) + 1  # a control step at most
-        return Clearance(self._guard, motion.q, brake_ends(motion, self.limits.braking), ahead)
+    def _plan_again(self, took: float) -> None:
+        """What is asked of the motion now begins where the controller has got to by what it was sent before."""
+        if self._releasing:
+            self._let_go()
+        elif self.state is State.EXECUTING:
+            assert self._path is not None
+            try:
+                if self._goes_to_start:
+                    self._set_out(self._path)
+                else:
+                    self._join(self._path, self._t_ref)
+            except Refusal as refusal:
+                self._brake(Hold.CHUNKS_STOPPED, f'{_came_late(took)}: {refusal.message}')
+        elif not self._track.finished:
+            self.state = State.BRAKING
+            self.course.brake()
+        elif self.state is State.HOLDING:
+            self._stand_at(self._track.motion.q[-1])
 
-    def _advance(self, dt: float) -> None:
-        """Move on by dt seconds of clock time, to self._now."""
-        self._track.advance(dt)
-        if not self._braked:
+    def _watch_motion(self) -> None:
+        """After the motion went on, to self._now."""
+        if not self.course.braked:
             if not self._goes_to_start:  # which is done when it is done
                 self._watch_schedule()
-            self._watch_way()
+            if blocked := self.course.blocked():
+                self._brake(*blocked)
         track, head = self._track, self._track.head
-        if not self._releasing:
-            assert self._path is not None
+        if self._path is not None:
             s = track.motion.s
             self.rate = float(np.clip((s[head] - s[head - 1]) / GRID, 0.0, 1.0))
             index = self._path.step_at(float(s[head]))
@@ -462,7 +474,7 @@ class ChunkExecutor:
         lag = due - float(self._track.motion.s[self._track.head])
         if self.state is not State.EXECUTING:
             return
-        if self._track.head >= self._slows_from:
+        if self.course.slows:
             self.state, self.hold = State.BRAKING, Hold.CHUNKS_STOPPED
             self.message = 'the last chunk ran out: is the source alive, is inference faster than the chunk is long?'
         elif lag > self.config.max_lag:
@@ -470,18 +482,6 @@ class ChunkExecutor:
                 Hold.CHUNKS_STOPPED,
                 f'the chunk asks for more speed than the limits allow: the arm is {lag:.2f} s behind it',
             )
-
-    def _watch_way(self) -> None:
-        """The arm goes no further than it can still stop before something."""
-        clearance, track = self._clearance, self._track
-        if self._guard is None or clearance is None:
-            return
-        if clearance.version != self._guard.version:  # other obstacles
-            clearance = self._look_ahead(self._ahead())
-            assert clearance is not None
-            self._begins, self._clearance = track.head, clearance
-        if not clearance.safe(track.head - self._begins):
-            self._brake(*clearance.reason)
 
     def _watch_joint_state(self, now: int) -> None:
         if problem := self._measured.stale(now):
@@ -513,9 +513,9 @@ class ChunkExecutor:
         self._stop(hold, message)
         if not self._moves:
             self._come_to_rest()
-        elif not self._braked:
-            self.state, self._braked = State.BRAKING, True
-            self._follow(verified_brake(self._ahead(), self._track, self.limits), None)
+        elif not self.course.braked:
+            self.state = State.BRAKING
+            self.course.brake()
 
     def _stop(self, hold: Hold, message: str) -> None:
         """The motion ends for this reason, unless a stronger one was given."""
@@ -531,18 +531,14 @@ class ChunkExecutor:
     def _let_go(self) -> None:
         """Go to where the arm is, whatever it was sent before; nothing but its end stops this."""
         assert self._measured.positions is not None
-        track = self._track
         if self.muted:  # the controller is sent nothing: no step of it either
-            track.hold(self._measured.positions)
+            self._track.hold(self._measured.positions)
         else:
-            before, within = track.motion.rows(track.head, track.head + 1), self.config.release_within_acceleration
-            if within and self._moves:
-                before = self._ahead() if self._braked else verified_brake(self._ahead(), track, self.limits)
-            way = release(before, self._measured.positions, self._hard, within_acceleration=within)
-            self._follow(way, None)
-        self.state, self._braked, self._releasing = State.BRAKING, True, True
+            within = self.config.release_within_acceleration
+            self.course.let_go(self._measured.positions, within_acceleration=within)
+        self.state, self._releasing = State.BRAKING, True
         self._path, self.rate = None, 0.0
-        if track.finished:
+        if self._track.finished:
             self._come_to_rest()
 
     def _come_to_rest(self) -> None:
@@ -561,9 +557,8 @@ class ChunkExecutor:
 
     def _stand_at(self, positions: np.ndarray) -> None:
         self._positions = np.array(positions, float)
-        self._track.hold(self._positions)
-        self._path, self._braked, self._releasing, self.rate, self._stalled = None, False, False, 0.0, 0.0
-        self.plan += 1
+        self.course.stand_at(self._positions)
+        self._path, self._releasing, self.rate, self._stalled = None, False, 0.0, 0.0
 
     def _take_back(self, hold: Hold) -> bool:
         """A fault stands no more; False if it did not."""
@@ -585,3 +580,7 @@ class ChunkExecutor:
         self.epoch += 1
         self.source, self.sequence = '', 0
         self._seams.reset()
+
+
+def _came_late(seconds: float) -> str:
+    return f'a control step came {seconds:.3f} s late'

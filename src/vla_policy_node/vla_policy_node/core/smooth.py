@@ -73,11 +73,11 @@ class Track:
         self._set(self._joined(motion), self._past + len(motion.q) - 1, since)
 
     def advance(self, dt: float) -> None:
-        self._time += dt
+        self._time = min(self._time + dt, (len(self.motion.q) - 1) * GRID)
 
     @property
     def head(self) -> int:
-        return min(int(self._time / GRID), len(self.motion.q) - 1)
+        return min(int(self._time / GRID + 1e-6), len(self.motion.q) - 1)  # a row that is due now is not rounded down
 
     @property
     def since_head(self) -> float:
@@ -88,6 +88,11 @@ class Track:
     def finished(self) -> bool:
         """Everything that will be sent is the last row."""
         return self.head >= self.ends + self._past
+
+    @property
+    def duration(self) -> float:
+        """[s] from now until everything that will be sent is the last row."""
+        return max(0.0, (self.ends + self._past) * GRID - self._time)
 
     def sample(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions [rad] and velocities [rad/s], each (n, dof), to be sent `ahead` (n,) [s] from now."""

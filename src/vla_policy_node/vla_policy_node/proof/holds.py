@@ -1,7 +1,7 @@
 """Drives the executor into every hold with each controller, and measures the steps of what the controller gets.
 
-What the adapters publish is taken from them as messages, without DDS. A trajectory is sampled as
-joint_trajectory_controller does it: cubics between its points, from the state that it followed before.
+What the adapters publish is taken from them as messages, without DDS. A trajectory is executed as
+joint_trajectory_controller does it, see trajectory_follower.py; the other controllers hold the last message.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.limits import velocity_limits
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.states import Hold, State
-from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.proof.trajectory_follower import TrajectoryFollower
 
 NS = 1_000_000_000
 PERIOD = 0.01  # [s]
@@ -30,68 +30,59 @@ AFTER = 1.5  # [s] that are watched after the strike
 CONTROLLERS = ('crisp', 'joint_trajectory', 'forward_command')
 
 
-class _Publisher:
+class Publisher:
     """Stands for a node: keeps the newest message of the adapter that is made with it."""
 
     topic_name = '/command'
 
     def __init__(self) -> None:
         self.newest: Any = None
+        self.now = self.late = 0  # [ns] of its clock; that a message is made later than the step that it is for
 
-    def create_publisher(self, *_: Any) -> '_Publisher':
+    def create_publisher(self, *_: Any) -> 'Publisher':
         return self
 
     def publish(self, message: Any) -> None:
         self.newest = message
 
     def get_clock(self) -> Any:
-        return SimpleNamespace(clock_type=ClockType.ROS_TIME)
+        return SimpleNamespace(clock_type=ClockType.ROS_TIME, now=lambda: ros_time(self.now + self.late))
+
+
+def ros_time(now: int) -> Time:
+    return Time(nanoseconds=now, clock_type=ClockType.ROS_TIME)
 
 
 class Controller:
     """One adapter, and what a controller makes of its messages."""
 
     def __init__(self, kind: str, core: ChunkExecutor, start: np.ndarray) -> None:
-        self._node = node = _Publisher()
-        names, profile = core.profile.joint_names, core.profile
+        self.node = node = Publisher()
+        names = core.profile.joint_names
         self._adapter: Any
         if kind == 'joint_trajectory':
-            deceleration = core.config.brake_fraction * profile.acceleration
-            self._adapter = JointTrajectoryController(node, 'c', names, core.preview, lambda: core.plan, deceleration)  # type: ignore[arg-type]
+            self._adapter = JointTrajectoryController(node, 'c', names, core.course)  # type: ignore[arg-type]
         else:
             make = CrispJointController if kind == 'crisp' else ForwardCommandController
             extra = () if kind == 'crisp' else (1 / PERIOD,)
             self._adapter = make(node, 'c', names, *extra)  # type: ignore[arg-type, operator]
-        still = np.zeros_like(start)
-        self._times, self._q, self._v = np.zeros(1), start[None], still[None]  # a trajectory
+        self.follower = TrajectoryFollower(start)
 
-    def send(self, now: int, seconds: float, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """At ROS time now [ns], and at so many seconds of the controller's own time."""
-        self._node.newest = None
-        self._adapter.send(Time(nanoseconds=now, clock_type=ClockType.ROS_TIME), positions, velocities)
-        message = self._node.newest
-        if message is None:
-            return
-        if not hasattr(message, 'points'):
-            q = np.array(message.position if hasattr(message, 'position') else message.data)
-            self._times, self._q, self._v = np.zeros(1), q[None], np.zeros((1, len(q)))
-            return
-        here, along = self.reference(seconds)
-        points = message.points
-        self._times = seconds + np.array([0.0, *(to_ns(p.time_from_start) * 1e-9 for p in points)])
-        self._q = np.array([here, *(p.positions for p in points)])
-        self._v = np.array([along, *(p.velocities for p in points)])
+    def send(self, now: int, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """At ROS time now [ns]."""
+        self.node.newest, self.node.now = None, now
+        self._adapter.send(ros_time(now), positions, velocities)
+        message = self.node.newest
+        if hasattr(message, 'points'):
+            self.follower.receive(message, now)
+        elif message is not None:
+            self.follower.q = np.array(message.position if hasattr(message, 'position') else message.data)
 
-    def reference(self, seconds: float) -> tuple[np.ndarray, np.ndarray]:
-        """Positions [rad] and velocities [rad/s], (dof,) each, that the controller follows then."""
-        k = int(np.searchsorted(self._times, seconds, side='right')) - 1
-        if k >= len(self._times) - 1:
-            return self._q[-1], np.zeros_like(self._q[-1])
-        span = self._times[k + 1] - self._times[k]
-        u, rise = (seconds - self._times[k]) / span, self._q[k + 1] - self._q[k]
-        m0, m1 = self._v[k] * span, self._v[k + 1] * span
-        c3, c2 = m0 + m1 - 2 * rise, 3 * rise - 2 * m0 - m1
-        return ((c3 * u + c2) * u + m0) * u + self._q[k], ((3 * c3 * u + 2 * c2) * u + m0) / span
+    def follow(self, now: int, seconds: float) -> np.ndarray:
+        """(dof,) [rad] where the controller wants the arm to be at ROS time now [ns], so long after it was asked
+        last."""
+        self.follower.update(now, round(seconds * NS))
+        return self.follower.q
 
 
 class Wall:
@@ -184,11 +175,11 @@ class Drive:
                 self.chunk()
             point = self.core.step(self.now, PERIOD)
             if point is not None:
-                self.controller.send(self.now, self.seconds, point.positions, point.velocities)
+                self.controller.send(self.now, point.positions, point.velocities)
                 self.sent.append(point.positions)
             else:
                 self.sent.append(self.sent[-1])
-            self.references.append(self.controller.reference(self.seconds)[0])
+            self.references.append(self.controller.follow(self.now, PERIOD))
             self.states.append((self.core.state, self.core.hold))
 
     def speed(self) -> float:
