@@ -344,6 +344,29 @@ def test_an_arm_that_answers_late_is_not_frozen():
     assert (arm.core.state, arm.core.hold) == (State.EXECUTING, Hold.NONE)
 
 
+@pytest.mark.parametrize('blocked', [False, True])
+def test_joint_states_that_come_late_are_compared_with_the_set_points_of_their_time(blocked):
+    """A loaded machine or network delivers them 0.15 s late: that is no obstacle, and hides none."""
+    arm = Arm(-2.0)
+    arm.core.activate(arm.now)
+    arm.sent = [arm.sent[-1]] * 20
+    arm.run(0.02)
+    stuck = []
+
+    def driver(q, now):
+        at = arm.sent[-18]
+        if blocked and at[0] > -1.4:
+            stuck.append(at)
+        noise = 1e-7 * arm.rng.normal(size=DOF)
+        return (stuck[0] if stuck else at) + noise, now - 150 * MS
+
+    arm.driver = driver
+    assert arm.go(speed=1.5, steps=40) is Verdict.ACCEPTED
+    arm.run(1.2)
+    expected = (State.HOLDING, Hold.BLOCKED) if blocked else (State.EXECUTING, Hold.NONE)
+    assert (arm.core.state, arm.core.hold) == expected, arm.core.message
+
+
 def test_values_that_froze_in_the_last_motion_are_not_where_a_new_activation_begins():
     arm = Arm(-1.0).drive(speed=0.6)
     freeze(arm)

@@ -76,7 +76,12 @@ class ChunkExecutor:
         self.course = Course(profile, self.config, guard)
         self.limits = self.course.limits
         self._seams = seams or Seams('latest')
-        self._tracking = Tracking(self.config.tracking_delay, self.config.period, self.config.tracking_limit)
+        self._tracking = Tracking(
+            self.config.tracking_delay,
+            self.config.period,
+            self.config.tracking_limit,
+            self.config.joint_state_max_age,
+        )
         self._measured = Measured(profile, self.config.joint_state_max_age)
         self._faults: dict[Hold, str] = {}  # that stand, and their messages
         self._leaving = False  # to be inactive once at rest
@@ -102,7 +107,7 @@ class ChunkExecutor:
         restarted = self._measured.age(now) > self.config.joint_state_max_age
         positions = np.array(positions, float)
         if self._measured.observe(positions, stamp, now):
-            self._tracking.measured(positions, restarted)
+            self._tracking.measured(positions, restarted, max((now - stamp) * 1e-9, 0.0))
 
     @property
     def has_joint_state(self) -> bool:
@@ -244,7 +249,9 @@ class ChunkExecutor:
         jumped = abs(set_by) > SET_TOLERANCE or not 0 <= took <= self.config.jump
         if jumped:
             self._measured.clock_jumped(now)
-        self._measured.elapse(self.config.period if jumped else took)
+        control = self.config.period if jumped else took
+        self._measured.elapse(control)
+        self._tracking.elapse(control)
         if self.state is State.INACTIVE or self._positions is None:
             return None
         late, sent_ahead = took > 2 * self.config.period, self.course.was_sent

@@ -1,15 +1,14 @@
 """Is the arm where it was sent? A controller may follow late, but it goes where the set-points went.
 
-A joint is compared with the range of its set-points over the last `delay`, so neither the lag of an impedance
-controller that is not told velocities (damping / stiffness, 0.1 s with crisp_controllers' gains) nor an old joint state
-counts as being elsewhere. A blocked joint is noticed once it is `limit` + speed x `delay` behind, and that times the
-stiffness is about the torque with which the arm then pushes.
+A joint is compared with the range of its set-points over the `delay` before it was measured. So neither the lag of an
+impedance controller that is not told velocities (damping / stiffness, 0.1 s with crisp_controllers' gains) nor an old
+joint state counts as being elsewhere. A blocked joint is noticed once it is `limit` + speed x `delay` behind, and that
+times the stiffness is about the torque with which the arm then pushes.
 
 Joint states in which no bit changes while the set-points go on are frozen: the driver repeats old values, or the arm is
 switched off. Encoders of an arm at rest may stand still, too; so how far the set-points moved decides.
 """
 
-import math
 from collections import deque
 
 import numpy as np
@@ -22,12 +21,14 @@ _FROZEN = 0.5  # of `limit`: how far set-points move while frozen values do not
 class Tracking:
     """The set-points that were sent of late, and the joint states that came meanwhile. Arrays are (dof,) [rad]."""
 
-    def __init__(self, delay: float, period: float, limit: float) -> None:
+    def __init__(self, delay: float, period: float, limit: float, max_age: float = 0.0) -> None:
         """delay: [s] by which the arm may be late. period: [s] between two set-points. limit: [rad] that a joint may be
-        from where it was sent."""
+        from where it was sent. max_age: [s] a joint state may be old when it comes."""
         self.frozen = False  # stays until a value changes, or the driver was restarted
-        self._sent: deque[np.ndarray] = deque(maxlen=math.ceil(delay / period) + 1)
-        self._limit = limit
+        self._sent: deque[tuple[float, np.ndarray]] = deque()  # [s] of control time, set-point
+        self._delay, self._period, self._limit, self._max_age = delay, period, limit, max_age
+        self._time = 0.0  # [s] of control time
+        self._at = 0.0  # the same, when the newest joint state was measured
         self._measured: np.ndarray | None = None
         self._fresh = False
         self._elsewhere = 0  # messages in a row that found a joint elsewhere
@@ -39,7 +40,7 @@ class Tracking:
     def begin(self, positions: np.ndarray) -> None:
         """The arm stands here; what was sent before counts no more."""
         self._sent.clear()
-        self._sent.append(positions)
+        self._sent.append((self._time, positions))
         self._repeats, self._first, self._elsewhere = 0, None, 0
 
     def forget(self) -> None:
@@ -47,20 +48,26 @@ class Tracking:
         self.frozen, self._repeats, self._first, self._elsewhere = False, 0, None, 0
         self._sent.clear()
 
+    def elapse(self, seconds: float) -> None:
+        """Control time goes on, before the set-point of each step."""
+        self._time += seconds
+
     def sent(self, positions: np.ndarray) -> None:
-        """A set-point, each period."""
-        self._sent.append(positions)
+        """A set-point."""
+        self._sent.append((self._time, positions))
+        while len(self._sent) > 1 and self._sent[0][0] < self._time - self._delay - self._max_age - self._period:
+            self._sent.popleft()
         if self._first is None:
-            sent = np.array(self._sent)
+            sent = self._between(self._time)
             self._first = sent.min(axis=0), sent.max(axis=0)
             self._low = self._high = positions
         self._low, self._high = np.minimum(self._low, positions), np.maximum(self._high, positions)
 
-    def measured(self, positions: np.ndarray, restarted: bool) -> None:
-        """A joint state. restarted: none had come for long before it."""
+    def measured(self, positions: np.ndarray, restarted: bool, age: float = 0.0) -> None:
+        """A joint state that was measured `age` [s] ago. restarted: none had come for long before it."""
         if restarted or self._measured is None or not np.array_equal(positions, self._measured):
             self.frozen, self._repeats, self._first = False, 0, None
-        self._measured, self._fresh = positions, True
+        self._measured, self._fresh, self._at = positions, True, self._time - age
         self._repeats += 1
 
     def look(self) -> tuple[int, float] | None:
@@ -69,7 +76,7 @@ class Tracking:
         if not self._fresh or self._measured is None or not self._sent:
             return None
         self._fresh = False
-        sent = np.array(self._sent)
+        sent = self._between(self._at)
         low, high = sent.min(axis=0), sent.max(axis=0)
         if self._repeats >= _REPEATS and self._first is not None:
             # However late the arm follows within `delay`, it must have moved by so much.
@@ -83,6 +90,14 @@ class Tracking:
         # Something in the way leaves its trace in the last bits: what has none is not a reading to go to.
         self.frozen |= self.unmoved
         return joint, float(away[joint])
+
+    def _between(self, at: float) -> np.ndarray:
+        """(n, dof) set-points that an arm measured at this control time [s] may be at: one at least."""
+        margin = self._period / 2
+        found = [q for t, q in self._sent if at - self._delay - margin <= t <= at + self._period + margin]
+        if not found:
+            found = [min(self._sent, key=lambda sent: abs(sent[0] - at))[1]]
+        return np.array(found)
 
     @property
     def unmoved(self) -> bool:
