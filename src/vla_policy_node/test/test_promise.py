@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vla_policy_node.adapters.joint_trajectory import LEAD, points
 from vla_policy_node.core.chunk import StampedChunk, Verdict
 from vla_policy_node.core.executor import ChunkExecutor, ExecutorConfig
 from vla_policy_node.core.limits import velocity_limits
@@ -300,3 +301,24 @@ def test_a_controller_that_interpolates_from_its_desired_state_stops_dead_when_i
     before = rig.executed[-1]
     rig.wait(30 * MS)
     assert np.array_equal(rig.executed[-1], before) is desired
+
+
+@pytest.mark.parametrize('robot', sorted(PROFILES))
+def test_the_cubics_between_the_points_of_a_message_keep_the_acceleration_limit(robot):
+    rig, worst = Late(PROFILES[robot]), 0.0
+    for i in range(250):
+        rig.run(1)
+        if i % 60 == 20:
+            rig.chunk(jump=0.15)
+        if i % 100 == 90:
+            rig.core.operator_stop()
+        if i % 100 == 30:
+            rig.core.resume()
+        found = points(rig.core.course.promise(LEAD))
+        t = np.array([p.time_from_start.sec + p.time_from_start.nanosec * 1e-9 for p in found])
+        q, v = (np.array([getattr(p, name) for p in found]) for name in ('positions', 'velocities'))
+        h, rise = np.diff(t)[:, None], np.diff(q, axis=0)
+        begins = 6 * rise / h**2 - (4 * v[:-1] + 2 * v[1:]) / h
+        ends = (2 * v[:-1] + 4 * v[1:]) / h - 6 * rise / h**2
+        worst = max(worst, (np.maximum(np.abs(begins), np.abs(ends)) / rig.profile.acceleration).max())
+    assert 0.5 < worst <= 1.005

@@ -32,6 +32,8 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
 # [s] A plan that left the motion that was sent so long ago, at a control step and when its message is ready, still
 # continues that motion, because what is sent is averaged.
 _SOON, _LATEST = 0.0125, 0.015
+# Of the acceleration limit, that the brake which is sent ahead uses: the cubics between its points reach further.
+_CUBICS = 0.95
 
 
 class Late(Enum):
@@ -149,7 +151,7 @@ class Course:
         sent = copy.copy(track)
         if rows + 2 >= len(ahead.q):
             return Promise(sent, math.inf, self.plan)
-        sent.follow(verified_brake(ahead, track, self.limits, after=rows))
+        sent.follow(verified_brake(ahead, track, self.limits, after=rows, most=_CUBICS))
         return Promise(sent, rows * GRID - track.since_head, self.plan)
 
     def in_time(self, late: float) -> bool:
