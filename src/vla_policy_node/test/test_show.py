@@ -1,6 +1,7 @@
 """The show node over real DDS: a small world sends what a robot and a policy send; and the parts it stands on."""
 
 import array
+import re
 from pathlib import Path as File
 from types import SimpleNamespace
 
@@ -308,6 +309,34 @@ def test_the_text_stands_beside_the_robot_and_not_before_it(ros, yaw):
 
 def test_words_of_nobody():
     assert words(None, '', None, SCREEN) == 'policy: not heard\nexecutor: not heard'
+
+
+def test_a_node_that_ended_is_not_shown_as_if_it_ran(show, monkeypatch):
+    """The newest status of a policy that was killed says "running" for ever."""
+    world, _, ros = show
+    texts, _ = look(ros, world, 'text')
+    ros.wait(lambda: texts and 'executor braking' in texts[-1].text, 'the text')
+    assert 'SILENT' not in texts[-1].text
+    monkeypatch.setattr('vla_policy_node.show.words.SILENT', -1.0)  # any age is too old
+    marked = r'policy SILENT for \d+ s, before that.*executor SILENT for \d+ s, before that braking'
+    ros.wait(lambda: re.search(marked, ' '.join(texts[-1].text.split())), 'the marks')
+
+
+def test_words_of_a_status_that_is_old():
+    text = words(PolicyStatus(state=PolicyStatus.STATE_RUNNING, drive=True), '', None, SCREEN, (12.0, 0.0))
+    assert text.startswith('policy SILENT for 12 s, before that running, drives')
+
+
+def test_a_source_knows_how_old_its_newest_message_is(ros):
+    source = Source(ros.add('source'), String, 'words', qos.STATUS)
+    source.open()
+    sender = ros.add('sender').create_publisher(String, 'words', qos.STATUS)
+    assert source.age == 0.0  # nothing is old yet
+    ros.wait(lambda: sender.get_subscription_count() > 0, 'the source')
+    sender.publish(String(data='x'))
+    ros.wait(lambda: source.age > 0.0, 'its age')
+    source.close()
+    assert source.age == 0.0
 
 
 def test_an_output_with_rate_zero_is_not_there(ros):

@@ -168,7 +168,8 @@ class ShowNode(ReportsQosMismatch):
 
     def _text(self, width: int) -> str:
         plan = self._plan.newest
-        return words(self._status.newest, plan.data if plan is not None else '', self._executor.newest, width)
+        ages = self._status.age, self._executor.age
+        return words(self._status.newest, plan.data if plan is not None else '', self._executor.newest, width, ages)
 
     def _make_text(self) -> Marker:
         return messages.text_marker(self._stamp(), self._frame, self._text(SCENE), self._place, self._height)

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import time
 from collections import deque
 from collections.abc import Callable
 from itertools import islice
@@ -44,6 +45,7 @@ class Source:
         self._arrivals, self._sent = Arrivals(), Stamps()
         self._raw: deque[tuple[int, bytes]] = deque()  # stamp [ns], or 0; as they came
         self._size = 0  # [bytes] of all that
+        self._came = math.inf  # the newest, by the monotonic clock [s]; inf: none yet
         self._users = 0
         self._subscription: Any = None
         self._decoded: dict[int, Any] = {}  # id of the bytes -> message; of the last few that were looked at
@@ -69,8 +71,10 @@ class Source:
         self._raw.clear()
         self._decoded.clear()
         self._size = 0
+        self._came = math.inf
 
     def _store(self, data: bytes) -> None:
+        self._came = time.monotonic()
         stamp = stamp_of(data) if self._stamped else 0
         if self._stamped and self._set_back(stamp, self._node.get_clock().now().nanoseconds):
             self._forget()
@@ -90,6 +94,11 @@ class Source:
     def newest(self) -> Any:
         """The message that came last; None: none yet."""
         return self._decode(self._raw[-1][1]) if self._raw else None
+
+    @property
+    def age(self) -> float:
+        """[s] of wall time since the newest message came; 0: none yet."""
+        return max(0.0, time.monotonic() - self._came)
 
     @property
     def stamps(self) -> list[int]:
