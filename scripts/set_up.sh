@@ -132,7 +132,7 @@ prepare() {
   rm -rf "$pip_tmp"
   # pip compiles on one core. In a container what is not compiled now would be at each start.
   step "$venv/.vla-compile.log" "compiling the Python modules" \
-    sh -c '"$0/bin/python" -m compileall -q -j 0 "$0/lib" || true' "$venv"  # some packages bring files that do not compile
+    sh -c '"$0/bin/python" -m compileall -qq -j 0 "$0/lib" || true' "$venv"  # some packages bring files that do not compile
   environment_stamp > "$venv/.vla-stamp"
 }
 
