@@ -196,10 +196,12 @@ def launch_arguments(path: Path) -> dict[str, tuple[str, ...]]:
         called = getattr(node.func, 'id', '') if isinstance(node, ast.Call) else ''
         if called in ('model_arguments', 'parameter_arguments'):
             every = overrides.MODEL if called == 'model_arguments' else overrides.ARGUMENTS
-            found |= dict.fromkeys([a.value for a in node.args] or every, ())
+            found |= dict.fromkeys([a.value for a in node.args if isinstance(a, ast.Constant)] or every, ())
         elif called == 'DeclareLaunchArgument':
             choices = next((k.value for k in node.keywords if k.arg == 'choices'), None)
-            values = [e.value for e in choices.elts] if isinstance(choices, ast.List) else []
+            listed = choices.elts if isinstance(choices, ast.List) else []
+            known = all(isinstance(e, ast.Constant) for e in listed)  # else any value: names are not looked up
+            values = [e.value for e in listed] if known else []
             found[node.args[0].value] = tuple(values)
     return found
 

@@ -22,6 +22,7 @@ from vla_bringup.cli import app
 from vla_bringup.replay import result
 from vla_bringup.replay_driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
 from vla_bringup.replay_feed import Feed, load_setup
+from vla_bringup.replay_live import NodeSettings, policy_spec
 from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, worst
 from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
 from vla_bringup.replay_report import warnings
@@ -512,3 +513,14 @@ def test_stamps_ahead_of_the_clock_are_told_however_little(tmp_path):
     found, told = measured(path)
     assert 'front on /front/image_raw is stamped 0.049 s ahead of the clock: synchronise the clocks' in told
     assert min(c.at - c.t_ref for c in found.run.cycles) < 0  # what the sentence explains
+
+
+def test_the_node_of_the_live_mode_encodes_images_as_the_offline_mode_does():
+    """`auto` may take an int8 encoder: no chunk of it has the bits of the offline mode."""
+    setup = SimpleNamespace(namespace='', cameras={'front': '/f'}, joint_states='/j', gripper_joint_states='')
+    settings = NodeSettings('sim_panda', '', 'nano', 'cpu', 'eager', 1, 0, 5.0)
+    given = policy_spec(settings, SimpleNamespace(setup=setup)).parameters
+    assert (given['image_engine'], given['image_dtype']) == (
+        'eager',
+        'float32',
+    )  # the defaults of vla_model.policy.load

@@ -52,6 +52,23 @@ def test_it_stands_on_the_base_of_its_robot(robot):
     assert set(parameters(robot)['camera_topics']) <= set(topics)
 
 
+@pytest.mark.parametrize('robot', ROBOTS)
+def test_what_is_closed_is_not_enabled_and_computes_nothing(robot):
+    """RViz enables an image display whose pane the saved window shows, whatever `Enabled` says."""
+    c = config(robot)
+    state = bytes.fromhex(c['Window Geometry']['QMainWindow State'])
+    shown = {}
+    for display in c['Visualization Manager']['Displays']:
+        if display['Class'].endswith('/Image'):
+            name = display['Name'].encode('utf-16-be')
+            entry = b'\xfb' + len(name).to_bytes(4, 'big') + name  # a dock of QMainWindow::saveState
+            assert state.count(entry) == 1
+            visible = state[state.index(entry) + len(entry)] & 1
+            assert display['Enabled'] == display['Value'] == bool(visible)
+            shown[display['Name']] = display['Enabled']
+    assert {name for name, on in shown.items() if on} == {'Trace', 'Predicted and observed'}
+
+
 def test_a_configuration_may_be_a_file(tmp_path):
     own = tmp_path / 'own.rviz'
     own.write_text('{}')

@@ -54,6 +54,8 @@ def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
     namespace = setup.namespace
     more: dict[str, Any] = {
         'engine': s.engine,
+        'image_engine': 'eager',  # as the offline mode has it: equal images give equal chunks
+        'image_dtype': 'float32',
         'threads': s.threads,
         'seed': s.seed,
         'inpaint': 'never',  # the arm in the bag does not follow these chunks
