@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,7 +64,7 @@ class Asker:
         self, run: Run, policy: Any, latency: str | float = ZERO, plan_rate: float = 0.0, imagine_rate: float = 0.0
     ) -> None:
         self.run, self._policy, self._latency = run, policy, latency
-        self._camera = policy.config.robot.cameras[0]
+        self._camera, self._prepared = policy.config.robot.cameras[0], ''
         self._works: list[tuple[int, Callable[[Observation], None]]] = []
         if plan_rate:
             self._works.append((round(NS / plan_rate), self._plan))
@@ -78,6 +79,10 @@ class Asker:
         if due.shift != self._shift:  # a clock was set back: what was imagined is of another time
             self._expectations, self._shift = Expectations(), due.shift
         self._saw(observation)
+        if due.instruction != self._prepared:  # as the node does, or graphs of other shapes would round otherwise
+            self._prepared = due.instruction
+            with suppress(ValueError):  # which `act` raises again
+                self._policy.prepare(due.instruction)
         begun = time.perf_counter()
         try:
             chunk = self._policy.act(observation, None)

@@ -1272,3 +1272,19 @@ def test_the_real_random_model_in_shadow(start):
     horizon = round(chunk.horizon * chunk.dt * 1e9)
     answered = {to_ns(c.header.stamp) for c in world.chunks}
     assert to_ns(image.header.stamp) - horizon in answered
+
+
+@pytest.mark.parametrize('drive', [False, True])
+def test_in_shadow_nothing_that_was_sent_counts_as_what_the_arm_does(start, drive):
+    """Or an arm that somebody else drives would look stuck, and the model would pass over what it sees."""
+    world, node = start(FakePolicy(), rate=10.0, use_sim_time=False)
+    assert world.transition(CONFIGURE)
+    node.set_parameters([Parameter('drive', value=drive)])
+    assert world.transition(ACTIVATE)
+    assert node._committed.followed is drive
+    executing = ExecutorStatus(epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name())
+    world.executor.publish(executing)
+    world.look()
+    world.say('go')
+    world.wait(lambda: world.chunks and world.chunks[-1].epoch == 3, 'a chunk of the new epoch')
+    assert node._committed.followed is drive

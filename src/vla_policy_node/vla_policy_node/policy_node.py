@@ -175,6 +175,7 @@ class PolicyNode(SafeLifecycleNode):
                 '(use_sim_time). Give a trained model, or set drive to false'
             )
         self._drive = drive
+        self._committed.followed = drive  # in shadow the arm does something else
         self._active, self._refused = True, ''
         with self._lock:
             self._failure = ''
@@ -236,7 +237,7 @@ class PolicyNode(SafeLifecycleNode):
     def _on_executor_status(self, msg: ExecutorStatus) -> None:
         with self._lock:
             self._executor.hear(msg)
-            self._committed.followed = self._executor.follows
+            self._committed.followed = self._drive and self._executor.follows
             self._committed.heard(msg.sequence, msg.last_verdict not in (msg.ACCEPTED, msg.REJECT_SHADOW))
 
     def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
