@@ -40,6 +40,9 @@ class Still:
         robot = SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=HORIZON, dt=DT)
         self.config, self.model_id, self.off = SimpleNamespace(robot=robot, trained=True), model_id, off
 
+    def prepare(self, instruction):
+        pass
+
     def act(self, observation, prefix=None):
         assert prefix is None
         positions = np.tile(observation.positions + self.off, (HORIZON, 1))
@@ -237,6 +240,9 @@ def test_inference_time_passes_over_sets_and_moves_the_seams(bag):
 
 def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
     class Broken(Still):
+        def prepare(self, instruction):
+            pass
+
         def act(self, observation, prefix=None):
             raise RuntimeError('no memory')
 
