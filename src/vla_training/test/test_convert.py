@@ -1,8 +1,10 @@
 """Bags to datasets: what is in a frame belongs together, what is damaged is lost alone and told."""
 
+import contextlib
 import importlib.util
 import json
 import re
+import sqlite3
 import sys
 from pathlib import Path
 
@@ -490,3 +492,22 @@ def test_types_that_the_bag_does_not_define_are_found(tmp_path, monkeypatch):
     monkeypatch.setenv('AMENT_PREFIX_PATH', str(tmp_path / 'prefix'))
     convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path))
     assert Dataset(tmp_path / 'd').tasks == ['press it']
+
+
+@pytest.mark.parametrize('column', ['name', 'type', 'serialization_format'])
+def test_a_topic_whose_row_is_damaged_costs_its_own_messages_alone(tmp_path, column):
+    sound = Sound('sqlite3', tmp_path)
+    with contextlib.closing(sqlite3.connect(sound.file)) as base:
+        base.execute('PRAGMA ignore_check_constraints=ON')
+        base.execute('PRAGMA writable_schema=ON')
+        schema = base.execute("SELECT sql FROM sqlite_master WHERE name='topics'").fetchone()[0]
+        base.execute("UPDATE sqlite_master SET sql=? WHERE name='topics'", (schema.replace(' NOT NULL', ''),))
+        base.commit()
+    with contextlib.closing(sqlite3.connect(sound.file)) as base:
+        base.execute(f'UPDATE topics SET {column} = NULL WHERE id = 1')
+        (lost,) = base.execute('SELECT count(*) FROM messages WHERE topic_id = 1').fetchone()
+        base.commit()
+    found, damage = sound.read(sound.file.read_bytes())
+    assert not set(found) - sound.whole
+    assert len(found) == len(sound.whole) - lost
+    assert damage.undecodable.total() == lost

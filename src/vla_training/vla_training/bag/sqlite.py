@@ -24,7 +24,11 @@ def read_sqlite(path: Path, name: str, types: Types, damage: Damage, progress: C
             base.text_factory = lambda b: b.decode(errors='replace')
             base.execute('PRAGMA writable_schema=ON')  # else a file that was cut is refused as a whole
             rows = base.execute('SELECT id, name, type, serialization_format FROM topics').fetchall()
-            topics = {number: (topic, full_name(kind), _encoding(coded)) for number, topic, kind, coded in rows}
+            topics = {
+                number: (topic, full_name(kind), _encoding(coded))
+                for number, topic, kind, coded in rows
+                if all(isinstance(text, str) for text in (topic, kind, coded))  # else the row is damaged
+            }
             _define(base, types)
             yield from _rows(base, file, topics, name, damage, progress)
     except sqlite3.Error as error:
@@ -77,7 +81,7 @@ def _define(base: sqlite3.Connection, types: Types) -> None:
     query = 'SELECT topic_type, encoding, encoded_message_definition FROM message_definitions'
     try:
         for kind, encoding, text in base.execute(query).fetchall():
-            if encoding in ROS and isinstance(text, str):
+            if encoding in ROS and isinstance(kind, str) and isinstance(text, str):
                 types.define(kind, encoding, text.encode())
     except sqlite3.Error:
         return  # before Jazzy there is no such table
