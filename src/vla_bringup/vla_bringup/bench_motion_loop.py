@@ -22,7 +22,7 @@ from vla_sim.episode import Episode
 from vla_sim.expert import Expert
 from vla_sim.rollout import FRAME, TICK, Acting, EpisodeResult, PolicyDriver, run_episode
 from vla_sim.world import World
-from vla_training.evaluate import Drive
+from vla_training.drive import Drive
 
 EXPERT = 'expert'  # the scripted expert with the errors of a model
 TIME_LIMIT = 30.0  # [s] of an episode

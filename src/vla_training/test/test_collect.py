@@ -8,20 +8,13 @@ from vla_policy_node.core.config import ExecutorConfig
 from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
+from vla_sim.rollout import FRAME, TICK
 from vla_sim.world import World
 from vla_training import features
-from vla_training.collect import (
-    HELD_OUT,
-    Away,
-    Disturbance,
-    How,
-    Lead,
-    Leader,
-    Push,
-    begin_away,
-    collect,
-    record_episode,
-)
+from vla_training.collect import How, collect
+from vla_training.collect_episode import record_episode
+from vla_training.dagger import Lead, Leader
+from vla_training.dart import Disturbance, Push
 from vla_training.features import (
     ACTION,
     COMPLETED,
@@ -36,6 +29,7 @@ from vla_training.features import (
     split,
 )
 from vla_training.lerobot import Dataset, DatasetWriter
+from vla_training.scenes import HELD_OUT, Away, begin_away
 
 
 @pytest.fixture(scope='module')
@@ -50,6 +44,10 @@ def stage(profile):
     cameras = world.cameras()
     yield world, cameras, Expert(profile)
     cameras.close()
+
+
+def test_a_data_set_has_a_frame_for_each_image_of_the_cameras():
+    assert FPS == 1000 / (FRAME * TICK)
 
 
 def test_an_undisturbed_episode(stage):

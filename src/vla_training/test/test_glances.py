@@ -15,9 +15,9 @@ from vla_sim.robot import urdf_text
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
 from vla_sim.world import World
 from vla_training import shards
-from vla_training.collect import Away
 from vla_training.glances import Look, Looker, glances
 from vla_training.objective import Masking, Objective
+from vla_training.scenes import Away
 from vla_training.tokenize import Arm
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')

@@ -107,7 +107,7 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
              dataset: Path | None = None, console: Console | None = None, **options: Any) -> list[Result]:  # fmt: skip
     """Drives every run's checkpoint through the same held-out scenes, writes `ablation.md` and prints its table.
 
-    dataset: recorded episodes that were not trained on, for the error of chunks. options: of evaluate.Drive. Raises
+    dataset: recorded episodes that were not trained on, for the error of chunks. options: of drive.Drive. Raises
     FileNotFoundError where a run has no checkpoint yet.
     """
     from vla_policy_node.core.profile import RobotProfile

@@ -7,7 +7,7 @@ the executor `latency` after the time that its observation stands for, and the n
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,53 +16,24 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from vla_model.policy import load
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
-from vla_policy_node.fitting import fit
 from vla_policy_node.observe.committed import gives
 from vla_sim.cameras import Cameras
-from vla_sim.robot import urdf_text
 from vla_sim.rollout import Acting, PolicyDriver, run_episode
 from vla_sim.scene import CAMERAS
 from vla_sim.tasks import TASKS, check_task, contrast, sample_episode
 from vla_sim.world import World
-from vla_training.collect import HELD_OUT as FIRST_SEED
+from vla_training.drive import Drive
 from vla_training.evaluate_records import CONTRAST, HELD_OUT, Record, RecordFile, Share
 from vla_training.evaluate_report import print_report, write_report
+from vla_training.scenes import HELD_OUT as FIRST_SEED
 
 CONTRAST_SEED = FIRST_SEED + 1_000_000  # contrast scenes are looked for from here on
 SHEETS, SHOTS, SHOT = 4, 10, 144  # contact sheets per task, pictures per camera on each, edge of a picture [px]
 
 Job = tuple[str, str, int, str]  # group, task, seed, instruction
-
-
-@dataclass(frozen=True)
-class Drive:
-    """How the policy is loaded and drives. Times [s] of simulation."""
-
-    checkpoint: str  # folder, or random-nano
-    latency: float = 0.08  # from the observation to the chunk at the executor: the policy node's 95th percentile
-    period: float = 0.2  # between two inferences
-    time_limit: float = 30.0  # of an episode
-    act_steps: int = 1
-    reuse: int = 1  # acts per full forward, see Policy.reuse
-    estimate: str = 'median'  # of a set-point, see policy.ESTIMATES
-    engine: str = 'eager'
-    image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
-    device: str = 'cpu'
-    inpaint: str = 'auto'  # whether the policy is given the steps that are under way, one of committed.INPAINT
-    seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
-
-    def load(self, profile: RobotProfile) -> Any:
-        """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
-        policy = load(
-            self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps,
-            image_engine=self.image_engine, image_dtype='auto', reuse=self.reuse,
-            estimate=self.estimate,
-        )  # fmt: skip
-        return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
 
 
 class Worker:

@@ -19,9 +19,9 @@ from vla_sim.skill import wrap
 from vla_sim.tasks import TASKS, parse_instruction, task_of
 from vla_sim.tasks.placing import GRIPS
 from vla_sim.world import World
-from vla_training.collect import HELD_OUT, Away, begin_away
 from vla_training.evaluate_offline import Sums
 from vla_training.glances import answer, answering
+from vla_training.scenes import HELD_OUT, Away, begin_away
 
 FIRST_SEED = HELD_OUT + 500_000  # of scenes that are only looked at
 GRASPED = tuple(task for task in TASKS if task_of(task).target_kind)

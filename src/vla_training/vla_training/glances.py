@@ -31,7 +31,7 @@ from vla_sim.kinematics import IKError
 from vla_sim.tasks import TASKS, any_instruction
 from vla_sim.world import World
 from vla_training import shards
-from vla_training.collect import HELD_OUT, Away, begin_away, places
+from vla_training.scenes import Away, begin_away, check_seeds, places
 from vla_training.tokenize import Arm, action_of, kinematics_for, named
 
 Row = dict[str, np.ndarray]
@@ -171,8 +171,7 @@ def glances(tokens: Path, arm: Arm, seeds: range, look: Look = Look(), *, proces
     config = shards.read_config(tokens)
     if not config.robot.points:
         raise ValueError(f'{tokens} has no points, nothing can be learned from a glance: tokenize data that has them')
-    if len(seeds) and max(seeds) >= HELD_OUT:
-        raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
+    check_seeds(seeds)
     text = TextTokenizer.load(tokens / 'tokenizer.json')
     jobs = [(task, seed) for seed in seeds for task in look.tasks]
     room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // look.sentences  # scenes of a file
