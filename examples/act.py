@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vla_model import policy
+from vla_model import loading
 from vla_model.observation import state_of
 
-model = policy.load('random-nano', threads=1)  # or the folder of a checkpoint
+model = loading.load('random-nano', threads=1)  # or the folder of a checkpoint
 robot = model.config.robot
 print(f'{model.model_id} sees {", ".join(robot.cameras)} and gives {robot.horizon} steps of {robot.dt} s')
 

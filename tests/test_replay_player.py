@@ -14,7 +14,7 @@ from vla_bringup.bag_writer import BagWriter
 from vla_bringup.message_types import MessageTypes, message_class
 from vla_bringup.nodes import policy_nodes
 from vla_bringup.replay_player import INSTRUCTION, playback
-from vla_model.policy import load
+from vla_model.loading import load
 from vla_msgs.msg import ActionChunk, Episode
 from vla_policy_node.policy_node import PolicyNode
 from vla_policy_node.ros import qos

@@ -207,10 +207,10 @@ def test_jetson_release_power_mode_and_clocks(tmp_path, program, files, mode, ex
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    from vla_model import policy
+    from vla_model import loading
 
     folder = tmp_path_factory.mktemp('checkpoint')
-    policy.save(policy.load('random-nano'), folder)
+    loading.save(loading.load('random-nano'), folder)
     return folder
 
 
@@ -243,7 +243,7 @@ def test_evaluations_of_a_checkpoint_are_told(checkpoint):
 
 
 def test_a_damaged_checkpoint_is_bad(checkpoint):
-    from vla_model.policy import load
+    from vla_model.loading import load
 
     path = checkpoint / 'model.safetensors'
     whole = path.read_bytes()

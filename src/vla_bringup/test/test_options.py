@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 from vla_bringup.cli import app
 from vla_bringup.nodes import rviz_path
 from vla_model import shipped
-from vla_model.policy import load
+from vla_model.loading import load
 from vla_policy_node.core.profile import RobotProfile, profile_path
 
 COMMAND = typer.main.get_command(app)

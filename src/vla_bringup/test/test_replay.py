@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-import vla_model.policy
+import vla_model.loading
 from vla_bringup.bench_replay import write_bag
 from vla_bringup.cli import app
 from vla_bringup.replay import result
@@ -55,7 +55,7 @@ class Still:
 @pytest.fixture(autouse=True)
 def models(monkeypatch):
     made = {'a': Still('a'), 'b': Still('b', off=0.3)}
-    monkeypatch.setattr(vla_model.policy, 'load', lambda name, **_: made[str(name)])
+    monkeypatch.setattr(vla_model.loading, 'load', lambda name, **_: made[str(name)])
 
 
 @pytest.fixture(scope='session')
@@ -246,7 +246,7 @@ def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
         def act(self, observation, prefix=None):
             raise RuntimeError('no memory')
 
-    monkeypatch.setattr(vla_model.policy, 'load', lambda name, **_: Broken())
+    monkeypatch.setattr(vla_model.loading, 'load', lambda name, **_: Broken())
     done = run_command(bag, tmp_path)
     assert done.exit_code == 1
     assert 'the model failed each time: no memory' in done.output
@@ -529,4 +529,4 @@ def test_the_node_of_the_live_mode_encodes_images_as_the_offline_mode_does():
     assert (given['image_engine'], given['image_dtype']) == (
         'eager',
         'float32',
-    )  # the defaults of vla_model.policy.load
+    )  # the defaults of vla_model.loading.load

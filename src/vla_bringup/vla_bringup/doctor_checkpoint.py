@@ -82,10 +82,10 @@ def _memory(config: 'ModelConfig') -> Check:
 
 def _weights(folder: Path) -> Check:
     """Names, shapes, finite numbers, and the hash that is in the model's id."""
-    from vla_model import policy
+    from vla_model import loading
 
     try:
-        return Check('weights', f'all there and finite; model id {policy.load(folder).model_id}')
+        return Check('weights', f'all there and finite; model id {loading.load(folder).model_id}')
     except (FileNotFoundError, ValueError) as error:
         return _bad('weights', error)
 

@@ -111,7 +111,7 @@ def gentle_model(folder: Path, seed: int) -> Path:
 
     The steps of a random chunk have nothing to do with each other; few and far apart, they make the arm move about.
     """
-    from vla_model.policy import load, save
+    from vla_model.loading import load, save
 
     save(load('random-nano', seed=seed), folder)
     path = folder / 'config.json'

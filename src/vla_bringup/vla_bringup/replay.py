@@ -122,7 +122,7 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
             )
             run_live(feed, run, node, options.out / 'logs', options.real_time_factor)
         else:
-            from vla_model.policy import load  # torch is loaded here
+            from vla_model.loading import load  # torch is loaded here
 
             policy = load(
                 model,

@@ -27,7 +27,7 @@ def export(
 ) -> None:
     """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""
     from vla_model import onnx_export
-    from vla_model.policy import load
+    from vla_model.loading import load
 
     def run() -> None:
         policy = load(checkpoint, 'cpu', 'float32')
@@ -56,7 +56,7 @@ def build(
 ) -> None:
     """Build the engines for this GPU and this TensorRT, from what was exported."""
     from vla_model import onnx_export, tensorrt_build
-    from vla_model.policy import load
+    from vla_model.loading import load
 
     def run() -> None:
         tensorrt_build.library()  # before the checkpoint is read
@@ -77,7 +77,7 @@ def verify(
 ) -> None:
     """Compare the engines with torch on recorded observations. Only engines that pass are used."""
     from vla_model import engine_tensorrt, onnx_export, tensorrt_build
-    from vla_model.policy import load
+    from vla_model.loading import load
     from vla_training.calibration import observations as read
 
     def run() -> None:

@@ -6,19 +6,19 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import checkpoint, policy
+from vla_model import checkpoint, loading
 from vla_model.types import Observation
 
 
 @pytest.fixture(scope='module')
 def nano():
-    return policy.load('random-nano', threads=1)
+    return loading.load('random-nano', threads=1)
 
 
 @pytest.fixture(scope='module')
 def saved(nano, tmp_path_factory):
     folder = tmp_path_factory.mktemp('checkpoint')
-    policy.save(nano, folder)
+    loading.save(nano, folder)
     return folder
 
 
@@ -42,7 +42,7 @@ def change_weights(folder, change):
 
 
 def test_round_trip(nano, saved):
-    again = policy.load(saved)
+    again = loading.load(saved)
     rng = np.random.default_rng(0)
     images = {name: rng.integers(0, 256, (256, 256, 3), dtype=np.uint8) for name in ('front', 'wrist')}
     joints = np.array([0.0, -0.78, 0.0, -2.35, 0.0, 1.57, 0.78])
@@ -65,7 +65,7 @@ def test_sharded_weights_are_one_model(nano, folder):
     (folder / 'model.safetensors').unlink()
     save_file({n: tensors[n] for n in names[::2]}, folder / 'model-00001-of-00002.safetensors')
     save_file({n: tensors[n] for n in names[1::2]}, folder / 'model-00002-of-00002.safetensors')
-    assert policy.load(folder).model_id == nano.model_id
+    assert loading.load(folder).model_id == nano.model_id
 
 
 def test_weights_are_written_in_files_of_at_most_some_size(nano, saved, folder):
@@ -79,7 +79,7 @@ def test_weights_are_written_in_files_of_at_most_some_size(nano, saved, folder):
     largest = max(t.numel() * t.element_size() for t in tensors.values())
     assert all(f.stat().st_size <= max(5_000_000, largest) + 10_000 for f in files)
     assert index['metadata']['total_size'] == sum(t.numel() * t.element_size() for t in tensors.values())
-    assert policy.load(folder).model_id == nano.model_id
+    assert loading.load(folder).model_id == nano.model_id
     checkpoint.write(folder, nano.config, nano.text, tensors, image)  # in one piece again
     assert sorted(p.name for p in folder.iterdir()) == sorted(p.name for p in saved.iterdir())
     assert all(p.stat().st_mode & 0o444 == 0o444 for p in folder.iterdir())  # who trains it need not be who runs it
@@ -87,32 +87,32 @@ def test_weights_are_written_in_files_of_at_most_some_size(nano, saved, folder):
 
 def test_a_changed_weight_changes_the_model_id(nano, folder):
     change_weights(folder, lambda t: t['model.transformer.ln_f.weight'].mul_(1.001))
-    assert policy.load(folder).model_id != nano.model_id
+    assert loading.load(folder).model_id != nano.model_id
 
 
 def test_no_such_folder(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no checkpoint at .*nowhere.*'random-nano'"):
-        policy.load(tmp_path / 'nowhere')
+        loading.load(tmp_path / 'nowhere')
 
 
 def test_a_pickle_file(tmp_path):
     path = tmp_path / 'weights.pt'
     torch.save({}, path)
     with pytest.raises(ValueError, match=r'weights.pt is an archive as torch.save writes it, a pickle'):
-        policy.load(path)
+        loading.load(path)
 
 
 def test_a_folder_of_pickles(folder):
     for path in folder.glob('*.safetensors'):
         path.rename(path.with_suffix('.bin'))
     with pytest.raises(FileNotFoundError, match='a pickle, which is not read: convert it to safetensors'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_pickle_under_another_name(folder):
     torch.save({'a': torch.zeros(3)}, folder / 'model.safetensors')
     with pytest.raises(ValueError, match=r'model.safetensors is an archive as torch.save writes it'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize('keep', [4, 1000, -100])
@@ -120,7 +120,7 @@ def test_truncated_weights(folder, keep):
     path = folder / 'model.safetensors'
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(ValueError, match=r'model.safetensors is damaged'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -138,13 +138,13 @@ def test_truncated_weights(folder, keep):
 def test_wrong_tensors_are_named(folder, change, message):
     change_weights(folder, change)
     with pytest.raises(ValueError, match=message):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_tensor_in_two_files(folder):
     shutil.copy(folder / 'model.safetensors', folder / 'other.safetensors')
     with pytest.raises(ValueError, match='is in another file of the folder too'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -167,26 +167,26 @@ def test_a_tensor_in_two_files(folder):
 def test_a_wrong_config_is_named(folder, change, message):
     change_config(folder, change)
     with pytest.raises(ValueError, match=r'config.json: .*' + message):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_config_that_is_not_json(folder):
     (folder / 'config.json').write_text('{')
     with pytest.raises(ValueError, match=r'config.json is not JSON'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize('name', ['config.json', 'tokenizer.json'])
 def test_a_missing_file(folder, name):
     (folder / name).unlink()
     with pytest.raises(FileNotFoundError, match=f'{name} is missing'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_damaged_tokenizer(folder):
     (folder / 'tokenizer.json').write_text('{}')
     with pytest.raises(ValueError, match=r'tokenizer.json is not a tokenizer file'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_tokenizer_of_another_length(folder):
@@ -195,4 +195,4 @@ def test_a_tokenizer_of_another_length(folder):
     content['model']['vocab']['zzzz'] = len(content['model']['vocab'])
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r'tokens, config.json'):
-        policy.load(folder)
+        loading.load(folder)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from vla_model import engine as engines
-from vla_model import export, policy
+from vla_model import export, loading
 from vla_model.config import NetworkConfig
 from vla_model.engine import Act, Engine
 from vla_model.network import Network
@@ -33,7 +33,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def nano(cache):
-    return policy.load('random-nano', threads=1)
+    return loading.load('random-nano', threads=1)
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ def test_a_graph_computes_the_options_of_the_network_for_any_length(cache, optio
 
 @pytest.mark.parametrize('name', EXPORTS)
 def test_act_on_an_engine(observation, cache, nano, name):
-    fast = policy.load('random-nano', threads=1)
+    fast = loading.load('random-nano', threads=1)
     fast.use(name)
     prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.2)
     for given in (None, prefix):
@@ -247,7 +247,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_nothing_else(monkeypatch, t
 )
 def test_unsupported_pairs_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        policy.load('random-nano', **arguments)
+        loading.load('random-nano', **arguments)
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -267,8 +267,8 @@ def test_cuda_graphs_without_a_gpu_are_an_error():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_cuda_graphs_give_the_logits_of_eager(observation):
-    graphs = policy.load('random-nano', device='cuda', engine='cuda-graph')
-    eager = policy.load('random-nano', device='cuda')
+    graphs = loading.load('random-nano', device='cuda', engine='cuda-graph')
+    eager = loading.load('random-nano', device='cuda')
     assert graphs.engine.name == 'cuda-graph'
     for instruction in ('go', 'put the banana in the bowl', 'go'):
         o = replace(observation, instruction=instruction)
@@ -279,7 +279,7 @@ def test_cuda_graphs_give_the_logits_of_eager(observation):
 
 
 def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
-    half = policy.load('random-nano', threads=1)
+    half = loading.load('random-nano', threads=1)
     half.use('eager', 'bfloat16')
     codes, exact = half._view_ids(observation.images), nano._view_ids(observation.images)
     assert half.engine.encoder.encoder is not half.image_tokenizer.encoder
@@ -288,4 +288,4 @@ def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
 
 @functools.cache
 def _tokenizer():
-    return policy.load('random-nano', threads=1).image_tokenizer
+    return loading.load('random-nano', threads=1).image_tokenizer

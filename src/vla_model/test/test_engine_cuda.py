@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vla_model import decode, kernels, policy, products
+from vla_model import decode, kernels, loading, products
 from vla_model.config import NetworkConfig, Quantization
 from vla_model.engine import Act
 from vla_model.engine_cuda import STEP, CudaGraphs
@@ -57,7 +57,7 @@ class Recorder:
 
 @pytest.fixture
 def tokenizer():
-    return policy.load('random-nano', threads=1).image_tokenizer
+    return loading.load('random-nano', threads=1).image_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -190,7 +190,7 @@ class NoHostReads(TorchDispatchMode):
 
 
 def test_a_cycle_reads_nothing_back_before_its_end():
-    p = policy.load('random-nano', threads=1)
+    p = loading.load('random-nano', threads=1)
     act = Act.of(p.prompts.action('warm up'), p.config.vocabulary, p.prompts.max_tokens)
     p.engine = CudaGraphs(p.network, p.image_tokenizer, act, Recorder())
     p.warm_up()
@@ -205,7 +205,7 @@ def test_a_cycle_reads_nothing_back_before_its_end():
 
 
 def test_a_policy_plans_and_imagines_on_graphs_as_in_eager_and_then_captures_no_more():
-    p, plain = (policy.load('random-nano', threads=1) for _ in range(2))
+    p, plain = (loading.load('random-nano', threads=1) for _ in range(2))
     act = Act.of(p.prompts.action('warm up'), p.config.vocabulary, p.prompts.max_tokens)
     recorder = Recorder()
     p.engine = CudaGraphs(p.network, p.image_tokenizer, act, recorder)

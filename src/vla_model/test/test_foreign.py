@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import policy
+from vla_model import loading
 
 LFS = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 16123456\n'
 
@@ -14,7 +14,7 @@ LFS = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 16
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp('saved')
-    policy.save(policy.load('random-nano', threads=1), folder)
+    loading.save(loading.load('random-nano', threads=1), folder)
     config = json.loads((folder / 'config.json').read_text())
     config['robot']['normalization'] = 'min_max'  # needs statistics
     return folder, config
@@ -50,7 +50,7 @@ def test_what_is_not_the_file_itself_is_named(saved, folder, name, content, mess
         replace(folder / 'config.json', json.dumps(saved[1]))
     replace(folder / name, content)
     with pytest.raises(ValueError, match=f'{name} {message}'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize('name', FILES[:4])
@@ -60,7 +60,7 @@ def test_a_link_to_nothing_is_named_with_its_target(folder, name):
     with pytest.raises(
         FileNotFoundError, match=f'{name} is a link to ../../blobs/0123, which is not there: copy the folder'
     ):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize('indexed', [True, False])
@@ -73,7 +73,7 @@ def test_the_shard_that_is_missing_is_named(folder, indexed):
         where = {n: f'model-0000{1 + i % 2}-of-00002.safetensors' for i, n in enumerate(names)}
         (folder / 'model.safetensors.index.json').write_text(json.dumps({'weight_map': where}))
     with pytest.raises(FileNotFoundError, match=r'model-00002-of-00002.safetensors is missing: .*copy it again'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_shard_that_is_a_pointer_is_named(folder):
@@ -82,7 +82,7 @@ def test_a_shard_that_is_a_pointer_is_named(folder):
     save_file(tensors, folder / 'model-00001-of-00002.safetensors')
     (folder / 'model-00002-of-00002.safetensors').write_text(LFS)
     with pytest.raises(ValueError, match=r'model-00002-of-00002.safetensors is a Git LFS pointer, not the weights'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +103,7 @@ def test_names_that_a_wrapper_changed_are_explained(folder, rename, message):
     (folder / 'model.safetensors').unlink()
     save_file({rename(n): t for n, t in tensors.items()}, folder / 'model.safetensors')
     with pytest.raises(ValueError, match=message):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_the_folder_of_something_else_is_named(tmp_path, files, message):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(content)
     with pytest.raises((ValueError, FileNotFoundError), match=message):
-        policy.load(tmp_path)
+        loading.load(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_the_folder_of_something_else_is_named(tmp_path, files, message):
 def test_a_single_file_is_named(tmp_path, name, message):
     (tmp_path / name).write_text('x')
     with pytest.raises(ValueError, match=message):
-        policy.load(tmp_path / name)
+        loading.load(tmp_path / name)
 
 
 def test_a_pickle_in_the_place_of_weights_is_never_read(folder):
@@ -157,4 +157,4 @@ def test_a_pickle_in_the_place_of_weights_is_never_read(folder):
     path.unlink()
     torch.save({'a': torch.zeros(1)}, path, _use_new_zipfile_serialization=False)
     with pytest.raises(ValueError, match=r'model.safetensors is a pickle, which can run code'):
-        policy.load(folder)
+        loading.load(folder)

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from vla_model import image_engine, nano, policy
+from vla_model import image_engine, loading, nano
 from vla_model.config import ImageTokenizerConfig
 from vla_model.image_engine import LIMITS, ImageEncoder
 from vla_model.image_tokenizer import ImageTokenizer, ResBlock, to_image
@@ -131,7 +131,7 @@ def test_unsupported_pairs_are_named(arguments, message):
 def test_missing_tools_are_named(monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(ValueError, match=r'needs a C\+\+ compiler, no-such-compiler is not there: install'):
-        policy.load('random-nano', image_engine='compile')
+        loading.load('random-nano', image_engine='compile')
     monkeypatch.setattr(image_engine.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match='pip install openvino'):
         image_engine.check('openvino', 'cpu', 'float32')
@@ -143,7 +143,7 @@ def test_missing_tools_are_named(monkeypatch):
 
 def test_the_policy_encodes_with_it(monkeypatch):
     pytest.importorskip('openvino')
-    ours, plain = (policy.load('random-nano', threads=1) for _ in range(2))
+    ours, plain = (loading.load('random-nano', threads=1) for _ in range(2))
     ours.use('eager', image_engine='openvino')
     assert ours.engine.encoder.name == 'openvino' and plain.engine.encoder.name == 'eager'
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import engine_cuda, engine_tensorrt, onnx_export, policy, tensorrt_build
+from vla_model import engine_cuda, engine_tensorrt, loading, onnx_export, tensorrt_build
 from vla_model.config import Quantization
 from vla_model.engine import Act
 from vla_model.quantized import put_layers, round_weight
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture
 def nano():
-    return policy.load('random-nano', threads=1)
+    return loading.load('random-nano', threads=1)
 
 
 def observation(seed):
@@ -268,7 +268,7 @@ def test_export_build_verify_and_use(nano, tmp_path, tensorrt, monkeypatch):
     assert result['equal_bins'] > 0.99 and result['image_codes_equal'] > 0.98 and result['observations'] == 2
     nano.engine = _engine(nano, tmp_path)
     assert all(np.abs(nano.act(observation(i)).positions - p).max() < 1e-2 for i, p in enumerate(exact))
-    plain = policy.load('random-nano', threads=1)
+    plain = loading.load('random-nano', threads=1)
     ours, theirs = (x.start_plan(observation(0), 16, 4).run() for x in (nano, plain))
     assert ours.text == theirs.text
     ours, theirs = (x.start_imagine(observation(0), 3, cached=True).run() for x in (nano, plain))  # torch runs that

@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import decode, policy
+from vla_model import decode, loading
 from vla_model.config import ModelConfig
+from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.types import Chunk, Observation
 
 
 @pytest.fixture(scope='module')
 def nano():
-    return policy.load('random-nano', threads=1)
+    return loading.load('random-nano', threads=1)
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_act_returns_a_chunk_near_the_joints_and_is_deterministic(nano, observat
     assert ((chunk.gripper >= 0) & (chunk.gripper <= 0.08)).all()
     assert ((chunk.confidence > 0) & (chunk.confidence <= 1)).all()
     assert np.array_equal(nano.act(observation).positions, chunk.positions)
-    assert np.array_equal(policy.load('random-nano', threads=1).act(observation).positions, chunk.positions)
+    assert np.array_equal(loading.load('random-nano', threads=1).act(observation).positions, chunk.positions)
 
 
 def test_images_state_and_instruction_reach_the_network(nano, observation):
@@ -129,7 +130,7 @@ def test_a_bad_prefix_is_named(nano, observation, prefix, message):
 
 def test_warm_up_and_other_seeds(nano, observation):
     nano.warm_up(runs=1)
-    other = policy.load('random-nano', seed=1)
+    other = loading.load('random-nano', seed=1)
     assert other.model_id != nano.model_id and nano.model_id.startswith('random-nano-')
     assert not other.config.trained
 
@@ -144,24 +145,24 @@ def test_warm_up_and_other_seeds(nano, observation):
 )
 def test_bad_load_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        policy.load('random-nano', **arguments)
+        loading.load('random-nano', **arguments)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="use 'cpu'"):
-        policy.load('random-nano', device='cuda')
+        loading.load('random-nano', device='cuda')
 
 
 def test_threads_leave_a_core_free_unless_told(nano):
-    policy.load('random-nano', threads=2)
+    loading.load('random-nano', threads=2)
     assert torch.get_num_threads() == 2
-    policy.load('random-nano')
+    loading.load('random-nano')
     assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def test_bfloat16_works(observation):
-    chunk = policy.load('random-nano', dtype='bfloat16', threads=1).act(observation)
+    chunk = loading.load('random-nano', dtype='bfloat16', threads=1).act(observation)
     assert np.isfinite(chunk.positions).all()
 
 
@@ -245,15 +246,15 @@ def test_jobs_name_what_is_wrong_with_an_observation(nano, observation, start):
 
 
 def test_several_forwards_per_chunk(observation):
-    slow = policy.load('random-nano', threads=1, act_steps=4)
+    slow = loading.load('random-nano', threads=1, act_steps=4)
     prefix = Chunk(np.tile(observation.positions, (5, 1)), np.full(5, 0.03), dt=0.2)
     chunk = slow.act(observation, prefix)
     assert chunk.frozen == 5 and chunk.positions[:5].tobytes() == prefix.positions.tobytes()
-    assert not np.array_equal(slow.act(observation).positions, policy.load('random-nano').act(observation).positions)
+    assert not np.array_equal(slow.act(observation).positions, loading.load('random-nano').act(observation).positions)
     with pytest.raises(ValueError, match=r"estimate must be one of \['median', 'mode'\], got 'mean'"):
-        policy.load('random-nano', estimate='mean')
+        loading.load('random-nano', estimate='mean')
     with pytest.raises(ValueError, match='act_steps must be 1 or more'):
-        policy.load('random-nano', act_steps=0)
+        loading.load('random-nano', act_steps=0)
 
 
 def test_absolute_joint_actions(nano, observation):
@@ -264,7 +265,7 @@ def test_absolute_joint_actions(nano, observation):
         action_high=nano.config.robot.state_high,
     )
     config = replace(nano.config, robot=robot)
-    absolute = policy.Policy(config, nano.text, nano.network, nano.image_tokenizer, 'x')
+    absolute = MaskedPolicy(config, nano.text, nano.network, nano.image_tokenizer, 'x')
     chunk = absolute.act(observation)
     low, high = np.array(robot.state_low[:7]), np.array(robot.state_high[:7])
     assert ((chunk.positions >= low - 1e-9) & (chunk.positions <= high + 1e-9)).all()
@@ -276,7 +277,7 @@ def test_absolute_joint_actions(nano, observation):
 def test_a_model_points_at_what_the_instruction_names(nano, observation):
     assert nano.act(observation).positions.shape == (8, 7) and nano.pointed.shape == (2, 0, 2)
     config = replace(nano.config, robot=replace(nano.config.robot, points=2))
-    pointing = policy.Policy(config, nano.text, nano.network, nano.image_tokenizer, 'pointing')
+    pointing = MaskedPolicy(config, nano.text, nano.network, nano.image_tokenizer, 'pointing')
     prefix = pointing.act(observation)
     prefix = Chunk(prefix.positions[:3], prefix.gripper[:3], prefix.dt)
     chunk = pointing.act(observation, prefix)

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vla_model import memory, nano, policy, quantize_gate
+from vla_model import loading, memory, nano, quantize_gate
 from vla_model.bench_engines import bench_engines, report
 from vla_model.config import NetworkConfig
+from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Block, Network, rope_table
-from vla_model.policy import Policy
 from vla_model.quantize import BLOCKS, LINEARS, quantize, stored_layers
 from vla_model.quantize_gate import Calibration, Check
 from vla_model.quantize_mixed import choose, sensitivity
@@ -44,7 +44,7 @@ def toy(layers=2, width=64, hidden=96):
     network, tokenizer = Network(shape), ImageTokenizer(image)
     nano.init_weights(network, 1)
     nano.init_weights(tokenizer, 1)
-    return Policy(config, text, network, tokenizer, 'toy-0')
+    return MaskedPolicy(config, text, network, tokenizer, 'toy-0')
 
 
 def calibration_of(made, prompts=6, checks=5):
@@ -74,13 +74,13 @@ def calibration_of(made, prompts=6, checks=5):
 def original(tmp_path_factory):
     torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp('original') / 'toy'
-    policy.save(toy(), folder)
+    loading.save(toy(), folder)
     return folder
 
 
 @pytest.fixture(scope='module')
 def data(original):
-    return calibration_of(policy.load(original, threads=1))
+    return calibration_of(loading.load(original, threads=1))
 
 
 @pytest.fixture(scope='module')
@@ -195,7 +195,7 @@ def test_smoothing_changes_no_output_and_makes_rounding_better(kv_heads):
 @pytest.mark.parametrize('scheme', ['int8', 'fp8', 'int4', 'mixed'])
 def test_a_quantized_folder_is_loaded_alone_and_gives_what_its_gate_measured(original, made, data, scheme):
     folder, result = made[scheme]
-    plain, ours = policy.load(original, threads=1), policy.load(folder, threads=1)
+    plain, ours = loading.load(original, threads=1), loading.load(folder, threads=1)
     v = ours.config.vocabulary
     cosines = []
     with torch.inference_mode():
@@ -228,11 +228,11 @@ def test_the_documented_tensors_are_in_the_files(made):
 
 def test_what_was_measured_is_no_part_of_the_name(made, tmp_path):
     folder = shutil.copytree(made['int8'][0], tmp_path / 'copy')
-    before = policy.load(folder, threads=1).model_id
+    before = loading.load(folder, threads=1).model_id
     content = json.loads((folder / 'config.json').read_text())
     content['quantization']['gate'] = {}
     (folder / 'config.json').write_text(json.dumps(content))
-    assert policy.load(folder, threads=1).model_id == before
+    assert loading.load(folder, threads=1).model_id == before
 
 
 def test_a_scheme_that_fails_its_gate_is_not_kept(original, data, tmp_path, monkeypatch):
@@ -253,7 +253,7 @@ def test_what_cannot_be_quantized_is_said(original, made, data, tmp_path):
     with pytest.raises(ValueError, match="goes with scheme 'mixed'"):
         quantize(original, tmp_path / 'a', data, 'mixed')
     with pytest.raises(ValueError, match='copy the folder'):
-        policy.save(policy.load(made['int8'][0], threads=1), tmp_path / 'a')
+        loading.save(loading.load(made['int8'][0], threads=1), tmp_path / 'a')
 
 
 @pytest.mark.parametrize(
@@ -273,7 +273,7 @@ def test_a_config_that_does_not_fit_is_refused(made, tmp_path, change, message):
     change(content['quantization'])
     (folder / 'config.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        policy.load(folder, threads=1)
+        loading.load(folder, threads=1)
 
 
 def test_a_float8_that_is_no_number_is_found(made, tmp_path):
@@ -283,7 +283,7 @@ def test_a_float8_that_is_no_number_is_found(made, tmp_path):
     tensors[name].view(torch.uint8)[0, 0] = 0x7F
     save_file(tensors, folder / 'model.safetensors')
     with pytest.raises(ValueError, match=r'q_proj\.weight is not finite'):
-        policy.load(folder, threads=1)
+        loading.load(folder, threads=1)
 
 
 # ---- mixed
@@ -312,7 +312,7 @@ def test_sensitivity_tells_a_fragile_layer_and_choose_keeps_to_the_bits(original
 
 def test_the_plan_is_what_is_loaded_and_stored(original, made):
     for folder in (original, *(f for f, _ in made.values())):
-        loaded = policy.load(folder, threads=1)
+        loaded = loading.load(folder, threads=1)
         needed = memory.plan(loaded.config, torch.float32, device='cpu')
         assert needed.weights == memory.size_of(loaded.network)
         assert needed.image_tokenizer == memory.size_of(loaded.image_tokenizer)
@@ -324,7 +324,7 @@ def test_the_plan_is_what_is_loaded_and_stored(original, made):
 def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic(original, monkeypatch):
     monkeypatch.setattr(memory, 'available', lambda device: (2**20, 'this machine'))
     with pytest.raises(ValueError, match=r'weights .* \+ .* = .* GiB, this machine has 0.00 GiB free'):
-        policy.load(original, threads=1)
+        loading.load(original, threads=1)
 
 
 def test_int4_of_the_released_size_is_small_enough():
@@ -361,7 +361,7 @@ print((memory('VmHWM') - before) / max(p.stat().st_size for p in (place / 'large
 
 def test_quantizing_needs_less_than_one_shard_and_a_fifth(original, tmp_path):
     shutil.copytree(original, tmp_path / 'small')
-    policy.save(toy(layers=16, width=256, hidden=512), tmp_path / 'large')
+    loading.save(toy(layers=16, width=256, hidden=512), tmp_path / 'large')
     run = subprocess.run([sys.executable, '-c', STREAM, str(tmp_path)], check=True, capture_output=True, text=True)
     assert 0.05 < float(run.stdout) < 1.2
 
@@ -372,7 +372,7 @@ def test_quantizing_needs_less_than_one_shard_and_a_fifth(original, tmp_path):
 @pytest.mark.native
 def test_int8_layers_are_int8_in_openvino(made):
     pytest.importorskip('openvino')
-    ours = policy.load(made['int8'][0], threads=1)
+    ours = loading.load(made['int8'][0], threads=1)
     ours.use('openvino-float32')
     assert ours.engine.error < 0.1
     kinds = [n.get_type_name() for n in ours.engine._request.get_compiled_model().get_runtime_model().get_ops()]

@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import nano, policy
+from vla_model import loading, nano
 from vla_model.config import ImageTokenizerConfig, NetworkConfig, RobotInterface
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
@@ -74,7 +74,7 @@ def an_observation():
 
 def test_a_released_folder_is_read(made):
     folder, network, image = made
-    loaded = policy.load(folder, threads=1)
+    loaded = loading.load(folder, threads=1)
     assert loaded.config.vocabulary == V
     assert loaded.config.trained and loaded.config.network == SHAPE
     for ours, theirs in ((loaded.network, network), (loaded.image_tokenizer, image)):
@@ -86,17 +86,17 @@ def test_a_released_folder_is_read(made):
 
 def test_precision_and_the_place_of_the_image_tokenizer_are_the_callers(folder, tmp_path):
     (folder / 'image_tokenizer').rename(tmp_path / 'magvitv2')
-    loaded = policy.load(folder, dtype='bfloat16', image_tokenizer=tmp_path / 'magvitv2', threads=1)
+    loaded = loading.load(folder, dtype='bfloat16', image_tokenizer=tmp_path / 'magvitv2', threads=1)
     assert {p.dtype for p in loaded.network.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in loaded.image_tokenizer.parameters()} == {torch.float32}
     with pytest.raises(FileNotFoundError, match=r'image_tokenizer has no \*.safetensors: put pytorch_model'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_what_was_read_is_saved_in_one_piece(made, tmp_path):
-    first = policy.load(made[0], threads=1)
-    policy.save(first, tmp_path / 'again')
-    second = policy.load(tmp_path / 'again', threads=1)
+    first = loading.load(made[0], threads=1)
+    loading.save(first, tmp_path / 'again')
+    second = loading.load(tmp_path / 'again', threads=1)
     assert second.config == first.config
     assert np.array_equal(first.act(an_observation()).positions, second.act(an_observation()).positions)
 
@@ -111,7 +111,7 @@ def test_a_missing_field_is_named(name):
 def test_the_file_of_a_missing_field_is_named(folder, name):
     edit(folder / 'config.json', lambda c: c.pop(name))
     with pytest.raises(ValueError, match=f'config.json: field {name} '):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_the_file_of_a_missing_field_is_named(folder, name):
 def test_another_network_is_refused(folder, change, message):
     edit(folder / 'config.json', lambda c: c.update(change))
     with pytest.raises(ValueError, match=message):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_kv_heads_that_are_not_said_are_as_many(made):
@@ -141,17 +141,17 @@ def test_kv_heads_that_are_not_said_are_as_many(made):
 def test_a_tokenizer_of_another_length(folder):
     edit(folder / 'tokenizer.json', lambda c: c['model']['vocab'].pop('<filler 126348>'))
     with pytest.raises(ValueError, match='tokenizer has 126348 tokens, the released ones have 126349'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_the_robot_must_be_said(folder):
     edit(folder / 'robot.json', lambda c: c.pop('dt'))
     with pytest.raises(ValueError, match=r'robot.json: field dt is missing'):
-        policy.load(folder)
+        loading.load(folder)
     (folder / 'robot.json').unlink()
     names = ', '.join(f.name for f in fields(RobotInterface))
     with pytest.raises(FileNotFoundError, match=f'robot.json is missing: .* write {names}'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_end_effector_actions_come_in_the_units_of_the_model_only(folder):
@@ -159,7 +159,7 @@ def test_end_effector_actions_come_in_the_units_of_the_model_only(folder):
         c.update(action_space='ee_delta', action_low=[-1.0] * 7, action_high=[1.0] * 7)
 
     edit(folder / 'robot.json', change)
-    loaded = policy.load(folder, threads=1)
+    loaded = loading.load(folder, threads=1)
     o = an_observation()
     values, probability = loaded.actions(o.images, np.append(o.positions, 0.04), o.instruction)
     assert values.shape == probability.shape == (8, 7) and (np.abs(values) <= 1).all()
@@ -172,7 +172,7 @@ def test_end_effector_actions_come_in_the_units_of_the_model_only(folder):
 def test_a_shard_that_is_not_there(folder):
     (folder / 'model-00002-of-00002.safetensors').unlink()
     with pytest.raises(FileNotFoundError, match=f'00002-of-00002.safetensors is missing: {INDEX} names it, copy it'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_a_tensor_that_is_not_where_the_index_says(folder):
@@ -182,25 +182,25 @@ def test_a_tensor_that_is_not_where_the_index_says(folder):
     del tensors[lost]
     save_file(tensors, path)
     with pytest.raises(ValueError, match=f'{lost} not in the file that'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 @pytest.mark.parametrize('content', ['{', '{}', '{"weight_map": {}}', '{"weight_map": {"a": "../b.safetensors"}}'])
 def test_a_wrong_index(folder, content):
     (folder / INDEX).write_text(content)
     with pytest.raises(ValueError, match=r"index.json must hold 'weight_map'"):
-        policy.load(folder)
+        loading.load(folder)
 
 
 def test_files_that_the_index_does_not_name_are_left_alone(folder):
     save_file({'old': torch.zeros(3)}, folder / 'old.safetensors')
-    policy.load(folder, threads=1)
+    loading.load(folder, threads=1)
 
 
 def test_other_weights_as_image_tokenizer(folder):
     save_file({'a': torch.zeros(3)}, folder / 'image_tokenizer' / 'pytorch_model.safetensors')
     with pytest.raises(ValueError, match='these are not the weights of an image tokenizer'):
-        policy.load(folder)
+        loading.load(folder)
 
 
 MEMORY = """

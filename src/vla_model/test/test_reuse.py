@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla_model import policy
+from vla_model import loading
 from vla_model.types import Observation
 
 
@@ -27,7 +27,7 @@ def observation(moved=0.0, noise=0, instruction='go'):
 
 
 def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
-    p, exact = policy.load('random-nano', threads=1, reuse=3), policy.load('random-nano', threads=1)
+    p, exact = loading.load('random-nano', threads=1, reuse=3), loading.load('random-nano', threads=1)
     p.engine = counting = Counting(p.engine)
     block = 64
     for i, seen in enumerate(observation(0.1 * k) for k in range(5)):
@@ -44,7 +44,7 @@ def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
 
 
 def test_it_is_off_by_default_and_for_eager_alone():
-    assert policy.load('random-nano', threads=1).reuse == 1
+    assert loading.load('random-nano', threads=1).reuse == 1
     for arguments in ({'reuse': 0}, {'reuse': 2, 'act_steps': 2}, {'reuse': 2, 'engine': 'auto'}):
         with pytest.raises(ValueError, match='reuse must be 1, or more with engine'):
-            policy.load('random-nano', threads=1, **arguments)
+            loading.load('random-nano', threads=1, **arguments)

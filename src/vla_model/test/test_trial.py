@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vla_model import choice, policy, processor, trial
+from vla_model import choice, loading, processor, trial
 from vla_model.subject import trial_subject
 from vla_model.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
 
@@ -34,7 +34,7 @@ def deaths(monkeypatch, tmp_path):
 
 def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(deaths, caplog, monkeypatch):
     deaths(bfloat16='SIGFPE', int8='SIGSEGV')
-    loaded = policy.load('random-nano', threads=1, engine='auto')
+    loaded = loading.load('random-nano', threads=1, engine='auto')
     name = loaded.engine.name
     assert name in ('openvino-float32', 'eager')
     for engine, end in (('bfloat16', 'SIGFPE'), ('int8', 'SIGSEGV')):
@@ -42,15 +42,15 @@ def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(
         assert sentence in caplog.text
     monkeypatch.setattr(trial, 'run', lambda *_: pytest.fail('tried again'))
     caplog.clear()
-    assert policy.load('random-nano', threads=1, engine='auto').engine.name == name
+    assert loading.load('random-nano', threads=1, engine='auto').engine.name == name
     assert 'engine openvino-bfloat16 was killed by SIGFPE' in caplog.text
     with pytest.raises(ValueError, match=r"openvino-bfloat16 was killed by SIGFPE .*: take engine 'eager' or 'auto'"):
-        policy.load('random-nano', threads=1, engine='openvino-bfloat16')
+        loading.load('random-nano', threads=1, engine='openvino-bfloat16')
 
 
 def test_where_every_engine_dies_auto_is_eager(deaths, caplog):
     deaths(bfloat16='SIGILL', int8='exit', float32='memory')
-    assert policy.load('random-nano', threads=1, engine='auto').engine.name == 'eager'
+    assert loading.load('random-nano', threads=1, engine='auto').engine.name == 'eager'
     assert 'openvino-bfloat16 was killed by SIGILL' in caplog.text
     assert 'openvino-int8 ended with exit code 3' in caplog.text
     assert 'openvino-float32 ran out of memory (MemoryError)' in caplog.text
@@ -60,7 +60,7 @@ def test_an_engine_that_hangs_is_given_up(deaths, monkeypatch):
     deaths(int8='hang')
     monkeypatch.setattr(trial, 'TRYING', 0.5)
     with pytest.raises(ValueError, match=r"openvino-int8 gave no result within 1 s .* take engine 'eager' or 'auto'"):
-        policy.load('random-nano', threads=1, engine='openvino-int8')
+        loading.load('random-nano', threads=1, engine='openvino-int8')
 
 
 def test_a_model_that_a_child_cannot_load_is_one_error(monkeypatch, tmp_path):

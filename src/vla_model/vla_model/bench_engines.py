@@ -14,14 +14,14 @@ import numpy as np
 import psutil
 import torch
 
-from . import image_engine, policy
+from . import image_engine, loading
 from .bench import machine
 from .bench_parts import encoder_flops, forward_flops, matmul_peak
 from .engine import NAMES, SUPPORTED
+from .families.mmact.policy import MaskedPolicy
 from .image_tokenizer import to_image
 from .memory import size_of
 from .observation import state_of
-from .policy import Policy
 from .types import Observation
 
 Row = dict[str, Any]
@@ -71,14 +71,14 @@ def bench_engines(
     checkpoints: of one robot; the first one is what the others are compared with. observations: what is acted on, by
     default grey noise. engines: all that run on `device` by default.
     """
-    loaded: dict[str, Policy] = {}
+    loaded: dict[str, MaskedPolicy] = {}
     left_out: dict[str, str] = {}
     memory: dict[str, float] = {}
     wanted = contenders(checkpoints, device, engines)
     for c in wanted:
         before = _used(device)
         try:
-            loaded[c.name] = policy.load(
+            loaded[c.name] = loading.load(
                 c.checkpoint, device, c.dtype, threads, engine=c.engine, image_dtype=c.image_dtype,
                 image_engine=c.image_engine,
             )  # fmt: skip
@@ -129,7 +129,7 @@ def bench_engines(
 
 
 def _rounds(
-    loaded: dict[str, Policy], seen: list[Observation], seconds: float, device: torch.device
+    loaded: dict[str, MaskedPolicy], seen: list[Observation], seconds: float, device: torch.device
 ) -> dict[str, list[tuple[float, float]]]:
     """(wall, processor) time [s] of each `act`, in turns. The images are new to every one."""
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in loaded}
@@ -144,7 +144,7 @@ def _rounds(
     return samples
 
 
-def _values(p: Policy, observation: Observation) -> np.ndarray:
+def _values(p: MaskedPolicy, observation: Observation) -> np.ndarray:
     """(horizon, action_dim without gripper) as the model says them, of images that are new to it."""
     robot = p.config.robot
     p.forget_images()
@@ -152,7 +152,7 @@ def _values(p: Policy, observation: Observation) -> np.ndarray:
     return values[:, : robot.action_dim - robot.gripper]
 
 
-def _work(p: Policy) -> int:
+def _work(p: MaskedPolicy) -> int:
     """FLOP of matrix products and convolutions in one `act` with new images."""
     template = p.prompts.action('put it there')
     rows = template.block.stop - template.block.start
@@ -160,7 +160,7 @@ def _work(p: Policy) -> int:
     return forward + len(p.config.robot.cameras) * encoder_flops(p.config.image_tokenizer)
 
 
-def _noise(p: Policy, count: int = 8) -> list[Observation]:
+def _noise(p: MaskedPolicy, count: int = 8) -> list[Observation]:
     side, example = p.config.image_tokenizer.resolution, p.example()
     made = []
     for i in range(count):

@@ -24,7 +24,7 @@ class Choice:
 
 
 def candidates(subject: Subject, engine: str, image_dtype: str, image_engine: str) -> tuple[Groups, Groups]:
-    """What is to be tried of engines and of image engines, with these arguments of policy.load."""
+    """What is to be tried of engines and of image engines, with these arguments of loading.load."""
     device = str(subject.load['device']).split(':')[0]
     network: Groups = ()
     if engine == 'auto':

@@ -15,11 +15,11 @@ from . import bins
 from .cache import write_json
 from .engine import Act
 from .engine_cuda import Capture, CudaGraphs, Kind, Replay
+from .families.mmact.policy import MaskedPolicy
 from .image_tokenizer import ImageTokenizer
 from .network import Network
 from .observation import state_of
 from .onnx_export import read_manifest
-from .policy import Policy
 from .tensorrt_build import VERIFIED, Memory, Runner, built_in
 from .types import Observation
 
@@ -83,7 +83,7 @@ class TensorRt(CudaGraphs):
 
 
 @torch.inference_mode()
-def verify(policy: Policy, folder: Path, observations: Iterable[Observation]) -> dict[str, float]:
+def verify(policy: MaskedPolicy, folder: Path, observations: Iterable[Observation]) -> dict[str, float]:
     """Runs recorded observations through torch eager and the engines that were built; returns what was found.
 
     policy: on the GPU, in the precision of the graphs. Its answer to observation i is compared with that of the
@@ -107,7 +107,9 @@ def verify(policy: Policy, folder: Path, observations: Iterable[Observation]) ->
     return result
 
 
-def figures(policy: Policy, exact: list[tuple[Tensor, np.ndarray]], ours: list[tuple[Tensor, np.ndarray]]) -> dict:
+def figures(
+    policy: MaskedPolicy, exact: list[tuple[Tensor, np.ndarray]], ours: list[tuple[Tensor, np.ndarray]]
+) -> dict:
     """Of (codes, actions (horizon, action_dim) in robot units) by torch and by the engines."""
     ranges, count = policy.action_ranges, policy.config.vocabulary.bins
     a, b = (
@@ -132,7 +134,7 @@ def judge(result: dict[str, float]) -> list[str]:
     return [f'{k} is {result[k]:.3f}, at least {v:g} is needed' for k, v in limits.items() if not result[k] >= v]
 
 
-def _answer(policy: Policy, seen: Observation) -> tuple[Tensor, np.ndarray]:
+def _answer(policy: MaskedPolicy, seen: Observation) -> tuple[Tensor, np.ndarray]:
     codes = policy._view_ids(seen.images)
     return codes, policy.actions(seen.images, state_of(policy.config.robot, seen), seen.instruction)[0]
 

@@ -54,7 +54,7 @@ def plan(
     device: str = 'cuda',
     engine: str = 'eager',
 ) -> MemoryPlan:
-    """Of a model that is loaded with these arguments of `policy.load`; config.quantization says how it is stored."""
+    """Of a model that is loaded with these arguments of `loading.load`; config.quantization says how it is stored."""
     with torch.device('meta'):
         network, image = Network(config.network), ImageTokenizer(config.image_tokenizer)
     if config.quantization is not None:

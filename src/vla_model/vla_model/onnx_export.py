@@ -16,8 +16,8 @@ import torch
 from .cache import cache_folder, write_json
 from .engine import Act
 from .engine_cuda import STEP
+from .families.mmact.policy import MaskedPolicy
 from .image_engine import DTYPES, agreement, picture
-from .policy import Policy
 from .prompt import Template
 from .quantized import QuantizedLayer
 
@@ -48,7 +48,7 @@ def folder_of(model_id: str, dtype: str) -> Path:
 
 
 def export(
-    policy: Policy, folder: Path, dtype: str = 'bfloat16', image_dtype: str = 'float16', plan_tokens: int = 112
+    policy: MaskedPolicy, folder: Path, dtype: str = 'bfloat16', image_dtype: str = 'float16', plan_tokens: int = 112
 ) -> dict[str, Any]:
     """Writes the folder, and returns its manifest. Raises ValueError naming what is missing or cannot be.
 
@@ -113,7 +113,7 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 
 @torch.inference_mode()
-def check(policy: Policy, folder: Path, prompts: int = 3) -> dict[str, dict[str, float | str]]:
+def check(policy: MaskedPolicy, folder: Path, prompts: int = 3) -> dict[str, dict[str, float | str]]:
     """Runs the graphs in ONNX Runtime on the CPU and compares them with torch, by graph.
 
     ONNX Runtime has no bfloat16 on a CPU: those graphs are made once more in float32, and these are run. policy: on a
@@ -154,7 +154,7 @@ def check(policy: Policy, folder: Path, prompts: int = 3) -> dict[str, dict[str,
     return results
 
 
-def _requests(policy: Policy, plan_tokens: int) -> dict[str, tuple[Template, int, slice]]:
+def _requests(policy: MaskedPolicy, plan_tokens: int) -> dict[str, tuple[Template, int, slice]]:
     """Kind -> (a prompt, tokens of its block, part of the vocabulary)."""
     v, prompts = policy.config.vocabulary, policy.prompts
     templates = {

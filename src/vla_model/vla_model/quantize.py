@@ -63,7 +63,7 @@ def quantize(
     """Writes the checkpoint `source` as `out`, unless it fails its gate (and is not kept nevertheless).
 
     layers: scheme of every linear layer of the blocks, for 'mixed'; one that is not there stays as it is.
-    image_tokenizer: as in `policy.load`. Raises ValueError or FileNotFoundError naming what is wrong.
+    image_tokenizer: as in `loading.load`. Raises ValueError or FileNotFoundError naming what is wrong.
     """
     if scheme not in SCHEMES:
         raise ValueError(f'scheme must be one of {list(SCHEMES)}, got {scheme!r}')

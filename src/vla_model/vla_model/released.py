@@ -38,7 +38,7 @@ VARIANT = {
 
 
 def is_released(content: Mapping[str, Any]) -> bool:
-    """Whether a config.json is a released one, not one that `policy.save` wrote."""
+    """Whether a config.json is a released one, not one that `loading.save` wrote."""
     return 'vocabulary' not in content and 'llm_vocab_size' in content
 
 

@@ -16,7 +16,7 @@ def default_model() -> str:
 def model_path(model: str | Path) -> str:
     """'random-nano', or the folder of a model that is given by path or name; an empty one is the default.
 
-    Every command and `policy.load` find a model so. Whether a checkpoint is there, `checkpoint.check_folder` says.
+    Every command and `loading.load` find a model so. Whether a checkpoint is there, `checkpoint.check_folder` says.
     """
     text = str(model)
     if text == SHIPPED and not Path(text).is_dir():

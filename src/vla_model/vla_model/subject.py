@@ -1,4 +1,4 @@
-"""What engines are tried on: a model as `policy.load` is asked for it, identified without reading its weights."""
+"""What engines are tried on: a model as `loading.load` is asked for it, identified without reading its weights."""
 
 import os
 from pathlib import Path

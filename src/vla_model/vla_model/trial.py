@@ -78,7 +78,7 @@ class Verdict:
 class Subject:
     """The model that candidates are tried on, and the conditions under which it will run."""
 
-    load: Mapping[str, Any]  # arguments of policy.load
+    load: Mapping[str, Any]  # arguments of loading.load
     parameters: float  # numbers of its network
     identity: str  # changes with weights and configuration
     quantized: bool = False

@@ -30,9 +30,9 @@ def main(folder: Path, parent: int) -> None:
             results.write(json.dumps(stage) + '\n')
 
         try:
-            from . import policy as policies
+            from . import loading
 
-            policy = policies.load(**request['load'])
+            policy = loading.load(**request['load'])
         except Exception as error:
             write(failed=_sentence(error))
             return

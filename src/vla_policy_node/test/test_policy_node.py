@@ -1252,7 +1252,7 @@ def values_of(status):
 
 
 def test_the_real_random_model_in_shadow(start):
-    from vla_model.policy import load
+    from vla_model.loading import load
 
     world, _ = start(load=load, threads=1, rate=2.0, plan_steps=8, imagine_steps=4)
     world.size = (64, 48)

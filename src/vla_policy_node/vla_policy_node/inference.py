@@ -23,7 +23,7 @@ class Policy(Protocol):
 
     model_id: str
     config: Any
-    pointed: np.ndarray  # (views, points, 2) of the newest chunk, see vla_model.policy
+    pointed: np.ndarray  # (views, points, 2) of the newest chunk, see MaskedPolicy
 
     def prepare(self, instruction: str) -> None: ...
 

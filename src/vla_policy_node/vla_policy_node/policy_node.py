@@ -106,7 +106,7 @@ class PolicyNode(SafeLifecycleNode):
     def _configure(self) -> None:
         p = self._settings = PolicyParameters.of(self)
         if self._load is None:
-            from vla_model.policy import load  # torch is loaded here, not with the module
+            from vla_model.loading import load  # torch is loaded here, not with the module
 
             self._load = load
         policy = self._policy = self._load(

@@ -79,7 +79,7 @@ class ExpertDriver:
 
 
 class Acting(Protocol):
-    """The part of vla_model.policy.Policy that drives."""
+    """The part of vla_model.families.mmact.policy.MaskedPolicy that drives."""
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
 

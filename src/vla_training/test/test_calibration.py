@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import checkpoint, nano, policy
+from vla_model import checkpoint, loading, nano
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
 from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
@@ -40,7 +40,7 @@ def test_checks_ask_for_a_chunk_and_know_what_was_done(tokens_folder, tokens, mo
 
 def test_observations_are_what_the_policy_takes(tokens_folder, model):
     seen = observations(tokens_folder, model, count=3)
-    loaded = policy.load(model, threads=1)
+    loaded = loading.load(model, threads=1)
     assert len(seen) == 3 and not np.array_equal(seen[0].positions, seen[1].positions)
     assert all(np.isfinite(loaded.act(o).positions).all() for o in seen)
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_model import checkpoint, policy
+from vla_model import checkpoint, loading
 from vla_model.network import Network
 from vla_training import initial, lora, run_state, shards
 from vla_training.distributed import World
@@ -93,11 +93,11 @@ def test_a_run_with_lora_that_was_cut_goes_on(base, tokens, tmp_path):
 
 def test_another_checkpoint_of_the_same_shape_is_not_gone_on_with(base, tokens, tmp_path):
     Trainer(recipe_of({'init': str(base), 'lora': LORA}), tokens, tmp_path / 'run').save()
-    loaded = policy.load(base, threads=1)
+    loaded = loading.load(base, threads=1)
     with torch.no_grad():
         for p in loaded.network.parameters():
             p.mul_(1.01)
-    policy.save(loaded, tmp_path / 'other')
+    loading.save(loaded, tmp_path / 'other')
     with pytest.raises(ValueError, match='another checkpoint to begin with'):
         Trainer(recipe_of({'init': str(tmp_path / 'other'), 'lora': LORA}), tokens, tmp_path / 'run')
     (tmp_path / 'moved').symlink_to(base)  # the place does not count
@@ -123,7 +123,7 @@ def test_weights_are_exported_in_half_precision_and_in_files(base, tokens_folder
     folder = train(recipe, tokens_folder, tmp_path, threads=1)
     stored = checkpoint.list_tensors(folder)
     assert len({s.path for s in stored.values()}) > 3
-    loaded = policy.load(folder, threads=1)
+    loaded = loading.load(folder, threads=1)
     assert loaded.config.trained
     shape = stored['model.transformer.wte.weight'].path
     assert load_file(shape)['model.transformer.wte.weight'].dtype == torch.bfloat16

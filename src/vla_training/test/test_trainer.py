@@ -8,7 +8,7 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from vla_model import policy
+from vla_model import loading
 from vla_model.types import Observation
 from vla_model.vocabulary import Vocabulary
 from vla_training import recipe as recipe_module
@@ -133,7 +133,7 @@ def test_an_epoch_sees_every_row_once(tokens, tmp_path):
 
 def test_the_checkpoint_is_one_that_the_policy_loads(tokens_folder, tokens, tmp_path):
     folder = train(recipe(), tokens_folder, tmp_path, threads=1)
-    loaded = policy.load(folder, threads=1)
+    loaded = loading.load(folder, threads=1)
     assert loaded.config.trained and loaded.config.name == 'nano'
     trainer = Trainer(recipe(), tokens, tmp_path)
     state = loaded.network.state_dict()

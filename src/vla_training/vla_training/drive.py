@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from vla_model.policy import load
+from vla_model.loading import load
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.fitting import fit
 from vla_sim.robot import urdf_text
@@ -19,8 +19,8 @@ class Drive:
     period: float = 0.2  # between two inferences
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1
-    reuse: int = 1  # acts per full forward, see Policy.reuse
-    estimate: str = 'median'  # of a set-point, see policy.ESTIMATES
+    reuse: int = 1  # acts per full forward, see MaskedPolicy.reuse
+    estimate: str = 'median'  # of a set-point, see mmact.policy.ESTIMATES
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'

@@ -11,8 +11,8 @@ from rich.progress import Progress
 from torch import Tensor
 
 from vla_model import bins
+from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import preprocess
-from vla_model.policy import Policy
 from vla_model.types import Observation
 from vla_training.annotate import Plan, plans
 from vla_training.annotate import plan_texts as texts_of
@@ -51,7 +51,7 @@ class Sums:
 
 
 def recorded_frames(
-    policy: Policy,
+    policy: MaskedPolicy,
     folder: Path,
     *,
     frames: int = 200,
@@ -108,7 +108,7 @@ def _choose(dataset: Dataset, span: int, frames: int, folder: Path) -> dict[int,
     return chosen
 
 
-def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> Iterator[Frame]:
+def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: MaskedPolicy) -> Iterator[Frame]:
     robot = policy.config.robot
     frames = stride(dataset, robot)
     for episode, at in _pieces(dataset, chosen, robot.horizon * frames):
@@ -142,7 +142,7 @@ def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterat
                 yield piece, inside
 
 
-def _points(dataset: Dataset, episode: Episode, policy: Policy) -> np.ndarray:
+def _points(dataset: Dataset, episode: Episode, policy: MaskedPolicy) -> np.ndarray:
     """(T, views, points, 2), see Frame; what is at the edge of a view is out of it."""
     count = policy.config.vocabulary.bins
     found = points_of(dataset, episode, policy.config.robot, count)
@@ -154,7 +154,7 @@ def _pictures(episode: Episode, key: str, wanted: set[int]) -> dict[int, np.ndar
     return {t: picture for t, picture in enumerate(episode.frames(key)) if t in wanted}
 
 
-def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
+def _act(policy: MaskedPolicy, frame: Frame, sums: Sums) -> None:
     chunk, dof = policy.act(frame.observation), policy.config.robot.dof
     error = np.abs(chunk.positions - frame.actions[:, :dof])
     sums.add('action error [rad]', float(error.mean()))
@@ -171,7 +171,7 @@ def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
             sums.add('pointed within 0.05 of it', float(off < 0.05))
 
 
-def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
+def _plan(policy: MaskedPolicy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
     if frame.plan is None:
         return
     text = policy.start_plan(frame.observation, length=length, steps=steps).run().text.strip()
@@ -179,7 +179,7 @@ def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> 
     sums.add('current sub-task right', float(text.rpartition(CURRENT)[2].rstrip('.') == frame.plan.current))
 
 
-def _imagine(policy: Policy, frame: Frame, sums: Sums, steps: int) -> None:
+def _imagine(policy: MaskedPolicy, frame: Frame, sums: Sums, steps: int) -> None:
     side = policy.config.image_tokenizer.resolution
     true, present = (_pixels(picture, side) for picture in (frame.future, _present(policy, frame)))
     imagined = policy.start_imagine(frame.observation, steps=steps).run().image
@@ -192,7 +192,7 @@ def _imagine(policy: Policy, frame: Frame, sums: Sums, steps: int) -> None:
         sums.add(f'{name} SSIM', float(ssim(picture, true)))
 
 
-def _present(policy: Policy, frame: Frame) -> np.ndarray:
+def _present(policy: MaskedPolicy, frame: Frame) -> np.ndarray:
     return frame.observation.images[policy.config.robot.cameras[0]]
 
 

@@ -1,4 +1,4 @@
-"""A run as a checkpoint folder that `vla_model.policy.load` reads."""
+"""A run as a checkpoint folder that `vla_model.loading.load` reads."""
 
 import json
 from collections.abc import Iterator

@@ -1,0 +1,1 @@
+"""MM-ACT: one masked network that writes actions, plans and images."""
