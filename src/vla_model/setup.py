@@ -11,8 +11,15 @@ setup(
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (f'share/{name}', ['package.xml']),
     ],
-    install_requires=['setuptools'],
-    extras_require={'test': ['pytest']},
+    # Of colcon's build only package.xml counts; these are for pip, e.g. on a GPU machine without ROS.
+    python_requires='>=3.10,<3.13',
+    install_requires=['numpy', 'psutil', 'safetensors', 'tokenizers', 'torch>=2.5'],
+    extras_require={
+        'cuda': ['triton; sys_platform == "linux"'],  # the kernels of cuda-graph; without it torch does the same
+        'openvino': ['openvino'],
+        'export': ['onnx', 'onnxruntime; python_version >= "3.11"'],  # and TensorRT, by your version of CUDA
+        'test': ['hypothesis', 'pytest', 'pytest-timeout'],
+    },
     zip_safe=False,
     maintainer='VLA suite maintainers',
     maintainer_email='maintainers@vla-suite.example',
