@@ -8,7 +8,8 @@ from vla_model.types import Chunk
 from vla_policy_node.core.chunk import StampedChunk
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.action_prefix import action_prefix
+from vla_policy_node.observe.committed import CommittedActions
 from vla_sim.expert import Expert
 from vla_sim.rollout import Answer, ExpertDriver, run_episode
 from vla_sim.world import World
@@ -97,12 +98,12 @@ def make_stream(
     """The stream of one source, see SOURCES. The same observation has the same error whatever the delay.
 
     expert: as it was said. noisy: each chunk with an error of its own, as a model has. inpainted: stands for the same
-    model given the steps that are under way (observe/committed.py): it keeps them, and goes from the last of them, with
+    model given the action prefix (observe/action_prefix.py): it keeps these steps, and goes from the last of them, with
     the speed it has there, smoothly over to what it would have said without.
     """
     if source not in SOURCES:
         raise ValueError(f'source {source!r}: must be one of {", ".join(SOURCES)}')
-    every, committed = max(1, int(np.ceil(delay / PERIOD - 1e-9))), Committed(away=np.inf)
+    every, committed = max(1, int(np.ceil(delay / PERIOD - 1e-9))), CommittedActions()
     stride = round(grid.dt / STEP)
     steps = slice(stride - 1, stride * grid.horizon, stride)
     if stride * grid.horizon > AHEAD:
@@ -115,8 +116,8 @@ def make_stream(
             error = model_error(grid, said.positions.shape[1], np.random.default_rng([seed, recording.seed, k]))
             said = replace(said, positions=said.positions + error)
         if source == 'inpainted':
-            said = continued(said, committed.steps(t_ref, 1, recording.start))
-            committed.sent(len(chunks), said, t_ref, 1, delay)
+            said = continued(said, action_prefix(committed, t_ref, 1, recording.start, np.inf))
+            committed.add(len(chunks), said, t_ref, 1, delay)
         chunks.append(
             StampedChunk(
                 t_ref=t_ref,

@@ -1202,10 +1202,10 @@ def test_an_arm_that_is_to_carry_its_chunk_out_is_not_looked_at(start):
     world.say('go')
     world.new_chunks(2)
     asked = []
-    node._committed.carries_out = lambda t_ref, *_: asked.append(t_ref) or True
+    node._inference._stall.stalled = lambda t_ref, *_: asked.append(t_ref) or True
     world.wait(lambda: len(asked) > 5, 'it asks whether to look')
     assert policy.seen[-1].t_ref < asked[0]
-    node._committed.carries_out = lambda *_: False
+    node._inference._stall.stalled = lambda *_: False
     world.new_chunks(2)
 
 

@@ -12,8 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from vla_model.types import Chunk, Observation
+from vla_policy_node.observe.action_prefix import MAX_DEVIATION, action_prefix
 from vla_policy_node.observe.cadence import Cadence
-from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.committed import CommittedActions
+from vla_policy_node.observe.stall import StallDetector
 from vla_policy_node.observe.streams import GRIPPER, JOINTS, Aligned
 from vla_policy_node.schedule import Job, Schedule
 
@@ -100,8 +102,8 @@ class Inference:
     failed: told of every exception of the model, which is tried again after `retry` seconds.
     schedule: what to do in the gaps; its owners are what `assignment` returns.
     rate [Hz]: most inferences per second of observation time.
-    committed: what is under way, and whether to look; None: always. `deliver` tells it.
-    inpaint: the model is given what is under way, to go on from.
+    committed: the chunks sent; `deliver` adds to them. stall: says when the arm executes its chunk instead.
+    inpaint: the model is given the action prefix. max_deviation: see action_prefix [rad].
     """
 
     def __init__(
@@ -115,12 +117,14 @@ class Inference:
         failed: Callable[[Assignment, Exception], None],
         schedule: Schedule,
         rate: float,
-        committed: Committed | None = None,
+        committed: CommittedActions | None = None,
+        stall: StallDetector | None = None,
         inpaint: bool = False,
+        max_deviation: float = MAX_DEVIATION,
         retry: float = 1.0,
     ) -> None:
         self._policy, self._dof, self._schedule = policy, dof, schedule
-        self._committed, self._inpaint = committed, inpaint
+        self._committed, self._stall, self._inpaint, self._max_deviation = committed, stall, inpaint, max_deviation
         self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
         self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
@@ -180,7 +184,7 @@ class Inference:
             self._cadence.restart()
         if not self._cadence.due(aligned.t_ref):
             return
-        if self._committed is not None and self._committed.carries_out(aligned.t_ref, epoch, aligned.values[JOINTS][0]):
+        if self._stall is not None and self._stall.stalled(aligned.t_ref, epoch, aligned.values[JOINTS][0]):
             return
         self._cadence.last = aligned.t_ref
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
@@ -188,7 +192,9 @@ class Inference:
             observation = to_observation(aligned, assignment.instruction)
             under_way = None
             if self._inpaint and self._committed is not None:
-                under_way = self._committed.steps(aligned.t_ref, epoch, observation.positions)
+                under_way = action_prefix(
+                    self._committed, aligned.t_ref, epoch, observation.positions, self._max_deviation
+                )
             chunk = self._policy.act(observation, under_way)
             check_chunk(chunk, self._dof)
             taken = time.perf_counter() - start

@@ -25,7 +25,9 @@ from vla_policy_node.goals import Feedback, Goals, Result
 from vla_policy_node.inference import Answer, Assignment, Inference, Policy
 from vla_policy_node.instruction_in_force import InstructionInForce
 from vla_policy_node.lockstep import INSTRUCTION, Lockstep
-from vla_policy_node.observe.committed import Committed, gives
+from vla_policy_node.observe.action_prefix import takes_prefix
+from vla_policy_node.observe.committed import CommittedActions
+from vla_policy_node.observe.stall import StallDetector
 from vla_policy_node.observe.streams import Aligned
 from vla_policy_node.observer import Fault, Observer
 from vla_policy_node.policy_parameters import NEW_EPOCH, SUPERSEDE, PolicyParameters, declare_drive
@@ -59,7 +61,7 @@ class PolicyNode(SafeLifecycleNode):
         self._assignment: Assignment | None = None
         self._sequence = 0  # never starts again: within an epoch it must grow
         self._executor = ExecutorWatch(self.get_fully_qualified_name())
-        self._committed = Committed()
+        self._committed = CommittedActions()
         self._failure = ''  # of the newest inference
         self._stopped: float | None = None  # when the arm was asked to stop (monotonic, s)
         self._report: PolicyReport | None = None
@@ -137,7 +139,7 @@ class PolicyNode(SafeLifecycleNode):
         )
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self._committed = Committed(away=p.inpaint_away, stagnation=p.stagnation)
+        self._committed = CommittedActions()
         self._inference = Inference(
             policy,
             p.profile.dof,
@@ -148,7 +150,9 @@ class PolicyNode(SafeLifecycleNode):
             schedule=foresight.schedule,
             rate=p.rate,
             committed=self._committed,
-            inpaint=gives(p.inpaint, policy.config.inpaints),
+            stall=StallDetector(self._committed, p.stagnation),
+            inpaint=takes_prefix(p.inpaint, policy.config.inpaints),
+            max_deviation=p.inpaint_away,
         )
         self._lockstep = Lockstep(self) if p.lockstep else None
         self._observer = Observer(self, p, self._on_image, self._lockstep)
@@ -238,7 +242,7 @@ class PolicyNode(SafeLifecycleNode):
         with self._lock:
             self._executor.hear(msg)
             self._committed.followed = self._drive and self._executor.follows
-            self._committed.heard(msg.sequence, msg.last_verdict not in (msg.ACCEPTED, msg.REJECT_SHADOW))
+            self._committed.reported(msg.sequence, msg.last_verdict not in (msg.ACCEPTED, msg.REJECT_SHADOW))
 
     def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
         """Each good image; stamp in ns."""
@@ -400,7 +404,7 @@ class PolicyNode(SafeLifecycleNode):
                 answer.chunk, answer.aligned.t_ref, answer.epoch, assignment.instruction, answer.inference_time
             )
             latency = (self._now() - answer.aligned.t_ref) * 1e-9
-            self._committed.sent(self._sequence, answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
+            self._committed.add(self._sequence, answer.chunk, answer.aligned.t_ref, answer.epoch, latency)
             self._goals.answered(answer, latency)
             report.answered(answer, self._sequence, latency)
             self._failure = ''

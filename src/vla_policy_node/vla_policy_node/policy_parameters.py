@@ -6,8 +6,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from vla_policy_node.core.profile import RobotProfile
+from vla_policy_node.observe.action_prefix import INPAINT, MAX_DEVIATION
 from vla_policy_node.observe.cadence import RATE
-from vla_policy_node.observe.committed import AWAY, INPAINT, STAGNATION
+from vla_policy_node.observe.stall import STAGNATION
 from vla_policy_node.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import declare_description
@@ -118,7 +119,7 @@ class PolicyParameters:
             inpaint_away=declare(
                 node,
                 'inpaint_away',
-                AWAY,
+                MAX_DEVIATION,
                 'the model is not given these steps while a joint is further than this from where they have it [rad]',
                 low=0.01,
                 high=7.0,

@@ -16,7 +16,9 @@ from vla_model.types import Chunk, Observation
 from vla_policy_node.core.chunk import StampedChunk, Verdict
 from vla_policy_node.core.executor import ChunkExecutor, Hold, State
 from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.observe.committed import Committed
+from vla_policy_node.observe.action_prefix import action_prefix
+from vla_policy_node.observe.committed import CommittedActions
+from vla_policy_node.observe.stall import StallDetector
 from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
@@ -93,8 +95,8 @@ class PolicyDriver:
         self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = False
     ) -> None:
         """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
-        observation stands for to the chunk's arrival at the executor. inpaint: the policy is given what is under way,
-        see Committed, which also says when to look. Raises ValueError where they do not fit.
+        observation stands for to the chunk's arrival at the executor. inpaint: the policy is given the action
+        prefix. Raises ValueError where they do not fit.
         """
         self.policy, self.cameras = policy, cameras
         self.period, self.latency = round(period * 1000 / TICK), round(latency * 1000 / TICK)
@@ -107,7 +109,8 @@ class PolicyDriver:
         self._forget()
 
     def _forget(self) -> None:
-        self.committed = Committed()
+        self.committed = CommittedActions()
+        self._stall = StallDetector(self.committed)
         self._sequence = self._taken = 0  # of the newest chunk, and of the newest that was taken
 
     def begin(self, world: World) -> None:
@@ -116,10 +119,10 @@ class PolicyDriver:
 
     def told(self, sequence: int, taken: bool) -> None:
         self._taken = sequence if taken else self._taken
-        self.committed.heard(self._taken, refused=not taken)
+        self.committed.reported(self._taken, refused=not taken)
 
     def look(self, world: World) -> Answer:
-        if self.committed.carries_out(world.time_ns, 0, world.joint_positions):
+        if self._stall.stalled(world.time_ns, 0, world.joint_positions):
             return Answer(None)
         self.seen = Observation(
             t_ref=world.time_ns,
@@ -129,13 +132,13 @@ class PolicyDriver:
             gripper=world.gripper_opening,
             instruction=world.instruction,
         )
-        under_way = self.committed.steps(world.time_ns, 0, self.seen.positions) if self._inpaint else None
+        prefix = action_prefix(self.committed, world.time_ns, 0, self.seen.positions) if self._inpaint else None
         try:
-            chunk = self.policy.act(self.seen, under_way)
+            chunk = self.policy.act(self.seen, prefix)
         except ValueError as error:  # an arm far out of the model's range, say
             return Answer(None, message=str(error))
         self._sequence += 1
-        self.committed.sent(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
+        self.committed.add(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
         return Answer(chunk)
 
 

@@ -24,7 +24,7 @@ class Drive:
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
-    inpaint: str = 'auto'  # whether the policy is given the steps that are under way, one of committed.INPAINT
+    inpaint: str = 'auto'  # whether the policy is given the action prefix, one of action_prefix.INPAINT
     seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
 
     def load(self, profile: RobotProfile) -> Any:

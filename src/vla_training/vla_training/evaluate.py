@@ -19,7 +19,7 @@ from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 from vla_policy_node.core.executor import ChunkExecutor
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.core.seams import Seams
-from vla_policy_node.observe.committed import gives
+from vla_policy_node.observe.action_prefix import takes_prefix
 from vla_sim.cameras import Cameras
 from vla_sim.rollout import Acting, PolicyDriver, run_episode
 from vla_sim.scene import CAMERAS
@@ -49,7 +49,7 @@ class Worker:
         """sheets: folder for contact sheets of failures. policy: makes one for a world, instead of the checkpoint."""
         self.profile, self.drive, self.sheets = profile, drive, sheets
         loaded = drive.load(profile) if policy is None else None
-        self.inpaint = gives(drive.inpaint, loaded is not None and loaded.config.inpaints)
+        self.inpaint = takes_prefix(drive.inpaint, loaded is not None and loaded.config.inpaints)
         self._policy: Callable[[World], Any] = policy or (lambda world: loaded)
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 
