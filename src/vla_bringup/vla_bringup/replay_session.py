@@ -9,10 +9,10 @@ from vla_bringup.replay_driven import APART, Events
 from vla_bringup.replay_feed import CHUNKS, CLOCK, EXECUTOR, SUCCESS, Feed
 from vla_model.types import Chunk
 from vla_policy_node.core import clocks
+from vla_policy_node.inference_report import CODE_NAMES
 from vla_policy_node.intake import Fault, Intake
 from vla_policy_node.observe.cadence import Cadence
 from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS, Aligned
-from vla_policy_node.policy_report import CODE_NAMES
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_training.bag import Message
 from vla_training.bag_faults import OTHER_TIME, other_time

@@ -33,12 +33,12 @@ from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_msgs.msg import PolicyStatus as S
-from vla_policy_node import foresight, policy_report
+from vla_policy_node import foresight, inference_report
 from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.goals import MOST
+from vla_policy_node.inference_report import InferenceReport
 from vla_policy_node.kinematics.arm import load_kinematics
 from vla_policy_node.policy_node import PolicyNode
-from vla_policy_node.policy_report import PolicyReport
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_policy_node.stats import Window
@@ -423,7 +423,7 @@ def test_a_model_of_tool_poses_moves_joints(start, panda_urdf):
 def test_a_model_of_tool_poses_needs_the_robot_description(start):
     world, node = start(EndEffectorModel(), robot_description_timeout=0.1)
     assert not world.transition(CONFIGURE)
-    assert 'ee_delta actions needs the robot description' in node._note
+    assert 'ee_delta actions needs the robot description' in node._report.note
 
 
 def test_shadow_is_the_default_and_never_stops_anybody(start):
@@ -722,8 +722,7 @@ def test_an_instruction_counts_once_whatever_qos_its_publisher_has(start, profil
     world.instruction = world.node.create_publisher(String, 'policy/instruction', profile)
     world.wait(world.instruction.get_subscription_count, 'matched')
     taken = []
-    inner = node._take
-    node._take = lambda words: taken.append(words) or inner(words)
+    node._session.changed.append(taken.append)
     expected = ['press the red button', 'press the blue button'] * 2  # the same words supersede again
     for i, words in enumerate(expected):
         world.say(words)
@@ -1017,9 +1016,9 @@ def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
 
         monkeypatch.setattr(kind, name, wrapped)
 
-    counted(PolicyReport, 'fill')  # of the status
+    counted(InferenceReport, 'fill')  # of the status
     counted(Window, 'percentiles')  # of status and diagnostics
-    counted(policy_report, 'KeyValue')  # of diagnostics
+    counted(inference_report, 'KeyValue')  # of diagnostics
     counted(foresight, 'KeyValue')
     counted(foresight, 'image_msg')
     world, node = start(policy, rate=100.0)
@@ -1202,10 +1201,10 @@ def test_an_arm_that_is_to_carry_its_chunk_out_is_not_looked_at(start):
     world.say('go')
     world.new_chunks(2)
     asked = []
-    node._inference._stall.stalled = lambda t_ref, *_: asked.append(t_ref) or True
+    node._session.stalled = lambda t_ref, *_: asked.append(t_ref) or True
     world.wait(lambda: len(asked) > 5, 'it asks whether to look')
     assert policy.seen[-1].t_ref < asked[0]
-    node._inference._stall.stalled = lambda *_: False
+    node._session.stalled = lambda *_: False
     world.new_chunks(2)
 
 
@@ -1281,10 +1280,10 @@ def test_in_shadow_nothing_that_was_sent_counts_as_what_the_arm_does(start, driv
     assert world.transition(CONFIGURE)
     node.set_parameters([Parameter('drive', value=drive)])
     assert world.transition(ACTIVATE)
-    assert node._committed.followed is drive
+    assert node._session._committed.followed is drive
     executing = ExecutorStatus(epoch=3, state=ExecutorStatus.STATE_EXECUTING, source=node.get_fully_qualified_name())
     world.executor.publish(executing)
     world.look()
     world.say('go')
     world.wait(lambda: world.chunks and world.chunks[-1].epoch == 3, 'a chunk of the new epoch')
-    assert node._committed.followed is drive
+    assert node._session._committed.followed is drive

@@ -1,4 +1,4 @@
-"""What the policy knows of the executor: its epoch, and whether it moves the arm with our chunks."""
+"""The executor as its status shows it: its epoch, and whether it moves the arm with the policy's chunks."""
 
 import math
 import time
@@ -7,20 +7,20 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.core.states import Hold
 
 SILENT = 3.0  # [s] of wall time; the status comes at 10 Hz
-# Not worth telling: moving, about to, or stopped because we asked for it.
+# No problem: moving, about to move, or stopped on request of the policy node.
 _FINE = (Hold.NONE, Hold.IDLE, Hold.STOP_REQUESTED)
 
 
-class ExecutorWatch:
-    """Keeps the newest ExecutorStatus. source: our name as the sender of chunks."""
+class ExecutorMonitor:
+    """Keeps the newest ExecutorStatus. source: the policy node's name as the sender of chunks."""
 
     def __init__(self, source: str) -> None:
         self._source = source
         self._status: ExecutorStatus | None = None
-        self._heard = 0.0
+        self._received = 0.0  # [s] monotonic
 
-    def hear(self, status: ExecutorStatus) -> None:
-        self._status, self._heard = status, time.monotonic()
+    def record(self, status: ExecutorStatus) -> None:
+        self._status, self._received = status, time.monotonic()
 
     @property
     def epoch(self) -> int:
@@ -28,33 +28,33 @@ class ExecutorWatch:
 
     @property
     def follows(self) -> bool:
-        """Whether the arm moves by our chunks now."""
+        """Whether the arm executes the policy's chunks now."""
         s = self._status
         return s is not None and s.source == self._source and s.state == ExecutorStatus.STATE_EXECUTING
 
     @property
     def rests(self) -> bool:
-        """Whether nothing of ours moves the arm, as heard last."""
+        """Whether no chunk of the policy moves the arm, by the newest status."""
         s = self._status
         return s is None or (s.state != ExecutorStatus.STATE_BRAKING and not self.follows)
 
     @property
     def margins(self) -> tuple[float, float]:
-        """horizon_left [s] and limit_margin [rad] of its status; NaN before anything is heard."""
+        """horizon_left [s] and limit_margin [rad] of its status; NaN before the first one."""
         s = self._status
         return (s.horizon_left, s.limit_margin) if s is not None else (math.nan, math.nan)
 
     @property
     def hold(self) -> Hold:
-        """Why the arm does not move, as heard last; DEACTIVATED before anything is heard."""
+        """Why the arm does not move, by the newest status; DEACTIVATED before the first one."""
         return Hold(self._status.hold_reason) if self._status is not None else Hold.DEACTIVATED
 
     def problem(self) -> str:
-        """Why the chunks that we send do not move the arm, one sentence; '' when they do or may."""
+        """Why the chunks sent do not move the arm, one sentence; '' when they do or may."""
         status = self._status
         if status is None:
             return 'nothing was heard on executor/status: is the executor running, in our namespace?'
-        if time.monotonic() - self._heard > SILENT:
+        if time.monotonic() - self._received > SILENT:
             return f'nothing was heard on executor/status for {SILENT:g} s: is the executor still running?'
         if self.hold not in _FINE:
             why = status.message or 'activate it' * (self.hold is Hold.DEACTIVATED)

@@ -3,9 +3,10 @@
 And what became of it: the surprise, when the time has come that an image was imagined for.
 """
 
+import array
 import math
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,19 @@ from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
+from vla_model.observation import unsquared
 from vla_model.types import Observation, Plan, PredictedImage
-from vla_policy_node.inference import Assignment, Policy
+from vla_msgs.msg import PolicyStatus, VisualTrace
+from vla_policy_node.inference import Policy
+from vla_policy_node.inference_report import milliseconds
 from vla_policy_node.observe.surprise import Expectations, Pair, surprise
 from vla_policy_node.policy_parameters import PolicyParameters
-from vla_policy_node.policy_report import milliseconds
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.camera_info import camera_info_topic, squared
 from vla_policy_node.ros.chunk_msg import to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.schedule import Job, Schedule, Work
+from vla_policy_node.session import Answer, Assignment, Session
 from vla_policy_node.stats import Window
 
 TRIAL_STEPS = 3  # a first forward, one more, and the last, which for an image ends with the image decoder
@@ -48,8 +52,7 @@ class Foresight:
 
     A kind is decoded while its rate is above 0 and its topic has a subscriber.
     surprise: the time [ns] that the image compared last showed, and how far from it the camera's was; (0, NaN): none.
-    lock: the node's; guards what is published. in_force: assignment and epoch. frame: frame_id of the first camera's
-    newest image; the predicted image is one of that camera.
+    session: its lock guards what is published. frames: camera -> frame_id of its newest image.
     """
 
     def __init__(
@@ -57,19 +60,17 @@ class Foresight:
         node: Node,
         p: PolicyParameters,
         policy: Policy,
-        *,
-        lock: Any,
-        in_force: Callable[[], tuple[Assignment | None, int]],
-        frame: Callable[[], str],
+        session: Session,
+        frames: Mapping[str, str],
     ) -> None:
-        self._node, self._lock, self._in_force, self._frame = node, lock, in_force, frame
+        self._node, self._session, self._frames = node, session, frames
         self.said = ''  # the newest plan text
-        self.asked = False  # a goal wants plan texts, too
         self._plans = node.create_publisher(String, '~/plan_text', qos.LATCHED)
         self._images = node.create_publisher(Image, '~/predicted_image', qos.SENSOR_OUT)
         self._publishers = {'plan': self._plans, 'imagine': self._images}
         self._latencies = {name: Window(100) for name in self._publishers}
-        robot = policy.config.robot
+        robot = self._robot = policy.config.robot
+        self._pointed = node.create_publisher(VisualTrace, '~/pointed', qos.STATUS) if robot.points else None
         self._camera, self._horizon = robot.cameras[0], round(robot.horizon * robot.dt * 1e9)
         self._info_topic = camera_info_topic(p.cameras[self._camera])
         self._infos = node.create_publisher(CameraInfo, '~/camera_info', qos.SENSOR_OUT)
@@ -99,6 +100,7 @@ class Foresight:
             works.append(self._work('imagine', p.imagine_rate, imagine_and_wait, trial))
             works.append(self._comparison())
         self.schedule = Schedule(works)
+        session.changed.append(self._forget)
 
     def _comparison(self) -> Work:
         blank = np.zeros((256, 256, 3), np.uint8)
@@ -120,20 +122,20 @@ class Foresight:
             rate,
             start=start,
             trial=trial,
-            wanted=lambda: publisher.get_subscription_count() > 0 or (name == 'plan' and self.asked),
+            wanted=lambda: publisher.get_subscription_count() > 0 or name in self._session.requested,
             deliver=lambda owner, result: self._deliver(name, owner, result),
             tell=self._tell,
         )
 
     def _deliver(self, name: str, owner: tuple[Assignment, int], result: Plan | PredictedImage) -> None:
         """In the worker thread."""
-        with self._lock:
-            if owner != self._in_force():
+        with self._session.lock:
+            if owner != self._session.current():
                 return  # stopped or superseded meanwhile
             if isinstance(result, Plan):
                 self._say(result.text)
             else:
-                self._images.publish(image_msg(to_time(result.due), self._frame(), result.image))
+                self._images.publish(image_msg(to_time(result.due), self._frames.get(self._camera, ''), result.image))
                 self._publish_info(result)
                 self._expectations.imagined(owner, result)
             self._latencies[name].add((self._node.get_clock().now().nanoseconds - result.t_ref) * 1e-9)
@@ -147,13 +149,33 @@ class Foresight:
         except ValueError as error:
             self._node.get_logger().warning(f'{self._info_topic}: {error}', throttle_duration_sec=30.0)
             return
-        info.header.stamp, info.header.frame_id = to_time(shown.due), self._frame()
+        info.header.stamp, info.header.frame_id = to_time(shown.due), self._frames.get(self._camera, '')
         self._infos.publish(info)
+
+    def delivered(self, answer: Answer) -> None:
+        """A chunk was sent. In the worker thread, under the lock."""
+        if self._pointed is not None and self._pointed.get_subscription_count() > 0:
+            for camera, places in zip(self._robot.cameras, answer.pointed, strict=True):
+                self._point(answer.aligned.t_ref, camera, places, answer.aligned.values[camera].shape)
+
+    def _point(self, t_ref: int, camera: str, places: np.ndarray, shape: tuple[int, ...]) -> None:
+        """places: see Answer.pointed; shape: of the image."""
+        assert self._pointed is not None
+        height, width = shape[:2]
+        msg = VisualTrace(kind=VisualTrace.NAMED, camera=camera, width=width, height=height)
+        msg.header.stamp, msg.header.frame_id = to_time(t_ref), self._frames.get(camera, '')
+        msg.u, msg.v = (array.array('f', column) for column in unsquared(places, height, width).T)
+        self._pointed.publish(msg)
+
+    def fill(self, msg: PolicyStatus) -> None:
+        """Write the surprise into the status. Under the lock."""
+        stamp, msg.surprise = self.surprise
+        msg.surprise_stamp = to_time(stamp)
 
     def _compared(self, owner: tuple[Assignment, int], result: tuple[Pair, float] | None) -> None:
         """In the worker thread."""
-        with self._lock:
-            if result is None or result[0].owner != self._in_force():
+        with self._session.lock:
+            if result is None or result[0].owner != self._session.current():
                 return  # what was imagined for another instruction, or another epoch, did not have to happen
             self.surprise = result[0].due, result[1]
             self._surprises.add(result[1])
@@ -186,8 +208,8 @@ class Foresight:
         else:
             self._node.get_logger().error(f'{message}\n{"".join(traceback.format_exception(error))}')
 
-    def forget(self) -> None:
-        """Under the lock: another instruction, or none. The plan of the one before must not stay latched."""
+    def _forget(self, instruction: str) -> None:
+        """The plan of the instruction before must not stay latched."""
         if self.said:
             self._say('')
         self._expectations.clear()
@@ -222,8 +244,10 @@ class Foresight:
     def close(self) -> None:
         """Once the worker has ended. What was to be decoded leads to the model and back to this: it is let go, so that
         the model's memory is free before another one is loaded."""
+        self._session.changed.remove(self._forget)
         self.schedule.works.clear()
-        for publisher in (*self._publishers.values(), self._infos):
-            self._node.destroy_publisher(publisher)
+        for publisher in (*self._publishers.values(), self._infos, self._pointed):
+            if publisher is not None:
+                self._node.destroy_publisher(publisher)
         if self._info_source is not None:
             self._node.destroy_subscription(self._info_source)

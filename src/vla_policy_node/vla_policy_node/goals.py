@@ -11,9 +11,10 @@ from rclpy.node import Node
 from rclpy.task import Future
 
 from vla_msgs.action import ExecuteInstruction
-from vla_policy_node.inference import Answer
+from vla_policy_node.instructions import Instructions
 from vla_policy_node.observe.streams import NS
 from vla_policy_node.ros.chunk_msg import to_ns
+from vla_policy_node.session import SUPERSEDE, Answer, Session
 from vla_policy_node.stats import Window
 
 Result, Feedback = ExecuteInstruction.Result, ExecuteInstruction.Feedback
@@ -51,23 +52,11 @@ class Goals:
 
     Its own time limit ends a goal. With the goal that leads, or when any is cancelled, all end and the arm stops.
 
-    refusal: why an instruction cannot be taken now, empty when it can. take: puts a new goal's instruction in force and
-    returns it, after `end` where the goal is not to go along with those before. halt: ends the motion of what is in
-    force. lock: the node's, held wherever `answered` is called.
-
-    The execute coroutines await a Future, so that the single spin thread stays free to hear a cancel request.
+    The execute coroutines await a Future, so that the single spin thread stays free to receive a cancel request.
     """
 
-    def __init__(
-        self,
-        node: Node,
-        *,
-        refusal: Callable[[str], str],
-        take: Callable[[str], str],
-        halt: Callable[[], None],
-        lock: Any,
-    ) -> None:
-        self._node, self._refusal, self._take, self._halt, self._lock = node, refusal, take, halt, lock
+    def __init__(self, node: Node, session: Session, instructions: Instructions) -> None:
+        self._node, self._session, self._instructions = node, session, instructions
         self._run: tuple[Goal, ...] = ()  # replaced, never changed: the worker's thread reads it
         self._waiting = 0  # coroutines that have not returned
         self._server = ActionServer(
@@ -78,16 +67,13 @@ class Goals:
             goal_callback=self._on_goal,
             cancel_callback=self._on_cancel,
         )
+        session.changed.append(self._changed)
+        session.delivered.append(self._delivered)
 
     @property
     def following(self) -> bool:
         """Whether a goal is in force."""
         return bool(self._run)
-
-    @property
-    def wants_plans(self) -> bool:
-        """Whether a goal in force asked for plan texts."""
-        return any(goal.handle.request.plan for goal in self._run)
 
     @property
     def busy(self) -> bool:
@@ -99,14 +85,15 @@ class Goals:
         for goal in self._run:
             self._end(goal, outcome, message)
 
-    def changed(self, instruction: str) -> None:
-        """Other words came into force."""
-        for goal in self._run:
+    def _changed(self, instruction: str) -> None:
+        if instruction and self._session.change == SUPERSEDE:
+            self.end(Result.OUTCOME_SUPERSEDED, f'superseded by "{instruction}"')
+        for goal in self._run if instruction else ():
             goal.instruction = instruction
             goal.tally.changes += 1
 
-    def answered(self, answer: Answer, latency: float) -> None:
-        """A chunk was published, `latency` seconds after its t_ref. From the worker's thread."""
+    def _delivered(self, answer: Answer, sequence: int, latency: float) -> None:
+        """In the worker's thread."""
         for goal in self._run:
             goal.tally.chunks += 1
             goal.tally.skipped += answer.skipped
@@ -114,16 +101,17 @@ class Goals:
             goal.tally.latency.add(latency)
 
     def tick(self, feedback: Callable[[], Any] | None) -> None:
-        """Enforce the time limits; send feedback when the caller says it is due."""
+        """Enforce the time limits; send feedback where it is given. Set the outputs that goals ask for."""
         now = self._now()
         if self._run and self._run[-1].over(now):
             message = f'the time limit of {self._run[-1].limit / NS:g} s was reached'
-            self._halt()
+            self._session.halt()
             self.end(Result.OUTCOME_TIME_LIMIT, message)
         for goal in self._run:
             if goal.over(now):
                 message = f'the time limit of {goal.limit / NS:g} s was reached; the arm goes on for a newer goal'
                 self._end(goal, Result.OUTCOME_TIME_LIMIT, message)
+        self._session.requested = frozenset({'plan'} if any(goal.handle.request.plan for goal in self._run) else ())
         live = [goal for goal in self._run if goal.handle.is_active]
         if feedback is not None and live:
             msg = feedback()
@@ -141,7 +129,7 @@ class Goals:
         goal.done.set_result((outcome, message))
 
     def _on_goal(self, request: Any) -> GoalResponse:
-        reason = self._refusal(request.instruction)
+        reason = self._instructions.refusal(request.instruction)
         if not reason and to_ns(request.time_limit) < 0:
             reason = 'the time limit is below zero: give a duration, or zero for none'
         if reason:
@@ -153,7 +141,7 @@ class Goals:
         found = next((goal for goal in self._run if goal.handle is handle), None)
         if found is not None:  # whoever asks for it, the arm stops
             found.cancelled = True
-            self._halt()
+            self._session.halt()
             for goal in self._run:
                 message = 'cancelled by the client' + ' of another goal of the same run' * (goal is not found)
                 self._end(goal, Result.OUTCOME_CANCELLED, message)
@@ -170,13 +158,14 @@ class Goals:
         if handle.is_cancel_requested:
             handle.canceled()
             return Result(outcome=Result.OUTCOME_CANCELLED, message='cancelled before it began')
-        reason = self._refusal(handle.request.instruction)  # the node may have been deactivated since the goal came
+        # The node may have been deactivated since the goal came.
+        reason = self._instructions.refusal(handle.request.instruction)
         if reason:
             handle.abort()
             return Result(outcome=Result.OUTCOME_DEACTIVATED, message=reason)
         limit = to_ns(handle.request.time_limit)
-        with self._lock:  # no chunk comes before there is a goal to count it
-            instruction = self._take(handle.request.instruction)
+        with self._session.lock:  # no chunk comes before there is a goal to count it
+            instruction = self._instructions.take(handle.request.instruction)
             goal = Goal(handle, self._now(), limit, instruction, Future(executor=self._node.executor))
             if len(self._run) >= MOST:
                 message = f'{MOST} newer goals came: publish ~/instruction instead'

@@ -6,18 +6,15 @@ Between two actions it does steps of what the schedule holds.
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
 from vla_model.types import Chunk, Observation
-from vla_policy_node.observe.action_prefix import MAX_DEVIATION, action_prefix
 from vla_policy_node.observe.cadence import Cadence
-from vla_policy_node.observe.committed import CommittedActions
-from vla_policy_node.observe.stall import StallDetector
 from vla_policy_node.observe.streams import GRIPPER, JOINTS, Aligned
 from vla_policy_node.schedule import Job, Schedule
+from vla_policy_node.session import Answer, Assignment, Session
 
 
 class Policy(Protocol):
@@ -40,27 +37,6 @@ class Policy(Protocol):
     def warm_up(self) -> None: ...
 
     def example(self, grey: int) -> Observation: ...
-
-
-@dataclass(eq=False)
-class Assignment:
-    """An instruction from when it comes into force until another does: the same words again are another one."""
-
-    instruction: str
-
-
-@dataclass(frozen=True)
-class Answer:
-    """A chunk with all that is known about where it comes from."""
-
-    assignment: Assignment
-    aligned: Aligned
-    epoch: int  # of the executor, as heard when the observation was taken
-    chunk: Chunk
-    pointed: np.ndarray  # (views, points, 2) where the things are that the instruction names, shares of the square view
-    inference_time: float  # [s] act begun -> chunk ready
-    waited: float  # [s] of wall time, observation complete -> act begun
-    skipped: int  # sets passed over since the answer before
 
 
 def check_chunk(chunk: Chunk, dof: int) -> None:
@@ -95,37 +71,26 @@ def to_observation(aligned: Aligned, instruction: str) -> Observation:
 class Inference:
     """Runs `policy.act` in a thread of its own, once for each new reference time.
 
-    observe: the newest usable set, or None.
-    assignment: what is in force, or None, and the executor's epoch. It is taken with the observation, so that what
-        was thought out while the arm began to brake is refused.
-    deliver: takes each answer; it must drop answers to an assignment that is no longer in force.
-    failed: told of every exception of the model, which is tried again after `retry` seconds.
-    schedule: what to do in the gaps; its owners are what `assignment` returns.
+    session: gives the assignment and the committed actions, takes the chunks and the failures. After a failure the
+        model is tried again in `retry` seconds.
+    observe: gives the newest usable set, or None.
+    schedule: what to do in the gaps; its owners are what `session.current` returns.
     rate [Hz]: most inferences per second of observation time.
-    committed: the chunks sent; `deliver` adds to them. stall: says when the arm executes its chunk instead.
-    inpaint: the model is given the action prefix. max_deviation: see action_prefix [rad].
     """
 
     def __init__(
         self,
         policy: Policy,
         dof: int,
+        session: Session,
         *,
         observe: Callable[[], Aligned | None],
-        assignment: Callable[[], tuple[Assignment | None, int]],
-        deliver: Callable[[Answer], None],
-        failed: Callable[[Assignment, Exception], None],
         schedule: Schedule,
         rate: float,
-        committed: CommittedActions | None = None,
-        stall: StallDetector | None = None,
-        inpaint: bool = False,
-        max_deviation: float = MAX_DEVIATION,
         retry: float = 1.0,
     ) -> None:
-        self._policy, self._dof, self._schedule = policy, dof, schedule
-        self._committed, self._stall, self._inpaint, self._max_deviation = committed, stall, inpaint, max_deviation
-        self._observe, self._assignment, self._deliver, self._failed = observe, assignment, deliver, failed
+        self._policy, self._dof, self._session = policy, dof, session
+        self._observe, self._schedule = observe, schedule
         self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
         self._prepared: Assignment | None = None
@@ -150,7 +115,7 @@ class Inference:
             self._wake.wait(0.1)
             self._wake.clear()
             self._look()
-            while not self._wake.is_set() and self._schedule.step(self._assignment()):
+            while not self._wake.is_set() and self._schedule.step(self._session.current()):
                 pass
 
     def _prepare(self, assignment: Assignment) -> bool:
@@ -158,7 +123,7 @@ class Inference:
         try:
             self._policy.prepare(assignment.instruction)
         except Exception as error:
-            self._failed(assignment, error)
+            self._session.fail(assignment, error)
             self._closing.wait(self._retry)
             return False
         self._prepared = assignment
@@ -166,7 +131,7 @@ class Inference:
 
     def _look(self) -> None:
         """Act, if there is a set to act on."""
-        owner = assignment, epoch = self._assignment()
+        owner = assignment, epoch = self._session.current()
         if assignment is None:
             self._schedule.drop()
         elif assignment is not self._prepared and not self._prepare(assignment):
@@ -184,23 +149,20 @@ class Inference:
             self._cadence.restart()
         if not self._cadence.due(aligned.t_ref):
             return
-        if self._stall is not None and self._stall.stalled(aligned.t_ref, epoch, aligned.values[JOINTS][0]):
+        if self._session.stalled(aligned.t_ref, epoch, aligned.values[JOINTS][0]):
             return
         self._cadence.last = aligned.t_ref
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
             observation = to_observation(aligned, assignment.instruction)
-            under_way = None
-            if self._inpaint and self._committed is not None:
-                under_way = action_prefix(
-                    self._committed, aligned.t_ref, epoch, observation.positions, self._max_deviation
-                )
-            chunk = self._policy.act(observation, under_way)
+            prefix = self._session.prefix(aligned.t_ref, epoch, observation.positions)
+            chunk = self._policy.act(observation, prefix)
             check_chunk(chunk, self._dof)
             taken = time.perf_counter() - start
-            self._deliver(Answer(assignment, aligned, epoch, chunk, self._policy.pointed, taken, waited, skipped))
+            answer = Answer(assignment, aligned, epoch, chunk, self._policy.pointed, taken, waited, skipped)
+            self._session.deliver(answer)
         except Exception as error:
-            self._failed(assignment, error)
+            self._session.fail(assignment, error)
             self._closing.wait(self._retry)
         else:
             self._schedule.acted(owner, observation, aligned.arrived, taken)

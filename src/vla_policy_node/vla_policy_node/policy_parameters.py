@@ -12,8 +12,7 @@ from vla_policy_node.observe.stall import STAGNATION
 from vla_policy_node.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import declare_description
-
-CHANGES = NEW_EPOCH, SEAMLESS, SUPERSEDE = ('new_epoch', 'seamless', 'supersede')
+from vla_policy_node.session import CHANGES, NEW_EPOCH
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class PolicyParameters:
             instruction_change=declare(
                 node,
                 'instruction_change',
-                'new_epoch',
+                NEW_EPOCH,
                 'what other words do to a motion under way: new_epoch: the arm comes to rest, then follows them; '
                 'seamless: the next chunk follows them and continues the motion; supersede: as seamless, and goals '
                 'that run end',

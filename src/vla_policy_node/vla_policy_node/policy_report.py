@@ -1,135 +1,167 @@
-"""What the policy node tells about its work: the numbers of PolicyStatus, the diagnostics, and where it points to."""
+"""The state of the policy node: its PolicyStatus, its diagnostics, and the feedback of its goals."""
 
-import array
 import math
 import time
-from collections.abc import Callable
+import traceback
 from typing import Any
 
-import numpy as np
-from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.node import Node
 
-from vla_model.config import RobotInterface
-from vla_model.observation import unsquared
-from vla_msgs.msg import PolicyStatus, VisualTrace
-from vla_policy_node.inference import Answer
+from vla_model.prompt_texts import progress
+from vla_msgs.action import ExecuteInstruction
+from vla_msgs.msg import PolicyStatus
+from vla_policy_node.foresight import Foresight
+from vla_policy_node.inference_report import InferenceReport
+from vla_policy_node.intake import Fault
+from vla_policy_node.observer import Observer
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
-from vla_policy_node.stats import Rate, Window
+from vla_policy_node.session import Answer, Session
 
 S = PolicyStatus
-CODE_NAMES = {
-    S.OK: 'OK',
-    S.NO_INSTRUCTION: 'NO_INSTRUCTION',
-    S.CAMERA_MISSING: 'CAMERA_MISSING',
-    S.CAMERA_STALE: 'CAMERA_STALE',
-    S.CAMERA_BAD: 'CAMERA_BAD',
-    S.JOINTS_MISSING: 'JOINTS_MISSING',
-    S.JOINTS_STALE: 'JOINTS_STALE',
-    S.JOINTS_BAD: 'JOINTS_BAD',
-    S.INFERENCE_FAILED: 'INFERENCE_FAILED',
-    S.BAD_INSTRUCTION: 'BAD_INSTRUCTION',
-    S.CLOCK_NOT_RUNNING: 'CLOCK_NOT_RUNNING',
-    S.EXECUTOR_HOLDS: 'EXECUTOR_HOLDS',
-    S.CHANGING: 'CHANGING',
-}
+REFUSAL_SHOWN = 5.0  # [s] of wall time in which the status shows a refused instruction beside the one in force
 
 
 class PolicyReport:
-    """Counters and latencies of one configured model. The node's lock guards it."""
+    """Publishes `~/status` as long as the node lives, and more while a model is configured.
 
-    def __init__(self, node: Node, model_id: str, robot: RobotInterface, frame: Callable[[str], str]) -> None:
-        """frame: camera -> frame_id of its newest image."""
-        self._node, self._model_id, self._robot, self._frame = node, model_id, robot, frame
-        self._pointed = node.create_publisher(VisualTrace, '~/pointed', qos.STATUS) if robot.points else None
-        self._publisher = node.create_publisher(DiagnosticArray, '/diagnostics', qos.STATUS)
-        self._inference, self._latency, self._waited, self._rate = Window(200), Window(200), Window(200), Rate()
-        self._chunks = self._skipped = self._sequence = self._t_ref = 0
-        self._skew = math.nan
-        self.latency = math.nan  # t_ref -> published, newest chunk [s]
+    note: why there is no model, one sentence; '' while there is one. `publish` may be called from any thread, the rest
+    from the spin thread.
+    """
 
-    def answered(self, answer: Answer, sequence: int, latency: float) -> None:
-        """Count a chunk that was just published; latency [s] from t_ref."""
-        self._chunks += 1
-        self._skipped += answer.skipped
-        self._sequence, self._t_ref, self._skew = sequence, answer.aligned.t_ref, answer.aligned.skew
-        self.latency = latency
-        self._inference.add(answer.inference_time)
-        self._latency.add(latency)
-        self._waited.add(answer.waited)
-        self._rate.mark(time.monotonic())
-        if self._pointed is not None and self._pointed.get_subscription_count() > 0:
-            for camera, places in zip(self._robot.cameras, answer.pointed, strict=True):
-                self._point(answer.aligned.t_ref, camera, places, answer.aligned.values[camera].shape)
+    def __init__(self, node: Node, session: Session) -> None:
+        self._node, self._session = node, session
+        self._status = node.create_publisher(PolicyStatus, '~/status', qos.STATUS)
+        self.note = 'not configured'
+        self._refused, self._refused_at = '', 0.0  # why and when [s] the newest instruction was refused
+        self._published: tuple = ()  # state, code, instruction and epoch of the newest status
+        self._observer: Observer | None = None
+        self._inference: InferenceReport | None = None
+        self._outputs: Foresight | None = None
+        session.delivered.append(self._delivered)
+        session.failed.append(self._failed)
 
-    def _point(self, t_ref: int, camera: str, places: np.ndarray, shape: tuple[int, ...]) -> None:
-        """places: see Answer.pointed; shape: of the image."""
-        assert self._pointed is not None
-        height, width = shape[:2]
-        msg = VisualTrace(kind=VisualTrace.NAMED, camera=camera, width=width, height=height)
-        msg.header.stamp, msg.header.frame_id = to_time(t_ref), self._frame(camera)
-        msg.u, msg.v = (array.array('f', column) for column in unsquared(places, height, width).T)
-        self._pointed.publish(msg)
+    def begin(self, observer: Observer, inference: InferenceReport, outputs: Foresight) -> None:
+        """A model is configured."""
+        with self._session.lock:
+            self._observer, self._inference, self._outputs, self.note = observer, inference, outputs, ''
 
-    def fill(self, msg: PolicyStatus, ages: dict[str, float]) -> None:
-        """The fields of the status that are numbers; ages [s] by stream."""
-        p = self._inference.percentiles()
-        msg.model_id = self._model_id
-        msg.sequence, msg.chunks, msg.skipped = self._sequence, self._chunks, self._skipped
-        msg.t_ref, msg.latency, msg.skew = to_time(self._t_ref), self.latency, self._skew
-        msg.inference_p50, msg.inference_p95, msg.inference_p99 = p.p50, p.p95, p.p99
-        msg.streams, msg.stream_ages = list(ages), list(ages.values())
+    def end(self) -> None:
+        """The model is gone."""
+        with self._session.lock:
+            if self._inference is not None:
+                self._inference.destroy()
+            self._observer = self._inference = self._outputs = None
+            self.note, self._refused = self.note or 'not configured', ''
 
-    @property
-    def heard(self) -> bool:
-        """Whether somebody subscribes to the diagnostics."""
-        return self._publisher.get_subscription_count() > 0
+    # ---- events
 
-    def diagnose(
-        self, assessment: tuple[int, int, str], ages: dict[str, float], drive: bool, more: list[DiagnosticStatus]
-    ) -> None:
-        """Publish the diagnostics; assessment: state, code and message of PolicyStatus. more: what else there is."""
-        state, code, message = assessment
-        level = DiagnosticStatus.OK
-        if code in (S.INFERENCE_FAILED, S.CAMERA_BAD, S.JOINTS_BAD):
-            level = DiagnosticStatus.ERROR
-        elif state == S.STATE_WAITING or code in (S.BAD_INSTRUCTION, S.CLOCK_NOT_RUNNING):
-            level = DiagnosticStatus.WARN
-        values: dict[str, Any] = {
-            'code': CODE_NAMES[code],
-            'model': self._model_id,
-            'drive': str(drive).lower(),
-            'rate [Hz]': f'{self._rate.value(time.monotonic()):.2f}',
-            'chunks': self._chunks,
-            'skipped': self._skipped,
-            'inference p50/p95/p99 [ms]': _ms(self._inference),
-            'latency p50/p95/p99 [ms]': _ms(self._latency),
-            'wait for the model p50/p95/p99 [ms]': _ms(self._waited),
-            **{f'age of {name} [s]': f'{age:.3f}' if age != -1 else 'nothing received' for name, age in ages.items()},
-        }
-        status = DiagnosticStatus(
-            level=level,
-            name=f'{self._node.get_fully_qualified_name()}: inference',
-            message=message or 'OK',
-            hardware_id=self._model_id,
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()],
-        )
-        array = DiagnosticArray(status=[status, *more])
-        array.header.stamp = self._node.get_clock().now().to_msg()
-        self._publisher.publish(array)
+    def refuse(self, why: str) -> None:
+        """An instruction was refused: the status shows it now and for some seconds."""
+        self._refused, self._refused_at = why, time.monotonic()
+        self.publish(S.BAD_INSTRUCTION, why)
 
-    def destroy(self) -> None:
-        for publisher in (self._publisher, self._pointed):
-            if publisher is not None:
-                self._node.destroy_publisher(publisher)
+    def accept(self) -> None:
+        """An instruction was accepted: the refusal of an earlier one is no longer shown."""
+        self._refused = ''
 
+    def _delivered(self, answer: Answer, sequence: int, latency: float) -> None:
+        if self._inference is not None:
+            self._inference.delivered(answer, sequence, latency)
+        if self._outputs is not None:
+            self._outputs.delivered(answer)
+        self.publish()
 
-def milliseconds(*seconds: float) -> str:
-    """'12.3 / 45.6'; - where there is no value yet."""
-    return ' / '.join('-' if math.isnan(v) else f'{v * 1e3:.1f}' for v in seconds)
+    def _failed(self, message: str, error: Exception | None) -> None:
+        if error is not None:
+            self._node.get_logger().error(f'{message}\n{"".join(traceback.format_exception(error))}')
+        self.publish()
 
+    # ---- state
 
-def _ms(window: Window) -> str:
-    p = window.percentiles()
-    return milliseconds(p.p50, p.p95, p.p99)
+    def assess(self, now: int) -> tuple[int, int, str]:
+        """State, code and message of PolicyStatus at time now [ns]."""
+        session, observer = self._session, self._observer
+        if not session.active or observer is None:
+            return S.STATE_INACTIVE, S.BAD_INSTRUCTION if self._refused else S.OK, self._refused or self.note
+        with session.lock:
+            instruction, comes_to_rest = session.instruction, session.comes_to_rest
+        if instruction and comes_to_rest:
+            why = session.executor_monitor.problem() or 'the arm comes to rest before it follows the new instruction'
+            return S.STATE_WAITING, S.CHANGING, why
+        found = observer.observe(now)
+        if isinstance(found, Fault) and (instruction or found.code == S.CLOCK_NOT_RUNNING):
+            return S.STATE_WAITING if instruction else S.STATE_IDLE, found.code, found.message
+        if instruction and session.failure:
+            return S.STATE_WAITING, S.INFERENCE_FAILED, session.failure
+        state = S.STATE_RUNNING if instruction else S.STATE_IDLE
+        if self._refused:
+            return state, S.BAD_INSTRUCTION, self._refused
+        if not instruction:
+            return state, S.NO_INSTRUCTION, 'publish to ~/instruction or send a goal to ~/execute_instruction'
+        if session.drive and (problem := session.executor_monitor.problem()):
+            return state, S.EXECUTOR_HOLDS, problem
+        return state, S.OK, ''
+
+    def publish(self, code: int | None = None, message: str = '') -> None:
+        """Publish the status, from any thread. code, message: shown this once in place of what they are else."""
+        session = self._session
+        with session.lock:
+            now = self._now()
+            state, code_now, message_now = self.assess(now)
+            epoch = session.executor_monitor.epoch
+            self._published = (state, code_now, session.instruction, epoch)
+            if self._status.get_subscription_count() == 0:
+                return  # its numbers cost more than the chunk
+            msg = PolicyStatus(state=state, code=code_now, message=message_now, surprise=math.nan)
+            if code is not None:
+                msg.code, msg.message = code, message
+            msg.header.stamp = to_time(now)
+            msg.drive, msg.epoch, msg.sequence = bool(session.drive), epoch, session.sequence
+            msg.instruction = session.instruction
+            if self._inference is not None and self._observer is not None:
+                self._inference.fill(msg, self._observer.intake.streams.ages(now))
+            if self._outputs is not None:
+                self._outputs.fill(msg)
+            self._status.publish(msg)
+
+    def tick(self, now: int, newest: bool) -> None:
+        """Publish the status where it changed by time now [ns]; newest: publish status and diagnostics in any case."""
+        session = self._session
+        if self._refused and session.instruction and time.monotonic() - self._refused_at > REFUSAL_SHOWN:
+            self._refused = ''
+        state, code, message = self.assess(now)
+        with session.lock:
+            changed = (state, code, session.instruction, session.executor_monitor.epoch) != self._published
+        if changed and state == S.STATE_WAITING and code not in (S.CAMERA_BAD, S.JOINTS_BAD, S.INFERENCE_FAILED):
+            self._node.get_logger().warning(f'waiting: {message}', throttle_duration_sec=1.0)
+        if changed:
+            self.publish()
+        if newest:
+            self.publish()
+            if self._inference is not None and self._observer is not None and self._inference.wanted:
+                ages, more = self._observer.intake.streams.ages(now), self._outputs.diagnose() if self._outputs else []
+                self._inference.diagnose((state, code, message), ages, session.drive, more)
+
+    def feedback(self) -> Any:
+        """The feedback of the goals in force."""
+        session = self._session
+        _, code, message = self.assess(self._now())
+        with session.lock:
+            plan = self._outputs.said if self._outputs is not None else ''
+            horizon_left, limit_margin = session.executor_monitor.margins
+            return ExecuteInstruction.Feedback(
+                instruction=session.instruction,
+                plan_text=plan,
+                progress=progress(plan),
+                sequence=session.sequence,
+                latency=self._inference.latency if self._inference is not None else math.nan,
+                code=code,
+                message=message,
+                hold_reason=int(session.executor_monitor.hold),
+                horizon_left=horizon_left,
+                limit_margin=limit_margin,
+            )
+
+    def _now(self) -> int:
+        return self._node.get_clock().now().nanoseconds
