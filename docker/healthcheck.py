@@ -6,7 +6,7 @@ Without VLA_HEALTH all is well: what runs has no lifecycle.
 import os
 import sys
 
-from vla_bringup.probe import Probe
+from vla_bringup.processes.probe import Probe
 
 if name := os.environ.get('VLA_HEALTH', ''):
     with Probe('health') as probe:

@@ -2,8 +2,8 @@
 
 import sys
 
-from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile, profile_path
+from vla_core.motion.executor import ChunkExecutor
+from vla_core.profile import RobotProfile, profile_path
 from vla_sim.expert import Expert
 from vla_sim.rollout import ExpertDriver, run_episode
 from vla_sim.tasks import TASKS

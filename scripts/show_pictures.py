@@ -11,20 +11,20 @@ from types import SimpleNamespace
 import numpy as np
 from PIL import Image
 
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.ik import quaternion_matrix
+from vla_core.motion.chunk import StampedChunk
+from vla_core.motion.executor import ChunkExecutor
+from vla_core.observe.prediction_error import surprise
+from vla_core.profile import RobotProfile, profile_path
 from vla_model.loading import load
 from vla_model.types import Observation
-from vla_policy_node.core.chunk import StampedChunk
-from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile, profile_path
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.ik import quaternion_matrix
-from vla_policy_node.observe.surprise import surprise
 from vla_policy_node.show.camera import project
 from vla_policy_node.show.pair import Pairing
 from vla_policy_node.show.pictures import draw_trace, side_by_side
 from vla_policy_node.show.tool_path import tool_path
+from vla_sim.assets.robot import urdf_text
 from vla_sim.expert import Expert
-from vla_sim.robot import urdf_text
 from vla_sim.rollout import TICK, ExpertDriver, run_episode
 from vla_sim.world import World
 

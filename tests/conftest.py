@@ -21,7 +21,7 @@ import pytest  # noqa: E402
 from ament_index_python.packages import get_package_prefix  # noqa: E402
 from lifecycle_msgs.msg import Transition  # noqa: E402
 
-from vla_bringup.probe import Probe, TransitionFailed  # noqa: E402
+from vla_bringup.processes.probe import Probe, TransitionFailed  # noqa: E402
 
 
 def pytest_sessionstart(session):

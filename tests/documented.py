@@ -17,7 +17,7 @@ import typer
 import typer.core
 import typer.main
 
-from vla_bringup import overrides
+from vla_bringup.processes import overrides
 
 from .conftest import ROOT
 
@@ -54,12 +54,12 @@ COVERED = {
     'train fit': 'src/vla_training/test/test_ablate.py',
     'train evaluate': 'src/vla_training/test/test_evaluate.py',
     'bench model': 'src/vla_model/test/test_bench.py',
-    'bench memory': 'src/vla_bringup/test/test_bench_memory.py',
+    'bench memory': 'src/vla_bench/test/test_bench_memory.py',
     'bench executor': 'tests/test_bench_executor.py',
     'bench overhead': 'tests/test_bench_overhead.py',
     'bench policy': 'tests/test_bench_policy.py',
-    'bench motion': 'src/vla_bringup/test/test_bench_motion.py',
-    'vla_policy_node.proof.prove': 'src/vla_policy_node/test/test_stress.py',
+    'bench motion': 'src/vla_bench/test/test_bench_motion.py',
+    'vla_bench.fuzz.run': 'src/vla_bench/test/test_stress.py',
 }
 # Other programs that a page may use; only the files that they are given are checked.
 TOOLS = {

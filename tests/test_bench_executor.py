@@ -2,7 +2,7 @@
 
 import json
 
-from vla_bringup.bench_executor import Options, bench_executor
+from vla_bench.executor import Options, bench_executor
 
 
 def test_the_executor_is_measured_beside_a_busy_policy(tmp_path):

@@ -2,7 +2,7 @@
 
 import json
 
-from vla_bringup.bench_overhead import TARGET, Options, bench_overhead
+from vla_bench.overhead import TARGET, Options, bench_overhead
 
 
 def test_chunks_are_timed_from_the_newest_image_on(tmp_path):

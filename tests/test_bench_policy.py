@@ -2,7 +2,7 @@
 
 import json
 
-from vla_bringup.bench_policy import Options, bench_policy
+from vla_bench.policy import Options, bench_policy
 
 
 def test_an_episode_is_run_once_and_recorded(tmp_path):

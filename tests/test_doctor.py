@@ -9,8 +9,8 @@ import pytest
 from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import JointState
 
-from vla_bringup.doctor_check import Verdict
-from vla_bringup.doctor_robot import check_robot
+from vla_bringup.doctor.check import Verdict
+from vla_bringup.doctor.robot import check_robot
 
 
 def doctor():

@@ -10,8 +10,8 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool, Float64MultiArray
 from std_srvs.srv import Trigger
 
+from vla_core.profile import RobotProfile
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros.chunk_msg import to_ns
 
 from .conftest import ROBOT

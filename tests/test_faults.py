@@ -7,7 +7,7 @@ import math
 
 import pytest
 
-from vla_bringup.faults import FAULTS, run_fault
+from vla_bench.faults.faults import FAULTS, run_fault
 
 TRIED = ('controller gone', 'joints NaN', 'emergency stop')
 

@@ -4,10 +4,10 @@ import pytest
 from rclpy.action import ActionClient
 from std_msgs.msg import String
 
-from vla_bringup.faults import gentle_model
-from vla_bringup.nodes import policy_nodes, sim_nodes
-from vla_bringup.probe import Probe
-from vla_bringup.supervisor import Supervisor
+from vla_bench.faults.faults import gentle_model
+from vla_bringup.processes.nodes import policy_nodes, sim_nodes
+from vla_bringup.processes.probe import Probe
+from vla_bringup.processes.supervisor import Supervisor
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node.ros import qos

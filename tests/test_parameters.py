@@ -1,8 +1,8 @@
 """What is known of the nodes' parameters before they run is what the running nodes have."""
 
 from vla_bringup import parameters
-from vla_bringup.nodes import share
-from vla_bringup.overrides import TABLE
+from vla_bringup.processes.nodes import share
+from vla_bringup.processes.overrides import TABLE
 
 from .conftest import ROOT
 

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from vla_bringup.bench_replay import write_bag
+from vla_bench.replay import write_bag
 from vla_bringup.console import make_console
-from vla_bringup.replay import Options, replay
+from vla_bringup.replay.replay import Options, replay
 
 
 def chunks(bag, mode, out, **settings):

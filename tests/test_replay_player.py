@@ -9,14 +9,14 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
-from vla_bringup.bag import Bag
-from vla_bringup.bag_writer import BagWriter
-from vla_bringup.message_types import MessageTypes, message_class
-from vla_bringup.nodes import policy_nodes
-from vla_bringup.replay_player import INSTRUCTION, playback
+from vla_bringup.bags.bag import Bag
+from vla_bringup.bags.message_types import MessageTypes, message_class
+from vla_bringup.bags.writer import BagWriter
+from vla_bringup.processes.nodes import policy_nodes
+from vla_bringup.replay.player import INSTRUCTION, playback
 from vla_model.loading import load
 from vla_msgs.msg import ActionChunk, Episode
-from vla_policy_node.policy_node import PolicyNode
+from vla_policy_node.policy.policy_node import PolicyNode
 from vla_policy_node.ros import qos
 
 DEFAULT = QoSProfile(depth=10)

@@ -11,8 +11,8 @@ import rclpy
 from sensor_msgs.msg import JointState
 from std_srvs.srv import Trigger
 
+from vla_core.profile import RobotProfile
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node.core.profile import RobotProfile
 
 from .conftest import ROBOT
 from .controller_manager import MESSAGES, Controller, ControllerManager, FrankaRobotState

@@ -6,8 +6,8 @@ import pytest
 import yaml
 from lifecycle_msgs.msg import Transition
 
-from vla_bringup.message_types import message_class
-from vla_bringup.nodes import policy_nodes, rviz_path, show_node, sim_nodes
+from vla_bringup.bags.message_types import message_class
+from vla_bringup.processes.nodes import policy_nodes, rviz_path, show_node, sim_nodes
 
 TYPES = {
     'Image': 'sensor_msgs/msg/Image',

@@ -9,9 +9,9 @@ import yaml
 from lifecycle_msgs.msg import Transition
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 
+from vla_bringup.bags.message_types import message_class
 from vla_bringup.graph import HOUSEKEEPING, UNKNOWN
-from vla_bringup.message_types import message_class
-from vla_bringup.nodes import policy_nodes, rviz_path, show_node, sim_nodes
+from vla_bringup.processes.nodes import policy_nodes, rviz_path, show_node, sim_nodes
 from vla_policy_node.ros import qos
 
 DEFAULT = QoSProfile(depth=10)  # reliable, volatile: `ros2 topic pub`, most GUIs and bridges, RViz

@@ -32,7 +32,7 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'recorder_node = vla_bringup.recorder_node:main',
+            'recorder_node = vla_bringup.bags.recorder_node:main',
         ]
     },
 )

@@ -19,8 +19,8 @@ setup(
     license='Apache-2.0',
     entry_points={
         'console_scripts': [
-            'policy_node = vla_policy_node.policy_node:main',
-            'executor_node = vla_policy_node.executor_node:main',
+            'policy_node = vla_policy_node.policy.policy_node:main',
+            'executor_node = vla_policy_node.executor.executor_node:main',
             'show = vla_policy_node.show.show_node:main',
         ]
     },

@@ -10,11 +10,18 @@ from launch.actions import DeclareLaunchArgument, IncludeLaunchDescription, Opaq
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from vla_bringup.franka_arm import AUTO, CONTROLLERS, GRIPPERS, chosen_controller, controllers_file, franka_nodes
-from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import recorder_node
-from vla_bringup.overrides import of_arguments
-from vla_policy_node.core.profile import profile_names
+from vla_bringup.processes.franka_arm import (
+    AUTO,
+    CONTROLLERS,
+    GRIPPERS,
+    chosen_controller,
+    controllers_file,
+    franka_nodes,
+)
+from vla_bringup.processes.launching import launch_actions, model_arguments, parameter_arguments
+from vla_bringup.processes.nodes import recorder_node
+from vla_bringup.processes.overrides import of_arguments
+from vla_core.profile import profile_names
 
 YES_NO = ['true', 'false']
 ARGUMENTS = [

@@ -7,10 +7,10 @@ topics.
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import policy_nodes, recorder_node
-from vla_bringup.overrides import of_arguments
-from vla_policy_node.core.profile import profile_names
+from vla_bringup.processes.launching import launch_actions, model_arguments, parameter_arguments
+from vla_bringup.processes.nodes import policy_nodes, recorder_node
+from vla_bringup.processes.overrides import of_arguments
+from vla_core.profile import profile_names
 
 ARGUMENTS = [
     DeclareLaunchArgument(

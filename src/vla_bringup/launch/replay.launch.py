@@ -13,12 +13,12 @@ from typing import Any
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, ExecuteProcess, LogInfo, OpaqueFunction
 
-from vla_bringup.launch_player import failed, give_latched, over, resume
-from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import policy_nodes
-from vla_bringup.overrides import of_arguments, of_text
-from vla_bringup.replay_player import playback
-from vla_policy_node.core.profile import profile_names
+from vla_bringup.processes.launching import launch_actions, model_arguments, parameter_arguments
+from vla_bringup.processes.nodes import policy_nodes
+from vla_bringup.processes.overrides import of_arguments, of_text
+from vla_bringup.replay.launch_player import failed, give_latched, over, resume
+from vla_bringup.replay.player import playback
+from vla_core.profile import profile_names
 
 SETTINGS = ('engine', 'threads', 'seed')  # arguments that are parameters of the policy
 ARGUMENTS = [

@@ -7,8 +7,8 @@ from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 
-from vla_bringup.launching import launch_actions, parameter_arguments
-from vla_bringup.nodes import rviz_path, show_node
+from vla_bringup.processes.launching import launch_actions, parameter_arguments
+from vla_bringup.processes.nodes import rviz_path, show_node
 
 ARGUMENTS = [
     DeclareLaunchArgument(

@@ -3,10 +3,10 @@
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import policy_nodes, recorder_node, sim_nodes
-from vla_bringup.overrides import of_arguments
-from vla_model.shipped import default_model
+from vla_bringup.processes.launching import launch_actions, model_arguments, parameter_arguments
+from vla_bringup.processes.nodes import policy_nodes, recorder_node, sim_nodes
+from vla_bringup.processes.overrides import of_arguments
+from vla_model.checkpoints.shipped import default_model
 from vla_sim.tasks import TASKS
 
 ARGUMENTS = [

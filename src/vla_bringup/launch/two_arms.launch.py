@@ -8,11 +8,11 @@ meet, give each executor a workspace (guard.planes) that the other stays out of.
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 
-from vla_bringup.launching import launch_actions, model_arguments, parameter_arguments
-from vla_bringup.nodes import on_its_own, policy_nodes, recorder_node, sim_nodes
-from vla_bringup.overrides import of_arguments
-from vla_policy_node.core.profile import profile_names
-from vla_policy_node.observe.cadence import RATE
+from vla_bringup.processes.launching import launch_actions, model_arguments, parameter_arguments
+from vla_bringup.processes.nodes import on_its_own, policy_nodes, recorder_node, sim_nodes
+from vla_bringup.processes.overrides import of_arguments
+from vla_core.observe.cadence import RATE
+from vla_core.profile import profile_names
 from vla_sim.tasks import TASKS
 
 PROFILES = f'robot profile: the path of a file, or one of {", ".join(profile_names())}'

@@ -12,7 +12,7 @@ from types import ModuleType
 
 import pytest
 
-from vla_bringup.nodes import share
+from vla_bringup.processes.nodes import share
 
 REAL = importlib.util.find_spec('launch_ros') is not None
 NAMES = {
@@ -56,7 +56,7 @@ def stand_in(monkeypatch):
         for word in words.split():
             setattr(module, word, type(word, (Kept,), {}))
         monkeypatch.setitem(sys.modules, name, module)
-    for name in ('vla_bringup.launching', 'vla_bringup.launch_player'):
+    for name in ('vla_bringup.processes.launching', 'vla_bringup.replay.launch_player'):
         monkeypatch.delitem(sys.modules, name, raising=False)
 
 
@@ -66,7 +66,7 @@ class Loader:
     def __init__(self, monkeypatch):
         if not REAL:
             stand_in(monkeypatch)
-        launching = importlib.import_module('vla_bringup.launching')
+        launching = importlib.import_module('vla_bringup.processes.launching')
         self.specs = []  # node specs of the file that was loaded last
         real = launching.launch_actions
 

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vla_bringup.advice import Pace, after_death, keeping_up
-from vla_bringup.report import Run
+from vla_bringup.demo.advice import Pace, after_death, keeping_up
+from vla_bringup.demo.report import Run
 from vla_policy_node.ros.chunk_msg import to_time
 
 SECOND = 1_000_000_000

@@ -7,13 +7,16 @@ import time
 
 import pytest
 
-from vla_bringup import doctor, doctor_gpu, doctor_machine, doctor_network
-from vla_bringup.doctor_check import Check, Verdict, bad, bounded, said, warn
-from vla_bringup.doctor_checkpoint import check_checkpoint
-from vla_bringup.doctor_engines import check_engines
-from vla_model import choice, trial
-from vla_model.trial import Candidate
-from vla_model.trial import Verdict as Trial
+from vla_bringup.doctor import doctor
+from vla_bringup.doctor import gpu as doctor_gpu
+from vla_bringup.doctor import machine as doctor_machine
+from vla_bringup.doctor import network as doctor_network
+from vla_bringup.doctor.check import Check, Verdict, bad, bounded, said, warn
+from vla_bringup.doctor.checkpoint import check_checkpoint
+from vla_bringup.doctor.engines import check_engines
+from vla_model.engines import choice, trial
+from vla_model.engines.trial import Candidate
+from vla_model.engines.trial import Verdict as Trial
 
 OK, WARN, BAD, SKIP = Verdict.OK, Verdict.WARN, Verdict.BAD, Verdict.SKIP
 
@@ -222,7 +225,7 @@ def test_a_checkpoint_is_read_through(checkpoint):
 
 
 def test_a_checkpoint_that_does_not_fit_is_told(checkpoint, monkeypatch):
-    from vla_model import memory
+    from vla_model.checkpoints import memory
 
     monkeypatch.setattr(memory, 'available', lambda device: (1 << 20, 'a small machine'))
     found = {c.name: c for c in check_checkpoint(str(checkpoint))}

@@ -9,9 +9,9 @@ from rclpy.duration import Duration
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from vla_bringup.doctor_check import Check, Verdict
-from vla_bringup.doctor_listen import Heard, Listener
-from vla_bringup.doctor_robot import (
+from vla_bringup.doctor.check import Check, Verdict
+from vla_bringup.doctor.listen import Heard, Listener
+from vla_bringup.doctor.robot import (
     camera_checks,
     clock_checks,
     controller_checks,
@@ -20,10 +20,10 @@ from vla_bringup.doctor_robot import (
     joint_checks,
     policy_check,
 )
-from vla_bringup.doctor_wiring import Wiring, of_profile
+from vla_bringup.doctor.wiring import Wiring, of_profile
 from vla_bringup.graph import Graph, Topic, to_markdown
+from vla_core.profile import profile_path
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
-from vla_policy_node.core.profile import profile_path
 from vla_policy_node.ros.chunk_msg import to_time
 
 OK, WARN, BAD = Verdict.OK, Verdict.WARN, Verdict.BAD
@@ -189,8 +189,8 @@ def test_a_clock_that_is_set_back_while_the_doctor_listens_is_named_once(monkeyp
         wall = 1000 * ns + i * ns // 100
         stamp = wall - ns // 4 if i >= 10 else wall
         now = stamp if where == 'machine' else wall
-        monkeypatch.setattr('vla_bringup.doctor_listen.time.time_ns', lambda now=now: now)
-        monkeypatch.setattr('vla_bringup.doctor_listen.time.monotonic_ns', lambda i=i: i * ns // 100)
+        monkeypatch.setattr('vla_bringup.doctor.listen.time.time_ns', lambda now=now: now)
+        monkeypatch.setattr('vla_bringup.doctor.listen.time.monotonic_ns', lambda i=i: i * ns // 100)
         msg = joints()
         msg.header.stamp = to_time(stamp)
         callbacks[0](msg)

@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from vla_bringup import replay_player
-from vla_bringup.franka_arm import CONTROLLERS, franka_nodes
-from vla_bringup.nodes import policy_nodes, recorder_node, share, sim_nodes
-from vla_bringup.replay_player import Playback
-from vla_policy_node.core.profile import RobotProfile, profile_path
+from vla_bringup.processes.franka_arm import CONTROLLERS, franka_nodes
+from vla_bringup.processes.nodes import policy_nodes, recorder_node, share, sim_nodes
+from vla_bringup.replay import player as replay_player
+from vla_bringup.replay.player import Playback
+from vla_core.profile import RobotProfile, profile_path
 
 FILES = sorted(path.name for path in share('launch').glob('*.launch.py'))
 PARAMETERS = {'executor_parameters', 'params_file', 'policy_parameters', 'velocity_fraction'}
@@ -250,7 +250,7 @@ class Player:
 
 
 def test_the_player_is_resumed_when_it_is_there_with_its_topics(load, played, monkeypatch):
-    launch_player = importlib.import_module('vla_bringup.launch_player')
+    launch_player = importlib.import_module('vla_bringup.replay.launch_player')
     player, plan = Player(), replay_player.playback()
     monkeypatch.setattr(launch_player, 'get_ros_node', lambda context: player)
 
@@ -267,7 +267,7 @@ def test_the_player_is_resumed_when_it_is_there_with_its_topics(load, played, mo
 
 
 def test_a_player_that_fails_is_told_by_the_exit_code(load):
-    launch_player = importlib.import_module('vla_bringup.launch_player')
+    launch_player = importlib.import_module('vla_bringup.replay.launch_player')
     running = SimpleNamespace(is_shutdown=False)
     with pytest.raises(RuntimeError, match='exit code 2'):
         launch_player.over(SimpleNamespace(returncode=2), running)
@@ -289,7 +289,7 @@ def test_rviz_gets_the_node_that_shows(load, tmp_path):
 
 
 def test_a_recorder_that_ends_stops_nobody(load):
-    from vla_bringup.launching import launch_actions
+    from vla_bringup.processes.launching import launch_actions
 
     recorder = recorder_node('sim_panda', '/nowhere')
     assert not recorder.essential and all(spec.essential for spec in policy_nodes('sim_panda'))
@@ -299,7 +299,7 @@ def test_a_recorder_that_ends_stops_nobody(load):
 
 def test_a_second_shutdown_does_not_turn_a_clean_end_into_an_error(load, monkeypatch):
     """As launch_ros 0.26.6: its adapter raises when it is shut down twice, and franka_bringup's launch asks for it."""
-    from vla_bringup import launching
+    from vla_bringup.processes import launching
 
     class Adapter:
         running = True

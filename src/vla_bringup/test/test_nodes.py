@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from vla_bringup.cli import _asked
-from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, share, sim_nodes
-from vla_bringup.supervisor import command
-from vla_model import shipped
-from vla_policy_node.core.profile import RobotProfile, profile_names, profile_path
+from vla_bringup.processes.nodes import NodeSpec, policy_nodes, recorder_node, share, sim_nodes
+from vla_bringup.processes.supervisor import command
+from vla_core.profile import RobotProfile, profile_names, profile_path
+from vla_model.checkpoints import shipped
 
 
 @pytest.mark.parametrize('namespace', ['arm', '/arm/', '/', '/1arm', '/arm/../x'])

@@ -5,10 +5,10 @@ import typer
 from typer.testing import CliRunner
 
 from vla_bringup.cli import app
-from vla_bringup.nodes import rviz_path
-from vla_model import shipped
+from vla_bringup.processes.nodes import rviz_path
+from vla_core.profile import RobotProfile, profile_path
+from vla_model.checkpoints import shipped
 from vla_model.loading import load
-from vla_policy_node.core.profile import RobotProfile, profile_path
 
 COMMAND = typer.main.get_command(app)
 
@@ -43,7 +43,7 @@ def test_every_command_that_takes_a_robot_names_the_robots_there_are(words, tmp_
     (tmp_path / 'bag').mkdir()
     (tmp_path / 'recipe.yaml').write_text('{}')
     if words == 'doctor':
-        from vla_bringup.doctor_robot import check_robot
+        from vla_bringup.doctor.robot import check_robot
 
         with pytest.raises(ValueError, match=r"'ur5'.*fr3, sim_panda"):
             list(check_robot('ur5'))

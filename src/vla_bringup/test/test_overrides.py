@@ -3,10 +3,10 @@
 import pytest
 import yaml
 
-from vla_bringup.franka_arm import franka_nodes
-from vla_bringup.nodes import policy_nodes, recorder_node, show_node, sim_nodes
-from vla_bringup.overrides import known, of_arguments, of_file
-from vla_policy_node.core.profile import profile_parameters, profile_path
+from vla_bringup.processes.franka_arm import franka_nodes
+from vla_bringup.processes.nodes import policy_nodes, recorder_node, show_node, sim_nodes
+from vla_bringup.processes.overrides import known, of_arguments, of_file
+from vla_core.profile import profile_parameters, profile_path
 
 
 @pytest.fixture

@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 import vla_model
-from vla_bringup.franka_arm import franka_nodes
-from vla_bringup.nodes import policy_nodes, recorder_node, share, show_node, sim_nodes
-from vla_bringup.overrides import of_file
-from vla_policy_node.core.parameter_file import parameter_file, parse
-from vla_policy_node.core.profile import RobotProfile, profile_names
+from vla_bringup.processes.franka_arm import franka_nodes
+from vla_bringup.processes.nodes import policy_nodes, recorder_node, share, show_node, sim_nodes
+from vla_bringup.processes.overrides import of_file
+from vla_core.parameter_file import parameter_file, parse
+from vla_core.profile import RobotProfile, profile_names
 
 CONTROLLER_FILES = sorted(share('config', 'controllers').glob('*.yaml'))
 SHIPPED = [

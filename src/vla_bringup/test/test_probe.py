@@ -11,9 +11,9 @@ from std_msgs.msg import Bool
 from typer.testing import CliRunner
 
 from vla_bringup.cli import app
-from vla_bringup.demo import prepare_folder
+from vla_bringup.demo.demo import prepare_folder
 from vla_bringup.graph import capture
-from vla_bringup.probe import Probe, TransitionFailed
+from vla_bringup.processes.probe import Probe, TransitionFailed
 from vla_msgs.action import ExecuteInstruction
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
@@ -57,7 +57,7 @@ def system(monkeypatch):
 
 
 def test_bring_up_asks_again_until_the_node_can_be_activated(system, monkeypatch):
-    monkeypatch.setattr('vla_bringup.probe.RETRY', 0.05)
+    monkeypatch.setattr('vla_bringup.processes.probe.RETRY', 0.05)
     probe, node = system
     probe.bring_up('/cell/arm')
     assert node.attempts == 3

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 
 from vla_bringup import quantize as command
-from vla_model.quantize import Result
-from vla_policy_node.core.profile import profile_path
+from vla_core.profile import profile_path
+from vla_model.quantization.quantize import Result
 
 
 def test_a_loss_counts_when_it_is_sure():
@@ -66,7 +66,7 @@ def test_rates_of_episodes_are_written_into_the_folder(tmp_path, monkeypatch):
         written.update(changes.get('gate', {}))
         return Config()
 
-    monkeypatch.setattr('vla_training.evaluate.evaluate', evaluate)
+    monkeypatch.setattr('vla_training.evaluate.evaluate.evaluate', evaluate)
     monkeypatch.setattr(command.RobotProfile, 'load', lambda path: None)
     monkeypatch.setattr(command, 'open_folder', lambda folder: SimpleNamespace(config=Config()))
     monkeypatch.setattr(command, 'replace', replaced)

@@ -17,11 +17,11 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from vla_bringup.bag import Bag
-from vla_bringup.bag_writer import bag_qos
-from vla_bringup.message_types import MessageTypes, message_class, parts
-from vla_bringup.probe import Probe
-from vla_bringup.recorder_node import RecorderNode
+from vla_bringup.bags.bag import Bag
+from vla_bringup.bags.message_types import MessageTypes, message_class, parts
+from vla_bringup.bags.recorder_node import RecorderNode
+from vla_bringup.bags.writer import bag_qos
+from vla_bringup.processes.probe import Probe
 from vla_msgs.msg import ActionChunk
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
@@ -132,8 +132,8 @@ def last_words(monkeypatch, node):
 def test_a_publisher_that_comes_back_with_another_qos_is_recorded_each_message_once(
     probe, tmp_path, monkeypatch, before, after
 ):
-    monkeypatch.setattr('vla_bringup.recorder_topic.ENDS', 0.2)
-    monkeypatch.setattr('vla_bringup.recorder_node.FLUSH', 0.1)
+    monkeypatch.setattr('vla_bringup.bags.recorder_topic.ENDS', 0.2)
+    monkeypatch.setattr('vla_bringup.bags.recorder_node.FLUSH', 0.1)
     node = recorder(probe, tmp_path / 'bag')
     topic = node._topics
     first = probe.node.create_publisher(String, 'sim/task', before)
@@ -345,7 +345,7 @@ def test_it_ends_with_a_complete_bag_while_there_is_room_left(probe, tmp_path, m
     node = recorder(probe, tmp_path / 'bag', keep_free=1.0)
     talk(probe, node)
     usage = SimpleNamespace(free=0.9e9)
-    monkeypatch.setattr('vla_bringup.bag_writer.shutil.disk_usage', lambda path: usage)
+    monkeypatch.setattr('vla_bringup.bags.writer.shutil.disk_usage', lambda path: usage)
     with pytest.raises(SystemExit, match=r'only 0.90 GB are free.*complete up to here'):
         probe.wait(lambda: False, 20, 'never')
     close(probe, node)
@@ -382,7 +382,7 @@ def test_images_become_jpeg_where_that_is_asked_for(probe, tmp_path):
 
 def test_it_ends_by_itself_when_its_time_is_over(probe, tmp_path, monkeypatch):
     ended = []
-    monkeypatch.setattr('vla_bringup.recorder_node.os.kill', lambda pid, number: ended.append(number))
+    monkeypatch.setattr('vla_bringup.bags.recorder_node.os.kill', lambda pid, number: ended.append(number))
     node = recorder(probe, tmp_path / 'bag', minutes=1e-4)
     probe.wait(lambda: ended == [signal.SIGINT], 20, 'it ends')
     close(probe, node)

@@ -17,18 +17,18 @@ from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
 import vla_model.loading
-from vla_bringup.bench_replay import write_bag
+from vla_bench.replay import write_bag
 from vla_bringup.cli import app
-from vla_bringup.replay import result
-from vla_bringup.replay_driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
-from vla_bringup.replay_feed import Feed, load_setup
-from vla_bringup.replay_live import NodeSettings, policy_spec
-from vla_bringup.replay_measures import Said, bootstrap, interpolate, measure, worst
-from vla_bringup.replay_offline import Asker, Run, parse_latency, run_offline
-from vla_bringup.replay_report import warnings
-from vla_bringup.replay_session import Session
+from vla_bringup.replay.driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
+from vla_bringup.replay.feed import Feed, load_setup
+from vla_bringup.replay.live import NodeSettings, policy_spec
+from vla_bringup.replay.measures import Said, bootstrap, interpolate, measure, worst
+from vla_bringup.replay.offline import Asker, Run, parse_latency, run_offline
+from vla_bringup.replay.replay import result
+from vla_bringup.replay.report import warnings
+from vla_bringup.replay.session import Session
+from vla_core.observe.streams import NS
 from vla_model.types import Chunk
-from vla_policy_node.observe.streams import NS
 
 SIDE, SECONDS, HORIZON, DT = 32, 2.0, 8, 0.1
 

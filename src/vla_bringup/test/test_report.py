@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rosbags.rosbag2 import StoragePlugin, Writer
 
-from vla_bringup.message_types import MessageTypes
-from vla_bringup.pictures import CAPTION, LINE, PLAN_LINES, VIEW, write_joints, write_videos
-from vla_bringup.report import Series, episode_reports, missed_frames, read_run, success_time
-from vla_bringup.summary import row, write_summary
+from vla_bringup.bags.message_types import MessageTypes
+from vla_bringup.demo.pictures import CAPTION, LINE, PLAN_LINES, VIEW, write_joints, write_videos
+from vla_bringup.demo.report import Series, episode_reports, missed_frames, read_run, success_time
+from vla_bringup.demo.summary import row, write_summary
 from vla_msgs.msg import ExecutorStatus
 
 S = 1_000_000_000

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from vla_bringup.nodes import rviz_path
-from vla_policy_node.core.profile import profile_path
+from vla_bringup.processes.nodes import rviz_path
+from vla_core.profile import profile_path
 
 # The displays, tools and view of rviz_default_plugins that a configuration of ours may name, and rviz_common's panels.
 KNOWN = {

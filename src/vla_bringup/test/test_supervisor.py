@@ -9,9 +9,9 @@ import time
 import pytest
 import yaml
 
-from vla_bringup import supervisor as module
-from vla_bringup.nodes import NodeSpec
-from vla_bringup.supervisor import NodeEnded, Supervisor, command
+from vla_bringup.processes import supervisor as module
+from vla_bringup.processes.nodes import NodeSpec
+from vla_bringup.processes.supervisor import NodeEnded, Supervisor, command
 
 POLITE = 'import signal, sys, time; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); print("up"); time.sleep(60)'
 STUBBORN = 'import signal, time; signal.signal(signal.SIGINT, signal.SIG_IGN); print("up"); time.sleep(60)'
@@ -97,7 +97,7 @@ def test_no_process_is_left_when_the_supervisor_itself_is_killed(tmp_path):
 import sys, time
 from pathlib import Path
 from vla_bringup import supervisor
-from vla_bringup.nodes import NodeSpec
+from vla_bringup.processes.nodes import NodeSpec
 supervisor.command = lambda spec, folder: [sys.executable, '-c', spec.executable]
 s = supervisor.Supervisor(Path({str(tmp_path)!r}))
 s.start(NodeSpec('p', {POLITE!r}, 'a'))

@@ -12,8 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from vla_bringup.tensorrt import app as tensorrt
-from vla_model.shipped import RANDOM, model_path
-from vla_policy_node.observe.cadence import RATE
+from vla_core.observe.cadence import RATE
+from vla_model.checkpoints.shipped import RANDOM, model_path
 from vla_training.cli import SIMULATED, Model, Robot
 from vla_training.cli import app as train
 
@@ -49,7 +49,7 @@ def demo(
 
     A trained model drives. Without one, or with --expert, the scripted expert does, and the policy runs in shadow.
     """
-    from vla_bringup.demo import Options, run_demo
+    from vla_bringup.demo.demo import Options, run_demo
 
     model = model_path(model)
     _end(
@@ -87,7 +87,7 @@ def doctor(
 
     It only listens: nothing is published, no parameter is set. Engines that were not tried yet are.
     """
-    from vla_bringup.doctor import run_doctor
+    from vla_bringup.doctor.doctor import run_doctor
 
     _end(lambda: run_doctor(robot, namespace, model, as_json, again))
 
@@ -128,7 +128,7 @@ def replay(
 
     Nothing moves: in live mode only the policy node runs, in shadow, in a ROS domain of its own.
     """
-    from vla_bringup.replay import Options, run_replay
+    from vla_bringup.replay.replay import Options, run_replay
 
     _end(
         lambda: run_replay(
@@ -167,7 +167,7 @@ def record(
     keep_free: Annotated[float, typer.Option(min=0.0, help='End before its disk has less room (GB).')] = 1.0,
 ) -> None:
     """Record all that is needed to replay and to train, as a rosbag2 (MCAP). Ctrl-C ends it."""
-    from vla_bringup.record import record
+    from vla_bringup.bags.record import record
 
     _end(lambda: record(out, robot, namespace, minutes, compress, sim_time, keep_free))
 
@@ -189,8 +189,8 @@ def parameters(
     / 'docs/reference/parameters.md',
 ) -> None:
     """Ask every node for its parameters; write the reference page, and the table of what may be set at launch."""
-    from vla_bringup.overrides import TABLE
     from vla_bringup.parameters import write_parameters
+    from vla_bringup.processes.overrides import TABLE
 
     _end(lambda: write_parameters(out, ROOT / 'src/vla_bringup' / TABLE))
 
@@ -262,7 +262,7 @@ def parity(
     folder: Annotated[Path, typer.Argument(help='config.json, det_weights.py, tokenizer/, *.safetensors.')],
 ) -> None:
     """Compare the model with numbers of the public reference, a line per tensor; exit code 1 if any does not pass."""
-    from vla_model.parity import check_folder, report
+    from vla_model.bench.parity import check_folder, report
 
     _end(lambda: report(check_folder(folder)))
 
@@ -273,7 +273,7 @@ def bench_faults(
     out: Annotated[Path | None, typer.Option(help='Write the table there, too.')] = None,
 ) -> None:
     """Thirteen faults in mid-motion, from a killed policy to an emergency stop: what the simulated arm does."""
-    from vla_bringup.faults import bench_faults
+    from vla_bench.faults.faults import bench_faults
 
     _end(lambda: bench_faults(runs, out))
 
@@ -284,7 +284,7 @@ def bench_holds(
     out: Annotated[Path | None, typer.Option(help='Write the table there, too.')] = None,
 ) -> None:
     """The largest step of set-points in every hold, for each controller; exit code 1 if a limit is left."""
-    from vla_bringup.bench_holds import bench_holds
+    from vla_bench.holds import bench_holds
 
     _end(lambda: bench_holds(runs, out))
 
@@ -305,7 +305,7 @@ def bench_model(
     reference_python: Annotated[str, typer.Option(help='Interpreter that can run that code.')] = 'python3',
 ) -> None:
     """Latency of act, of images and of the decoders, against a baseline that pads and masks as the reference does."""
-    from vla_model import bench
+    from vla_model.bench import model as bench
 
     engines, images = (tuple(n.strip() for n in names.split(',') if n.strip()) for names in (engine, image_engine))
 
@@ -335,8 +335,8 @@ def bench_engines(
 ) -> None:
     """act from images to set-points on every engine: latency, share of the peak, memory, distance from float32."""
     from vla_bringup.quantize import print_plan
-    from vla_model import bench_engines as bench
-    from vla_training.calibration import observations as read
+    from vla_model.bench import engines as bench
+    from vla_training.train.calibration import observations as read
 
     def run() -> bool:
         if plan:
@@ -353,7 +353,7 @@ def bench_engines(
 @bench.command('sim')
 def bench_sim(seconds: Annotated[float, typer.Option(min=1.0, help='Wall time, about.')] = 20.0) -> None:
     """Time of a physics step and of a pair of camera images; real-time factor with and without cameras."""
-    from vla_sim import bench
+    from vla_bench import simulator as bench
 
     def run() -> bool:
         typer.echo(bench.report(bench.bench_sim(seconds)))
@@ -370,7 +370,7 @@ def bench_expert(
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
 ) -> None:
     """Success rate of the scripted expert in simulation without ROS; exit code 1 below 98 % for any task."""
-    from vla_bringup.bench import bench_expert
+    from vla_bench.tables import bench_expert
 
     workers = processes or len(os.sched_getaffinity(0))
     _end(lambda: bench_expert(_tasks(tasks), range(seed, seed + episodes), workers))
@@ -386,7 +386,7 @@ def bench_executor(
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_executor'),
 ) -> None:
     """How steady set-points are beside a busy policy in the simulator: periods, times of a step and of a chunk, CPU."""
-    from vla_bringup.bench_executor import Options, bench_executor
+    from vla_bench.executor import Options, bench_executor
 
     _end(
         lambda: bench_executor(
@@ -404,7 +404,7 @@ def bench_memory(
     out: Annotated[Path, typer.Option(help='Folder for the table.')] = Path('out/bench_memory'),
 ) -> None:
     """Memory, threads and files of the simulator after each reset, of executor and policy after each lifecycle."""
-    from vla_bringup.bench_memory import Options, bench_memory
+    from vla_bench.memory import Options, bench_memory
 
     _end(lambda: bench_memory(Options(out=out, resets=resets, cycles=cycles, model=model_path(model), device=device)))
 
@@ -417,7 +417,7 @@ def bench_overhead(
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_overhead'),
 ) -> None:
     """Newest image's stamp to chunk, less the model's time, beside the simulator; p99 above 8 ms: 1."""
-    from vla_bringup.bench_overhead import Options, bench_overhead
+    from vla_bench.overhead import Options, bench_overhead
 
     _end(lambda: bench_overhead(Options(out=out, model=model_path(model), device=device, seconds=seconds)))
 
@@ -438,7 +438,7 @@ def bench_motion(
     out: Annotated[Path, typer.Option(help='Folder for the report.')] = Path('out/bench_motion'),
 ) -> None:
     """Seam jerk, path deviation, time lost: our seam strategies, clamping, LeRobot's queue, a blocking runner."""
-    from vla_bringup.bench_motion import Options, bench_motion
+    from vla_bench.motion.motion import Options, bench_motion
 
     _end(
         lambda: bench_motion(
@@ -475,7 +475,7 @@ def bench_policy(
     out: Annotated[Path, typer.Option(help='Folder; a run that was cut goes on there.')] = Path('out/bench_policy'),
 ) -> None:
     """Success rate of a policy over ROS, through real processes; ./vla train evaluate is the same without ROS."""
-    from vla_bringup.bench_policy import Options, bench_policy
+    from vla_bench.policy import Options, bench_policy
 
     _end(
         lambda: bench_policy(
@@ -501,7 +501,7 @@ def bench_replay(
     seconds: Annotated[float, typer.Option(min=2.0, max=600.0, help='Of the bags that are made up.')] = 60.0,
 ) -> None:
     """Decode and alignment of a bag without a model, raw and JPEG images; exit code 1 below 20 times real time."""
-    from vla_bringup.bench_replay import bench_replay
+    from vla_bench.replay import bench_replay
 
     _end(lambda: bench_replay(seconds))
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from rclpy.action.graph import get_action_names_and_types
 
-from vla_bringup.message_types import message_class
-from vla_bringup.probe import Probe
+from vla_bringup.bags.message_types import message_class
+from vla_bringup.processes.probe import Probe
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.endpoints import UNKNOWN, full_name
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import psutil
 
-from vla_model.processor import cpu_name
+from vla_model.engines.processor import cpu_name
 
 
 def version(package: str) -> str:

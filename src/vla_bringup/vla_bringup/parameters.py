@@ -15,11 +15,11 @@ from rcl_interfaces.msg import ParameterDescriptor, ParameterType, ParameterValu
 from rcl_interfaces.srv import DescribeParameters, GetParameters, ListParameters
 from rclpy.parameter import parameter_value_to_python
 
-from vla_bringup.nodes import NodeSpec, policy_nodes, recorder_node, show_node, sim_nodes
-from vla_bringup.overrides import Value
-from vla_bringup.probe import BRING_UP, Probe
-from vla_bringup.supervisor import Supervisor
-from vla_policy_node.core.profile import profile_parameters
+from vla_bringup.processes.nodes import NodeSpec, policy_nodes, recorder_node, show_node, sim_nodes
+from vla_bringup.processes.overrides import Value
+from vla_bringup.processes.probe import BRING_UP, Probe
+from vla_bringup.processes.supervisor import Supervisor
+from vla_core.profile import profile_parameters
 from vla_policy_node.ros.parameters import CHOICES
 
 # What rclpy adds to every node, and what the robot profile or the launch file says, not a default.

@@ -10,17 +10,17 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from vla_model import memory
-from vla_model.folder import open_folder
-from vla_model.quantize import Result, quantize, stored_layers
-from vla_model.quantize_gate import THRESHOLDS, Calibration, judged
-from vla_model.quantize_mixed import choose, sensitivity
-from vla_model.shipped import model_path
-from vla_policy_node.core.profile import RobotProfile
-from vla_sim.robot import urdf_text
+from vla_core.profile import RobotProfile
+from vla_model.checkpoints import memory
+from vla_model.checkpoints.shipped import model_path
+from vla_model.families.folder import open_folder
+from vla_model.quantization.gate import THRESHOLDS, Calibration, judged
+from vla_model.quantization.mixed import choose, sensitivity
+from vla_model.quantization.quantize import Result, quantize, stored_layers
+from vla_sim.assets.robot import urdf_text
 from vla_sim.tasks import TASKS
-from vla_training.calibration import calibration
-from vla_training.tokenize import Arm
+from vla_training.train.calibration import calibration
+from vla_training.train.tokenize import Arm
 
 LOST = 0.02  # of the success rate that may go, beyond what so few episodes can tell
 
@@ -91,7 +91,7 @@ def _mixed(o: Options, data: Calibration, console: Console) -> dict[str, str]:
 
 def _drive(o: Options, result: Result) -> list[str]:
     """Drives the simulated arm with both; the rates go into the folder. Returns what is wrong with them, in words."""
-    from vla_training.evaluate import evaluate
+    from vla_training.evaluate.evaluate import evaluate
 
     profile = RobotProfile.load(o.robot)
     outcomes = {}

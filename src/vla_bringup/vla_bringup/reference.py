@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from vla_policy_node.core.profile import RobotProfile, profile_names, profile_path
+from vla_core.profile import RobotProfile, profile_names, profile_path
 from vla_policy_node.ros.parameters import ABOUT
 
 PARTS = {'msg': ('',), 'srv': ('request', 'response'), 'action': ('goal', 'result', 'feedback')}

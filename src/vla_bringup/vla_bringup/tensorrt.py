@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from vla_model.shipped import model_path
+from vla_model.checkpoints.shipped import model_path
 from vla_training.cli import Checkpoint
 
 app = typer.Typer(
@@ -26,12 +26,13 @@ def export(
     check: Annotated[bool, typer.Option(help='Compare the graphs with torch, in ONNX Runtime on the CPU.')] = True,
 ) -> None:
     """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""
-    from vla_model import onnx_export
+    from vla_model.engines import onnx_manifest
+    from vla_model.export import onnx_export
     from vla_model.loading import load
 
     def run() -> None:
         policy = load(checkpoint, 'cpu', 'float32')
-        folder = onnx_export.folder_of(policy.model_id, dtype)
+        folder = onnx_manifest.folder_of(policy.model_id, dtype)
         onnx_export.export(policy, folder, dtype, image_dtype, plan_tokens)
         size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
         typer.echo(f'{folder}: {size / 1e6:.0f} MB')
@@ -55,15 +56,16 @@ def build(
     level: Annotated[int, typer.Option(min=0, max=5, help='Of optimization; higher ones take longer.')] = 3,
 ) -> None:
     """Build the engines for this GPU and this TensorRT, from what was exported."""
-    from vla_model import onnx_export, tensorrt_build
+    from vla_model.engines import onnx_manifest, tensorrt_runtime
+    from vla_model.export import tensorrt_build
     from vla_model.loading import load
 
     def run() -> None:
-        tensorrt_build.library()  # before the checkpoint is read
-        folder = onnx_export.folder_of(load(checkpoint, 'cpu', 'float32').model_id, dtype)
+        tensorrt_runtime.library()  # before the checkpoint is read
+        folder = onnx_manifest.folder_of(load(checkpoint, 'cpu', 'float32').model_id, dtype)
         for name, seconds in tensorrt_build.build(folder, workspace, level).items():
             typer.echo(f'{name}: {f"{seconds:.0f} s" if seconds else "was there"}')
-        typer.echo(str(tensorrt_build.built_in(folder)))
+        typer.echo(str(tensorrt_runtime.built_in(folder)))
 
     _end(run)
 
@@ -76,15 +78,16 @@ def verify(
     count: Annotated[int, typer.Option(min=1, help='How many observations, evenly over the folder.')] = 200,
 ) -> None:
     """Compare the engines with torch on recorded observations. Only engines that pass are used."""
-    from vla_model import engine_tensorrt, onnx_export, tensorrt_build
+    from vla_model.engines import onnx_manifest, tensorrt_runtime
+    from vla_model.export import tensorrt_verify
     from vla_model.loading import load
-    from vla_training.calibration import observations as read
+    from vla_training.train.calibration import observations as read
 
     def run() -> None:
-        tensorrt_build.library()
+        tensorrt_runtime.library()
         policy = load(checkpoint, 'cuda', dtype)
         seen = read(observations, Path(model_path(checkpoint)), count)
-        result = engine_tensorrt.verify(policy, onnx_export.folder_of(policy.model_id, dtype), seen)
+        result = tensorrt_verify.verify(policy, onnx_manifest.folder_of(policy.model_id, dtype), seen)
         for name, value in result.items():
             typer.echo(f'{name.replace("_", " ")}: {value:.4g}')
 

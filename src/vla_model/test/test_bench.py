@@ -7,13 +7,13 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from vla_model import bench
-from vla_model.bench_parts import baseline_act, encoder_flops, forward_flops, padded_forward, size_of
-from vla_model.bench_reference import time_reference
+from vla_model.bench import model as bench
+from vla_model.bench.parts import baseline_act, encoder_flops, forward_flops, padded_forward, size_of
+from vla_model.bench.reference import time_reference
 from vla_model.config import NetworkConfig
 from vla_model.network import Network
-from vla_model.prompt import PromptBuilder
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.tokens.prompt import PromptBuilder
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
 pytestmark = pytest.mark.native
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_model.bins import Ranges, dequantize, quantize
+from vla_model.tokens.bins import Ranges, dequantize, quantize
 
 counts = st.integers(2, 4096)
 numbers = st.floats(-10, 10)

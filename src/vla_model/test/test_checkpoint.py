@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import checkpoint, loading
+from vla_model import loading
+from vla_model.checkpoints import checkpoint
 from vla_model.types import Observation
 
 

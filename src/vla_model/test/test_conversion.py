@@ -7,7 +7,7 @@ import pytest
 import torch
 
 pytest.importorskip('openvino')
-from vla_model import export
+from vla_model.engines import openvino_graph as export
 
 
 def test_nothing_of_a_converted_module_stays_in_the_process():

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from vla_model import decode
+from vla_model.checkpoints.nano import init_weights
 from vla_model.config import NetworkConfig
-from vla_model.nano import init_weights
 from vla_model.network import KeyValues, Network
-from vla_model.vocabulary import Vocabulary
+from vla_model.tokens.vocabulary import Vocabulary
 
 V = Vocabulary.small(40, codes=32, bins=64)
 BLOCK = slice(20, 44)

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import engine as engines
-from vla_model import export, loading
+from vla_model import loading
 from vla_model.config import NetworkConfig
-from vla_model.engine import Act, Engine
+from vla_model.engines import openvino_graph as export
+from vla_model.engines import select as engines
+from vla_model.engines.base import Act, Engine
 from vla_model.network import Network
 from vla_model.types import Chunk, Observation
 
@@ -259,7 +260,7 @@ def test_a_missing_package_is_named(monkeypatch):
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
 def test_cuda_graphs_without_a_gpu_are_an_error():
-    from vla_model.engine_cuda import CudaGraphs
+    from vla_model.engines.cuda_graph import CudaGraphs
 
     with pytest.raises(ValueError, match="needs a GPU that torch can use: take 'eager'"):
         CudaGraphs(small()[0], _tokenizer(), small()[1])

@@ -5,12 +5,14 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vla_model import decode, kernels, loading, products
+from vla_model import decode, loading
+from vla_model.checkpoints.nano import init_weights
 from vla_model.config import NetworkConfig, Quantization
-from vla_model.engine import Act
-from vla_model.engine_cuda import STEP, CudaGraphs
-from vla_model.fused import FusedNetwork
-from vla_model.nano import init_weights
+from vla_model.engines import kernels
+from vla_model.engines import matmuls as products
+from vla_model.engines.base import Act
+from vla_model.engines.cuda_graph import STEP, CudaGraphs
+from vla_model.engines.fused import FusedNetwork
 from vla_model.network import KeyValues, Network
 from vla_model.quantized import put_layers, round_weight
 

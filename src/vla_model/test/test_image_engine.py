@@ -5,9 +5,12 @@ import copy
 import pytest
 import torch
 
-from vla_model import image_engine, loading, nano
+from vla_model import loading
+from vla_model.checkpoints import nano
 from vla_model.config import ImageTokenizerConfig
-from vla_model.image_engine import LIMITS, ImageEncoder
+from vla_model.engines import image as image_engine
+from vla_model.engines.base import ImageEncoder
+from vla_model.engines.image import LIMITS
 from vla_model.image_tokenizer import ImageTokenizer, ResBlock, to_image
 
 pytestmark = pytest.mark.native

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_model.checkpoints.nano import init_weights
 from vla_model.config import ImageTokenizerConfig
 from vla_model.image_tokenizer import ImageTokenizer, Quantizer, preprocess, to_image
-from vla_model.nano import init_weights
 
 torch.set_num_threads(1)
 

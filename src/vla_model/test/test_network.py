@@ -7,13 +7,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vla_model import decode, memory, nano
+from vla_model import decode
+from vla_model.checkpoints import memory, nano
+from vla_model.checkpoints.nano import init_weights
 from vla_model.config import ModelConfig, NetworkConfig
-from vla_model.engine import auto_candidates
-from vla_model.fused import FusedNetwork
-from vla_model.nano import init_weights
+from vla_model.engines.fused import FusedNetwork
+from vla_model.engines.select import auto_candidates
 from vla_model.network import KeyValues, Network
-from vla_model.quantize import plan_layers
+from vla_model.quantization.quantize import plan_layers
 
 SIZE = 90
 PLAIN = NetworkConfig(32, 3, 4, 2, 48, 10000.0, 1e-6, SIZE)

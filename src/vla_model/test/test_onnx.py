@@ -9,9 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import engine_cuda, engine_tensorrt, loading, onnx_export, tensorrt_build
+from vla_model import loading
 from vla_model.config import Quantization
-from vla_model.engine import Act
+from vla_model.engines import cuda_graph as engine_cuda
+from vla_model.engines import onnx_manifest, tensorrt_runtime
+from vla_model.engines import tensorrt as engine_tensorrt
+from vla_model.engines.base import Act
+from vla_model.export import onnx_export, tensorrt_build, tensorrt_verify
 from vla_model.quantized import put_layers, round_weight
 from vla_model.types import Observation
 
@@ -87,10 +91,10 @@ def test_a_bfloat16_graph_has_a_type_for_every_value(nano, tmp_path):
 
 def test_what_is_missing_or_damaged_is_named(nano, tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r'manifest.json is missing: run ./vla tensorrt export'):
-        onnx_export.read_manifest(tmp_path)
+        onnx_manifest.read_manifest(tmp_path)
     (tmp_path / 'manifest.json').write_text('{"kinds": 3}')
     with pytest.raises(ValueError, match='damaged or of another version'):
-        onnx_export.read_manifest(tmp_path)
+        onnx_manifest.read_manifest(tmp_path)
     with pytest.raises(ValueError, match=r"image_dtype of .*'bfloat16'"):
         onnx_export.export(nano, tmp_path, 'bfloat16', 'bfloat16')
     monkeypatch.setattr(onnx_export.importlib.util, 'find_spec', lambda name: None)
@@ -101,10 +105,10 @@ def test_what_is_missing_or_damaged_is_named(nano, tmp_path, monkeypatch):
 def test_without_tensorrt_the_error_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorrt', None)
     with pytest.raises(ValueError, match=r'TensorRT is not here .*pip install tensorrt-cu12'):
-        tensorrt_build.library()
+        tensorrt_runtime.library()
     monkeypatch.setitem(sys.modules, 'tensorrt', SimpleNamespace(__version__='8.6', Builder=object))
     with pytest.raises(ValueError, match=r'TensorRT 8.6 has no Builder.create_network: install TensorRT 10.3 or later'):
-        tensorrt_build.library()
+        tensorrt_runtime.library()
 
 
 # ---- TensorRT's API, with ONNX Runtime behind it. Names and signatures are those of the bindings 10.3 to 11.4.
@@ -260,11 +264,11 @@ def test_export_build_verify_and_use(nano, tmp_path, tensorrt, monkeypatch):
         _engine(nano, tmp_path)
     assert all(seconds > 0 for seconds in tensorrt_build.build(tmp_path).values()) and Builder.built == 4
     assert set(tensorrt_build.build(tmp_path).values()) == {0.0} and Builder.built == 4
-    place = tensorrt_build.built_in(tmp_path)
+    place = tensorrt_runtime.built_in(tmp_path)
     assert place.name.startswith('Some-GPU-8.7-tensorrt-11.4.0-')
 
     exact = [nano.act(observation(i)).positions for i in range(2)]
-    result = engine_tensorrt.verify(nano, tmp_path, [observation(i) for i in range(2)])
+    result = tensorrt_verify.verify(nano, tmp_path, [observation(i) for i in range(2)])
     assert result['equal_bins'] > 0.99 and result['image_codes_equal'] > 0.98 and result['observations'] == 2
     nano.engine = _engine(nano, tmp_path)
     assert all(np.abs(nano.act(observation(i)).positions - p).max() < 1e-2 for i, p in enumerate(exact))
@@ -283,14 +287,14 @@ def test_export_build_verify_and_use(nano, tmp_path, tensorrt, monkeypatch):
 def test_engines_that_answer_something_else_are_never_used(nano, tmp_path, tensorrt, monkeypatch):
     onnx_export.export(nano, tmp_path, 'float32', 'float32', plan_tokens=16)
     tensorrt_build.build(tmp_path)
-    monkeypatch.setattr(engine_tensorrt, '_answer', lambda p, o: (torch.ones(2, 64), np.full((8, 8), next(answers))))
+    monkeypatch.setattr(tensorrt_verify, '_answer', lambda p, o: (torch.ones(2, 64), np.full((8, 8), next(answers))))
     answers = iter((0.01, 0.05))
     with pytest.raises(ValueError, match=r'close_bins is 0.000, at least 0.97 is needed: they are not used'):
-        engine_tensorrt.verify(nano, tmp_path, [observation(0)])
+        tensorrt_verify.verify(nano, tmp_path, [observation(0)])
     with pytest.raises(ValueError, match='were not verified'):
         _engine(nano, tmp_path)
     with pytest.raises(ValueError, match='nothing to verify with'):
-        engine_tensorrt.verify(nano, tmp_path, [])
+        tensorrt_verify.verify(nano, tmp_path, [])
 
 
 def test_another_precision_than_that_of_the_graphs_is_named(nano, tmp_path, tensorrt):

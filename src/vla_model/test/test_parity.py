@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from vla_model import parity
+from vla_model.bench import parity
 from vla_model.config import ImageTokenizerConfig
 from vla_model.image_tokenizer import ImageTokenizer
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_model import prompt_texts
-from vla_model.prompt import PromptBuilder
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
-from vla_model.vocabulary import RELEASED_SPECIALS, Vocabulary
+from vla_model.tokens import prompt_texts
+from vla_model.tokens.prompt import PromptBuilder
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.tokens.vocabulary import RELEASED_SPECIALS, Vocabulary
 
 TEXT = TextTokenizer.load(NANO_FILE)
 V = Vocabulary.small(TEXT.size, codes=64, bins=128)

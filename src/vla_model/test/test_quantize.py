@@ -14,18 +14,20 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading, memory, nano, quantize_gate
-from vla_model.bench_engines import bench_engines, report
+from vla_model import loading
+from vla_model.bench.engines import bench_engines, report
+from vla_model.checkpoints import memory, nano
 from vla_model.config import NetworkConfig
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Block, Network, rope_table
-from vla_model.quantize import BLOCKS, LINEARS, quantize, stored_layers
-from vla_model.quantize_gate import Calibration, Check
-from vla_model.quantize_mixed import choose, sensitivity
-from vla_model.quantize_smooth import smooth, watch
+from vla_model.quantization import gate as quantize_gate
+from vla_model.quantization.gate import Calibration, Check
+from vla_model.quantization.mixed import choose, sensitivity
+from vla_model.quantization.quantize import BLOCKS, LINEARS, quantize, stored_layers
+from vla_model.quantization.smooth import smooth, watch
 from vla_model.quantized import QuantizedLinear, group_for, int8_product, quantized_like, round_weight, widen
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
 SCHEMES = ('int8', 'fp8', 'int4', 'int8-weight')
 
@@ -338,12 +340,12 @@ STREAM = """
 import sys
 from pathlib import Path
 import torch
-import vla_model.quantize
-from vla_model.quantize import quantize
-from vla_model.quantize_gate import Calibration, Check
+import vla_model.quantization.quantize
+from vla_model.quantization.quantize import quantize
+from vla_model.quantization.gate import Calibration, Check
 
 torch.set_num_threads(1)
-vla_model.quantize.LEAST_SHARD = 1 << 20
+vla_model.quantization.quantize.LEAST_SHARD = 1 << 20
 ids, place = torch.arange(90)[None], Path(sys.argv[1])
 check = Check(ids, slice(20, 84), torch.zeros(64, dtype=torch.int64))
 data = Calibration((ids, ids), (), (check,), torch.zeros(1, 3, 32, 32), 'made up')

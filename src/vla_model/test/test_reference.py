@@ -14,8 +14,9 @@ import torch
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
 
-from vla_model import bins, parity
-from vla_model.text_tokenizer import NANO_FILE
+from vla_model.bench import parity
+from vla_model.tokens import bins
+from vla_model.tokens.text_tokenizer import NANO_FILE
 
 TEXT, MASK, PAD, BOS, EOS = 126349, 126336, 126093, 126080, 126081
 SOI, EOI, T2I, MMU, MM2A = 126084, 126085, 126088, 126089, 126097

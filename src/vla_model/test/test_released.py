@@ -11,14 +11,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading, nano
+from vla_model import loading
+from vla_model.checkpoints import nano
 from vla_model.config import ImageTokenizerConfig, NetworkConfig, RobotInterface
+from vla_model.families.mmact.released import VARIANT, check_config
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
-from vla_model.released import VARIANT, check_config
-from vla_model.text_tokenizer import NANO_FILE
+from vla_model.tokens.text_tokenizer import NANO_FILE
+from vla_model.tokens.vocabulary import Vocabulary
 from vla_model.types import Observation
-from vla_model.vocabulary import Vocabulary
 
 V = Vocabulary.released()
 SHAPE = NetworkConfig(32, 2, 4, 4, 64, 500000.0, 1e-5, V.size)

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_model import loading, nano
-from vla_model.bins import dequantize, quantize
+from vla_model import loading
+from vla_model.checkpoints import nano
 from vla_model.config import ModelConfig
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.statistics import FILE, METHODS, Statistics
+from vla_model.tokens.bins import dequantize, quantize
 
 RNG = np.random.default_rng(0)
 STATES = RNG.normal([0, -0.7, 0, -2.2, 0, 1.5, 0.7, 0.04], [0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.3, 0.01], (500, 8))

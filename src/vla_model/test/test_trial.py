@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from vla_model import choice, loading, processor, trial
-from vla_model.subject import trial_subject
-from vla_model.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
+from vla_model import loading
+from vla_model.engines import choice, processor, trial
+from vla_model.engines.subject import trial_subject
+from vla_model.engines.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
 
 DYING = Path(__file__).with_name('dying')
 FLOAT, HALF, INT8 = (Candidate(ENGINE, f'openvino-{p}') for p in ('float32', 'bfloat16', 'int8'))
@@ -232,7 +233,7 @@ def test_large_networks_and_other_precisions_leave_auto_with_eager():
 
 def test_a_trial_ends_with_the_process_that_asked_for_it(tmp_path):
     done = subprocess.run(
-        [sys.executable, '-m', 'vla_model.trial_child', str(tmp_path), '1'],
+        [sys.executable, '-m', 'vla_model.engines.trial_child', str(tmp_path), '1'],
         capture_output=True,
         timeout=60,
         check=False,

@@ -7,10 +7,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from .bins import Ranges
-from .foreign import check_file
-from .statistics import FILE, METHODS, Statistics
-from .vocabulary import Vocabulary
+from vla_model.foreign import check_file
+from vla_model.statistics import FILE, METHODS, Statistics
+from vla_model.tokens.bins import Ranges
+from vla_model.tokens.vocabulary import Vocabulary
 
 T = TypeVar('T')
 

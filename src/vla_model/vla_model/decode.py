@@ -14,8 +14,8 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor
 
-from .network import KeyValues
-from .vocabulary import Vocabulary
+from vla_model.network import KeyValues
+from vla_model.tokens.vocabulary import Vocabulary
 
 T = TypeVar('T')
 Steps = Generator[None, None, T]

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import ImageTokenizerConfig
+from vla_model.config import ImageTokenizerConfig
 
 
 def upload(values: np.ndarray, device: torch.device | str) -> Tensor:

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
-from . import checkpoint, memory, nano
-from .choice import choose
-from .engine import check as check_engine
-from .families.mmact.policy import ESTIMATES, MaskedPolicy
-from .folder import Opened, open_folder
-from .image_engine import DTYPES
-from .image_tokenizer import ImageTokenizer
-from .network import Network
-from .quantized import plain_layers, put_layers
-from .shipped import RANDOM, model_path
-from .subject import set_threads, trial_subject
-from .text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.checkpoints import checkpoint, memory, nano
+from vla_model.checkpoints.shipped import RANDOM, model_path
+from vla_model.engines.choice import choose
+from vla_model.engines.image import DTYPES
+from vla_model.engines.select import check as check_engine
+from vla_model.engines.subject import set_threads, trial_subject
+from vla_model.families.folder import Opened, open_folder
+from vla_model.families.mmact.policy import ESTIMATES, MaskedPolicy
+from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.network import Network
+from vla_model.quantized import plain_layers, put_layers
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
 _log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import NetworkConfig
+from vla_model.config import NetworkConfig
 
 QK_NORM_EPS = 1e-5  # of 'layer', as in Chameleon, whatever the other norms have
 

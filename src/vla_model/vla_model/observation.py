@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from .config import RobotInterface
-from .types import Chunk, Observation
+from vla_model.config import RobotInterface
+from vla_model.types import Chunk, Observation
 
 MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
 

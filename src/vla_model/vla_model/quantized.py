@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import Quantization
+from vla_model.config import Quantization
 
 INT8, INT4, FP8 = 127.0, 7.0, 448.0  # what the largest magnitude becomes
 GROUPS = (128, 64, 32)

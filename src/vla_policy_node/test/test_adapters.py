@@ -15,15 +15,15 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_core.motion.config import ExecutorConfig
+from vla_core.motion.course import Course
+from vla_core.motion.path import ChunkPath
+from vla_core.profile import RobotProfile
 from vla_policy_node.adapters import controller_joints, gripper_action
 from vla_policy_node.adapters.crisp import CrispJointController
 from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_position import GripperPosition
 from vla_policy_node.adapters.joint_trajectory import LEAD, JointTrajectoryController, points
-from vla_policy_node.core.config import ExecutorConfig
-from vla_policy_node.core.course import Course
-from vla_policy_node.core.path import ChunkPath
-from vla_policy_node.core.profile import RobotProfile
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from std_msgs.msg import String
 
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.description import joint_limits, narrowed
+from vla_core.kinematics.description import joint_limits, narrowed
+from vla_core.profile import RobotProfile
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.robot_description import read_description
 

@@ -21,13 +21,13 @@ from std_msgs.msg import Bool, Float64MultiArray, String, UInt8
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from vla_core.clocks import CLOCK_STILL, NO_CLOCK
+from vla_core.profile import RobotProfile
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node import executor_node
-from vla_policy_node.core.clocks import CLOCK_STILL, NO_CLOCK
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.executor_node import ExecutorNode
-from vla_policy_node.moveit import MoveItHome
+from vla_policy_node.executor import executor_node
+from vla_policy_node.executor.executor_node import ExecutorNode
+from vla_policy_node.integrations.moveit import MoveItHome
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.waiting import StepFailed, appeared, pause

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
+from vla_core.profile import RobotProfile
 from vla_model.config import RobotInterface
 from vla_model.types import Chunk, Observation
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.end_effector import EndEffectorPolicy, to_actions
-from vla_policy_node.kinematics.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
+from vla_policy_node.policy.end_effector import EndEffectorPolicy, to_actions
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 LOWER, UPPER, HOME = PROFILE.position_lower, PROFILE.position_upper, PROFILE.home

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vla_core.observe.cadence import Cadence
+from vla_core.observe.streams import GRIPPER, JOINTS, NS
 from vla_msgs.msg import PolicyStatus as S
-from vla_policy_node.intake import Fault, Intake
-from vla_policy_node.observe.cadence import Cadence
-from vla_policy_node.observe.streams import GRIPPER, JOINTS, NS
+from vla_policy_node.policy.intake import Fault, Intake
 
 PROFILE = SimpleNamespace(joint_names=('a', 'b'), gripper_joint_names=('f',))
 

@@ -12,8 +12,8 @@ from shape_msgs.msg import Mesh, MeshTriangle, Plane, SolidPrimitive
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
 
-from vla_policy_node import planning_scene
-from vla_policy_node.planning_scene import PlanningScene, World
+from vla_policy_node.integrations import planning_scene
+from vla_policy_node.integrations.planning_scene import PlanningScene, World
 
 pytest.importorskip('pinocchio', reason='no Pinocchio for this machine')
 

@@ -27,21 +27,21 @@ from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
 
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.profile import RobotProfile
+from vla_core.stats import Window
 from vla_model.config import RobotInterface
-from vla_model.prompt_texts import plan
+from vla_model.tokens.prompt_texts import plan
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_msgs.msg import PolicyStatus as S
-from vla_policy_node import foresight, inference_report
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.goals import MOST
-from vla_policy_node.inference_report import InferenceReport
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.policy_node import PolicyNode
+from vla_policy_node.policy import foresight, inference_report
+from vla_policy_node.policy.goals import MOST
+from vla_policy_node.policy.inference_report import InferenceReport
+from vla_policy_node.policy.policy_node import PolicyNode
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
-from vla_policy_node.stats import Window
 
 PROFILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
 R = ExecuteInstruction.Result

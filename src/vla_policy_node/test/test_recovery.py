@@ -17,17 +17,17 @@ from rclpy.task import Future
 from std_msgs.msg import UInt8
 from std_srvs.srv import Trigger
 
+from vla_core.motion.executor import ChunkExecutor
+from vla_core.motion.states import Hold, State
+from vla_core.profile import RobotProfile
 from vla_msgs.action import ExecuteInstruction
-from vla_policy_node import franka, moveit
-from vla_policy_node.controller_manager import PATIENCE, Controller, ControllerManager
-from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.states import Hold, State
-from vla_policy_node.franka import FrankaState
-from vla_policy_node.moveit import MoveItHome
-from vla_policy_node.needed_controllers import NeededControllers
+from vla_policy_node.executor.watchdogs import Watchdogs
+from vla_policy_node.integrations import franka, moveit
+from vla_policy_node.integrations.controller_manager import PATIENCE, Controller, ControllerManager
+from vla_policy_node.integrations.franka import FrankaState
+from vla_policy_node.integrations.moveit import MoveItHome
+from vla_policy_node.integrations.needed_controllers import NeededControllers
 from vla_policy_node.ros.waiting import StepFailed, act, call, finished
-from vla_policy_node.watchdogs import Watchdogs
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 

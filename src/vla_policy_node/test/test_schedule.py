@@ -8,10 +8,10 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from vla_core.observe.streams import NS
+from vla_core.stats import LongestButOne
 from vla_model.types import Observation
-from vla_policy_node.observe.streams import NS
-from vla_policy_node.schedule import FEWEST, MARGIN, MEMORY, PATIENCE, SLACK, Pace, Schedule, Work
-from vla_policy_node.stats import LongestButOne
+from vla_policy_node.policy.schedule import FEWEST, MARGIN, MEMORY, PATIENCE, SLACK, Pace, Schedule, Work
 
 
 class Clock:

@@ -19,13 +19,13 @@ from tf2_msgs.msg import TFMessage
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
 
+from vla_core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.ik import quaternion_matrix, rotation_matrix
+from vla_core.motion.states import Hold, State
+from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, ExecutorStatus, PolicyStatus, VisualTrace
-from vla_policy_node.core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.core.states import Hold, State
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.ik import quaternion_matrix, rotation_matrix
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg, to_ns, to_time
 from vla_policy_node.ros.image_msg import image_msg

@@ -1,1 +1,1 @@
-"""The two robot-side nodes, policy and executor, and the ROS-free core they stand on."""
+"""The two robot-side nodes, policy and executor, with adapters to controllers and the ROS helpers of the suite."""

@@ -4,8 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from vla_sim.cameras import Cameras
-from vla_sim.render_thread import RenderThread
+from vla_sim.rendering.cameras import Cameras
+from vla_sim.rendering.render_thread import RenderThread
 from vla_sim.scene import CAMERAS
 from vla_sim.world import World
 

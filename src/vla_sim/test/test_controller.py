@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from vla_sim.assets.robot import TORQUE_LIMIT
 from vla_sim.controller import TORQUE_RATE, Gains, JointImpedance
-from vla_sim.robot import TORQUE_LIMIT
 
 DT = 0.001
 ZERO = np.zeros(7)

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile
+from vla_core.motion.executor import ChunkExecutor
+from vla_core.profile import RobotProfile
 from vla_sim.expert import JUDGE, Expert
 from vla_sim.kinematics import IKError, tool_down
 from vla_sim.rollout import ExpertDriver, run_episode, success_rate, wilson
-from vla_sim.skill import Measured, wrap
 from vla_sim.tasks import TASKS
+from vla_sim.tasks.skill import Measured, wrap
 from vla_sim.world import World
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml')

@@ -13,8 +13,8 @@ from tf2_msgs.msg import TFMessage
 from vla_msgs.msg import Episode, ExecutorStatus
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_sim import messages
+from vla_sim.assets.robot import ARM_JOINTS, FINGER_JOINTS, HOME
 from vla_sim.expert_node import ExpertNode
-from vla_sim.robot import ARM_JOINTS, FINGER_JOINTS, HOME
 from vla_sim.world import World
 
 PROFILE = Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'

@@ -3,10 +3,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vla_policy_node.core.profile import RobotProfile
+from vla_core.profile import RobotProfile
+from vla_sim.assets.robot import robot_only_model
 from vla_sim.kinematics import IKError, Kinematics, rotation_matrix, rotation_vector, tool_down
 from vla_sim.motion import JointPath, Limits, Waypoint, leg_duration, plan_path
-from vla_sim.robot import robot_only_model
 from vla_sim.tasks import X_RANGE, Y_RANGE
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml')

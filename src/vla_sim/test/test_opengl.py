@@ -11,15 +11,15 @@ import pytest
 PROFILE = Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'
 EPISODE = """
 from pathlib import Path
-from vla_policy_node.core.executor import ChunkExecutor
-from vla_policy_node.core.profile import RobotProfile
+from vla_core.motion.executor import ChunkExecutor
+from vla_core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.rollout import ExpertDriver, run_episode
 from vla_sim.world import World
 
 world, profile = World('press_button'), RobotProfile.load(Path({profile!r}))
 print('success', run_episode(world, ExpertDriver(Expert(profile)), ChunkExecutor(profile), 3).success)
-from vla_sim.cameras import Cameras
+from vla_sim.rendering.cameras import Cameras
 try:
     Cameras(world.model, ('front',), 64)
 except ValueError as error:

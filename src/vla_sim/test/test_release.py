@@ -6,8 +6,8 @@ import weakref
 import mujoco
 import pytest
 
-from vla_sim import render_thread
-from vla_sim.render_thread import RenderThread
+from vla_sim.rendering import render_thread
+from vla_sim.rendering.render_thread import RenderThread
 from vla_sim.scene import CAMERAS, build_model
 from vla_sim.tasks import TASKS
 from vla_sim.world import World

@@ -6,8 +6,8 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pytest
 
-from vla_sim import robot
-from vla_sim.meshes import Mesh, swept, thin_out, turned
+from vla_sim.assets import robot
+from vla_sim.assets.meshes import Mesh, swept, thin_out, turned
 
 
 def test_every_mesh_of_the_urdf_is_a_file_that_exists():

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from vla_core.motion.executor import ChunkExecutor, Hold
+from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
-from vla_policy_node.core.executor import ChunkExecutor, Hold
-from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.rollout import ExpertDriver, PolicyDriver, run_episode
 from vla_sim.tasks import TASKS

@@ -3,8 +3,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from vla_sim.episode import Goal, SceneState
 from vla_sim.tasks import task_of
+from vla_sim.tasks.episode import Goal, SceneState
 
 BUTTONS = Goal('press_button', 'red_button', '')
 STACK = Goal('stack_block', 'red_block', 'blue_block')

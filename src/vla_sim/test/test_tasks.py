@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_sim.objects import COLOURS, FOOTPRINT
+from vla_sim.assets.objects import COLOURS, FOOTPRINT
 from vla_sim.tasks import (
     GAP,
     HOME_TOOL,

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from vla_sim.assets.robot import ARM_JOINTS, GRIP_FORCE, HOME, MAX_OPENING, TOOL, robot_only_model
 from vla_sim.kinematics import Kinematics, tool_down
-from vla_sim.robot import ARM_JOINTS, GRIP_FORCE, HOME, MAX_OPENING, TOOL, robot_only_model
 from vla_sim.tasks import HOME_TOOL, TASKS
 from vla_sim.world import World
 

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
-from vla_policy_node.core.profile import RobotProfile
+from vla_sim.assets.robot import robot_only_model
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
-from vla_sim.robot import robot_only_model
-from vla_sim.skill import Make, Measured, Objects, Phase, Skill
 from vla_sim.tasks import skill_for
+from vla_sim.tasks.skill import Make, Measured, Objects, Phase, Skill
 
 JUDGE = 0.35  # [s] a phase is judged from this long before its end, and waits so long at a time: plan more often
 OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it

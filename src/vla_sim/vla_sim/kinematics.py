@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vla_sim.opengl import mujoco
+from vla_sim.rendering.opengl import mujoco
 
 
 class IKError(ValueError):

@@ -13,7 +13,7 @@ from geometry_msgs.msg import TransformStamped
 from sensor_msgs.msg import CameraInfo, JointState
 
 if TYPE_CHECKING:
-    from vla_sim import cameras
+    from vla_sim.rendering import cameras
 
 
 def joint_state(

@@ -12,16 +12,16 @@ from typing import Protocol
 
 import numpy as np
 
+from vla_core.motion.chunk import StampedChunk, Verdict
+from vla_core.motion.executor import ChunkExecutor, Hold, State
+from vla_core.observe.action_prefix import action_prefix
+from vla_core.observe.committed import CommittedActions
+from vla_core.observe.stall import StallDetector
+from vla_core.profile import RobotProfile
 from vla_model.types import Chunk, Observation
-from vla_policy_node.core.chunk import StampedChunk, Verdict
-from vla_policy_node.core.executor import ChunkExecutor, Hold, State
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.observe.action_prefix import action_prefix
-from vla_policy_node.observe.committed import CommittedActions
-from vla_policy_node.observe.stall import StallDetector
-from vla_sim.cameras import Cameras
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
+from vla_sim.rendering.cameras import Cameras
 from vla_sim.world import World
 
 TICK = 10  # [ms] of one control step

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vla_sim.opengl import mujoco
-from vla_sim.robot import HAND, VISUAL_GROUP, WORLD_BITS, add_robot
+from vla_sim.assets.robot import HAND, VISUAL_GROUP, WORLD_BITS, add_robot
+from vla_sim.rendering.opengl import mujoco
 from vla_sim.tasks import task_of
 
 TIMESTEP = 0.001  # [s]

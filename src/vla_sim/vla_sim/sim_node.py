@@ -36,7 +36,7 @@ from vla_sim.pacer import Pacer
 from vla_sim.tasks import TASKS, check_task
 
 if TYPE_CHECKING:
-    from vla_sim.cameras import Snapshot
+    from vla_sim.rendering.cameras import Snapshot
 
 _BATCH = 5  # physics steps of 1 ms between two looks at what is due
 _ENGAGE = 0.2  # [rad] after a reset, set-points farther than this from the arm are refused
@@ -75,8 +75,8 @@ class SimNode(ReportsQosMismatch):
         self._profile = declare_profile(self)
         self._declare()
         os.environ['MUJOCO_GL'] = self._gl_backend  # see opengl.py
-        from vla_sim.render_thread import RenderThread
-        from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, urdf_text
+        from vla_sim.assets.robot import ARM_JOINTS, BASE, FINGER_JOINTS, urdf_text
+        from vla_sim.rendering.render_thread import RenderThread
         from vla_sim.scene import CAMERAS
         from vla_sim.world import World
 

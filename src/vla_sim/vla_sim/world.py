@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from vla_sim.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
+from vla_sim.assets.props import CAP_TRAVEL, resting_height
+from vla_sim.assets.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
 from vla_sim.controller import Gains, JointImpedance
-from vla_sim.episode import Episode, Placement, SceneState
-from vla_sim.opengl import mujoco
-from vla_sim.props import CAP_TRAVEL, resting_height
-from vla_sim.referee import Referee
-from vla_sim.robot import ARM_JOINTS, BASE, FINGER_JOINTS, HOME, MAX_OPENING, TOOL, TORQUE_LIMIT
+from vla_sim.rendering.cameras import Appearance, CameraInfo, Cameras, Snapshot, camera_info
+from vla_sim.rendering.opengl import mujoco
 from vla_sim.scene import CAMERAS, TIMESTEP, build_model
 from vla_sim.tasks import sample_episode, task_of
+from vla_sim.tasks.episode import Episode, Placement, SceneState
+from vla_sim.tasks.referee import Referee
 
 GRIPPER_SPEED = 0.15  # [m/s] of the opening; the Franka hand does at most 0.2
 _CHECK_EVERY = 10  # physics steps between two looks of the success test

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_model import nano
-from vla_model.checkpoint import IMAGE_FILE
+from vla_model.checkpoints import nano
+from vla_model.checkpoints.checkpoint import IMAGE_FILE
 from vla_model.config import ImageTokenizerConfig, ModelConfig
 from vla_model.image_tokenizer import ImageTokenizer
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
-from vla_model.vocabulary import Vocabulary
-from vla_training import shards
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.tokens.vocabulary import Vocabulary
+from vla_training.data import shards
 from vla_training.lerobot import layout
 
 torch.set_num_threads(1)  # threads of several tests' processes would spin on each other

@@ -4,7 +4,7 @@ import pytest
 
 from vla_training import ablate
 from vla_training.ablate import Result, gain, runs, table
-from vla_training.recipe import Recipe
+from vla_training.train.recipe import Recipe
 
 STAGES = [
     {'steps': 2, 'action': 0.0, 'text': 0.1, 'image': 0.1},

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from vla_training.annotate import plan_texts, plans, write_records
-from vla_training.features import COMPLETED, REMAINING, SUBTASK
+from vla_training.data.annotate import plan_texts, plans, write_records
+from vla_training.data.features import COMPLETED, REMAINING, SUBTASK
 from vla_training.lerobot import DatasetWriter, Feature
 
 

@@ -13,9 +13,9 @@ import pytest
 
 from vla_training.bag import Damage, messages, topics_seen
 from vla_training.bag import sqlite as sqlite_reader
-from vla_training.conversion_report import BagReport, notes
-from vla_training.convert import convert_bags
-from vla_training.recording import STATES, Setup
+from vla_training.convert.convert import convert_bags
+from vla_training.convert.recording import STATES, Setup
+from vla_training.convert.report import BagReport, notes
 
 
 def _load(name: str):

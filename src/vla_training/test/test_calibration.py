@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import checkpoint, loading, nano
+from vla_model import loading
+from vla_model.checkpoints import checkpoint, nano
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
-from vla_training.calibration import MODES, TUNING, calibration, observations
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_training.train.calibration import MODES, TUNING, calibration, observations
 
 
 @pytest.fixture(scope='module')

@@ -3,19 +3,20 @@ import json
 import numpy as np
 import pytest
 
+from vla_core.motion.config import ExecutorConfig
+from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
-from vla_policy_node.core.config import ExecutorConfig
-from vla_policy_node.core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
 from vla_sim.rollout import FRAME, TICK
 from vla_sim.world import World
-from vla_training import features
-from vla_training.collect import How, collect
-from vla_training.collect_episode import record_episode
-from vla_training.dagger import Lead, Leader
-from vla_training.dart import Disturbance, Push
-from vla_training.features import (
+from vla_training.collect.collect import How, collect
+from vla_training.collect.dagger import Lead, Leader
+from vla_training.collect.dart import Disturbance, Push
+from vla_training.collect.episode import record_episode
+from vla_training.collect.scenes import HELD_OUT, Away, begin_away
+from vla_training.data import features
+from vla_training.data.features import (
     ACTION,
     COMPLETED,
     DONE,
@@ -29,7 +30,6 @@ from vla_training.features import (
     split,
 )
 from vla_training.lerobot import Dataset, DatasetWriter
-from vla_training.scenes import HELD_OUT, Away, begin_away
 
 
 @pytest.fixture(scope='module')

@@ -14,12 +14,12 @@ from backports import zstd
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from vla_training import features
-from vla_training.annotate import plan_texts
 from vla_training.bag import Damage, messages
-from vla_training.convert import REPORT, convert_bags, read_subtasks
+from vla_training.convert.convert import REPORT, convert_bags, read_subtasks
+from vla_training.convert.recording import SET_POINTS, STATES, Setup
+from vla_training.data import features
+from vla_training.data.annotate import plan_texts
 from vla_training.lerobot import Dataset
-from vla_training.recording import SET_POINTS, STATES, Setup
 
 spec = importlib.util.spec_from_file_location('bags', Path(__file__).parent / 'bags.py')
 bags = importlib.util.module_from_spec(spec)
@@ -130,8 +130,8 @@ def test_cameras_that_are_faster_are_thinned_out(tmp_path):
 @given(rate=st.floats(9.8, 31.0), jitter=st.floats(0.0, 0.004), seed=st.integers(0, 99))
 def test_frames_keep_their_rate_whatever_that_of_the_cameras(tmp_path_factory, rate, jitter, seed):
     """The frames are fps apart on average, none is used twice, and no step is longer than it has to be."""
-    from vla_training.conversion_report import BagReport
-    from vla_training.recording import Recording
+    from vla_training.convert.recording import Recording
+    from vla_training.convert.report import BagReport
 
     folder = tmp_path_factory.mktemp('jitter')
     rng = np.random.default_rng(seed)

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from vla_training import features
 from vla_training.cli import app
-from vla_training.conversion_report import notes
-from vla_training.convert import REPORT, NothingConverted, convert_bags
+from vla_training.convert.convert import REPORT, NothingConverted, convert_bags
+from vla_training.convert.recording import SET_POINTS, STATES, Setup
+from vla_training.convert.report import notes
+from vla_training.data import features
 from vla_training.lerobot import Dataset
-from vla_training.recording import SET_POINTS, STATES, Setup
 
 spec = importlib.util.spec_from_file_location('bags', Path(__file__).parent / 'bags.py')
 bags = importlib.util.module_from_spec(spec)
@@ -332,7 +332,7 @@ def test_a_data_set_of_an_earlier_version_does_not_tell_bags_of_one_name_apart_a
 
 
 def test_an_interrupted_bag_is_not_taken_for_another_of_its_name(tmp_path, monkeypatch):
-    from vla_training.recording import Recording
+    from vla_training.convert.recording import Recording
 
     entries = sorted([*bags.recording(40), ('/policy/instruction', bags.text('again'), 102.0)], key=lambda e: e[2])
     bags.write(tmp_path / 'a/take', entries)

@@ -12,9 +12,9 @@ import torch
 import yaml
 
 from vla_model import loading
-from vla_training.distributed import World
-from vla_training.recipe import Recipe
-from vla_training.trainer import Trainer, train
+from vla_training.train.distributed import World
+from vla_training.train.recipe import Recipe
+from vla_training.train.trainer import Trainer, train
 
 CONTENT = {
     'stages': [{'steps': 2, 'action': 0.0, 'text': 0.1, 'image': 0.1},

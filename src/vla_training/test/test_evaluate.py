@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vla_policy_node.core.profile import RobotProfile
+from vla_core.profile import RobotProfile
 from vla_sim.expert import Expert
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
-from vla_training.drive import Drive
-from vla_training.evaluate import CONTRAST_SEED, FIRST_SEED, Worker, evaluate, jobs_of, quick
-from vla_training.evaluate_records import CONTRAST, HELD_OUT, Record, RecordFile, Share
-from vla_training.evaluate_report import contrast_rows, failure_rows, keep, success_rows, write_report
+from vla_training.evaluate.drive import Drive
+from vla_training.evaluate.evaluate import CONTRAST_SEED, FIRST_SEED, Worker, evaluate, jobs_of, quick
+from vla_training.evaluate.records import CONTRAST, HELD_OUT, Record, RecordFile, Share
+from vla_training.evaluate.report import contrast_rows, failure_rows, keep, success_rows, write_report
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml')
 

@@ -6,10 +6,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_core.profile import RobotProfile
 from vla_model.config import ModelConfig
-from vla_policy_node.core.profile import RobotProfile
-from vla_training import evaluate_looks
-from vla_training.evaluate_looks import single_looks
+from vla_training.evaluate import single_step as evaluate_looks
+from vla_training.evaluate.single_step import single_looks
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 

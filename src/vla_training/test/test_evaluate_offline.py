@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import nano
+from vla_model.checkpoints import nano
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.types import Chunk, Plan, PredictedImage
-from vla_training.annotate import plan_texts
-from vla_training.evaluate_offline import NOT_TRAINED, recorded_frames
-from vla_training.features import ACTION, DONE, POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
+from vla_training.data.annotate import plan_texts
+from vla_training.data.features import ACTION, DONE, POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
+from vla_training.evaluate.offline import NOT_TRAINED, recorded_frames
 from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video
 
 JOINTS, SIZE, LENGTH = [f'j{i}' for i in range(1, 8)], 64, 20

@@ -7,12 +7,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_model import checkpoint, loading
+from vla_model import loading
+from vla_model.checkpoints import checkpoint
 from vla_model.network import Network
-from vla_training import initial, lora, run_state, shards
-from vla_training.distributed import World
-from vla_training.recipe import Recipe
-from vla_training.trainer import Trainer, train
+from vla_training.data import shards
+from vla_training.train import initial, lora, run_state
+from vla_training.train.distributed import World
+from vla_training.train.recipe import Recipe
+from vla_training.train.trainer import Trainer, train
 
 CPU = World(torch.device('cpu'))
 LORA = {'rank': 4, 'alpha': 8.0}

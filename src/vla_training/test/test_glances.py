@@ -7,18 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import bins
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.end_effector import to_poses
-from vla_sim.robot import urdf_text
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.profile import RobotProfile
+from vla_model.tokens import bins
+from vla_policy_node.policy.end_effector import to_poses
+from vla_sim.assets.robot import urdf_text
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
 from vla_sim.world import World
-from vla_training import shards
-from vla_training.glances import Look, Looker, glances
-from vla_training.objective import Masking, Objective
-from vla_training.scenes import Away
-from vla_training.tokenize import Arm
+from vla_training.collect.scenes import Away
+from vla_training.collect.static_scenes import Look, Looker, glances
+from vla_training.data import shards
+from vla_training.train.objective import Masking, Objective
+from vla_training.train.tokenize import Arm
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 ARM = Arm(PROFILE, urdf_text)

@@ -9,16 +9,16 @@ import torch
 from PIL import Image
 
 from vla_model.config import ImageTokenizerConfig
-from vla_training.frames import FrameSet, FrameWriter
-from vla_training.image_losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
-from vla_training.image_metrics import CodeUsage, psnr, ssim
-from vla_training.image_tokenizer import (
+from vla_training.image_tokenizer.frames import FrameSet, FrameWriter
+from vla_training.image_tokenizer.losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
+from vla_training.image_tokenizer.metrics import CodeUsage, psnr, ssim
+from vla_training.image_tokenizer.pointing import pointing_loss
+from vla_training.image_tokenizer.trainer import (
     ImageTokenizerTrainer,
     Settings,
     load_image_tokenizer,
     train_image_tokenizer,
 )
-from vla_training.pointing import pointing_loss
 
 SIDE = 32
 CONFIG = ImageTokenizerConfig(SIDE, 8, 4, 6, (1, 2, 2), (0, 1, 1), (1, 2, 2), (0, 1, 1))
@@ -134,9 +134,9 @@ def test_bad_folders_are_named(tmp_path, folder):
 
 def test_frames_spread_over_a_dataset(tmp_path):
     pytest.importorskip('pyarrow')
-    from vla_training.features import image
+    from vla_training.data.features import image
+    from vla_training.image_tokenizer.sample_frames import sample_frames
     from vla_training.lerobot import DatasetWriter, Feature, encode_video
-    from vla_training.sample_frames import sample_frames
 
     features = {image('front'): Feature('video', (64, 64, 3), ('height', 'width', 'channels'))}
     features['observation.state'] = Feature('float32', (1,), ('x',))

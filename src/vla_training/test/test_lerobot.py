@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from vla_training import features
+from vla_training.data import features
 from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video, layout, video
 
 FPS = 10

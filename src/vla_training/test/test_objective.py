@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from vla_model.network import Network
-from vla_training.objective import Masking, Objective, prompt_builder, smoothed_cross_entropy
+from vla_training.train.objective import Masking, Objective, prompt_builder, smoothed_cross_entropy
 
 CPU = torch.device('cpu')
 CLEAN = Masking(state_noise=0, code_drop=0, code_flip=0, plan_tokens=32)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_training import shards
+from vla_training.data import shards
 
 
 def test_rows_and_texts_count_over_all_shards(tokens):

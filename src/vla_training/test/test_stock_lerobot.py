@@ -17,7 +17,7 @@ from lerobot.configs.video import RGBEncoderConfig  # noqa: E402
 from lerobot.datasets import dataset_tools  # noqa: E402
 from lerobot.utils.feature_utils import dataset_to_policy_features  # noqa: E402
 
-from vla_training import features  # noqa: E402
+from vla_training.data import features  # noqa: E402
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video  # noqa: E402
 
 FPS, SIDE = 10, features.PIXELS

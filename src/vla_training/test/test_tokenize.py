@@ -8,16 +8,17 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from vla_model import bins, checkpoint, nano
-from vla_model.checkpoint import IMAGE_FILE
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.profile import RobotProfile
+from vla_model.checkpoints import checkpoint, nano
+from vla_model.checkpoints.checkpoint import IMAGE_FILE
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.network import Network
-from vla_model.text_tokenizer import NANO_FILE, TextTokenizer
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_sim.robot import urdf_text
-from vla_training import shards
-from vla_training.features import (
+from vla_model.tokens import bins
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_sim.assets.robot import urdf_text
+from vla_training.data import shards
+from vla_training.data.features import (
     ACTION,
     COMPLETED,
     EXECUTED,
@@ -32,7 +33,17 @@ from vla_training.features import (
     simulator_features,
 )
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.tokenize import LONGEST_REST, TAIL, Arm, actions_of, chunks_of, frames_used, named, starts, tokenize
+from vla_training.train.tokenize import (
+    LONGEST_REST,
+    TAIL,
+    Arm,
+    actions_of,
+    chunks_of,
+    frames_used,
+    named,
+    starts,
+    tokenize,
+)
 
 ARM = Arm(RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'), urdf_text)
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))

@@ -9,13 +9,13 @@ import torch
 from matplotlib.axes import Axes
 
 from vla_model import loading
+from vla_model.tokens.vocabulary import Vocabulary
 from vla_model.types import Observation
-from vla_model.vocabulary import Vocabulary
-from vla_training import recipe as recipe_module
-from vla_training import structure
 from vla_training.plot import plot_log
-from vla_training.recipe import Recipe
-from vla_training.trainer import Trainer, train
+from vla_training.train import recipe as recipe_module
+from vla_training.train import structure
+from vla_training.train.recipe import Recipe
+from vla_training.train.trainer import Trainer, train
 
 STAGES = [
     {'steps': 2, 'action': 0.0, 'text': 0.1, 'image': 0.1},

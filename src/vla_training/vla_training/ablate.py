@@ -19,7 +19,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from vla_training.recipe import Recipe, Stage
+from vla_training.train.recipe import Recipe, Stage
 
 ERROR = 'action error [rad]'  # of evaluate_offline
 VARIANTS = {'action': (False, False), '+ text': (True, False), '+ image': (False, True), '+ both': (True, True)}
@@ -75,7 +75,7 @@ def fit(
 
 
 def _fit(job: tuple[Run, Path | Sequence[Path], str, float, int]) -> Path:
-    from vla_training.trainer import train
+    from vla_training.train.trainer import train
 
     run, tokens, device, minutes, threads = job
     return train(run.recipe, tokens, run.folder, device=device, minutes=minutes, threads=threads)
@@ -110,8 +110,8 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
     dataset: recorded episodes that were not trained on, for the error of chunks. options: of drive.Drive. Raises
     FileNotFoundError where a run has no checkpoint yet.
     """
-    from vla_policy_node.core.profile import RobotProfile
-    from vla_training.evaluate import evaluate as drive
+    from vla_core.profile import RobotProfile
+    from vla_training.evaluate.evaluate import evaluate as drive
 
     console = console or Console()
     every = runs(recipe, out, seeds)
@@ -141,7 +141,7 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, over the seeds, and by
     how much that is more than with actions alone."""
-    from vla_training.evaluate_records import Share
+    from vla_training.evaluate.records import Share
 
     names = list(dict.fromkeys(task for task, _ in results[0].scenes))
     alone = [r for r in results if r.run.variant == 'action']
@@ -184,7 +184,7 @@ def _with_spread(values: Sequence[float]) -> str:
 
 
 def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, recipe: Recipe) -> str:
-    from vla_training.evaluate_report import markdown as as_table
+    from vla_training.evaluate.report import markdown as as_table
 
     lines = as_table(tuple(head), [tuple(row) for row in rows])
     lines += [

@@ -77,10 +77,10 @@ def collect(
     ] = '',
 ) -> None:
     """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
-    from vla_model.shipped import model_path
-    from vla_policy_node.core.profile import RobotProfile
-    from vla_training.collect import Away, How, Lead, Push
-    from vla_training.collect import collect as run
+    from vla_core.profile import RobotProfile
+    from vla_model.checkpoints.shipped import model_path
+    from vla_training.collect.collect import Away, How, Lead, Push
+    from vla_training.collect.collect import collect as run
 
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
@@ -113,7 +113,7 @@ def convert(
     ] = '',
 ) -> None:
     """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
-    from vla_training.convert import convert as run
+    from vla_training.convert.convert import convert as run
 
     run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest, camera_gap, encoding)
 
@@ -126,7 +126,7 @@ def annotate(
     ] = None,
 ) -> None:
     """The plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
-    from vla_training.annotate import write_records
+    from vla_training.data.annotate import write_records
 
     path, count = write_records(dataset, out)
     Console().print(f'{path}: {count} frames')
@@ -139,8 +139,8 @@ def frames(
     count: Annotated[int, typer.Option(min=100, help='About so many, spread over the data set.')] = 12_000,
 ) -> None:
     """Camera frames out of a data set, for the image tokenizer: about 5 kB each."""
-    from vla_model import nano
-    from vla_training.sample_frames import sample_frames
+    from vla_model.checkpoints import nano
+    from vla_training.image_tokenizer.sample_frames import sample_frames
 
     config = nano.config(1)
     n = sample_frames(dataset, out, config.image_tokenizer.resolution, config.robot.cameras, count)
@@ -161,8 +161,8 @@ def images(
 ) -> None:
     """Train the image tokenizer; go on where it stopped."""
     trains()
-    from vla_model import nano
-    from vla_training.image_tokenizer import train_image_tokenizer
+    from vla_model.checkpoints import nano
+    from vla_training.image_tokenizer.trainer import train_image_tokenizer
 
     config = nano.config(1).image_tokenizer
     Console().print(
@@ -218,10 +218,10 @@ def evaluate(
     ] = False,
 ) -> None:
     """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
-    from vla_model.shipped import model_path
-    from vla_policy_node.core.profile import RobotProfile, profile_path
-    from vla_training.evaluate import evaluate as run
-    from vla_training.evaluate_report import keep
+    from vla_core.profile import RobotProfile, profile_path
+    from vla_model.checkpoints.shipped import model_path
+    from vla_training.evaluate.evaluate import evaluate as run
+    from vla_training.evaluate.report import keep
 
     checkpoint = model_path(checkpoint)
     if record and not Path(checkpoint).is_dir():
@@ -280,12 +280,12 @@ def tokenize(
 ) -> None:
     """Images to codes, states and chunks to bins, texts to ids: what training reads."""
     trains()
-    from vla_model import nano
-    from vla_model.shipped import model_path
-    from vla_policy_node.core.profile import RobotProfile
-    from vla_sim.robot import urdf_text
-    from vla_training.tokenize import Arm
-    from vla_training.tokenize import tokenize as run
+    from vla_core.profile import RobotProfile
+    from vla_model.checkpoints import nano
+    from vla_model.checkpoints.shipped import model_path
+    from vla_sim.assets.robot import urdf_text
+    from vla_training.train.tokenize import Arm
+    from vla_training.train.tokenize import tokenize as run
 
     if not like and image_tokenizer is None:
         image_tokenizer = Path('out/train/images')
@@ -323,12 +323,12 @@ def glances(
     processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
 ) -> None:
     """Scenes of the simulator that are only looked at, added to tokens: which words mean which thing."""
-    from vla_policy_node.core.profile import RobotProfile
-    from vla_sim.robot import urdf_text
-    from vla_training.collect import Away
-    from vla_training.glances import Look
-    from vla_training.glances import glances as run
-    from vla_training.tokenize import Arm
+    from vla_core.profile import RobotProfile
+    from vla_sim.assets.robot import urdf_text
+    from vla_training.collect.collect import Away
+    from vla_training.collect.static_scenes import Look
+    from vla_training.collect.static_scenes import glances as run
+    from vla_training.train.tokenize import Arm
 
     workers = processes or len(os.sched_getaffinity(0))
     look = Look(_tasks(tasks), sentences, Away.over() if over else Away(), answers)
@@ -350,8 +350,8 @@ def fit(
 ) -> None:
     """Train or fine-tune the model; go on where it stopped."""
     trains()
-    from vla_training.recipe import Recipe
-    from vla_training.trainer import train
+    from vla_training.train.recipe import Recipe
+    from vla_training.train.trainer import train
 
     checkpoint = train(
         Recipe.load(recipe),
@@ -396,9 +396,9 @@ def ablate(
 ) -> None:
     """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
     trains()
-    from vla_policy_node.core.profile import profile_path
+    from vla_core.profile import profile_path
     from vla_training import ablate as study
-    from vla_training.recipe import Recipe
+    from vla_training.train.recipe import Recipe
 
     robot = profile_path(robot)  # before hours of training
     chosen = Recipe.load(recipe)

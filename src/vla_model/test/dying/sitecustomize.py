@@ -9,7 +9,9 @@ import os
 import signal
 import time
 
-from vla_model import engine_openvino, image_engine, trial
+from vla_model.engines import image as image_engine
+from vla_model.engines import openvino as engine_openvino
+from vla_model.engines import trial
 
 DEATHS = json.loads(os.environ.get('VLA_TEST_DEATHS', '{}'))
 trial.TRYING = float(os.environ.get('VLA_TEST_TRYING', trial.TRYING))

@@ -1,1 +1,1 @@
-"""The published models that the suite runs: a folder each, of prompt, weight names and policy."""
+"""One package for each published model: its weight names, its prompts and its policy."""

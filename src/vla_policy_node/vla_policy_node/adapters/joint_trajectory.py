@@ -17,9 +17,9 @@ from rclpy.node import Node
 from rclpy.time import Time
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from vla_core.motion.course import Course, Promise
 from vla_policy_node.adapters.command_topic import CommandTopic, check_finite
 from vla_policy_node.adapters.controller_joints import ControllerJoints
-from vla_policy_node.core.course import Course, Promise
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_duration
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from vla_policy_node.core.parameter_file import parse
+from vla_core.parameter_file import parse
 
 
 def refuse_lost_lists(words: Sequence[str]) -> None:

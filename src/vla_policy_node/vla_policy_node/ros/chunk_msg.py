@@ -5,9 +5,9 @@ import array
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 
+from vla_core.motion.chunk import StampedChunk
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk
-from vla_policy_node.core.chunk import StampedChunk
 
 
 def to_ns(stamp: Time | Duration) -> int:

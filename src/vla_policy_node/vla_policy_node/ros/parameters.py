@@ -8,7 +8,7 @@ from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescri
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from vla_policy_node.core.profile import RobotProfile, names_of
+from vla_core.profile import RobotProfile, names_of
 
 _LISTS = tuple(kind for kind in Parameter.Type if kind.name.endswith('_ARRAY'))
 

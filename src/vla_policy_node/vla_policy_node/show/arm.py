@@ -8,12 +8,12 @@ from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 
+from vla_core.clocks import NS, ahead, tolerance
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.ik import Kinematics
+from vla_core.motion.chunk import Refusal
+from vla_core.profile import RobotProfile
 from vla_msgs.msg import ActionChunk
-from vla_policy_node.core.chunk import Refusal
-from vla_policy_node.core.clocks import NS, ahead, tolerance
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.arm import load_kinematics
-from vla_policy_node.kinematics.ik import Kinematics
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import stamped_chunk, to_ns
 from vla_policy_node.ros.joints import decode_positions

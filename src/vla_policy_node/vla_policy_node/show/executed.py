@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 
-from vla_policy_node.core.clocks import NS, Stamps
+from vla_core.clocks import NS, Stamps
 from vla_policy_node.show.messages import pose_stamped
 
 STEP = 0.002  # [m] the tool must have moved for another pose

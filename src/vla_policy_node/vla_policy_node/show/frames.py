@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla_policy_node.core.clocks import Stamps
-from vla_policy_node.kinematics.ik import quaternion_matrix
+from vla_core.clocks import Stamps
+from vla_core.kinematics.ik import quaternion_matrix
 
 Pose = tuple[np.ndarray, np.ndarray]
 KEEP = 5_000_000_000  # [ns] of history

@@ -11,8 +11,8 @@ from std_msgs.msg import ColorRGBA, Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
+from vla_core.kinematics.ik import rotation_vector
 from vla_msgs.msg import VisualTrace
-from vla_policy_node.kinematics.ik import rotation_vector
 from vla_policy_node.ros.chunk_msg import to_duration, to_time
 from vla_policy_node.show.tool_path import ToolPath
 

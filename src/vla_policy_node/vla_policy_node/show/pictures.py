@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from vla_policy_node.observe.surprise import square
+from vla_core.observe.prediction_error import square
 from vla_policy_node.show.tool_path import Colour
 
 SIDE = 320  # [pixel] of each half of the pair of pictures

@@ -12,7 +12,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.serialization import deserialize_message
 
-from vla_policy_node.core.clocks import NS, Arrivals, Stamps
+from vla_core.clocks import NS, Arrivals, Stamps
 
 LOOK = 8  # messages that are looked at in search of one that fits, and kept decoded
 MOST = 64_000_000  # [bytes] of messages that a source keeps

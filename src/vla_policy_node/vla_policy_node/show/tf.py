@@ -6,7 +6,7 @@ import numpy as np
 from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
-from vla_policy_node.core.clocks import Arrivals
+from vla_core.clocks import Arrivals
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.show.frames import Frames

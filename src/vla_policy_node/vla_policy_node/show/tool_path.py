@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_policy_node.core.chunk import StampedChunk, ordered_positions
-from vla_policy_node.core.profile import RobotProfile
-from vla_policy_node.kinematics.ik import Kinematics
+from vla_core.kinematics.ik import Kinematics
+from vla_core.motion.chunk import StampedChunk, ordered_positions
+from vla_core.profile import RobotProfile
 
 Colour = tuple[float, float, float]
 UNKNOWN: Colour = (0.35, 0.65, 1.0)  # of a step whose confidence the source does not know

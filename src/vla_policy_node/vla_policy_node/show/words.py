@@ -2,10 +2,10 @@
 
 import math
 
-from vla_model.prompt_texts import progress
+from vla_core.motion.states import Hold, State
+from vla_model.tokens.prompt_texts import progress
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
-from vla_policy_node.core.states import Hold, State
-from vla_policy_node.inference_report import CODE_NAMES
+from vla_policy_node.policy.inference_report import CODE_NAMES
 from vla_policy_node.show.pictures import wrapped
 
 SCREEN, SCENE = 60, 36  # characters of a line: on the screen; beside the robot, where a line must not reach the arm

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vla_sim import props
-from vla_sim.episode import Goal, SceneState
-from vla_sim.objects import BOWL_HEIGHT, PRODUCE
-from vla_sim.opengl import mujoco
+from vla_sim.assets import props
+from vla_sim.assets.objects import BOWL_HEIGHT, PRODUCE
+from vla_sim.rendering.opengl import mujoco
+from vla_sim.tasks.episode import Goal, SceneState
 from vla_sim.tasks.placing import Placing
 from vla_sim.tasks.task import Prop, coloured
 

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from vla_sim.episode import Episode, Goal
+from vla_sim.assets.objects import first_word, group_of
 from vla_sim.kinematics import Kinematics
-from vla_sim.objects import first_word, group_of
-from vla_sim.skill import Skill
+from vla_sim.tasks.episode import Episode, Goal
+from vla_sim.tasks.skill import Skill
 from vla_sim.tasks.table import TABLE, task_of
 from vla_sim.tasks.task import Task
 

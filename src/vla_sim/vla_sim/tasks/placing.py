@@ -5,14 +5,14 @@ from typing import ClassVar
 
 import numpy as np
 
-from vla_sim.episode import Goal, SceneState
+from vla_sim.assets.objects import spoken
+from vla_sim.assets.props import resting_height
 from vla_sim.kinematics import IKError, Kinematics, tool_down
 from vla_sim.motion import Waypoint
-from vla_sim.objects import spoken
-from vla_sim.props import resting_height
-from vla_sim.skill import FINGERTIP, OVER, Make, Measured, Phase, Skill, raised, rise, up, wrap
-from vla_sim.success import AT_OBJECT, LIFTED, SETTLED, let_go
-from vla_sim.success import OVER as OVER_TARGET
+from vla_sim.tasks.episode import Goal, SceneState
+from vla_sim.tasks.skill import FINGERTIP, OVER, Make, Measured, Phase, Skill, raised, rise, up, wrap
+from vla_sim.tasks.success import AT_OBJECT, LIFTED, SETTLED, let_go
+from vla_sim.tasks.success import OVER as OVER_TARGET
 from vla_sim.tasks.task import Task
 
 CLOSE = 0.06  # [m] across, from a tool to the object that it is over

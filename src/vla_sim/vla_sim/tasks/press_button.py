@@ -2,15 +2,15 @@
 
 import numpy as np
 
-from vla_sim import props
-from vla_sim.episode import Goal, SceneState
+from vla_sim.assets import props
+from vla_sim.assets.objects import COLOURS, spoken
+from vla_sim.assets.props import CAP_TOP, CAP_TRAVEL
 from vla_sim.kinematics import Kinematics
 from vla_sim.motion import Waypoint
-from vla_sim.objects import COLOURS, spoken
-from vla_sim.opengl import mujoco
-from vla_sim.props import CAP_TOP, CAP_TRAVEL
-from vla_sim.skill import FINGERTIP, Make, Measured, Phase, Skill, raised, rise, up
-from vla_sim.success import OVER, TOUCHED
+from vla_sim.rendering.opengl import mujoco
+from vla_sim.tasks.episode import Goal, SceneState
+from vla_sim.tasks.skill import FINGERTIP, Make, Measured, Phase, Skill, raised, rise, up
+from vla_sim.tasks.success import OVER, TOUCHED
 from vla_sim.tasks.task import Prop, Task, coloured
 
 PRESSED = 0.7  # of a button's travel

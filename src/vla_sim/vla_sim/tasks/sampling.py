@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from vla_sim.episode import CameraJitter, Episode, Goal, Placement
-from vla_sim.objects import COLOURS, FOOTPRINT, PRODUCE, first_word, group_of
+from vla_sim.assets.objects import COLOURS, FOOTPRINT, PRODUCE, first_word, group_of
+from vla_sim.tasks.episode import CameraJitter, Episode, Goal, Placement
 from vla_sim.tasks.instructions import parse_instruction, phrase
 from vla_sim.tasks.table import task_of
 from vla_sim.tasks.task import Prop

@@ -6,11 +6,11 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from vla_sim.episode import Goal, SceneState
+from vla_sim.assets.objects import COLOURS
 from vla_sim.kinematics import Kinematics
-from vla_sim.objects import COLOURS
-from vla_sim.opengl import mujoco
-from vla_sim.skill import Skill
+from vla_sim.rendering.opengl import mujoco
+from vla_sim.tasks.episode import Goal, SceneState
+from vla_sim.tasks.skill import Skill
 
 Colour = tuple[float, float, float]
 Prop = tuple[str, str, str, Colour | None]  # name, slot, kind (a key of objects.FOOTPRINT), colour

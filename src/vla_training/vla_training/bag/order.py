@@ -27,8 +27,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vla_policy_node.core.clocks import set_back
-from vla_policy_node.observe.streams import NS
+from vla_core.clocks import set_back
+from vla_core.observe.streams import NS
 from vla_training.bag.parts import Raw
 
 CROWDED = 1.5  # times the usual rate of a topic

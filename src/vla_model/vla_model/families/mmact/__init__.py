@@ -1,1 +1,1 @@
-"""MM-ACT: one masked network that writes actions, plans and images."""
+"""MM-ACT: one masked-token transformer over text, images, states and actions."""

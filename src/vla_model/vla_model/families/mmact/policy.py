@@ -6,15 +6,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ... import bins, decode
-from ...config import ModelConfig
-from ...engine import Act, Engine, make
-from ...image_tokenizer import ImageTokenizer, preprocess, to_image, upload
-from ...network import KeyValues, Network
-from ...observation import check_image, check_state, prefix_steps, state_of
-from ...prompt import PromptBuilder, Template
-from ...text_tokenizer import TextTokenizer
-from ...types import Chunk, Observation, Plan, PredictedImage
+from vla_model import decode
+from vla_model.config import ModelConfig
+from vla_model.engines.base import Act, Engine
+from vla_model.engines.select import make
+from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
+from vla_model.network import KeyValues, Network
+from vla_model.observation import check_image, check_state, prefix_steps, state_of
+from vla_model.tokens import bins
+from vla_model.tokens.prompt import PromptBuilder, Template
+from vla_model.tokens.text_tokenizer import TextTokenizer
+from vla_model.types import Chunk, Observation, Plan, PredictedImage
 
 ESTIMATES = ('median', 'mode')
 

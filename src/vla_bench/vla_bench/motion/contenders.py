@@ -1,0 +1,194 @@
+"""Those who make set-points from chunks: ours by seam strategy, and plain versions of what others do.
+
+All have what a replay and `vla_sim.rollout.run_episode` use of a ChunkExecutor. The others are written as their
+originals work, but are given straight lines between steps, so that no staircase counts against them.
+"""
+
+import numpy as np
+
+from vla_core.motion.chunk import Refusal, StampedChunk, Verdict, checked_positions
+from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, SetPoint, State
+from vla_core.profile import RobotProfile
+
+NS = 1e-9
+BASELINES = ('clamp', 'lerobot', 'blocking')
+LEROBOT_RATE = 50  # [Hz] of its queue; 30 to 50 are usual
+LEROBOT_NEW = 0.7  # share of the new chunk in `weighted_average`
+SPEED_SHARE = 0.8  # of the velocity limits that `clamp` allows, as ours does
+
+
+class Ours(ChunkExecutor):
+    """The executor of this suite with one seam strategy."""
+
+    interpolation = 'cubic'
+
+    def __init__(self, profile: RobotProfile, strategy: str, period: float) -> None:
+        seams = Seams(strategy, gripper_threshold=profile.gripper_max_opening / 2)
+        super().__init__(profile, ExecutorConfig(period=period), seams=seams)
+
+
+class _Baseline:
+    """What the baselines have in common: where they are, and no epochs."""
+
+    interpolation = 'linear'
+    epoch = 1
+    seam_position = 0.0
+    hold = Hold.NONE  # they push on, whatever is in the way
+
+    def __init__(self, profile: RobotProfile, period: float) -> None:
+        self.profile, self.period = profile, period
+        self.state, self.message = State.INACTIVE, ''
+        self._q, self._gripper = np.zeros(profile.dof), np.zeros(0)
+        self._opening: float | None = None
+        self._now: int | None = None
+
+    def observe(self, positions: np.ndarray, stamp: int) -> None:
+        if self.state is State.INACTIVE:
+            self._q = np.array(positions, float)
+
+    def activate(self, now: int) -> None:
+        self.state = State.HOLDING
+
+    def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
+        """Names, sizes and limits are checked as ours are."""
+        try:
+            positions = checked_positions(chunk, self.profile)
+        except Refusal as refusal:
+            self.message = refusal.message
+            return refusal.verdict
+        if not self._take(chunk, positions, now):
+            return Verdict.NOT_ACCEPTING
+        self.state = State.EXECUTING
+        return Verdict.ACCEPTED
+
+    def step(self, now: int) -> SetPoint:
+        elapsed = self.period if self._now is None else (now - self._now) * NS
+        before, self._now = self._q, now
+        self._q = self._next(now, elapsed)
+        return SetPoint(self._q.copy(), (self._q - before) / elapsed, self._opening)
+
+    def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
+        """Use the chunk, positions (horizon, dof) [rad]; False: not now."""
+        raise NotImplementedError
+
+    def _next(self, now: int, elapsed: float) -> np.ndarray:
+        """(dof,) [rad] to be at now [ns], `elapsed` [s] after the step before."""
+        raise NotImplementedError
+
+
+class Clamp(_Baseline):
+    """The newest chunk from its first step on as soon as it comes, each joint held to its speed limit at each step."""
+
+    _steps: np.ndarray | None = None
+
+    def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
+        self._steps, self._dt, self._since, self._gripper = positions, chunk.dt, now, chunk.gripper
+        return True
+
+    def _next(self, now: int, elapsed: float) -> np.ndarray:
+        if self._steps is None:
+            return self._q
+        at = (now - self._since) * NS / self._dt  # step i is wanted i * dt after arrival
+        wanted = _along(self._steps, at)
+        if self._gripper.size:
+            self._opening = float(self._gripper[min(int(at), len(self._gripper) - 1)])
+        most = SPEED_SHARE * self.profile.velocity * elapsed
+        q = self._q + np.clip(wanted - self._q, -most, most)
+        return np.clip(q, self.profile.position_lower, self.profile.position_upper)
+
+
+class LeRobot(_Baseline):
+    """A queue with a set-point for every tick; where a new chunk overlaps, 0.3 of the old and 0.7 of the new.
+
+    As LeRobot's asynchronous client: ticks are matched by time, those that are over are dropped. No limits.
+    """
+
+    def __init__(self, profile: RobotProfile, period: float) -> None:
+        super().__init__(profile, period)
+        self._queue: dict[int, np.ndarray] = {}  # tick -> (dof + 1,) with the opening, NaN without
+        self._tick = -1  # the newest that was taken out
+        self._from: np.ndarray | None = None  # (dof,) where it was at that tick
+        self._to: np.ndarray | None = None  # (dof,) where it is to be at the next
+
+    def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
+        due = chunk.t_ref * NS + chunk.dt * np.arange(1, len(positions) + 1)
+        opening = chunk.gripper if chunk.gripper.size else np.full(len(positions), np.nan)
+        steps = np.column_stack([positions, opening])
+        first = int(np.ceil(due[0] * LEROBOT_RATE - 1e-6))
+        last = int(np.floor(due[-1] * LEROBOT_RATE + 1e-6))
+        for tick in range(max(first, self._tick + 2), last + 1):  # the next one is under way
+            new = _along(steps, (tick / LEROBOT_RATE - due[0]) / chunk.dt)
+            old = self._queue.get(tick)
+            self._queue[tick] = new if old is None else (1 - LEROBOT_NEW) * old + LEROBOT_NEW * new
+        return True
+
+    def _next(self, now: int, elapsed: float) -> np.ndarray:
+        at = now * NS * LEROBOT_RATE
+        tick = int(at + 1e-6)
+        if tick != self._tick:
+            self._tick = tick
+            self._from, self._to = self._q if self._to is None else self._to, None
+            coming = self._queue.get(tick + 1)
+            if coming is not None:
+                self._to = coming[:-1]
+                self._opening = None if np.isnan(coming[-1]) else float(coming[-1])
+            for over in [t for t in self._queue if t <= tick]:
+                del self._queue[over]
+        if self._to is None or self._from is None:
+            return self._q
+        return self._from + min(max(at - tick, 0.0), 1.0) * (self._to - self._from)
+
+
+class Blocking(_Baseline):
+    """Runs a chunk to its end, stops, looks, waits for the next one."""
+
+    _steps: np.ndarray | None = None
+
+    def __init__(self, profile: RobotProfile, period: float) -> None:
+        super().__init__(profile, period)
+        self.idle_since: int | None = 0  # [ns] when the last chunk was over; None: one runs
+
+    def activate(self, now: int) -> None:
+        super().activate(now)
+        self.idle_since = now
+
+    def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
+        if self.idle_since is None or chunk.t_ref < self.idle_since:
+            return False
+        self._steps = np.vstack([self._q, positions])
+        self._dt, self._since, self._gripper, self.idle_since = chunk.dt, now, chunk.gripper, None
+        return True
+
+    def _next(self, now: int, elapsed: float) -> np.ndarray:
+        if self._steps is None:
+            return self._q
+        at = (now - self._since) * NS / self._dt
+        if self._gripper.size and at >= 1:
+            self._opening = float(self._gripper[min(int(at), len(self._gripper)) - 1])
+        if at >= len(self._steps) - 1 and self.idle_since is None:
+            self.idle_since, self.state = now, State.HOLDING
+        return _along(self._steps, at)
+
+
+def _along(steps: np.ndarray, at: float) -> np.ndarray:
+    """Straight between the steps (n, ...) at index `at`, held before the first and after the last."""
+    at = min(max(at, 0.0), len(steps) - 1.0)
+    i = min(int(at), len(steps) - 2) if len(steps) > 1 else 0
+    return steps[i] + (at - i) * (steps[min(i + 1, len(steps) - 1)] - steps[i])
+
+
+Contender = Ours | Clamp | LeRobot | Blocking
+
+
+def contender(name: str, profile: RobotProfile, period: float) -> Contender:
+    """By name: a seam strategy of ours, or a baseline. period: [s] between control steps. Raises ValueError."""
+    if name in STRATEGIES:
+        return Ours(profile, name, period)
+    if name == 'clamp':
+        return Clamp(profile, period)
+    if name == 'lerobot':
+        return LeRobot(profile, period)
+    if name == 'blocking':
+        return Blocking(profile, period)
+    raise ValueError(f'{name!r} must be one of {", ".join((*STRATEGIES, *BASELINES))}')

@@ -1,0 +1,1 @@
+"""Bags: recorder, writer, reader, message definitions."""

@@ -1,0 +1,1 @@
+"""The demo: episodes on the simulated robot, their record, pictures and report."""

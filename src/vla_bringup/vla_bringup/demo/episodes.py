@@ -1,0 +1,170 @@
+"""Runs episodes on a running system: reset, hand out the instruction, wait for success, take it back."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lifecycle_msgs.msg import Transition
+from rclpy.action import ActionClient
+from rosgraph_msgs.msg import Clock
+from std_msgs.msg import Bool, String
+
+from vla_bringup.demo.advice import Pace
+from vla_bringup.processes.probe import Probe
+from vla_msgs.action import ExecuteInstruction
+from vla_msgs.msg import Episode, ExecutorStatus, PolicyStatus, TaskProgress
+from vla_msgs.srv import ResetEpisode
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import to_duration, to_ns
+
+NS = 1e-9
+SETTLE = 0.1  # [s] of simulation after a reset, before the executor may look at the joints
+LINGER = 4.0  # [s] of simulation after success in which the expert may finish
+HOLD = 1.0  # [s] of simulation that a policy's success must hold
+BRING_UP = 300.0  # [s] of wall time; at the first start engines are tried, and one that hangs is waited for
+PATIENCE = 30.0  # [s] of wall time in which the simulated clock must move
+
+
+def executor_state(code: int) -> str:
+    """Name of an ExecutorStatus.STATE_*."""
+    names = {
+        ExecutorStatus.STATE_INACTIVE: 'inactive',
+        ExecutorStatus.STATE_HOLDING: 'holding',
+        ExecutorStatus.STATE_EXECUTING: 'executing',
+        ExecutorStatus.STATE_BRAKING: 'braking',
+    }
+    return names.get(code, f'state {code}')
+
+
+@dataclass
+class Seen:
+    """The newest of each, as the progress display shows it; None: nothing yet."""
+
+    clock: int = 0  # [ns]
+    episode: Episode | None = None
+    success: bool = False
+    missed: str = ''  # first stage of the task that was not reached
+    wrong: str = ''  # what was done to another object than the one asked for
+    executor: ExecutorStatus | None = None
+    policy: PolicyStatus | None = None
+    progress: TaskProgress | None = None
+
+    @property
+    def time(self) -> float:
+        """Simulation time since the episode began [s]."""
+        return (self.clock - to_ns(self.episode.header.stamp)) * NS if self.episode is not None else 0.0
+
+    @property
+    def blocked(self) -> str:
+        """What the executor says of an arm that ran into something; empty: it did not."""
+        executor = self.executor
+        held = executor is not None and executor.hold_reason == ExecutorStatus.HOLD_BLOCKED
+        return executor.message if executor is not None and held else ''
+
+
+class Episodes:
+    """Runs episodes through a probe whose node is in the robot's namespace."""
+
+    def __init__(
+        self, probe: Probe, show: Callable[[Seen], None] = lambda seen: None, policy_drives: bool = False
+    ) -> None:
+        """show: called about 20 times a second. policy_drives: else the expert does, which says when it is done."""
+        self.seen = seen = Seen()
+        self.pace = Pace(0.0, 0.0)  # of the newest episode, from its instruction on
+        self._probe, self._show, self._policy_drives = probe, show, policy_drives
+        node = probe.node
+
+        def keep(name: str, value: Callable = lambda msg: msg) -> Callable:
+            return lambda msg: setattr(seen, name, value(msg))
+
+        node.create_subscription(Clock, '/clock', keep('clock', lambda msg: to_ns(msg.clock)), qos.SENSOR)
+        node.create_subscription(Episode, 'sim/episode', keep('episode'), qos.LATCHED)
+        node.create_subscription(Bool, 'sim/success', keep('success', lambda msg: msg.data), qos.LATCHED)
+        node.create_subscription(String, 'sim/missed', keep('missed', lambda msg: msg.data), qos.LATCHED)
+        node.create_subscription(String, 'sim/wrong_object', keep('wrong', lambda msg: msg.data), qos.LATCHED)
+        node.create_subscription(ExecutorStatus, 'executor/status', keep('executor'), qos.LATCHED)
+        node.create_subscription(PolicyStatus, 'policy/status', keep('policy'), qos.STATUS)
+        node.create_subscription(TaskProgress, 'expert/progress', keep('progress'), qos.LATCHED)
+        self._goals = ActionClient(node, ExecuteInstruction, 'policy/execute_instruction')
+        base = node.get_namespace().rstrip('/')
+        self._executor, self._policy = f'{base}/executor', f'{base}/policy'
+
+    def bring_up(self, timeout: float = BRING_UP) -> None:
+        """Wait for the simulator, then configure and activate the policy. The executor comes with the first episode."""
+        self._wait(lambda: self.seen.clock > 0 and self.seen.episode is not None, timeout, 'the simulator runs')
+        self._probe.bring_up(self._policy, timeout)
+
+    def run(self, task: str, seed: int, time_limit: float, instruction: str = '') -> float | None:
+        """One episode; simulation time from reset to success [s], None without success within time_limit [s], or before
+        the arm was blocked: nobody is here to look and resume.
+
+        instruction: asked for instead of what the seed asks for, in the same scene.
+        The executor is inactive while the simulator puts the arm elsewhere: as on a robot whose arm is moved by hand.
+        Raises RuntimeError or TimeoutError when a node does not do what it is asked.
+        """
+        seen, probe = self.seen, self._probe
+        if probe.lifecycle_state(self._executor, PATIENCE) == 'active':
+            probe.transition(self._executor, Transition.TRANSITION_DEACTIVATE)
+        self._wait(lambda: self._executor_state() == ExecutorStatus.STATE_INACTIVE, PATIENCE, 'the executor is at rest')
+        before = seen.episode.index if seen.episode is not None else 0
+        request = ResetEpisode.Request(task=task, seed=seed, instruction=instruction)
+        answer = probe.call(ResetEpisode, 'sim/reset', request, 60.0)
+        if not answer.success:
+            raise RuntimeError(f'sim/reset refused {task}, seed {seed}: {answer.message}')
+        self._wait(
+            lambda: seen.episode is not None and seen.episode.index > before, PATIENCE, 'sim/episode announces it'
+        )
+        self._sim_wait(lambda: seen.time > SETTLE)
+        seen.progress = None
+        probe.bring_up(self._executor, PATIENCE)
+
+        goal = ExecuteInstruction.Goal(instruction=answer.instruction, time_limit=to_duration(time_limit + LINGER))
+        self._wait(self._goals.server_is_ready, PATIENCE, 'the action policy/execute_instruction appears')
+        sent = self._goals.send_goal_async(goal)
+        self._wait(sent.done, PATIENCE, 'the policy answers the goal')
+        handle = sent.result()
+        if not handle.accepted:
+            why = seen.policy.message if seen.policy is not None else 'it says nothing'
+            raise RuntimeError(f'the policy refused {answer.instruction!r}: {why}')
+        result = handle.get_result_async()
+        begun, clock = time.monotonic(), seen.clock
+
+        succeeded, over = False, False
+        while not over:
+            self._sim_wait(lambda: seen.success or seen.time > time_limit or bool(seen.blocked))
+            reached, taken = seen.clock, seen.time
+            self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
+            succeeded = seen.success  # what fell down again meanwhile is no success
+            over = succeeded or seen.time > time_limit or bool(seen.blocked)
+        self.pace = Pace(time.monotonic() - begun, (seen.clock - clock) * NS)
+        if not result.done():
+            handle.cancel_goal_async()
+            self._wait(result.done, PATIENCE, 'the policy ends its goal')
+        return taken if succeeded else None
+
+    def _linger(self) -> float:
+        """[s] of simulation to wait after success."""
+        if self._policy_drives:
+            return HOLD
+        busy = self.seen.progress is None or bool(self.seen.progress.current)
+        return LINGER if busy else SETTLE
+
+    def _executor_state(self) -> int:
+        return self.seen.executor.state if self.seen.executor is not None else ExecutorStatus.STATE_INACTIVE
+
+    def _wait(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
+        self._probe.wait(condition, timeout, what, lambda: self._show(self.seen))
+
+    def _sim_wait(self, condition: Callable[[], bool]) -> None:
+        """Wait without limit for as long as the simulated clock moves."""
+        moved, clock = time.monotonic(), self.seen.clock
+
+        def watch() -> None:
+            nonlocal moved, clock
+            self._show(self.seen)
+            if self.seen.clock != clock:
+                moved, clock = time.monotonic(), self.seen.clock
+            elif time.monotonic() - moved > PATIENCE:
+                raise TimeoutError(f'the simulated clock stands still for {PATIENCE:.0f} s')
+
+        self._probe.wait(condition, float('inf'), 'the simulation goes on', watch)

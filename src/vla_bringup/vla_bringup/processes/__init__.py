@@ -1,0 +1,1 @@
+"""Processes of a running system: node list, launch actions, supervisor, probe."""

@@ -1,0 +1,1 @@
+"""Replay of recorded bags through a model, offline and live."""

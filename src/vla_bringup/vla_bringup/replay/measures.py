@@ -1,0 +1,167 @@
+"""Numbers of a replay: what the model said against what the robot did."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+
+from vla_bringup.replay.driven import ACROSS, Timeline, parts_of
+from vla_core.motion.path import ChunkPath
+
+NS = 1e-9
+GAP = 0.1  # [s] between two recorded states further apart nothing is known
+GRIPPER_GAP = 0.3  # [s] same of the gripper: Franka's sends 10 to 15 states a second
+
+
+@dataclass(frozen=True)
+class Said:
+    """One chunk: step i is due at t_ref + (i + 1) dt."""
+
+    t_ref: int  # [ns] on a time axis that only grows, as everything here
+    at: int  # [ns] when it was there
+    positions: np.ndarray  # (horizon, dof) [rad]
+    gripper: np.ndarray  # (horizon,) [m], or (0,)
+    dt: float  # [s]
+    instruction: str = ''
+
+
+@dataclass(frozen=True)
+class Measures:
+    """Of n chunks. NaN where nothing was recorded for a time."""
+
+    due: np.ndarray  # (n, horizon) [ns]
+    part: np.ndarray  # (n, horizon) int8, which of replay_driven.PARTS each step belongs to
+    stretch: np.ndarray  # (n,) index of the stretch of the timeline that t_ref lies in
+    recorded: np.ndarray  # (n, horizon, dof) [rad]
+    error: np.ndarray  # (n, horizon, dof) [rad] said - recorded
+    gripper_recorded: np.ndarray  # (n, horizon) [m]
+    gripper_error: np.ndarray  # (n, horizon) [m]; all NaN without a gripper
+    staying: np.ndarray  # (n, horizon, dof) [rad] the error if the arm stays where it is
+    seam: np.ndarray  # (n,) [rad] largest joint jump from the chunk before, where this one takes over
+
+    def of(self, *parts: int) -> 'Measures':
+        """The same chunks, with nothing recorded for the steps that do not belong to these parts."""
+        out = ~np.isin(self.part, parts)
+        arrays = {
+            name: np.where(out[..., None] if value.ndim == 3 else out, np.nan, value)
+            for name in ('recorded', 'error', 'gripper_recorded', 'gripper_error', 'staying')
+            for value in [getattr(self, name)]
+        }
+        return replace(self, **arrays, seam=np.where(out.all(1), np.nan, self.seam))
+
+    def chunks(self, chosen: np.ndarray) -> 'Measures':
+        """Those of (n,) bool."""
+        return Measures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
+
+    @property
+    def norm(self) -> np.ndarray:
+        """(n, horizon) [rad] length of the error over the joints."""
+        return np.linalg.norm(self.error, axis=-1)
+
+    @property
+    def still(self) -> np.ndarray:
+        """(n, horizon) [rad] same if the arm stays where it is."""
+        return np.linalg.norm(self.staying, axis=-1)
+
+    @property
+    def cycle(self) -> np.ndarray:
+        """(n,) [rad] mean of `norm` over the steps that were recorded."""
+        return mean_known(self.norm, 1)
+
+
+def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Mean over an axis of what is not NaN; NaN where nothing is left."""
+    known = np.isfinite(values)
+    count = known.sum(axis)
+    return np.where(count > 0, np.where(known, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
+
+
+def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_gap: float = GAP) -> np.ndarray:
+    """(m, k) values at times (m,) [ns], linear between the two of stamps (n,) [ns, growing] around each.
+
+    NaN outside, and where the two are more than max_gap [s] apart.
+    """
+    if not len(stamps):
+        return np.full((len(times), values.shape[1]), np.nan)
+    after = np.searchsorted(stamps, times, side='left')
+    exact = (after < len(stamps)) & (stamps[np.minimum(after, len(stamps) - 1)] == times)
+    high = np.clip(after, 1, len(stamps) - 1) if len(stamps) > 1 else np.zeros(len(times), int)
+    low = np.maximum(high - 1, 0)
+    apart = np.maximum(stamps[high] - stamps[low], 1)
+    share = ((times - stamps[low]) / apart)[:, None]
+    found = values[low] + (values[high] - values[low]) * share
+    known = (times >= stamps[0]) & (times <= stamps[-1]) & (apart <= max_gap / NS)
+    found = np.where(known[:, None], found, np.nan)
+    found[exact] = values[after[exact]]
+    return found
+
+
+def measure(
+    said: Sequence[Said], arm: tuple[np.ndarray, np.ndarray], opening: tuple[np.ndarray, np.ndarray], line: Timeline
+) -> Measures:
+    """arm, opening: stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m] of what the robot did.
+
+    line: where it was driven. All chunks must have the same horizon. Raises ValueError when there is none.
+    """
+    if not said:
+        raise ValueError('there is no chunk to measure')
+    t_ref = np.array([s.t_ref for s in said], np.int64)
+    horizon, dof = said[0].positions.shape
+    after = np.arange(1, horizon + 1)
+    due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in said])
+    recorded = interpolate(*arm, due.ravel()).reshape(len(said), horizon, dof)
+    fingers = interpolate(*opening, due.ravel(), GRIPPER_GAP).reshape(len(said), horizon)
+    # A chunk is compared with an arm that stays on the same steps: both need the state at t_ref.
+    staying = interpolate(*arm, t_ref)[:, None] - recorded
+    recorded[np.isnan(staying)] = np.nan
+    part = parts_of(line, t_ref, due, np.isfinite(staying).all(-1), [s.instruction for s in said])
+    recorded[part == ACROSS], staying[part == ACROSS], fingers[part == ACROSS] = np.nan, np.nan, np.nan
+    error = np.stack([s.positions for s in said]) - recorded
+    grip = np.stack([s.gripper if s.gripper.size else np.full(horizon, np.nan) for s in said]) - fingers
+    stretch = line.at(t_ref)
+    whole = np.array([line.stretches[i].whole for i in stretch])
+    return Measures(due, part, stretch, recorded, error, fingers, grip, staying, seams(said, whole))
+
+
+def seams(said: Sequence[Said], whole: np.ndarray) -> np.ndarray:
+    """(n,) [rad] where each chunk takes over, at its first step that is due after it came: the largest |difference| of
+    a joint to the path of the chunk before. NaN for the first, where the chunk before had ended, and where `whole` (n,)
+    changes: other words, a reset or a step of the clock."""
+    found = np.full(len(said), np.nan)
+    for k, (old, new) in enumerate(itertools.pairwise(said), 1):
+        step = max(math.floor((new.at - new.t_ref) * NS / new.dt + 1e-9), 0)  # its index; it is due after `at`
+        if whole[k] != whole[k - 1] or step >= len(new.positions) or new.t_ref <= old.t_ref:
+            continue
+        due = (new.t_ref - old.t_ref) * NS + (step + 1) * new.dt  # [s] since the old chunk's t_ref
+        if due <= len(old.positions) * old.dt + 1e-6:
+            path = ChunkPath(old.positions, old.dt).sample(np.array([due]))[0][0]
+            found[k] = np.abs(new.positions[step] - path).max()
+    return found
+
+
+def bootstrap(differences: np.ndarray, block: int, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
+    """Mean of paired differences (n,) in the order of time, and its 95 % interval, by the circular block bootstrap
+    (Politis and Romano, 1992): neighbours are alike, so runs of `block` are drawn, not single ones. NaN are left out;
+    all three are NaN where nothing is left."""
+    d = differences[np.isfinite(differences)]
+    if not len(d):
+        return math.nan, math.nan, math.nan
+    block = min(max(block, 1), len(d))
+    starts = np.random.default_rng(seed).integers(0, len(d), (draws, math.ceil(len(d) / block)))
+    sums = np.cumsum(np.concatenate([[0.0], d, d]))  # a run from i: sums[i + block] - sums[i]
+    means = (sums[starts + block] - sums[starts]).sum(1) / (block * starts.shape[1])
+    low, high = np.percentile(means, [2.5, 97.5])
+    return float(d.mean()), float(low), float(high)
+
+
+def worst(values: np.ndarray, times: np.ndarray, count: int, apart: float) -> list[int]:
+    """Indices of the largest values (n,), at most `count`, at times (n,) [ns] that are `apart` [s] from one another."""
+    chosen: list[int] = []
+    for i in np.argsort(-np.nan_to_num(values, nan=-1.0), kind='stable'):
+        if len(chosen) == count or not np.isfinite(values[i]):
+            break
+        if all(abs(int(times[i]) - int(times[j])) * NS >= apart for j in chosen):
+            chosen.append(int(i))
+    return chosen

@@ -1,0 +1,142 @@
+"""The model on a bag without a ROS graph, as fast as it goes."""
+
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from vla_bringup.replay.feed import Feed
+from vla_bringup.replay.session import Cycle, Due, Session
+from vla_core.observe.prediction_error import Expectations, surprise
+from vla_core.observe.streams import NS
+from vla_model.types import Observation
+from vla_policy_node.policy.adapt_to_robot import fit
+from vla_policy_node.policy.inference import check_chunk, to_observation
+
+ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
+PLAN = {'length': 112, 'steps': 32, 'threshold': 0.9, 'cached': True}  # the policy node's own
+IMAGINE = {'steps': 18, 'cached': True}
+
+
+@dataclass
+class Run:
+    """What one model said to one bag."""
+
+    model_id: str
+    session: Session
+    trained: bool = True
+    cycles: list[Cycle] = field(default_factory=list)
+    # Times [ns] of these are on the axis that only grows, see Session.
+    plans: list[tuple[int, str]] = field(default_factory=list)  # t_ref, words
+    surprises: list[tuple[int, float]] = field(default_factory=list)  # time that was imagined, 0..1
+    failures: list[tuple[int, str]] = field(default_factory=list)  # t_ref [ns], why the model gave nothing
+
+
+def parse_latency(text: str) -> str | float:
+    """'zero', 'measured', 'recorded', or seconds. Raises ValueError."""
+    if text in (ZERO, MEASURED, RECORDED):
+        return text
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds <= 60:
+        raise ValueError(f'--latency must be {ZERO}, {MEASURED}, {RECORDED} or 0 to 60 seconds, got {text!r}')
+    return seconds
+
+
+def prepare(policy: Any, feed: Feed, model: str) -> Any:
+    """The policy for this robot, warmed up, as the policy node makes it. Raises ValueError when they do not fit."""
+    policy = fit(policy, feed.setup.profile, feed.setup.cameras, model, feed.description)
+    policy.warm_up()
+    return policy
+
+
+class Asker:
+    """Asks the model and keeps what it says.
+
+    latency: how long the model thinks on the bag's clock, see parse_latency: new sets are passed over meanwhile.
+    plan_rate, imagine_rate: most plan texts and imagined images per second of the bag [Hz]; 0: none.
+    """
+
+    def __init__(
+        self, run: Run, policy: Any, latency: str | float = ZERO, plan_rate: float = 0.0, imagine_rate: float = 0.0
+    ) -> None:
+        self.run, self._policy, self._latency = run, policy, latency
+        self._camera, self._prepared = policy.config.robot.cameras[0], ''
+        self._works: list[tuple[int, Callable[[Observation], None]]] = []
+        if plan_rate:
+            self._works.append((round(NS / plan_rate), self._plan))
+        if imagine_rate:
+            self._works.append((round(NS / imagine_rate), self._imagine))
+        self._next = [-(2**63)] * len(self._works)  # [ns] when each is due again
+        self._expectations, self._shift = Expectations(), 0
+
+    def __call__(self, due: Due) -> None:
+        session, aligned = self.run.session, due.aligned
+        observation = to_observation(aligned, due.instruction)
+        if due.shift != self._shift:  # a clock was set back: what was imagined is of another time
+            self._expectations, self._shift = Expectations(), due.shift
+        self._saw(observation)
+        if due.instruction != self._prepared:  # as the node does, or graphs of other shapes would round otherwise
+            self._prepared = due.instruction
+            with suppress(ValueError):  # which `act` raises again
+                self._policy.prepare(due.instruction)
+        begun = time.perf_counter()
+        try:
+            chunk = self._policy.act(observation, None)
+            check_chunk(chunk, session.setup.profile.dof)
+        except Exception as error:  # what the node tells as INFERENCE_FAILED
+            self.run.failures.append((aligned.t_ref, str(error)))
+            return
+        taken = time.perf_counter() - begun
+        latency = self._seconds(taken)
+        at = due.now + round(latency * NS)
+        self.run.cycles.append(Cycle(aligned.t_ref, at, due.instruction, chunk, taken, due.shift, due.images))
+        session.busy(round(latency * NS))
+        for i, (interval, work) in enumerate(self._works):
+            if aligned.t_ref >= self._next[i] or self._next[i] - aligned.t_ref > interval:  # the clock went back
+                self._next[i] = aligned.t_ref + interval
+                work(observation)
+
+    def _seconds(self, taken: float) -> float:
+        if self._latency == MEASURED:
+            return taken
+        if self._latency == RECORDED:
+            return self.run.session.inference_times[-1] if self.run.session.inference_times else 0.0
+        return 0.0 if self._latency == ZERO else float(self._latency)
+
+    def _plan(self, observation: Observation) -> None:
+        plan = _finish(self._policy.start_plan(observation, **PLAN))
+        self.run.plans.append((plan.t_ref + self._shift, plan.text))
+
+    def _imagine(self, observation: Observation) -> None:
+        image = _finish(self._policy.start_imagine(observation, **IMAGINE))
+        self._expectations.begin(image.t_ref, image.due, observation.images[self._camera])
+        self._expectations.imagined(observation.instruction, image)
+
+    def _saw(self, observation: Observation) -> None:
+        """What the model looks at is compared with what it imagined: with sets, not with each image."""
+        self._expectations.saw(observation.t_ref, observation.images[self._camera])
+        while self._expectations.ready:
+            pair = self._expectations.take()
+            if pair is not None and pair.owner == observation.instruction:
+                self.run.surprises.append((pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed)))
+
+
+def _finish(job: Any) -> Any:
+    while not job.step():
+        pass
+    return job.result
+
+
+def run_offline(feed: Feed, session: Session, ask: Callable[[Due], None]) -> None:
+    """All of the bag. ask is called for each set that the model would be asked about."""
+    for now, message in feed:
+        if session.step(now):
+            while (due := session.look()) is not None:
+                ask(due)
+        session.take(message)
+        while (due := session.look()) is not None:
+            ask(due)

@@ -1,0 +1,237 @@
+"""./vla replay: yesterday's bag through today's model."""
+
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from vla_bringup.console import make_console
+from vla_bringup.machine import facts
+from vla_bringup.replay.driven import timeline
+from vla_bringup.replay.feed import Feed, load_setup
+from vla_bringup.replay.figures import Result
+from vla_bringup.replay.live import NodeSettings, run_live
+from vla_bringup.replay.measures import Said, measure
+from vla_bringup.replay.offline import ZERO, Asker, Run, parse_latency, prepare, run_offline
+from vla_bringup.replay.report import (
+    GROUP_TITLES,
+    GROUPS,
+    comparison,
+    how_decided,
+    shown,
+    summary,
+    verdict,
+    warnings,
+    write_report,
+)
+from vla_bringup.replay.session import NO_INSTRUCTION, Session
+from vla_training.bag import bag_files
+from vla_training.convert.bag_faults import why_nothing
+
+OFFLINE, LIVE = 'offline', 'live'
+NARROW_WITHOUT = (  # columns that have no room on a terminal
+    'begins [s]',
+    'error middle step',
+    'chunks compared',
+    'joint error mean',
+    'joint error if the arm stays',
+)
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is replayed, and how."""
+
+    bag: Path
+    model: str = 'random-nano'
+    against: str = ''  # another model, on the same bag
+    robot: str = 'sim_panda'
+    mode: str = OFFLINE
+    out: Path = Path('out/replay')
+    instruction: str = ''  # empty: as the bag says
+    namespace: str = ''
+    rate: float = 10.0  # [Hz] most inferences per second of the bag
+    real_time_factor: float = 0.0  # live; 0: as fast as the node goes, exact
+    latency: str = ZERO  # offline
+    plan_rate: float = 0.0  # [Hz] offline; 0: none
+    imagine_rate: float = 0.0  # [Hz] same
+    seconds: float = 0.0  # of the bag; 0: all
+    device: str = 'cpu'
+    engine: str = 'eager'
+    threads: int = 0
+    seed: int = 0
+
+
+def run_replay(options: Options) -> bool:
+    """Replay and report; True when something could be replayed. Raises ValueError saying why nothing could be."""
+    check(options)
+    console = make_console()
+    runs, feed = [], None
+    for model in filter(None, (options.model, options.against)):
+        feed, run = replay(options, model, console)
+        runs.append(run)
+    assert feed is not None
+    names = ['A', 'B'] if len(runs) == 2 else [runs[0].model_id]
+    results = [result(run, name) for run, name in zip(runs, names, strict=True)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    title = f'{feed.report.bag}: ' + ' against '.join(
+        f'{n} = {r.model_id}' if len(runs) == 2 else r.model_id for n, r in zip(names, runs, strict=True)
+    )
+    write_report(options.out, results, feed.report, how(options, runs), feed.frames, title)
+    tell(console, results, feed, options)
+    return True
+
+
+def check(options: Options) -> None:
+    """Raises ValueError for options that contradict one another, before anything is loaded."""
+    parse_latency(options.latency)
+    if options.mode not in (OFFLINE, LIVE):
+        raise ValueError(f'--mode must be {OFFLINE} or {LIVE}, got {options.mode!r}')
+    if options.mode == LIVE and (options.latency != ZERO or options.plan_rate or options.imagine_rate):
+        raise ValueError('--latency, --plan-rate and --imagine-rate are for --mode offline: leave them out')
+    if options.mode == OFFLINE and options.real_time_factor:
+        raise ValueError('--real-time-factor is for --mode live: offline runs as fast as the model goes')
+
+
+def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
+    """One model on the bag. Raises ValueError when it gave no chunk at all."""
+    setup = load_setup(options.robot, options.namespace)
+    with progress(options.bag, Path(model).name, console) as advance:
+        feed = Feed(options.bag, setup, seconds=options.seconds, progress=advance)
+        session = Session(feed, rate=options.rate, instruction=options.instruction)
+        run = Run(model, session)
+        if options.mode == LIVE:
+            node = NodeSettings(
+                options.robot,
+                options.namespace,
+                model,
+                options.device,
+                options.engine,
+                options.threads,
+                options.seed,
+                options.rate,
+            )
+            run_live(feed, run, node, options.out / 'logs', options.real_time_factor)
+        else:
+            from vla_model.loading import load  # torch is loaded here
+
+            policy = load(
+                model,
+                device=options.device,
+                engine=options.engine,
+                threads=options.threads,
+                seed=options.seed,
+                gripper=feed.setup.gripper,
+            )
+            policy = prepare(policy, feed, model)
+            run.model_id, run.trained = policy.model_id, policy.config.trained
+            latency = parse_latency(options.latency)
+            run_offline(feed, session, Asker(run, policy, latency, options.plan_rate, options.imagine_rate))
+    session.end()
+    if not run.cycles:
+        raise ValueError(nothing(feed, run))
+    return feed, run
+
+
+def nothing(feed: Feed, run: Run) -> str:
+    """Why there is no chunk, in one line."""
+    fault = run.session.fault
+    if run.failures:
+        why = f'the model failed each time: {run.failures[0][1]}'
+    elif fault == NO_INSTRUCTION:
+        why = fault
+    else:
+        why = why_nothing(feed.path, feed.report, feed.setup.streams) or fault
+    return f'nothing of {feed.path} could be replayed: {why}'
+
+
+def result(run: Run, name: str) -> Result:
+    """The numbers of a run that has chunks."""
+    profile, session = run.session.setup.profile, run.session
+    arm, opening = session.arm.arrays(profile.dof), session.opening.arrays(1)
+    fixed = session.instruction if session.fixed else ''
+    line = timeline(session.events, arm, opening, profile.velocity, fixed)
+    said = [
+        Said(c.t_ref + c.shift, c.at + c.shift, c.chunk.positions, c.chunk.gripper, c.chunk.dt, c.instruction)
+        for c in run.cycles
+    ]
+    return Result(name, run, measure(said, arm, opening, line), line, said[0].dt, profile.joint_names, session.began)
+
+
+def how(options: Options, runs: list[Run]) -> dict[str, str]:
+    """The small print."""
+    pace = 'each answer waited for' if options.real_time_factor == 0 else f'{options.real_time_factor:g} x real time'
+    times = {
+        OFFLINE: f'offline; inference time on the clock of the bag: {options.latency}',
+        LIVE: f'live, the policy node over DDS, in shadow; {pace}',
+    }
+    return {
+        'command': shlex.join(['./vla', *sys.argv[1:]]),
+        'bag': str(options.bag),
+        'mode': times[options.mode],
+        'rate': f'at most {options.rate:g} inferences per second of the bag',
+        'models': ', '.join(f'{r.model_id}{"" if r.trained else " (random weights)"}' for r in runs),
+        'engine': f'{options.engine} on {options.device}',
+        **facts(),
+    }
+
+
+def tell(console: Console, results: list[Result], feed: Feed, options: Options) -> None:
+    """What stands in the report, in short."""
+    numbers = [summary(r) for r in results]
+    table = Table('', *(r.name for r in results), title=f'{feed.report.bag}; angles in mrad')
+    for key in numbers[0]:
+        values = [n.get(key) for n in numbers]
+        table.add_row(escape(key), *map(shown, values))
+    console.print(table)
+    for r in results:
+        for kind, rows in GROUPS.items():
+            found = rows(r)
+            if kind == 'parts' or len(found) > 1:
+                console.print(group_table(found, f'{GROUP_TITLES[kind]}, {r.name}; angles in mrad'))
+    console.print(how_decided(results[0]), markup=False)
+    if not any(np.isfinite(r.driven.norm).any() for r in results):
+        told = 'nothing of this bag shows an arm that was driven: the numbers of the driven part are empty'
+        console.print(f'warning: {told}', style='yellow', markup=False)
+    for line in warnings(feed.report.as_dict()):
+        console.print(f'warning: {line}', style='yellow', markup=False)
+    for r in results:
+        if r.run.failures:
+            failed = f'{r.name} failed {len(r.run.failures)} times: {r.run.failures[0][1]}'
+            console.print(f'warning: {failed}', style='yellow', markup=False)
+    if len(results) == 2:
+        console.print(verdict(comparison(results), [r.name for r in results]), markup=False)
+    console.print(f'the report is in {options.out / "report.html"}', markup=False)
+
+
+def group_table(rows: list[dict[str, Any]], title: str) -> Table:
+    """Some of the columns: all of them stand in the report."""
+    keys = [key for key in rows[0] if key not in NARROW_WITHOUT]
+    table = Table(*keys, title=title)
+    for row in rows:
+        table.add_row(*(escape(shown(row[key])) for key in keys))
+    return table
+
+
+@contextmanager
+def progress(bag: Path, model: str, console: Console) -> Iterator[Callable[[int], None]]:
+    """A bar; gives what is told the bytes read so far. Raises ValueError when there is no bag."""
+    size = sum(f.stat().st_size for f in bag_files(bag))
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        TextColumn('{task.percentage:.0f} %'),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        job = bar.add_task(model, total=max(size, 1))
+        yield lambda read: bar.update(job, completed=read)

@@ -1,0 +1,266 @@
+"""What the policy node would know at each moment of a bag, and when it would act. Stands for the node offline, and
+says what the node must do live."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from vla_bringup.replay.driven import APART, Events
+from vla_bringup.replay.feed import CHUNKS, CLOCK, EXECUTOR, SUCCESS, Feed
+from vla_core import clocks
+from vla_core.observe.cadence import Cadence
+from vla_core.observe.streams import GRIPPER, JOINTS, NS, Aligned
+from vla_model.types import Chunk
+from vla_policy_node.policy.inference_report import CODE_NAMES
+from vla_policy_node.policy.intake import Fault, Intake
+from vla_policy_node.ros.chunk_msg import to_ns
+from vla_training.bag import Message
+from vla_training.convert.bag_faults import OTHER_TIME, other_time
+
+NO_INSTRUCTION = 'the bag has no instruction: give --instruction'
+TOLERANCE = int(clocks.FUTURE_TOLERANCE * NS)
+
+
+@dataclass(frozen=True)
+class Due:
+    """The model is to be asked now."""
+
+    aligned: Aligned
+    instruction: str
+    now: int  # [ns]
+    shift: int = 0  # [ns] as of Cycle
+    images: int = 0
+
+
+@dataclass(frozen=True)
+class Cycle:
+    """One answer of the model."""
+
+    t_ref: int  # [ns]
+    at: int  # [ns] on the bag's clock: when the chunk was there
+    instruction: str
+    chunk: Chunk
+    inference_time: float  # [s] wall time
+    shift: int = 0  # [ns] to the time axis that only grows
+    images: int = 0  # that had come
+
+
+@dataclass
+class Track:
+    """What the robot did: values by time, as they came."""
+
+    stamps: list[int] = field(default_factory=list)  # [ns] on the time axis that only grows
+    values: list[np.ndarray] = field(default_factory=list)
+
+    def arrays(self, width: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stamps (n,) int64, growing, and values (n, width); of two with one stamp the later one."""
+        if not self.stamps:
+            return np.zeros(0, np.int64), np.zeros((0, width))
+        stamps = np.array(self.stamps, np.int64)[::-1]
+        unique, last = np.unique(stamps, return_index=True)
+        return unique, np.array(self.values, float).reshape(len(stamps), width)[::-1][last]
+
+
+class Session:
+    """Feed it the clock and the messages in order; ask `look` after each: the same steps as the node takes.
+
+    instruction: in force from the first message on; empty: as the bag says, where the simulator's episodes count
+    before other words, as in training.
+
+    Where a clock was set back the same times exist twice. What is kept for comparisons (tracks, events, cycles with
+    their shift) is on a time axis that only grows: there, what comes after is APART from what was before.
+    """
+
+    def __init__(self, feed: Feed, *, rate: float, instruction: str = '') -> None:
+        setup = feed.setup
+        self.report, self.setup = feed.report, setup
+        self._feed, self.fixed = feed, bool(instruction)
+        self._intake = Intake(
+            setup.profile,
+            setup.cameras,
+            setup.joint_states,
+            setup.gripper_joint_states,
+            tell=self._note,
+            clock='the recorder',
+        )
+        self._topics = {name: spec.topic for name, spec in self._intake.streams.specs.items()}
+        self._cadence = Cadence(rate)
+        self.instruction, self._episodes = instruction.strip(), False
+        self._words = ''  # the instruction in force, as the bag says
+        self._shift_before = 0  # [ns] until a clock was set back last
+        self.now, self.shift = -1, 0  # [ns] the clock of the bag; what its times need to the axis that only grows
+        self.began = -1  # [ns] the first time
+        self._busy_until = 0  # [ns] until then the model thinks
+        self._newest, self._fresh, self._image = -1, False, False
+        self.images = 0  # that came, used or not
+        self.fault = ''  # why there was no usable set, the last time that there was none
+        self.arm, self.opening = Track(), Track()
+        self.events = Events()
+        self._cameras = set(setup.cameras.values())
+        self._last: dict[str, int] = {}  # stream -> stamp of the newest message [ns]
+        self._noted: dict[str, str] = {}  # stream -> what is told of it in the message in hand
+        self._holes = 0  # [ns] of the axis that only grows: no time of the bag
+        self.inference_times: list[float] = []  # [s] of the chunks in the bag
+
+    def step(self, now: int) -> bool:
+        """The clock; whether it moved."""
+        if now == self.now:
+            return False
+        if now < self.now:
+            if self._feed.clocks > 1:  # the first one is no step: time was that of the recorder before
+                self._tell_clock(clocks.set_back(CLOCK, (self.now - now) / NS))
+            self._intake.streams.clear()
+            self._newest, self._busy_until, self._fresh = -1, 0, True
+            self._set_back(self.now - now, now)
+        if self.began < 0:
+            self.began = now
+        self._intake.streams.simulated = self._feed.has_clock
+        self.now, self._image = now, False
+        self.events.end = now + self.shift
+        return True
+
+    def _set_back(self, back: int, now: int) -> None:
+        """A clock was set back by so much [ns], of the bag or of one stream: what follows is apart from what was.
+
+        now: the clock of the bag from here on [ns]."""
+        before = self.now + self.shift
+        self._shift_before, self.shift = self.shift, self.shift + back + APART
+        self.events.steps.append((before, now + self.shift))
+        self._holes += now + self.shift - before
+
+    def take(self, m: Message) -> bool:
+        """A message; whether it put an instruction in force."""
+        self._image = False
+        try:
+            if m.topic in self._feed.inputs:
+                self._input(m)
+            elif m.topic in self._feed.instructions:
+                return self._told(m)
+            elif m.topic in self._feed.events:
+                self._event(self._feed.events[m.topic], m)
+        except (AttributeError, TypeError, IndexError) as error:  # another type than the topic should have
+            self._bad_message(m.topic, f'{m.kind}: {error}')
+        return False
+
+    def _input(self, m: Message) -> None:
+        stamp = to_ns(m.data.header.stamp)
+        self.images += m.topic in self._cameras
+        if not stamp or abs(self.now - stamp) > OTHER_TIME * NS:
+            name = next(name for name, topic in self._topics.items() if topic == m.topic)
+            if why := other_time(name, m.topic, stamp, self.now):
+                self._bad_message(m.topic, why)
+        stored = self._intake.take(m.topic, m.data, max(self.now, 0))
+        if self._noted:
+            self._notes(m.topic, stamp, {stream for stream, _ in stored})
+        for stream, value in stored:
+            self._stored(stream, stamp, value)
+
+    def _notes(self, topic: str, stamp: int, stored: set[str]) -> None:
+        """What the intake told of the message in hand. A stream that was stored nevertheless had its clock set back."""
+        back = 0
+        for stream, told in self._noted.items():
+            if stream in stored:
+                self._tell_clock(told)
+                back = max(back, self._last.get(stream, stamp) - stamp)
+            else:
+                self._bad_message(topic, told)
+        if stored & set(self._noted):
+            self._set_back(back, self.now)
+        self._noted.clear()
+
+    def _tell_clock(self, sentence: str) -> None:
+        self.report.clock_set(self._elapsed, sentence)
+
+    @property
+    def _elapsed(self) -> int:
+        """[ns] since the bag began."""
+        return max(self.now + self.shift - self.began - self._holes, 0)
+
+    def look(self) -> Due | None:
+        """What to ask the model now, if anything; `busy` [ns] after an answer the model can be asked again."""
+        if self.now < self._busy_until:
+            return None
+        last, fresh, self._fresh = self._cadence.last, self._fresh, False
+        # Without a new image only a set that was not complete before can be due.
+        if not fresh and last is not None and self._newest - last < self._cadence.interval:
+            return None
+        found = self._intake.observe(self.now)
+        if isinstance(found, Fault):
+            self.fault = found.message
+            if self._image:
+                self.report.without_set(CODE_NAMES[found.code], found.message)
+            return None
+        if not self.instruction:
+            self.fault = NO_INSTRUCTION
+            return None
+        if not self._cadence.due(found.t_ref):
+            return None
+        self._cadence.last = found.t_ref
+        self.report.worst_skew = max(self.report.worst_skew, found.skew)
+        self.report.kept += 1
+        return Due(found, self.instruction, self.now, self.shift, self.images)
+
+    def shift_of(self, t_ref: int) -> int:
+        """[ns] to the time axis that only grows, for a chunk that comes now and answers t_ref [ns]."""
+        return self._shift_before if t_ref > self.now + TOLERANCE else self.shift
+
+    def busy(self, nanoseconds: int) -> None:
+        """The model thinks for so long on the bag's clock."""
+        self._busy_until, self._fresh = self.now + nanoseconds, True
+
+    def end(self) -> None:
+        """The bag is over: what only all of it shows goes to the report."""
+        self.report.judge_stamps()
+        if self.arm.values:
+            self.report.moved(np.min(self.arm.values, axis=0))
+            self.report.moved(np.max(self.arm.values, axis=0))
+
+    def _stored(self, stream: str, stamp: int, value: object) -> None:
+        self._last[stream] = stamp
+        self.report.stream(stream, self._topics[stream]).add(stamp, max(self.now, 0))
+        if stream == JOINTS:
+            self.arm.stamps.append(stamp + self.shift)
+            self.arm.values.append(value[0])  # type: ignore[index]  # positions, velocities
+        elif stream == GRIPPER:
+            self.opening.stamps.append(stamp + self.shift)
+            self.opening.values.append(value)  # type: ignore[arg-type]
+        else:
+            self._newest = max(self._newest, stamp)
+            self._fresh = self._image = True
+
+    def _told(self, m: Message) -> bool:
+        """As vla_training/convert/recording.py: where the simulator tells its episodes, theirs counts."""
+        episode = hasattr(m.data, 'instruction')
+        text = (m.data.instruction if episode else m.data.data).strip()
+        now = self.now + self.shift
+        if episode:
+            self._episodes = True
+            now = to_ns(m.data.header.stamp) + self.shift
+            self.events.episodes.add(now, f'{m.data.index}: {m.data.task}, seed {m.data.seed}')
+        elif self._episodes:
+            return False
+        self.events.words.add(now, text or self._words)
+        self._words = text or self._words
+        if self.fixed or not text or text == self.instruction:
+            return False
+        self.instruction, self._fresh = text, True
+        self._cadence.restart()
+        return True
+
+    def _event(self, name: str, m: Message) -> None:
+        if name == CHUNKS:
+            self.inference_times.append(to_ns(m.data.inference_time) / NS)
+        elif name == EXECUTOR:
+            status = (int(m.data.state), int(m.data.epoch), str(m.data.source))
+            self.events.executor.add(to_ns(m.data.header.stamp) + self.shift, status)
+        elif name == SUCCESS:
+            self.events.success.add(self.now + self.shift, bool(m.data.data))
+
+    def _note(self, stream: str, sentence: str) -> None:
+        self._noted[stream] = sentence
+
+    def _bad_message(self, topic: str, message: str) -> None:
+        self.report.bad(topic, self._when(message))
+
+    def _when(self, sentence: str) -> str:
+        return f'{sentence} ({self._elapsed / NS:.1f} s into the bag)'

@@ -1,0 +1,1 @@
+"""Kinematics of an arm from its description, and the collision monitor. No ROS, no torch."""

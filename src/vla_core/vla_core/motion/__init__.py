@@ -1,0 +1,1 @@
+"""Action chunks to set-points: timeline, blending, retiming, limits, braking. No ROS, no torch."""

@@ -1,0 +1,303 @@
+"""Stamped streams, read together as of one reference time.
+
+Cameras *lead*: the reference time t_ref is the stamp of an image. Every stream is read as of t_ref: its newest value
+that is not newer. A set is complete when every stream has such a value within its age limit; nothing is ever filled
+in. Of the complete sets the newest is read, but a set whose images lie `skew` apart counts as 2 * skew older: so
+cameras with common stamps are read as the sets they are, whichever image arrives first, and cameras that run freely
+are read in their closest pairs.
+
+A stamp is not trusted alone. A value that is stamped after its arrival is not stored, and its stream is unusable while
+such values come. A stream whose stamps step back starts anew. A stream from which nothing comes is stale, whatever its
+last stamp.
+"""
+
+import math
+import threading
+import time
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from vla_core import clocks
+from vla_core.clocks import FUTURE_TOLERANCE, NS, Arrivals, Stamps
+
+JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are no cameras
+# [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
+CAMERA_MAX_AGE, JOINT_MAX_AGE, GRIPPER_MAX_AGE = 0.3, 0.1, 0.3
+_MOST = 4096  # values per stream: a bound on memory whatever the stamps say
+
+
+class Reason(Enum):
+    """Why a stream makes the observation unusable."""
+
+    MISSING = 'missing'  # nothing received
+    STALE = 'stale'  # nothing came for longer than the stream's limit; or the value to be read is older
+    FUTURE = 'future'  # stamped ahead of the clock
+
+
+@dataclass(frozen=True)
+class StreamSpec:
+    """One stream. topic is where it comes from, for messages."""
+
+    name: str
+    topic: str
+    max_age: float  # [s] at t_ref and now
+    leads: bool = False  # its stamps decide t_ref
+    limit: str = ''  # name of the parameter that sets max_age, for messages
+
+
+@dataclass(frozen=True)
+class Missing:
+    """The observation is not usable because of this stream. message: one sentence, what is wrong and what to do."""
+
+    reason: Reason
+    stream: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Aligned:
+    """One usable set: every stream as of t_ref."""
+
+    t_ref: int  # [ns]
+    values: dict[str, Any]
+    stamps: dict[str, int]  # [ns] of each value, none newer than t_ref
+    index: int  # counts images of the slowest leading stream; a gap means sets passed over
+    arrived: float  # [s] of time.monotonic(): when the last of its images was here
+
+    @property
+    def skew(self) -> float:
+        """Largest time between two values of the set [s]."""
+        return (max(self.stamps.values()) - min(self.stamps.values())) / NS
+
+
+@dataclass
+class _Ring:
+    """The values of one stream, sorted by stamp, newest last."""
+
+    spec: StreamSpec
+    count: int = 0  # values stored, ever
+    stamps: list[int] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    arrivals: list[float] = field(default_factory=list)  # [s] of the steady clock
+    # Of the messages that came since the ring was cleared, stored or not:
+    sent: Stamps = field(default_factory=Stamps)
+    last: tuple[int, int, float] | None = None  # of the last one: stamp and arrival [ns], arrival [s], steady clock
+    period: float = math.nan  # [s] from one arrival to the next, the mean of the last few
+
+    @property
+    def newest(self) -> int:
+        return self.stamps[-1]
+
+    def came(self, stamp: int, received: int, steady: float) -> None:
+        if self.last is not None and (passed := (received - self.last[1]) / NS) > 0:
+            self.period = passed if math.isnan(self.period) else self.period + (passed - self.period) / 8
+        self.last = (stamp, received or stamp, steady)
+
+    def put(self, stamp: int, value: Any, steady: float) -> None:
+        self.count += 1
+        i = bisect_right(self.stamps, stamp)
+        if i > 0 and self.stamps[i - 1] == stamp:
+            self.values[i - 1] = value  # sent twice: the later one counts
+        else:
+            self.stamps.insert(i, stamp)
+            self.values.insert(i, value)
+            self.arrivals.insert(i, steady)
+
+    def as_of(self, time: int) -> int:
+        """Index of the newest value not newer than time; -1: none."""
+        return bisect_right(self.stamps, time) - 1
+
+    def drop_before(self, index: int) -> None:
+        if index > 0:
+            del self.stamps[:index], self.values[:index], self.arrivals[:index]
+
+    def drop_all(self) -> None:
+        self.stamps.clear()
+        self.values.clear()
+        self.arrivals.clear()
+
+    def clear(self) -> None:
+        """As if nothing had ever come."""
+        self.drop_all()
+        self.sent, self.last, self.period = Stamps(), None, math.nan
+
+
+class Streams:
+    """The rings of all streams behind one lock; any thread may read, one thread at a time may put.
+
+    real_time: the node's clock is that of the machine. A stream is then also stale when `steady` [s], a clock that is
+    never set, has passed its limit since the last message. With simulated time and bags only their own time counts.
+    clock: what sentences call the clock of arrivals.
+    """
+
+    def __init__(
+        self,
+        specs: list[StreamSpec],
+        *,
+        real_time: bool = False,
+        clock: str = 'this machine',
+        steady: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if len({s.name for s in specs}) != len(specs) or not specs:
+            raise ValueError(f'streams need distinct names, at least one: {[s.name for s in specs]}')
+        if not any(s.leads for s in specs):
+            raise ValueError('at least one stream must lead: its stamps are the reference times')
+        self.specs = {s.name: s for s in specs}
+        self._real_time, self._clock, self._steady = real_time, clock, steady
+        self.simulated = False  # arrivals are by /clock
+        self._rings = {s.name: _Ring(s) for s in specs}
+        self._leading = [self._rings[s.name] for s in specs if s.leads]
+        self._tolerance = int(FUTURE_TOLERANCE * NS)
+        # t_ref lies at most this far back while the set can be usable, and values are read as of t_ref.
+        self._longest = int(max(s.max_age for s in specs if s.leads) * NS)
+        self._keep = self._longest + 2 * self._tolerance
+        self._lock = threading.Lock()
+        self._last_now: int | None = None
+        self._arrivals = Arrivals()
+
+    def put(self, name: str, stamp: int, value: Any, received: int) -> str:
+        """Store a value with its stamp and its arrival [ns], both on the reader's clock; arrival 0: no clock runs yet.
+
+        Returns the sentence about a clock that was set back before this message, or ''. What came before the step is
+        forgotten: of this stream, or of all where the clock of arrivals itself was set back.
+        Raises KeyError for a stream that does not exist, and ValueError, with the sentence, for a stamp that is ahead
+        of the arrival: the value is not stored, and the stream is unusable until one comes that is not.
+        """
+        steady = self._steady()
+        with self._lock:
+            ring, note = self._rings[name], ''
+            if back := self._arrivals.take(received):
+                note = clocks.set_back(self._clock, back)
+                self._clear()
+                self._arrivals.take(received)
+            back = ring.sent.take(stamp, received, clocks.tolerance(self.simulated))
+            ring.came(stamp, received, steady)
+            where = f'{name} on {ring.spec.topic}'
+            if ring.sent.future:
+                raise ValueError(clocks.ahead(where, ring.sent.ahead))
+            if back:
+                ring.drop_all()
+                if stamp:  # a driver that does not stamp its messages is stale, which says so
+                    note = clocks.set_back(where, back)
+            ring.put(stamp, value, steady)
+            ring.drop_before(max(len(ring.stamps) - _MOST, 0))
+            # The value as of the oldest reference time that can still come must stay, all before it can go.
+            ring.drop_before(ring.as_of(ring.newest - self._keep - int(ring.spec.max_age * NS)))
+            return note
+
+    def clear(self) -> None:
+        """Forget all values: after the clock jumped."""
+        with self._lock:
+            self._clear()
+
+    def ages(self, now: int) -> dict[str, float]:
+        """Age [s] of the newest value of each stream at time now [ns], below zero while its stamps are ahead of the
+        clock; -1: nothing received."""
+        with self._lock:
+            return {name: self._age(ring, now) for name, ring in self._rings.items()}
+
+    def _age(self, ring: _Ring, now: int) -> float:
+        if ring.last is None:
+            return -1.0
+        return (now - (ring.newest if ring.stamps and not ring.sent.future else ring.last[0])) / NS
+
+    def align(self, now: int) -> Aligned | Missing:
+        """The newest complete set at time now [ns], or the first stream that stands in its way.
+
+        A clock that went back by more than the future tolerance clears everything.
+        """
+        with self._lock:
+            if self._last_now is not None and now < self._last_now - self._tolerance:
+                self._clear()
+            self._last_now = now
+            for ring in self._rings.values():
+                problem = self._problem_now(ring, now)
+                if problem:
+                    return problem
+            t_ref = self._best(now)
+            if t_ref is None:
+                return self._incomplete(now)
+            values, stamps = {}, {}
+            for name, ring in self._rings.items():
+                ring.drop_before(ring.as_of(t_ref))  # the best t_ref only grows: older ones will not be read again
+                values[name], stamps[name] = ring.values[0], ring.stamps[0]
+            index, arrived = min(r.count for r in self._leading), max(r.arrivals[0] for r in self._leading)
+            return Aligned(t_ref, values, stamps, index, arrived)
+
+    def _best(self, now: int) -> int | None:
+        """Reference time of the best complete set; None: none is complete."""
+        oldest = now - self._longest
+        times = {t for r in self._leading for t in r.stamps if oldest <= t <= now + self._tolerance}
+        complete = [t for t in times if all(self._usable(r, t) for r in self._rings.values())]
+        return max(complete, key=lambda t: t - 2 * self._apart(t), default=None)
+
+    def _apart(self, time: int) -> int:
+        """Largest time between the images as of time [ns]."""
+        stamps = [r.stamps[r.as_of(time)] for r in self._leading]
+        return max(stamps) - min(stamps)
+
+    @staticmethod
+    def _usable(ring: _Ring, time: int) -> bool:
+        i = ring.as_of(time)
+        return i >= 0 and time - ring.stamps[i] <= ring.spec.max_age * NS
+
+    def _incomplete(self, now: int) -> Missing:
+        """Every stream is alive, but there is no time at which all have a value: the first that stands in the way."""
+        time = max(r.stamps[r.as_of(now + self._tolerance)] for r in self._leading)
+        for name, ring in self._rings.items():
+            if not self._usable(ring, time):
+                i = ring.as_of(time)
+                where = f'{(time - ring.stamps[i]) / NS:.3f} s older than' if i >= 0 else 'only later than'
+                return Missing(
+                    Reason.STALE,
+                    name,
+                    f'{name} on {ring.spec.topic} has a value {where} the newest image '
+                    f'({self._limit(ring)}): check its rate, and that all senders share one clock',
+                )
+        raise AssertionError('unreachable: a time at which every stream is usable is a complete set')
+
+    def _problem_now(self, ring: _Ring, now: int) -> Missing | None:
+        spec = ring.spec
+        name, where = spec.name, f'{spec.name} on {spec.topic}'
+        if ring.last is None:
+            return Missing(
+                Reason.MISSING,
+                name,
+                f'no {name} received on {spec.topic}: check that it is published and the topic name',
+            )
+        silent = (now - ring.last[1]) / NS
+        if self._real_time:
+            silent = max(silent, self._steady() - ring.last[2])
+        if silent > spec.max_age:
+            return Missing(
+                Reason.STALE,
+                name,
+                f'no {where} came for {silent:.3f} s ({self._limit(ring)}): check the sender and the network',
+            )
+        i = ring.as_of(now + self._tolerance)
+        if ring.sent.future or i < 0:
+            seconds = ring.sent.ahead if ring.sent.future else (ring.stamps[0] - now) / NS
+            return Missing(Reason.FUTURE, name, clocks.ahead(where, seconds))
+        age = now - ring.stamps[i]
+        if age > spec.max_age * NS:
+            cause = 'its header.stamp is zero: the driver must stamp its messages'
+            if ring.stamps[i] != 0:
+                cause = 'check the sender, the network, and that the clocks agree'
+            told = f'newest {where} is {age / NS:.3f} s old ({self._limit(ring)}): {cause}'
+            return Missing(Reason.STALE, name, told)
+        return None
+
+    @staticmethod
+    def _limit(ring: _Ring) -> str:
+        """The limit of a stream and its rate, in words."""
+        of = f'{ring.spec.limit}, ' if ring.spec.limit else ''
+        rate = f', it comes at {1 / ring.period:.1f} Hz' if ring.period > 0 else ''
+        return f'limit {of}{ring.spec.max_age:g} s{rate}'
+
+    def _clear(self) -> None:
+        for ring in self._rings.values():
+            ring.clear()
+        self._last_now, self._arrivals = None, Arrivals()

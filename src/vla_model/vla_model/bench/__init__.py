@@ -1,0 +1,1 @@
+"""Benchmarks of models and engines, and parity with the published references."""

@@ -1,0 +1,1 @@
+"""Checkpoint folders: files, names, memory plan."""

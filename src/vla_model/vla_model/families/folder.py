@@ -1,0 +1,46 @@
+"""What is in the folder of a checkpoint, ours or a released one, before any weight is read."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vla_model.checkpoints import checkpoint
+from vla_model.checkpoints.checkpoint import Stored
+from vla_model.checkpoints.shipped import model_path
+from vla_model.config import ModelConfig, read_json
+from vla_model.families.mmact import released
+from vla_model.foreign import other_folder
+from vla_model.tokens.text_tokenizer import TextTokenizer
+
+
+@dataclass(frozen=True)
+class Opened:
+    config: ModelConfig
+    text: TextTokenizer
+    network: dict[str, Stored]
+    image: dict[str, Stored]
+
+
+def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
+    """image_tokenizer: its folder, where it is not in that of a released checkpoint.
+
+    Raises FileNotFoundError or ValueError naming the file or field, and the remedy.
+    """
+    folder = Path(model_path(folder))
+    checkpoint.check_folder(folder)
+    content = read_json(folder / 'config.json')
+    if 'vocabulary' not in content and not released.is_released(content) and (other := other_folder(folder)):
+        raise ValueError(other)
+    text = TextTokenizer.load(folder / 'tokenizer.json')
+    network = checkpoint.list_tensors(folder)
+    if released.is_released(content):
+        image_config, image = released.list_image_tokenizer(folder, image_tokenizer)
+        config = released.read_config(folder, content, text.size, image_config)
+    else:
+        network, image = checkpoint.split(network)
+        config = checkpoint.read_config(folder, content)
+    if text.size != config.vocabulary.text:
+        raise ValueError(
+            f'{folder / "tokenizer.json"} has {text.size} tokens, config.json says {config.vocabulary.text}: '
+            f'they are of different models'
+        )
+    return Opened(config, text, network, image)

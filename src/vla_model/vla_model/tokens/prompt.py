@@ -1,0 +1,176 @@
+"""The prompts: where text, state, images and the block to be decoded stand. One builder for training and inference.
+
+    action   mm2a BOS task  state  images  dim [previous actions] EOS | soa  block  eoa
+    plan     mmu  BOS task [state] images  dim                        |      block
+    image    t2i  BOS task [state] images  dim                    EOS | soi  block  eoi
+
+Every part but the task begins with a fixed phrase. Nothing is padded; `Template.padded` makes the form that the
+released models were trained with.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from vla_model.tokens import prompt_texts
+from vla_model.tokens.text_tokenizer import TextTokenizer
+from vla_model.tokens.vocabulary import Vocabulary
+
+NOTHING = slice(0, 0)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A prompt whose slots still hold the mask."""
+
+    ids: Tensor  # (length,) int64, on the model's device
+    state: slice  # empty where the state is left out
+    views: tuple[slice, ...]
+    previous: slice  # empty without previous actions
+    block: slice  # what the model decodes
+    left: int  # pads before and after it in the padded form
+    right: int
+    pad: int
+
+    def fill(
+        self, state: Tensor | None, views: Tensor, block: Tensor | None = None, previous: Tensor | None = None
+    ) -> Tensor:
+        """Ids (1, length) with state (dim,), views (n, tokens) and previous actions put into their slots.
+
+        block (k,): ids of its first slots, which condition the rest; what is not given stays masked. All are ids of
+        the vocabulary, not bins or codes. Raises ValueError where something is given that the template has no slot
+        for, or the other way round.
+        """
+        ids = self.ids.clone()
+        for name, slot, value in (('state', self.state, state), ('previous actions', self.previous, previous)):
+            size = slot.stop - slot.start
+            if size != (0 if value is None else len(value)):
+                raise ValueError(f'this prompt has {size} slots for {name}, got {0 if value is None else len(value)}')
+            if value is not None:
+                ids[slot] = value
+        for slot, view in zip(self.views, views, strict=True):
+            ids[slot] = view
+        if block is not None:
+            if len(block) > self.block.stop - self.block.start:
+                raise ValueError(f'the block has {self.block.stop - self.block.start} slots, got {len(block)} ids')
+            ids[self.block.start : self.block.start + len(block)] = block
+        return ids[None]
+
+    def padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """(ids, valid) of a filled prompt in the fixed length of training: each (1, left + length + right)."""
+        left, right = (ids.new_full((1, n), self.pad) for n in (self.left, self.right))
+        out = torch.cat((left, ids, right), 1)
+        valid = torch.ones_like(out, dtype=torch.bool)
+        valid[:, : self.left] = False
+        valid[:, out.shape[1] - self.right :] = False
+        return out, valid
+
+
+class PromptBuilder:
+    """Builds prompts of one layout: number of views, of dimensions, of steps."""
+
+    def __init__(
+        self,
+        text: TextTokenizer,
+        vocabulary: Vocabulary,
+        views: int,
+        view_tokens: int,
+        state_dim: int,
+        action_dim: int,
+        horizon: int,
+        max_prompt_tokens: int,
+        device: torch.device,
+        points: int = 0,
+    ):
+        """max_prompt_tokens bounds what stands before the block of the action prompt; the padded forms follow from it.
+        points: see RobotInterface.
+
+        Released: 910 for 7 dimensions and two views (1024 in all), 990 for 16 dimensions and three views (1120).
+        """
+        self.text, self.vocabulary, self.device = text, vocabulary, device
+        self.views, self.view_tokens = views, view_tokens
+        self.state_dim, self.action_dim, self.action_tokens = state_dim, action_dim, action_dim * horizon
+        self.max_prompt_tokens = max_prompt_tokens
+        # Padded, 7 dimensions take the room of 14, so that both fit into one batch of training.
+        self.action_pads = self.action_tokens if action_dim == 7 else 0
+        self.block_tokens = self.action_tokens + 2 * views * points
+        self.max_tokens = max_prompt_tokens + 2 + self.block_tokens + self.action_pads
+        # An instruction holds for many observations.
+        self.action = lru_cache(maxsize=8)(self._action)
+        self.plan = lru_cache(maxsize=8)(self._plan)
+        self.image = lru_cache(maxsize=8)(self._image)
+        self._phrase = lru_cache(maxsize=None)(text.encode)
+
+    def _action(self, instruction: str, previous: int = 0) -> Template:
+        """Action prompt, with room for `previous` action ids. Raises ValueError on an empty or too long instruction."""
+        v = self.vocabulary
+        ids, task, state, views = self._context(v.mm2a, instruction, state=True)
+        before = NOTHING
+        if previous:
+            before = self._slot(ids, prompt_texts.PREVIOUS_ACTIONS, v.soa, previous, v.eoa)
+        ids.append(v.eos)
+        self._check_room(len(ids), task, self.max_prompt_tokens)
+        left = self.max_prompt_tokens - len(ids)
+        block = self._slot(ids, '', v.soa, self.block_tokens, v.eoa)
+        return self._template(ids, state, views, before, block, left, self.action_pads)
+
+    def _plan(self, instruction: str, length: int, state: bool = False) -> Template:
+        """Prompt for a text of at most `length` tokens. It has no padded form: training fills the block with EOS.
+
+        The released models plan without `state`.
+        """
+        ids, task, where, views = self._context(self.vocabulary.mmu, instruction, state)
+        self._check_room(len(ids), task, self.max_tokens - 1)
+        block = slice(len(ids), len(ids) + length)
+        ids += [self.vocabulary.mask] * length
+        return self._template(ids, where, views, NOTHING, block, 0, 0)
+
+    def _image(self, instruction: str | None, state: bool = False) -> Template:
+        """Prompt for the image of the head view at the end of the chunk. The released models leave `state` out.
+
+        instruction None: the same prompt without a task, for guidance.
+        """
+        v = self.vocabulary
+        ids, task, where, views = self._context(v.t2i, instruction, state)
+        ids.append(v.eos)
+        room = self.max_tokens - self.view_tokens - 2
+        self._check_room(len(ids), task, room)
+        left = room - len(ids)
+        block = self._slot(ids, '', v.soi, self.view_tokens, v.eoi)
+        return self._template(ids, where, views, NOTHING, block, left, 0)
+
+    def _context(
+        self, mode: int, instruction: str | None, state: bool
+    ) -> tuple[list[int], int, slice, tuple[slice, ...]]:
+        """What all prompts begin with, the number of task tokens, and the slots in it."""
+        v = self.vocabulary
+        if instruction is not None and not instruction.strip():
+            raise ValueError('the instruction is empty: say what the robot shall do')
+        task = self.text.encode(instruction) if instruction is not None else []
+        ids = [mode, *task] if task[:1] == [v.bos] else [mode, v.bos, *task]
+        where = self._slot(ids, prompt_texts.STATE, v.sostate, self.state_dim, v.eostate) if state else NOTHING
+        phrases = prompt_texts.VIEWS[self.views]
+        views = tuple(self._slot(ids, phrase, v.soi, self.view_tokens, v.eoi) for phrase in phrases)
+        # Released models know two marks, for 7 dimensions and for all else.
+        ids += [*self._phrase(prompt_texts.ACTION_DIM), v.dim7 if self.action_dim == 7 else v.dim14]
+        return ids, len(task), where, views
+
+    def _slot(self, ids: list[int], phrase: str, start: int, length: int, end: int) -> slice:
+        """Appends `phrase start masks end` and returns where the masks are."""
+        ids += [*self._phrase(phrase), start]
+        slot = slice(len(ids), len(ids) + length)
+        ids += [self.vocabulary.mask] * length + [end]
+        return slot
+
+    def _check_room(self, length: int, task: int, limit: int) -> None:
+        if length > limit:
+            room = limit - (length - task)
+            raise ValueError(f'the instruction has {task} tokens, there is room for {room}: shorten it')
+
+    def _template(
+        self, ids: list[int], state: slice, views: tuple[slice, ...], before: slice, block: slice, left: int, right: int
+    ) -> Template:
+        tensor = torch.tensor(ids, device=self.device)
+        return Template(tensor, state, views, before, block, left, right, self.vocabulary.pad)

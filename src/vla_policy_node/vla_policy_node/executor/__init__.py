@@ -1,0 +1,1 @@
+"""The executor node: action chunks in, set-points to the controller out."""

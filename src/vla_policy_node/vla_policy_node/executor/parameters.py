@@ -1,0 +1,200 @@
+"""The parameters of the executor node, each declared once, and the adapters that they choose."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rclpy.node import Node
+
+from vla_core.kinematics.description import joint_limits, narrowed
+from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.executor import ChunkExecutor, ExecutorConfig
+from vla_core.profile import RobotProfile
+from vla_policy_node.adapters.command_topic import JointController
+from vla_policy_node.adapters.crisp import CrispJointController
+from vla_policy_node.adapters.forward_command import ForwardCommandController
+from vla_policy_node.adapters.gripper_action import franka_hand, gripper_command
+from vla_policy_node.adapters.gripper_position import GripperPosition
+from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
+from vla_policy_node.executor.collision_parameters import make_guard
+from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.robot_description import read_description
+
+if TYPE_CHECKING:
+    from vla_core.kinematics.collision_monitor import Guard
+
+CONTROLLERS: dict[str, type[JointController]] = {
+    'crisp': CrispJointController,
+    'joint_trajectory': JointTrajectoryController,
+    'forward_command': ForwardCommandController,
+}
+# Fields of ExecutorConfig: meaning and range.
+_MOTION = (
+    ('velocity_fraction', 'largest speed, as a fraction of the limits', 0.01, 1.0),
+    ('acceleration_fraction', 'largest on a path, as a fraction of the limits', 0.05, 1.0),
+    ('brake_fraction', 'what a stop may add, as a fraction of the limits', 0.05, 1.0),
+    ('smoothing_time', 'set-points are the average of the planned motion over this time at least [s]', 0.0, 0.1),
+    ('tool_speed_limit', 'largest speed of the tool, where its kinematics are known [m/s]', 0.01, 3.0),
+    ('start_distance_limit', 'a first chunk that begins further from the resting arm is refused [rad]', 0.01, 7.0),
+    ('start_fraction', 'of the velocity and acceleration limits: how ~/go_to_start moves', 0.01, 1.0),
+    ('seam_time', 'shortest smoothing of a switch of chunks [s]', 0.02, 2.0),
+    ('max_lag', 'an arm that trails its chunk by more brakes [s]', 0.05, 5.0),
+    ('joint_state_max_age', 'an older joint state makes the arm hold [s]', 0.01, 5.0),
+    ('tracking_limit', 'a joint further from where it was sent is blocked: let go, hold where it is [rad]', 0.01, 3.0),
+    ('tracking_delay', 'the arm may follow its set-points so much later [s]', 0.01, 1.0),
+    ('future_tolerance', 'a chunk may be stamped this far ahead of now [s]', 0.0, 5.0),
+)
+
+
+@dataclass(frozen=True)
+class ExecutorParameters:
+    """What is read when the node is configured."""
+
+    profile: RobotProfile
+    guard: 'Guard | None'
+    config: ExecutorConfig
+    seams: Seams
+    joint_topic: str
+    controller: str
+    joint_command: str
+    controller_node: str
+    require_controller: bool
+    controller_manager: str
+    gripper: str
+    gripper_topic: str
+    gripper_scale: float
+    gripper_speed: float
+    gripper_force: float
+    chunk_max_age: float
+    robot_state: str
+
+    @classmethod
+    def of(cls, node: Node) -> 'ExecutorParameters':
+        """Declare and read all. Raises ValueError naming what is missing or wrong."""
+
+        def number(name: str, default: float, about: str, low: float, high: float) -> float:
+            return declare(node, name, default, about, low=low, high=high)
+
+        profile, guard = _robot(node)
+        controller = declare(
+            node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(CONTROLLERS)
+        )
+        return cls(
+            profile=profile,
+            guard=guard,
+            config=_config(node, CONTROLLERS[controller].releases_within_acceleration),
+            seams=_seams(node, profile),
+            joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
+            controller=controller,
+            joint_command=declare(node, 'topics.joint_command', 'target_joint', 'input of the joint controller'),
+            controller_node=declare(
+                node, 'controller_node', '',
+                'node that must listen to topics.joint_command; empty: any but recorders and the like',
+            ),
+            require_controller=declare(
+                node, 'require_controller', True, 'false: the arm may be commanded while nobody listens (for tests)'
+            ),
+            controller_manager=declare(
+                node, 'controller_manager', 'controller_manager',
+                'of ros2_control: its controllers must be active, and ~/recover switches them on',
+            ),
+            gripper=declare(
+                node, 'gripper', 'position', 'adapter: what the gripper understands',
+                choices=('position', 'gripper_command', 'franka', 'none'),
+            ),
+            gripper_topic=declare(
+                node, 'topics.gripper_command', 'gripper/gripper_position_controller/commands',
+                'input of the gripper: topic, 0 closed .. 1 open; action of gripper_command; for franka what stands '
+                'before /grasp and /move',
+            ),
+            gripper_scale=number(
+                'gripper_scale', 0.5, 'gripper_command: position per opening; half with two fingers', 0.01, 100.0
+            ),
+            gripper_speed=number('gripper_speed', 0.1, 'franka: speed of the fingers [m/s]', 0.001, 0.5),
+            gripper_force=number('gripper_force', 30.0, 'franka, gripper_command: largest force [N]', 0.1, 200.0),
+            chunk_max_age=number(
+                'chunk_max_age', 3.0, 'the arm moves by no observation that is older [s]', 0.05, 60.0
+            ),
+            robot_state=declare(
+                node, 'topics.robot_state', '',
+                'FrankaRobotState of franka_robot_state_broadcaster; empty: the mode of the robot is not watched',
+            ),
+        )  # fmt: skip
+
+    def make_controller(self, node: Node, core: ChunkExecutor) -> JointController:
+        """The adapter that `controller` names."""
+        topic, joints, reader = self.joint_command, self.profile.joint_names, self.controller_node
+        if self.controller == 'joint_trajectory':
+            return JointTrajectoryController(node, topic, joints, core.course, reader)
+        if self.controller == 'forward_command':
+            return ForwardCommandController(node, topic, joints, 1.0 / self.config.period, reader)
+        return CrispJointController(node, topic, joints, reader)
+
+    def make_gripper(self, node: Node) -> Any:
+        """The adapter that `gripper` names; None without. Raises ValueError naming a package that is missing."""
+        largest = self.profile.gripper_max_opening
+        if not self.profile.gripper_joint_names or self.gripper == 'none':
+            return None
+        if self.gripper == 'gripper_command':
+            return gripper_command(node, self.gripper_topic, largest, self.gripper_scale, self.gripper_force)
+        if self.gripper == 'franka':
+            return franka_hand(node, self.gripper_topic, largest, self.gripper_speed, self.gripper_force)
+        return GripperPosition(node, self.gripper_topic, largest)
+
+
+def _config(node: Node, release_within_acceleration: bool) -> ExecutorConfig:
+    default, values = ExecutorConfig(), {}
+    for name, about, low, high in _MOTION:
+        values[name] = float(declare(node, name, getattr(default, name), about, low=low, high=high))
+    kinds = ('cubic', 'monotone')
+    rate = declare(node, 'rate', 100.0, 'set-points per second', low=20.0, high=1000.0)
+    return ExecutorConfig(
+        period=1.0 / rate,
+        interpolation=declare(node, 'interpolation', 'cubic', 'between the steps of a chunk', choices=kinds),
+        release_within_acceleration=release_within_acceleration,
+        **values,
+    )
+
+
+def _seams(node: Node, profile: RobotProfile) -> Seams:
+    strategy = declare(
+        node, 'seams', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/seams.md',
+        choices=STRATEGIES,
+    )  # fmt: skip
+    steps = declare(
+        node, 'execute_horizon', 0, 'steps of a chunk that are executed at most before the next has come; 0: all',
+        low=0, high=1000,
+    )  # fmt: skip
+    band = float(
+        declare(node, 'gripper_band', 0.01, 'openings so close to half open decide nothing [m]', low=0.0, high=0.1)
+    )
+    return Seams(
+        strategy,
+        execute_horizon=steps,
+        fade_time=float(declare(node, 'fade_time', 0.3, 'of cross_fade [s]', low=0.01, high=5.0)),
+        old_weight=float(declare(node, 'old_weight', 0.3, 'of weighted: share of the old chunk', low=0.0, high=1.0)),
+        decay=float(declare(node, 'ensemble_decay', 0.01, 'of temporal_ensemble, see Seams', low=-10.0, high=10.0)),
+        gripper_threshold=profile.gripper_max_opening / 2,
+        gripper_band=band,
+    )
+
+
+def _robot(node: Node) -> tuple[RobotProfile, 'Guard | None']:
+    """The profile, narrowed where that is asked for, and the guard, if there is to be one."""
+    profile = declare_profile(node)
+    source = declare(
+        node, 'limits_from', 'profile',
+        'joint limits: those of the robot profile, or the narrower of them and those of the robot description',
+        choices=('profile', 'robot_description'),
+    )  # fmt: skip
+    guarded = declare(
+        node, 'guard.enabled', False, 'stop before the arm touches itself or leaves its workspace, limit the tool speed'
+    )
+    wanted = ['limits_from'] * (source != 'profile') + ['guard.enabled'] * guarded
+    if not wanted:
+        return profile, None
+    urdf = read_description(node, *wanted)
+    if source != 'profile':
+        profile, notes = narrowed(profile, joint_limits(urdf, profile.joint_names))
+        for note in notes:
+            node.get_logger().warning(note)
+    return profile, make_guard(node, profile, urdf) if guarded else None

@@ -1,0 +1,1 @@
+"""The policy node: observations in, action chunks and other outputs of the model out."""

@@ -1,0 +1,133 @@
+"""Models that think in poses of the tool: their chunks turned into joint set-points. No ROS, no torch.
+
+`ee_delta` is the action of LIBERO: six numbers, a translation [m] and a rotation vector [rad] in the base frame, each
+relative to the pose of the step before (the first: to that of the observation). `ee_relative` is the same with all of
+them relative to the pose of the observation, so that errors do not add up along a chunk (UMI, Chi et al. 2024).
+`ee_position` is the pose itself in the base frame: a position and a rotation vector, or a quaternion (w, x, y, z) where
+an action has one number more. What the model counts in other units becomes metres and radians by robot.action_low and
+action_high of the checkpoint.
+"""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from vla_core.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
+from vla_core.profile import RobotProfile
+from vla_model.config import RobotInterface
+from vla_model.observation import prefix_steps, state_of
+from vla_model.types import Chunk, Observation
+
+_INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the tool goes a little further out
+
+
+class EndEffectorPolicy:
+    """A policy with end-effector actions as one with joint set-points; all but `act` is the model's own.
+
+    policy: a vla_model Policy whose state is the joints and the gripper. kinematics: of the profile's tool. Raises
+    ValueError when the model's state or action is nothing that an arm alone can give or do.
+    """
+
+    def __init__(self, policy: Any, kinematics: Kinematics, profile: RobotProfile) -> None:
+        robot = policy.config.robot
+        check_actions(robot)
+        self._policy, self._kinematics, self._profile = policy, kinematics, profile
+        if robot.state_dim != robot.dof + robot.gripper:
+            raise ValueError(
+                f'the model wants a state of {robot.state_dim} numbers; only joints and gripper can be given, '
+                f'{robot.dof + robot.gripper} numbers'
+            )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._policy, name)
+
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
+        """As Policy.act, in joint set-points. Raises ValueError, too, when the arm does not reach a step."""
+        robot, profile, kinematics = self._policy.config.robot, self._profile, self._kinematics
+        origin = observation.positions
+        steps = None
+        if prefix is not None and len(prefix.positions):
+            steps = prefix_steps(robot, prefix)
+        given = None if steps is None else to_actions(kinematics, robot, origin, steps)
+        values, probability = self._policy.actions(
+            observation.images, state_of(robot, observation), observation.instruction, given
+        )
+        if steps is None:
+            positions = _reach(kinematics, profile, origin, *to_poses(kinematics, robot, origin, origin, values))
+        else:
+            before = steps[-1, : robot.dof]
+            poses = to_poses(kinematics, robot, origin, before, values[len(steps) :])
+            positions = np.vstack([steps[:, : robot.dof], _reach(kinematics, profile, before, *poses)])
+        gripper = values[:, -1].copy() if robot.gripper else np.zeros(0)
+        if steps is not None and robot.gripper:
+            gripper[: len(steps)] = steps[:, robot.dof]
+        return Chunk(positions, gripper, robot.dt, 0 if steps is None else len(steps), probability.mean(1))
+
+    def example(self, grey: int = 128) -> Observation:
+        """A grey scene, the arm at home."""
+        return dataclasses.replace(self._policy.example(grey), positions=self._profile.home)
+
+
+def check_actions(robot: RobotInterface) -> None:
+    """Raises ValueError when the model has another number of actions than poses can be made of."""
+    size = robot.action_dim - robot.gripper
+    if size != 6 and (robot.action_space != 'ee_position' or size != 7):
+        raise ValueError(
+            f'the model has {size} numbers per {robot.action_space} action beside the gripper: 6 are known '
+            '(translation and rotation vector), or 7 for ee_position (translation and quaternion w, x, y, z)'
+        )
+
+
+def to_poses(
+    kinematics: Kinematics, robot: RobotInterface, origin: np.ndarray, before: np.ndarray, actions: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) [m] and (n, 3, 3) in the base frame: what actions (n, action_dim) ask the tool for.
+
+    origin, before: (dof,) joint positions [rad] of the observation, and of the step before the first of the actions.
+    """
+    moves, size = actions[:, :3], robot.action_dim - robot.gripper
+    turns = np.array([rotation_matrix(a[3:6]) if size == 6 else quaternion_matrix(a[3:7]) for a in actions])
+    if robot.action_space == 'ee_position':
+        return moves, turns
+    at, rotation, _ = kinematics(origin if robot.action_space == 'ee_relative' else before)
+    if robot.action_space == 'ee_relative':
+        return at + moves, turns @ rotation
+    rotations = []
+    for turn in turns:
+        rotation = turn @ rotation
+        rotations.append(rotation)
+    return at + np.cumsum(moves, axis=0), np.array(rotations)
+
+
+def to_actions(kinematics: Kinematics, robot: RobotInterface, origin: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """(n, action_dim): the actions that lead from origin (dof,) through steps (n, dof + gripper); see to_poses."""
+    size = robot.action_dim - robot.gripper
+    actions = np.zeros((len(steps), robot.action_dim))
+    at, rotation, _ = kinematics(origin)
+    for action, step in zip(actions, steps, strict=True):
+        there, turned, _ = kinematics(step[: robot.dof])
+        absolute = robot.action_space == 'ee_position'
+        action[:3] = there if absolute else there - at
+        turn = turned if absolute else turned @ rotation.T
+        action[3:size] = rotation_vector(turn) if size == 6 else _quaternion(turn)
+        if robot.action_space == 'ee_delta':
+            at, rotation = there, turned
+    if robot.gripper:
+        actions[:, size] = steps[:, robot.dof]
+    return actions
+
+
+def _reach(
+    kinematics: Kinematics, profile: RobotProfile, start: np.ndarray, moves: np.ndarray, turns: np.ndarray
+) -> np.ndarray:
+    if profile.workspace is not None:  # a table a few mm lower than the model thinks must not stop the arm
+        moves = np.clip(moves, profile.workspace[:3] + _INSIDE, profile.workspace[3:] - _INSIDE)
+    return follow(kinematics, moves, turns, start, profile.position_lower, profile.position_upper)
+
+
+def _quaternion(rotation: np.ndarray) -> np.ndarray:
+    """(w, x, y, z) with w >= 0."""
+    vector = rotation_vector(rotation)
+    angle = float(np.linalg.norm(vector))
+    return np.append(np.cos(angle / 2), 0.5 * np.sinc(angle / (2 * np.pi)) * vector)

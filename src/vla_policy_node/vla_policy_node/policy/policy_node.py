@@ -1,0 +1,275 @@
+"""The policy as a lifecycle node: cameras and joints in, action chunks out."""
+
+import sys
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from std_msgs.msg import String
+
+from vla_core.clocks import SimulatedClock
+from vla_core.observe.action_prefix import takes_prefix
+from vla_model.observation import state_of
+from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_policy_node.policy.adapt_to_robot import fit
+from vla_policy_node.policy.foresight import Foresight
+from vla_policy_node.policy.goals import Goals, Result
+from vla_policy_node.policy.inference import Inference, Policy
+from vla_policy_node.policy.inference_report import InferenceReport
+from vla_policy_node.policy.instruction_in_force import InstructionInForce
+from vla_policy_node.policy.instructions import Instructions
+from vla_policy_node.policy.lockstep import INSTRUCTION, Lockstep
+from vla_policy_node.policy.observer import Observer
+from vla_policy_node.policy.parameters import PolicyParameters, declare_drive
+from vla_policy_node.policy.report import PolicyReport
+from vla_policy_node.policy.session import Outgoing, Session
+from vla_policy_node.ros import qos
+from vla_policy_node.ros.chunk_msg import chunk_msg
+from vla_policy_node.ros.lifecycle import SafeLifecycleNode
+from vla_policy_node.ros.log import NodeHandler
+from vla_policy_node.ros.qos_mismatch import EveryPublisher
+from vla_policy_node.ros.robot_description import read_description
+from vla_policy_node.ros.run import run
+
+TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
+
+
+class PolicyNode(SafeLifecycleNode):
+    """Wires the session to its subscriptions, its publishers, the model and the goals.
+
+    Subscriptions only store. One worker thread runs the model, see Inference; all else is the spin thread's. What the
+    two share is in the Session, whose docstring has the rules.
+    load(model, device=, dtype=, threads=, seed=, engine=, image_dtype=, ...) -> Policy is a parameter for tests.
+    """
+
+    read_at_activate = ('drive',)
+
+    def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
+        super().__init__(name, **kwargs)
+        self._load = load
+        self._policy: Policy | None = None
+        self._inference: Inference | None = None
+        self._observer: Observer | None = None
+        self._outputs: Foresight | None = None
+        self._lockstep: Lockstep | None = None
+        self._made: list[tuple[Callable, Any]] = []  # what set_up made, with the function that destroys it
+        self._rested: threading.Event | None = None
+        self._simulated_clock = SimulatedClock()
+        self._ticks = 0
+
+        self._model_log = NodeHandler(self, 'vla_model')
+        # These live as long as the node: its state is always visible, and clients always get their results.
+        self._session = Session(self.get_fully_qualified_name(), self._now)
+        self._session.changed.append(InstructionInForce(self).show)
+        self._session.changed.append(self._wake)
+        self._report = PolicyReport(self, self._session)
+        self._instructions = Instructions(self._session, self._report, self.get_logger())
+        self._goals = Goals(self, self._session, self._instructions)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
+            post_callback=self._on_jump,
+        )
+        # A wall clock timer: status must go out while the simulated clock stands still.
+        self.create_timer(TICK, self._tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    # ---- lifecycle
+
+    def set_up(self) -> None:
+        try:
+            self._configure()
+        except Exception as error:
+            self._report.note = f'configure failed: {error}'
+            self._report.publish()
+            raise
+        self._report.publish()
+
+    def _configure(self) -> None:
+        p = self._settings = PolicyParameters.of(self)
+        self._instructions.longest = p.instruction_max_length
+        policy: Any = self._load_policy(p)
+        self._lockstep = Lockstep(self) if p.lockstep else None
+        observer = self._observer = Observer(self, p, self._simulated_clock, self._lockstep)
+        outputs = self._outputs = Foresight(self, p, policy, self._session, observer.intake.frames)
+        # Not act: the arm need not reach what a grey scene makes a model say.
+        robot = policy.config.robot
+        outputs.schedule.warm_up(
+            policy.example, lambda seen: policy.actions(seen.images, state_of(robot, seen), seen.instruction)
+        )
+        policy.warm_up()  # last: engines of graphs capture nothing afterwards
+        self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        self._session.open(
+            self._send,
+            change=p.instruction_change,
+            max_deviation=p.inpaint_away if takes_prefix(p.inpaint, policy.config.inpaints) else None,
+            stagnation=p.stagnation,
+        )
+        self._inference = Inference(
+            policy, p.profile.dof, self._session, observe=observer.usable, schedule=outputs.schedule, rate=p.rate
+        )
+        self._report.begin(observer, InferenceReport(self, policy.model_id), outputs)
+        observer.subscribe(self._on_image)
+        self._made = [
+            (self.destroy_publisher, self._chunks),
+            (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._session.record)),
+        ]
+        instructions = EveryPublisher(self, String, '~/instruction', self._on_instruction)
+        self._made.append((EveryPublisher.close, instructions))
+        self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
+
+    def _load_policy(self, p: PolicyParameters) -> Any:
+        if self._load is None:
+            from vla_model.loading import load  # torch is loaded here, not with the module
+
+            self._load = load
+        policy = self._policy = self._load(
+            p.model,
+            device=p.device,
+            dtype=p.dtype,
+            threads=p.threads,
+            seed=p.seed,
+            engine=p.engine,
+            image_dtype=p.image_dtype,
+            image_engine=p.image_engine,
+            estimate=p.estimate,
+            gripper=bool(p.profile.gripper_joint_names),
+        )
+        robot = policy.config.robot
+        self._policy = fit(policy, p.profile, p.cameras, p.model, lambda: self._description(robot.action_space))
+        return self._policy
+
+    def _description(self, space: str) -> str:
+        return read_description(self, f'a model with {space} actions')
+
+    def _listen(self, kind: type, topic: str, callback: Callable) -> Any:
+        return self.create_subscription(kind, topic, callback, qos.LATCHED)
+
+    def start(self) -> None:
+        drive = declare_drive(self)
+        assert self._policy is not None
+        if drive and not self._policy.config.trained and not self.get_parameter('use_sim_time').value:
+            raise ValueError(
+                f'model {self._policy.model_id} has random weights: it may drive nothing but the simulator '
+                '(use_sim_time). Give a trained model, or set drive to false'
+            )
+        self._report.accept()
+        self._session.activate(drive)
+        self._instructions.activate()
+        self.get_logger().info(f'active, {"driving the arm" if drive else "in shadow: chunks do not move the arm"}')
+        self._report.publish()
+
+    def stop(self) -> None:
+        self._session.halt()
+        self._goals.end(Result.OUTCOME_DEACTIVATED, 'the node was deactivated')
+        self._session.deactivate()
+        self._instructions.clear()
+        self._report.publish()
+
+    def tear_down(self) -> None:
+        if self._session.active:
+            self.stop()
+        if self._inference is not None and not self._inference.close():
+            self.get_logger().error('the model does not return: its thread is left behind, restart the node')
+        close = getattr(self._policy, 'close', None)
+        if close is not None:
+            close()
+        for part in (self._observer, self._lockstep, self._outputs):
+            if part is not None:
+                part.close()
+        self._inference = self._policy = self._observer = self._lockstep = self._outputs = None
+        self._report.end()
+        self._session.close()
+        for destroy, thing in self._made:
+            destroy(thing)
+        self._made = []
+        self._instructions.clear()
+
+    def come_to_rest(self) -> threading.Event:
+        """Ends the motion and the goal; the event is set when its result is sent. Called from the main thread."""
+        rested = threading.Event()
+
+        def leave() -> None:
+            self._instructions.leaving = True
+            self._session.halt()
+            self._goals.end(Result.OUTCOME_DEACTIVATED, 'the node shuts down')
+            self._rested = rested
+
+        assert self.executor is not None
+        self.executor.create_task(leave)
+        return rested
+
+    # ---- events, in the spin thread
+
+    def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
+        """Each good image; stamp in ns."""
+        if self._outputs is not None:
+            self._outputs.saw(camera, stamp, pixels)
+        self._wake()
+
+    def _on_instruction(self, msg: String) -> None:
+        self._instructions.receive(msg.data)
+        if self._lockstep is not None and not self._instructions.leaving:
+            self._lockstep.took(INSTRUCTION)
+
+    def _on_jump(self, jump: TimeJump) -> None:
+        self.get_logger().warning('the clock went back: observations are forgotten')
+        if self._observer is not None:
+            self._observer.intake.streams.clear()
+        if self._goals.following:
+            self._session.halt()
+            self._goals.end(Result.OUTCOME_FAILED, 'the clock went back: send the goal again')
+
+    def _tick(self) -> None:
+        """20 Hz of wall time in the spin thread."""
+        if self._rested is not None and not self._goals.busy:
+            self._rested.set()
+            return  # from here on the main thread takes the node apart
+        now = self._now()
+        self._simulated_clock.look(now, time.monotonic())
+        self._ticks += 1
+        if self._outputs is not None:
+            self._outputs.look()
+        self._goals.tick(self._report.feedback if self._ticks % FEEDBACK_EVERY == 0 else None)
+        self._report.tick(now, newest=self._ticks % STATUS_EVERY == 0)
+
+    # ---- for the session
+
+    def _now(self) -> int:
+        return self.get_clock().now().nanoseconds
+
+    def _wake(self, *_: Any) -> None:
+        if self._inference is not None:
+            self._inference.wake()
+
+    def _send(self, out: Outgoing) -> None:
+        """Publish a chunk or a stop request, from both threads."""
+        assert self._policy is not None
+        self._chunks.publish(
+            chunk_msg(
+                out.chunk,
+                t_ref=out.t_ref,
+                frame_id=self._settings.profile.base_frame,
+                epoch=out.epoch,
+                sequence=out.sequence,
+                source=self.get_fully_qualified_name(),
+                joint_names=self._settings.profile.joint_names,
+                shadow=out.shadow,
+                instruction=out.instruction,
+                model_id=self._policy.model_id,
+                inference_time=out.inference_time,
+            )
+        )
+
+    def destroy_node(self) -> None:
+        self._goals.destroy()
+        self._model_log.remove()
+        super().destroy_node()
+
+
+def main() -> None:
+    # A new image waits for Python's lock at most so long [s], and so does the worker that it wakes; 5 ms is usual.
+    sys.setswitchinterval(0.5e-3)
+    run(PolicyNode)

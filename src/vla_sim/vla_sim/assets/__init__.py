@@ -1,0 +1,1 @@
+"""Parts of the MuJoCo model: arm, props, meshes, colours."""

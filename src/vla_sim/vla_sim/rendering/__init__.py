@@ -1,0 +1,1 @@
+"""Camera images of the simulated world."""

@@ -1,0 +1,78 @@
+"""What is in the bags of a robot, and what to make of it."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from vla_core.observe.streams import CAMERA_MAX_AGE, GRIPPER, JOINTS
+from vla_core.profile import RobotProfile, profile_parameters
+from vla_policy_node.ros.images import COMPRESSED
+from vla_training.bag import topics_seen
+
+STATES, SET_POINTS = 'states', 'set-points'
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What is in the bags, and what to make of it. Topics are absolute."""
+
+    profile: RobotProfile
+    cameras: dict[str, str]  # name -> topic
+    joint_states: str
+    gripper_joint_states: str
+    joint_command: str
+    gripper_command: str
+    namespace: str
+    fps: int
+    actions: str  # STATES or SET_POINTS
+    instruction: str = ''  # for every episode; empty: as the bag says
+    shortest: int = 10  # [frame] of an episode
+    camera_gap: float = CAMERA_MAX_AGE  # [s] an image may stand in for missing ones of its camera for so long
+    encoding: str = ''  # rgb8 or bgr8: the colours of images that do not give their order
+
+    @classmethod
+    def load(cls, robot: str | Path, *, namespace: str = '', **settings: Any) -> 'Setup':
+        """From a robot profile, by name or file. Raises ValueError naming what it lacks."""
+        profile, parameters = RobotProfile.load(robot), profile_parameters(robot)
+        prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
+
+        def absolute(topic: str) -> str:
+            return topic if topic.startswith('/') else f'{prefix}/{topic}'
+
+        try:
+            names, topics = parameters['cameras'], parameters['camera_topics']
+            found = {name: absolute(topic) for name, topic in parameters['topics'].items()}
+            return cls(
+                profile=profile,
+                cameras={n: absolute(t) for n, t in zip(names, topics, strict=True)},
+                joint_states=found['joint_states'],
+                gripper_joint_states=found['gripper_joint_states'],
+                joint_command=found['joint_command'],
+                gripper_command=found['gripper_command'],
+                namespace=prefix,
+                **settings,
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f'the robot profile {robot} lacks topics or cameras ({error})') from error
+
+    def topic(self, name: str) -> str:
+        return f'{self.namespace}/{name}'
+
+    def found_in(self, bag: Path) -> tuple['Setup', dict[str, str]]:
+        """With cameras read from `<topic>/compressed` where the bag has their images there; and topic -> type of what
+        the bag begins with. Raises ValueError when the path is no bag."""
+        pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in self.cameras.items()}
+        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
+        seen = topics_seen(bag, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
+        cameras = {name: next((t for t in seen if t in pair), pair[0]) for name, pair in pairs.items()}
+        return replace(self, cameras=cameras), seen
+
+    @property
+    def gripper(self) -> bool:
+        return bool(self.profile.gripper_joint_names)
+
+    @property
+    def streams(self) -> dict[str, str]:
+        """Stream -> topic of everything that a complete set needs."""
+        fingers = {GRIPPER: self.gripper_joint_states} if self.gripper else {}
+        return {**self.cameras, JOINTS: self.joint_states, **fingers}

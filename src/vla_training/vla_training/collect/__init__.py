@@ -1,0 +1,1 @@
+"""Data from the simulator: expert episodes and static-scene samples."""

@@ -1,0 +1,204 @@
+"""What became of each bag: of its streams, of its frames, and what was damaged."""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from rich.table import Table
+
+from vla_core import clocks
+from vla_core.clocks import NS
+from vla_training.bag import Damage
+
+GAP = 1.5  # times the usual interval
+AHEAD, MANY = 0.01, 0.05  # [s], share of the messages: stamps so far ahead of arrival are told although they are used
+STILL = 2e-3  # [rad] an arm of which no joint moves by more stands still: what sensors give is noise
+
+
+@dataclass
+class StreamReport:
+    """Stamps of the messages of one stream that could be read."""
+
+    topic: str
+    stamps: array = field(default_factory=lambda: array('q'))  # [ns], as they came
+    lags: array = field(default_factory=lambda: array('q'))  # [ns] arrival minus stamp, where it is known
+
+    def add(self, stamp: int, received: int = 0) -> None:
+        """stamp, received: [ns] of the next message; received 0: not known."""
+        self.stamps.append(stamp)
+        if received:
+            self.lags.append(received - stamp)
+
+    def ahead(self) -> float:
+        """By how much stamps are ahead of the arrival of their messages [s], where that is so of more than a few."""
+        lags = np.asarray(self.lags, np.int64)
+        early = lags[lags < -AHEAD * NS]
+        return -float(np.median(early)) / NS if len(early) > MANY * len(lags) else 0.0
+
+    def summary(self) -> dict[str, Any]:
+        """Rate [Hz] from the usual interval; gaps longer than GAP intervals, the longest [s]; messages lost in them;
+        messages stamped before the one before them; median time from stamp to arrival [s]."""
+        steps = np.diff(np.asarray(self.stamps, np.int64)) / NS
+        forward = np.diff(np.unique(np.asarray(self.stamps, np.int64))) / NS
+        usual = float(np.median(forward)) if len(forward) else 0.0
+        gaps = forward[np.greater(forward, GAP * usual)] if usual else np.zeros(0)
+        return {
+            'topic': self.topic,
+            'messages': len(self.stamps),
+            'rate': round(1 / usual, 3) if usual else 0.0,
+            'gaps': len(gaps),
+            'longest_gap': round(float(forward.max()), 4) if len(forward) else 0.0,
+            'lost_in_gaps': int((np.rint(gaps / usual) - 1).sum()) if usual else 0,
+            'out_of_order': int((steps < 0).sum()),
+            'lag': round(float(np.median(self.lags)) / NS, 4) if len(self.lags) else None,
+        }
+
+
+@dataclass
+class BagReport:
+    """One bag."""
+
+    bag: str
+    streams: dict[str, StreamReport] = field(default_factory=dict)
+    unusable: Counter[str] = field(default_factory=Counter)  # images at which no set was complete, and why
+    causes: dict[str, str] = field(default_factory=dict)  # cause in `unusable` -> the sentence of the first of them
+    dropped: Counter[str] = field(default_factory=Counter)  # frames, and why
+    gaps: list[float] = field(default_factory=list)  # [s] each ended an episode
+    stand_ins: Counter[str] = field(default_factory=Counter)  # camera -> frames with an image from before
+    oldest: float = 0.0  # [s] of these images
+    clocks: list[str] = field(default_factory=list)  # a sentence per clock of a sender that was set
+    slow: list[str] = field(default_factory=list)  # a sentence per camera that is slower than the frame rate
+    low: Any = None  # (dof,) [rad] least joint positions
+    high: Any = None  # same, largest
+    bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages that say what cannot be
+    examples: dict[str, str] = field(default_factory=dict)  # topic -> what was wrong with the first of them
+    # topic -> sentence: its stamps are ahead, not too far to be used
+    ahead: dict[str, str] = field(default_factory=dict)
+    damage: Damage = field(default_factory=Damage)
+    worst_skew: float = 0.0  # [s] between two values of a frame that was kept
+    kept: int = 0  # [frame]
+    episodes: int = 0
+    failed: str = ''  # why the bag could not be converted at all
+
+    def stream(self, name: str, topic: str) -> StreamReport:
+        if name not in self.streams:
+            self.streams[name] = StreamReport(topic)
+        return self.streams[name]
+
+    def bad(self, topic: str, why: str, count: int = 1) -> None:
+        self.bad_messages[topic] += count
+        self.examples.setdefault(topic, why)
+
+    def without_set(self, cause: str, sentence: str) -> None:
+        """An image came and no set was complete. cause: a short name. sentence: what is wrong and what to do."""
+        self.unusable[cause] += 1
+        self.causes.setdefault(cause, sentence)
+
+    def stood_in(self, camera: str, age: float) -> None:
+        """A frame has an image of the camera that is older than it by age [s]."""
+        self.stand_ins[camera] += 1
+        self.oldest = max(self.oldest, age)
+
+    def clock_set(self, since: int, why: str) -> None:
+        """A sender's clock was set. since: [ns] since the bag began."""
+        self.clocks.append(f'after {since / NS:.1f} s of the bag, {why}')
+
+    def judge_stamps(self) -> None:
+        """At the end of the bag: streams stamped ahead of their arrival, by so little that they were used."""
+        for name, stream in self.streams.items():
+            if AHEAD < (seconds := stream.ahead()) <= clocks.FUTURE_TOLERANCE:
+                self.ahead[stream.topic] = clocks.ahead(f'{name} on {stream.topic}', seconds)
+
+    def moved(self, positions: np.ndarray) -> None:
+        """Joint positions (dof,) [rad] that came."""
+        self.low = positions if self.low is None else np.minimum(self.low, positions)
+        self.high = positions if self.high is None else np.maximum(self.high, positions)
+
+    @property
+    def motion(self) -> float | None:
+        """Largest range of a joint [rad]; None: no joint state came."""
+        return float((self.high - self.low).max()) if self.low is not None else None
+
+    @property
+    def corrupt(self) -> int:
+        return sum(self.bad_messages.values()) + sum(self.damage.undecodable.values())
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            'bag': self.bag,
+            'episodes': self.episodes,
+            'frames_kept': self.kept,
+            'frames_dropped': dict(self.dropped),
+            'images_without_a_complete_set': dict(self.unusable),
+            'causes': dict(self.causes),
+            'gaps_that_ended_an_episode': {'count': len(self.gaps), 'longest': round(max(self.gaps, default=0.0), 3)},
+            'frames_with_an_older_image': dict(self.stand_ins),
+            'oldest_image': round(self.oldest, 4),
+            'worst_skew': round(self.worst_skew, 4),
+            'motion': None if self.motion is None else round(self.motion, 6),
+            'streams': {name: stream.summary() for name, stream in self.streams.items()},
+            'messages_with_wrong_content': dict(self.bad_messages),
+            'messages_undecodable': dict(self.damage.undecodable),
+            'examples': [*(f'{t}: {why}' for t, why in self.examples.items()), *self.damage.examples],
+            'ahead': list(self.ahead.values()),
+            'order': self.damage.order + self.clocks,
+            'slow_cameras': self.slow,
+            'damage': self.damage.problems,
+            'passed_over': dict(self.damage.foreign),
+            'parts_without_checksum': self.damage.unchecked,
+            'failed': self.failed,
+        }
+
+
+def notes(report: dict[str, Any]) -> list[str]:
+    """What a person should know about one bag, from its as_dict, a line each."""
+    if report.get('skipped'):
+        return [report['skipped']]
+    lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
+    lines += report.get('order', []) + report.get('slow_cameras', [])  # reports of earlier versions have none
+    if report.get('motion') is not None and report['motion'] < STILL:
+        lines.append(
+            f'the arm never moved: no joint by more than {report["motion"] * 1000:.2g} mrad; '
+            'check that its states, and not those of another robot or of a stopped driver, were recorded'
+        )
+    lines += report.get('ahead', []) + report['damage'] + report['examples']
+    if foreign := report.get('passed_over'):
+        names = ', '.join(f'{topic} ({encoding})' for topic, encoding in sorted(foreign.items()))
+        lines.append(f'topics passed over, their messages are not of ROS 2: {names}')
+    lines += [f'{count} frames dropped: {why}' for why, count in report['frames_dropped'].items()]
+    causes = report.get('causes', {})  # reports of earlier versions have none
+    for cause, count in report['images_without_a_complete_set'].items():
+        sentence = f'; the first: {causes[cause]}' if cause in causes else ''
+        lines.append(f'{count} images without a set: {cause}{sentence}')
+    for camera, count in report.get('frames_with_an_older_image', {}).items():
+        lines.append(f'{count} frames have an image of {camera} from before, {report["oldest_image"]:g} s old at most')
+    if report['gaps_that_ended_an_episode']['count']:
+        gaps = report['gaps_that_ended_an_episode']
+        lines.append(f'{gaps["count"]} gaps without frames ended an episode, the longest {gaps["longest"]} s')
+    if report['damage'] and report['parts_without_checksum']:
+        lines.append('parts of the bag have no checksum: wrong pixels in them would not be noticed')
+    return lines
+
+
+def stream_table(reports: list[dict[str, Any]]) -> Table:
+    """A row per stream of each bag."""
+    table = Table('bag', 'stream', 'messages', 'Hz', 'gaps', 'longest [s]', 'lost', 'out of order', 'lag [s]')
+    for report in reports:
+        for name, s in report['streams'].items():
+            numbers = s['messages'], s['rate'], s['gaps'], s['longest_gap'], s['lost_in_gaps'], s['out_of_order']
+            lag = s.get('lag')  # reports of earlier versions have none
+            table.add_row(report['bag'], name, *(f'{n:g}' for n in numbers), '' if lag is None else f'{lag:.3f}')
+        table.add_section()
+    return table
+
+
+def bag_table(reports: list[dict[str, Any]]) -> Table:
+    """A row per bag."""
+    table = Table('bag', 'episodes', 'frames', 'dropped', 'corrupt messages', 'worst skew [s]')
+    for r in reports:
+        corrupt = sum(r['messages_with_wrong_content'].values()) + sum(r['messages_undecodable'].values())
+        numbers = r['episodes'], r['frames_kept'], sum(r['frames_dropped'].values()), corrupt, r['worst_skew']
+        table.add_row(r['bag'], *(f'{n:g}' for n in numbers))
+    return table

@@ -1,0 +1,170 @@
+"""Tokenized data: what training reads. About half a kilobyte a frame, in safetensors files of at most 15 MB.
+
+A folder of shards is whole: shard-*, of episodes, and glances-*, of single frames (glances.py); beside them lie
+the config.json, the tokenizers and the statistics they were made with. Episodes are never
+split over shards. Tensors of a shard, N frames:
+
+    codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
+    state        (N, state_dim) uint16       bins
+    action       (N, horizon, action_dim) uint16  bins of the chunk that follows; NOWHERE: of a glance, none
+    points       (N, views, points, 2) uint16  bins of the places of what the instruction names; NOWHERE: nobody said
+    future       (N,) int32                  row of the frame at the end of the chunk
+    episode      (N,) int32                  number of the episode in the data set
+    instruction  (N,) int32                  row of `texts`
+    plan         (N,) int32                  row of `texts`; -1 where there is none
+    text_ids     (K,) int32                  all texts, one after the other
+    text_ends    (M,) int32                  where each ends
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vla_model.checkpoints import checkpoint
+from vla_model.config import ModelConfig, read_json
+from vla_model.tokens.text_tokenizer import TextTokenizer
+
+MAX_BYTES = 15_000_000
+PER_FRAME = ('codes', 'state', 'action', 'points', 'future', 'episode', 'instruction', 'plan')
+DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'points': torch.uint16}
+NOWHERE = 65535
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """All shards of a folder as one. Ids that index rows or texts are int64 and count over all of it."""
+
+    config: ModelConfig
+    text: TextTokenizer
+    folder: Path
+    codes: Tensor  # (N, views, tokens) int16 or int32, as below
+    state: Tensor
+    action: Tensor
+    points: Tensor  # -1 where nobody said; so is `action`
+    future: Tensor  # (N,) int64
+    glance: Tensor  # (N,) bool: in glances-*
+    episode: Tensor
+    instruction: Tensor
+    plan: Tensor
+    texts: list[list[int]]  # ids
+
+    def __len__(self) -> int:
+        return len(self.codes)
+
+
+def shard_path(folder: Path, index: int) -> Path:
+    return folder / f'shard-{index:05d}.safetensors'
+
+
+def bytes_of(config: ModelConfig) -> int:
+    """Of a frame in a shard, texts apart."""
+    robot = config.robot
+    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
+    return 2 * values + 4 * 4
+
+
+def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
+    """Writes one shard, whole or not at all. Returns its size [bytes]. Raises ValueError if it is too large."""
+    converted = {name: t.to(DTYPES.get(name, torch.int32)).contiguous() for name, t in tensors.items()}
+    size = sum(t.numel() * t.element_size() for t in converted.values())
+    if size > MAX_BYTES:
+        raise ValueError(f'{path.name} would have {size} bytes, at most {MAX_BYTES}: give it fewer episodes')
+    temporary = path.with_suffix('.writing')
+    save_file(converted, temporary)
+    temporary.replace(path)
+    return size
+
+
+def read_config(folder: Path) -> ModelConfig:
+    """Of a folder of shards. Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+    return checkpoint.read_config(folder, read_json(folder / 'config.json'))
+
+
+def read(folder: Path, *others: Path) -> Tokens:
+    """others: further folders, made for the same model with the same statistics (tokenize --like --keep-statistics).
+
+    Raises FileNotFoundError or ValueError naming the file and what is wrong with it.
+    """
+    config = read_config(folder)
+    text = TextTokenizer.load(folder / 'tokenizer.json')
+    files: list[list[Path]] = []  # episodes are counted from 0 in each of these
+    for each in (folder, *others):
+        if each != folder:
+            _check_alike(folder, config, each)
+        paths = sorted(each.glob('shard-*.safetensors'))
+        if not paths:
+            raise FileNotFoundError(f'{each} has no shard-*.safetensors: make them with ./vla train tokenize')
+        files += [paths, *([path] for path in sorted(each.glob('glances-*.safetensors')))]
+    begins = {paths[0] for paths in files}
+    parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
+    texts: list[list[int]] = []
+    glances: list[Tensor] = []
+    rows = episodes = first = 0
+    for path in (path for paths in files for path in paths):
+        if path in begins:
+            first = episodes
+        shard = _read_shard(path, config)
+        shard['episode'] = shard['episode'] + first
+        episodes = max(episodes, int(shard['episode'].max()) + 1)
+        starts = [0, *shard['text_ends'].tolist()]
+        ids = shard['text_ids'].to(torch.int64).tolist()
+        own = [ids[a:b] for a, b in pairwise(starts)]
+        plan = shard['plan'].long()
+        shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
+        shard['instruction'] = shard['instruction'].long() + len(texts)
+        shard['future'] = shard['future'].long() + rows
+        for name in ('action', 'points'):
+            found = shard[name].to(torch.int32)
+            shard[name] = torch.where(found == NOWHERE, -1, found)
+        for name in PER_FRAME:
+            parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
+        glances.append(torch.full((len(shard['codes']),), path.name.startswith('glances-')))
+        texts += own
+        rows += len(shard['codes'])
+    tensors = {name: torch.cat(p) for name, p in parts.items()}
+    return Tokens(config, text, folder, **tensors, glance=torch.cat(glances), texts=texts)
+
+
+def _check_alike(folder: Path, config: ModelConfig, other: Path) -> None:
+    found = read_config(other)
+    for name in ('vocabulary', 'image_tokenizer', 'robot', 'statistics'):
+        if getattr(found, name) != getattr(config, name):
+            raise ValueError(
+                f'{other} has another {name.replace("_", " ")} than {folder}: tokenize it with --like and a checkpoint '
+                'that was trained with the other, and --keep-statistics'
+            )
+    same = (read_json(each / 'tokenizer.json') for each in (folder, other))
+    if next(same) != next(same):
+        raise ValueError(f'{other} has another tokenizer.json than {folder}')
+
+
+def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
+    try:
+        shard = load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise ValueError(f'{path} is damaged ({error}): tokenize the data set again') from None
+    robot = config.robot
+    expected = {
+        'codes': (len(robot.cameras), config.image_tokenizer.tokens),
+        'state': (robot.state_dim,),
+        'action': (robot.horizon, robot.action_dim),
+        'points': (len(robot.cameras), robot.points, 2),
+    }
+    for name in (*PER_FRAME, 'text_ids', 'text_ends'):
+        if name not in shard:
+            raise ValueError(f'{path} lacks {name}: tokenize the data set again')
+        if name in PER_FRAME and tuple(shard[name].shape[1:]) != expected.get(name, ()):
+            raise ValueError(
+                f'{path}: {name} is {tuple(shard[name].shape)}, config.json says (frames, '
+                f'{", ".join(map(str, expected.get(name, ())))}): the shard is of another configuration'
+            )
+    n = len(shard['codes'])
+    if any(len(shard[name]) != n for name in PER_FRAME) or (n and not 0 <= int(shard['future'].max()) < n):
+        raise ValueError(f'{path}: its tensors have different numbers of frames: tokenize the data set again')
+    return shard

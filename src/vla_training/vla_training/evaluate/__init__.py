@@ -1,0 +1,1 @@
+"""Evaluation of policies: closed loop in the simulator, single steps, recorded frames."""

@@ -1,0 +1,1 @@
+"""Training: tokenized data, objective, loop, run state, export."""

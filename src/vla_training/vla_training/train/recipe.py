@@ -1,0 +1,157 @@
+"""All that decides a training run, in one YAML file."""
+
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_type_hints
+
+import yaml
+
+from vla_model.checkpoints.checkpoint import MAX_SHARD_BYTES
+from vla_training.data.shards import MAX_BYTES
+from vla_training.train.lora import Lora
+from vla_training.train.objective import MODES, Masking
+
+T = TypeVar('T')
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Some steps with the same weights of the losses. Weight 0: that prompt is not made at all."""
+
+    steps: int
+    action: float
+    text: float
+    image: float
+    glances: float = -1.0  # share of a batch's contexts that are glances; below 0: as many of all as are in the data
+    answers: float = 0.0  # and that are glances with a chunk
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
+            raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
+        share = max(self.glances, 0.0) + self.answers
+        if self.answers < 0 or share > 1 or (share == 1 and not self.action):
+            raise ValueError(f'glances and answers are shares up to 1, below that where action is 0, got {self}')
+        if self.answers and self.glances < 0:
+            raise ValueError(f'where answers has a share glances needs one, which may be 0, got {self}')
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Of the modes that are trained."""
+        return {mode: getattr(self, mode) for mode in MODES if getattr(self, mode) > 0}
+
+
+@dataclass(frozen=True)
+class Network:
+    """Shape of a network that is trained from nothing; see NetworkConfig."""
+
+    d_model: int = 192
+    n_layers: int = 6
+    n_heads: int = 3
+    mlp_hidden_size: int = 576
+
+
+@dataclass(frozen=True)
+class Recipe:
+    stages: tuple[Stage, ...]
+    name: str = 'nano'
+    seed: int = 0
+    init: str = ''  # folder of the checkpoint, ours or a released one, that the run begins with; empty: from nothing
+    network: Network = field(default_factory=Network)  # only where it begins from nothing
+    structured_tables: bool = True  # see structure.py; only where it begins from nothing
+    lora: Lora = field(default_factory=Lora)
+    masking: Masking = field(default_factory=Masking)
+    batch: int = 64  # contexts per step
+    text_batch: int = 8  # the first so many of them make a plan prompt, too
+    image_batch: int = 8  # and so many an image prompt
+    micro_batch: int = 0  # sequences per forward; 0: all at once
+    optimizer: str = 'adamw'  # or muon (Jordan et al. 2024) for the blocks' matrices, AdamW for the rest
+    lr: float = 1e-3
+    min_lr: float = 0.05  # share of lr at the end of the cosine
+    warmup: int = 200  # steps
+    weight_decay: float = 0.02
+    beta2: float = 0.98
+    grad_clip: float = 1.0
+    ema: float = 0.999  # 0: no average is kept
+    amp: bool = True  # computes in bf16; weights that are trained stay fp32
+    compile: bool = False
+    recompute: bool = False  # blocks again in the backward pass: less memory, a third more work
+    validation: float = 0.03  # share of the episodes that are only looked at
+    log_every: int = 50
+    save_every: int = 1000
+    piece_bytes: int = MAX_BYTES  # of a file of a run's checkpoint
+    dtype: str = 'float32'  # of the exported weights, or bfloat16
+    shard_bytes: int = MAX_SHARD_BYTES  # of a file of them
+
+    def __post_init__(self) -> None:
+        if not self.stages:
+            raise ValueError('a recipe needs at least one stage')
+        for name in ('batch', 'log_every', 'save_every', 'piece_bytes', 'shard_bytes'):
+            if getattr(self, name) < 1:
+                raise ValueError(f'{name} must be 1 or more, got {getattr(self, name)}')
+        if max(self.text_batch, self.image_batch) > self.batch:
+            raise ValueError(f'text_batch and image_batch are parts of batch, which is {self.batch}')
+        if not 0 <= self.validation < 1 or not 0 <= self.ema < 1:
+            raise ValueError('validation and ema must be 0 or more and below 1')
+        if self.optimizer not in ('adamw', 'muon'):
+            raise ValueError(f"optimizer must be 'adamw' or 'muon', got {self.optimizer!r}")
+        if self.dtype not in ('float32', 'bfloat16'):
+            raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
+        if self.init and self.network != Network():
+            raise ValueError('init says the shape of the network: leave network out')
+        if self.lora.rank and not self.init:
+            raise ValueError('lora adapts the network of a checkpoint: say which in init')
+
+    @property
+    def steps(self) -> int:
+        return sum(stage.steps for stage in self.stages)
+
+    def stage(self, step: int) -> Stage:
+        """The stage that a step is in."""
+        for stage in self.stages:
+            if step < stage.steps:
+                return stage
+            step -= stage.steps
+        return self.stages[-1]
+
+    def size(self, mode: str) -> int:
+        """Contexts of a step that make a prompt of this mode."""
+        return {'action': self.batch, 'text': self.text_batch, 'image': self.image_batch}[mode]
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def load(cls, path: Path) -> 'Recipe':
+        """Raises FileNotFoundError or ValueError naming the file and the field."""
+        if not path.is_file():
+            raise FileNotFoundError(f'{path} is missing: give a recipe, such as those in vla_training/recipes')
+        try:
+            return cls.from_dict(yaml.safe_load(path.read_text()))
+        except (yaml.YAMLError, ValueError, TypeError) as error:
+            raise ValueError(f'{path}: {error}') from None
+
+    @classmethod
+    def from_dict(cls, content: Any) -> 'Recipe':
+        return _read(cls, content, '')
+
+
+def _read(kind: type[T], content: Any, label: str) -> T:
+    if not isinstance(content, dict):
+        raise ValueError(f'{label or "the recipe"} must be a mapping, got {content!r}')
+    known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
+    if unknown := sorted(set(content) - known):
+        raise ValueError(f'unknown field {label}{unknown[0]}; known are: {", ".join(sorted(known))}')
+    hints = get_type_hints(kind)
+    return kind(**{name: _convert(hints[name], value, f'{label}{name}') for name, value in content.items()})
+
+
+def _convert(kind: Any, value: Any, label: str) -> Any:
+    if is_dataclass(kind):
+        return _read(kind, value, f'{label}.')  # type: ignore[type-var, arg-type]
+    if getattr(kind, '__origin__', None) is tuple:
+        return tuple(_convert(get_args(kind)[0], v, f'{label}[{i}]') for i, v in enumerate(value))
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        raise ValueError(f'{label} must be {kind.__name__}, got {value!r}')
+    return value

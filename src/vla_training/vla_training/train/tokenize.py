@@ -1,0 +1,379 @@
+"""A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
+
+A chunk holds the set-points due 1 .. horizon steps after its frame, a step being one frame or several, but leaves out
+that the demonstrator stood still first (see `starts`). Where the demonstration was disturbed, what was sent differs
+from what was wanted; a chunk then leads from the one to the other within a few frames.
+"""
+
+import itertools
+import json
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.ik import Kinematics
+from vla_core.profile import RobotProfile
+from vla_model.checkpoints import checkpoint, nano
+from vla_model.config import ImageTokenizerConfig, ModelConfig, RobotInterface
+from vla_model.families.folder import open_folder
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.observation import squared
+from vla_model.statistics import FILE as STATISTICS_FILE
+from vla_model.statistics import Statistics
+from vla_model.tokens import bins
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.tokens.vocabulary import Vocabulary
+from vla_policy_node.policy.end_effector import check_actions, to_actions
+from vla_training.data import shards
+from vla_training.data.annotate import plan_texts
+from vla_training.data.features import ACTION, POINTS, STATE, SUBTASK, SUCCESS, executed, image
+from vla_training.image_tokenizer.trainer import load_image_tokenizer
+from vla_training.lerobot import Dataset, Episode
+
+RECOVER = 0.5  # share of a disturbance that is left one frame later
+BATCH = 64  # images per forward of the encoder
+STILL = 0.003  # [rad] joints that have moved less since the frame stand still
+FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
+TAIL = 1.5  # [s] after success: time to get clear of what was let go
+BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
+NAMED = 2  # things of the instruction that a new model points at, where the data says where they are
+LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
+
+
+def starts(episode: Episode, dof: int) -> np.ndarray:
+    """(T,) int64: per frame, the frame that its chunk begins with: the first one from there on that goes somewhere.
+
+    A model that sees no velocities cannot tell when a rest is over. It learns the most frequent answer, which for a
+    pose that was rested at is to rest, and stays there for ever. Without the rest it goes on at once; the executor
+    accelerates the arm within its limits anyway. A rest in which the gripper moves has a purpose and is kept.
+    """
+    wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
+    before = np.concatenate([state[:1], wanted[:-1]])  # what each frame's set-points go on from
+    fingers = state[:, dof:]
+    moving = np.abs(np.diff(fingers, axis=0, append=fingers[-1:])).max(1, initial=0) > FINGERS
+    found = np.arange(len(wanted))
+    for i in range(len(wanted)):
+        for k in range(i, min(i + LONGEST_REST, len(wanted) - 1)):
+            still = np.abs(wanted[k, :dof] - before[i, :dof]).max() < STILL
+            if not still or moving[k] or (i > 0 and (wanted[k, dof:] != before[i, dof:]).any()):
+                break
+            found[i] = k + 1
+    return found
+
+
+def stride(data: Dataset, robot: RobotInterface) -> int:
+    """Frames per step of a chunk. Raises ValueError where a step is no whole number of frames."""
+    frames = robot.dt * data.fps
+    if frames < 0.5 or abs(frames - round(frames)) > 1e-6:
+        raise ValueError(
+            f'{data.folder} has {data.fps:g} frames/s, the model steps of {robot.dt:g} s: collect or convert others'
+        )
+    return round(frames)
+
+
+def chunks_of(episode: Episode, dof: int, horizon: int, stride: int = 1) -> np.ndarray:
+    """(T, horizon, dof + gripper) float64 set-points to come.
+
+    stride: frames per step. They begin at `starts`. After the end of the episode the last set-point is held.
+    """
+    wanted = np.asarray(episode.columns[ACTION], np.float64)
+    ahead = stride * np.arange(1, horizon + 1)  # frames
+    step = np.minimum(starts(episode, dof)[:, None] + ahead - 1, len(wanted) - 1)
+    chunks = wanted[step]
+    if (sent := executed(episode.columns)) is not None:
+        error = np.asarray(sent, np.float64)[:, :dof] - wanted[:, :dof]
+        now = np.concatenate([np.zeros((1, dof)), error[:-1]])  # an action is due one frame later
+        left = RECOVER**ahead
+        chunks[:, :, :dof] += now[:, None] * left[:, None]
+    return chunks
+
+
+def actions_of(
+    episode: Episode, robot: RobotInterface, stride: int, kinematics: Kinematics | None, length: int | None = None
+) -> np.ndarray:
+    """(length, horizon, action_dim) float64: the chunks of the first `length` frames (None: of all) as the model's
+    actions, in robot units. kinematics: of the robot's tool, where actions are of the tool.
+    """
+    chunks = chunks_of(episode, robot.dof, robot.horizon, stride)[:length]
+    state = np.asarray(episode.columns[STATE], np.float64)[: len(chunks), : robot.dof]
+    return np.stack([action_of(robot, kinematics, q, chunk) for q, chunk in zip(state, chunks, strict=True)])
+
+
+def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarray, chunk: np.ndarray) -> np.ndarray:
+    """(horizon, action_dim): a chunk (horizon, dof + gripper) of set-points, as actions of an arm at q (dof,) [rad]."""
+    if robot.action_space == 'joint_position':
+        return chunk
+    if robot.action_space == 'joint_delta':
+        return np.column_stack([chunk[:, : robot.dof] - q, chunk[:, robot.dof :]])
+    assert kinematics is not None
+    return to_actions(kinematics, robot, q, chunk)
+
+
+def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kinematics | None = None) -> ModelConfig:
+    """`base` with the statistics of the data set, of which `method` says what becomes -1 and +1 (RobotInterface)."""
+    robot = base.robot
+    if method == 'limits':
+        return replace(base, robot=replace(robot, normalization=method), statistics=None)
+    states, actions, frames = [], [], stride(dataset, robot)
+    for i in range(len(dataset.episodes)):
+        for episode in dataset.episode(i).by_task():
+            length = frames_used(episode, robot.dof, dataset.fps)
+            states.append(np.asarray(episode.columns[STATE])[:length])
+            actions.append(actions_of(episode, robot, frames, kinematics, length))
+    flat = np.concatenate(actions).reshape(-1, robot.action_dim)
+    statistics = Statistics.of(np.concatenate(states), flat)
+    return replace(base, robot=replace(robot, normalization=method), statistics=statistics)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Where the tool is, for models whose actions are of the tool."""
+
+    profile: RobotProfile
+    description: Callable[[], str]  # gives the URDF; asked only if it is needed
+
+
+def kinematics_for(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
+    """Of the tool; None where actions are joint set-points. Raises FileNotFoundError or ValueError."""
+    if robot.joints:
+        return None
+    if arm is None:
+        raise ValueError(f'{robot.action_space} actions need the robot: give its profile and its URDF')
+    return load_kinematics(arm.description(), arm.profile)
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What tokens are made for."""
+
+    config: ModelConfig
+    text: TextTokenizer
+    encoder: ImageTokenizer
+    kinematics: Kinematics | None  # None: actions are joint set-points
+
+
+def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Arm | None, device: str) -> _Model:
+    text = TextTokenizer.load(NANO_FILE)
+    encoder = load_image_tokenizer(image_tokenizer, device)
+    points = NAMED if POINTS in data.features else 0
+    base = _with_images(nano.config(text.size, action_space, points), encoder.config)
+    _check(data, base)
+    kinematics = kinematics_for(arm, base.robot)
+    return _Model(configure(data, base, 'min_max', kinematics), text, encoder, kinematics)
+
+
+def _model_like(
+    data: Dataset, folder: Path, image_tokenizer: Path | None, arm: Arm | None, device: str, keep: bool
+) -> _Model:
+    """The text and image tokenizers, the prompts and the method of the statistics of a checkpoint."""
+    found = open_folder(folder, image_tokenizer)
+    config = found.config
+    _check(data, config)
+    with torch.device('meta'):
+        encoder = ImageTokenizer(config.image_tokenizer)
+    checkpoint.load_into(encoder, found.image, torch.device(device), torch.float32, folder)
+    kinematics = kinematics_for(arm, config.robot)
+    if not keep:
+        config = configure(data, config, config.robot.normalization, kinematics)
+    return _Model(config, found.text, encoder.eval(), kinematics)
+
+
+def _check(data: Dataset, config: ModelConfig) -> None:
+    """Raises ValueError naming what the data set has otherwise than the model needs."""
+    robot = config.robot
+    size = robot.dof + robot.gripper
+    if robot.state_dim != size:
+        raise ValueError(
+            f'the model wants a state of {robot.state_dim} numbers, data sets here have joints and gripper'
+        )
+    if not robot.joints:
+        check_actions(robot)
+    for name in (STATE, ACTION):
+        has = data.features[name].shape if name in data.features else 'missing'
+        if has != (size,):
+            raise ValueError(f'{data.folder}: {name} is {has}, the model has {(size,)}: it is of another robot')
+    if lacking := [image(c) for c in robot.cameras if image(c) not in data.video_keys]:
+        raise ValueError(f'{data.folder} has {data.video_keys}, the model needs {lacking[0]}: name its cameras so')
+    stride(data, robot)
+
+
+def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig:
+    """The same model with another image tokenizer, whose codes its vocabulary then has."""
+    vocabulary = Vocabulary.small(base.vocabulary.text, 2**images.z_channels, base.vocabulary.bins)
+    network = replace(base.network, vocab_size=vocabulary.size)
+    return replace(base, image_tokenizer=images, vocabulary=vocabulary, network=network)
+
+
+def tokenize(
+    dataset: Path, image_tokenizer: Path | None, out: Path, *, arm: Arm | None = None, like: Path | None = None,
+    keep_statistics: bool = False, action_space: str = 'ee_relative', copies: int = 0, device: str = 'cpu',
+    seed: int = 0,
+) -> str:  # fmt: skip
+    """Writes the shards and what belongs to them into `out`; returns a line about them.
+
+    image_tokenizer: folder of a trained one. arm: whose joints the data set has,
+    for actions of its tool. like: folder of the checkpoint to be
+    fine-tuned, else tokens are made for the nano model with actions of `action_space`, see nano.ACTIONS;
+    image_tokenizer is then needed only where a released one is not in that folder. keep_statistics: of `like`, instead
+    of those of the data. copies: further versions of each frame with other brightness, contrast and colour. Shards that
+    are there already are kept, so a run that was cut goes on. Raises FileNotFoundError or ValueError naming the file.
+    """
+    data = Dataset(dataset)
+    if like is not None:
+        model = _model_like(data, like, image_tokenizer, arm, device, keep_statistics)
+    elif image_tokenizer is not None:
+        model = _nano_model(data, image_tokenizer, action_space, arm, device)
+    else:
+        raise ValueError('tokens need an image tokenizer, or a checkpoint that they shall be like')
+    config = model.config
+    out.mkdir(parents=True, exist_ok=True)
+    _write_model_files(out, model)
+    # As many episodes per shard as fit, counted before any is encoded: the same shards in every run.
+    room = shards.MAX_BYTES // (1 + copies) - 300_000
+    total, done = len(data.episodes), 0
+    with Progress(transient=True) as bar:
+        line = bar.add_task('frames', total=len(data))
+        for index, part in enumerate(_parts(data, config, room)):
+            path = shards.shard_path(out, index)
+            if not path.exists():
+                rng = np.random.default_rng([seed, index])
+                shards.write_shard(path, _shard(data, part, model, copies, rng))
+            done += sum(data.episodes[i].length for i in part)
+            bar.update(line, completed=done)
+    size = sum(p.stat().st_size for p in out.glob('shard-*'))
+    return f'{done} frames of {total} episodes, {size / 1e6:.1f} MB, {size / max(done, 1):.0f} bytes a frame'
+
+
+def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]:
+    """Numbers of the episodes of each shard."""
+    per_frame = shards.bytes_of(config)
+    part: list[int] = []
+    used = 0
+    for i, info in enumerate(data.episodes):
+        size = info.length * per_frame + 10_000  # and texts
+        if part and used + size > room:
+            yield part
+            part, used = [], 0
+        part.append(i)
+        used += size
+    if part:
+        yield part
+
+
+def frames_used(episode: Episode, dof: int, fps: float) -> int:
+    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, those up to TAIL after
+    success, where it is known (the way back is long and of no use), and those before the arm comes back to rest where
+    it began.
+
+    An arm that is back where it began sees much the same as before, if not exactly: a button that was pressed looks
+    like one that was not. Who learns to come to rest there learns never to begin.
+    """
+    named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
+    length = named[-1] + 1 if named else len(episode)
+    done = np.asarray(episode.columns.get(SUCCESS, []), bool)
+    if len(done) and done[-1]:
+        length = min(length, len(done) - int(done[::-1].argmin() or len(done)) + round(TAIL * fps))
+    q = np.asarray(episode.columns[STATE], np.float64)[:, :dof]
+    if np.abs(q[length - 1] - q[0]).max() < 2 * BACK:
+        away = np.flatnonzero(np.abs(q[:length] - q[length - 1]).max(1) > BACK)
+        length = int(away[-1]) + 1 if len(away) else length
+    return length
+
+
+def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.random.Generator) -> dict[str, Tensor]:
+    config, text, encoder = model.config, model.text, model.encoder
+    robot = config.robot
+    frames = stride(data, robot)
+    rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
+    texts: dict[str, int] = {}
+    count = 0
+    for episode in (piece for number in part for piece in data.episode(number).by_task()):
+        length = frames_used(episode, robot.dof, data.fps)
+        ends = starts(episode, robot.dof) + robot.horizon * frames
+        state = config.ranges('state').normalize(np.asarray(episode.columns[STATE], np.float64))
+        chunks = actions_of(episode, robot, frames, model.kinematics, length)
+        action = config.ranges('action').normalize(chunks).astype(np.float32)
+        plans = [texts.setdefault(t, len(texts)) if t else -1 for t in plan_texts(episode)[:length]]
+        for copy in range(1 + copies):
+            codes = [_encode(episode, camera, length, encoder, rng if copy else None) for camera in robot.cameras]
+            rows['codes'].append(np.stack(codes, 1))
+            rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
+            rows['action'].append(bins.quantize(action, config.vocabulary.bins))
+            rows['points'].append(points_of(data, episode, config.robot, config.vocabulary.bins)[:length])
+            rows['future'].append(count + np.minimum(ends[:length], length - 1))
+            rows['episode'].append(np.full(length, episode.info.index))
+            rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
+            rows['plan'].append(np.asarray(plans))
+            count += length
+    ids = [text.encode(t) for t in texts]
+    flat = np.concatenate([np.asarray(i, np.int64) for i in ids])
+    tensors = {name: torch.from_numpy(np.concatenate(values)) for name, values in rows.items()}
+    return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
+
+
+def points_of(data: Dataset, episode: Episode, robot: RobotInterface, count: int) -> np.ndarray:
+    """(T, views, points, 2) int64: where the things are that the task names, in its order, in `count` bins.
+
+    NOWHERE: unknown. What is out of the picture is at its edge.
+    """
+    found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
+    for t, told in enumerate(episode.columns.get(POINTS, [])):
+        try:
+            views = json.loads(told) if told else {}
+        except ValueError as error:
+            raise ValueError(f'{data.folder}: {POINTS} of {episode.task!r}, frame {t}, is no JSON: {error}') from None
+        for view, camera in enumerate(robot.cameras):
+            places = views.get(camera, {})
+            for i, name in enumerate(named(episode.task, places)[: robot.points]):
+                place = squared(places[name], *data.features[image(camera)].shape[:2])
+                found[t, view, i] = bins.quantize(2 * place - 1, count)
+    return found
+
+
+def named(text: str, names: Iterable[str]) -> list[str]:
+    """Those of the names that the text contains, in its order."""
+    at = {name: text.find(name) for name in names}
+    return sorted((name for name in at if at[name] >= 0), key=lambda name: at[name])
+
+
+@torch.inference_mode()
+def _encode(
+    episode: Episode, camera: str, length: int, encoder: ImageTokenizer, rng: np.random.Generator | None
+) -> np.ndarray:
+    """(length, tokens) int64 codes of a camera's first frames; with rng, in another light, the same for all."""
+    device = next(encoder.parameters()).device
+    side = encoder.config.resolution
+    gain = rng.uniform(0.8, 1.25) * rng.uniform(0.95, 1.05, 3) if rng is not None else None
+    offset = rng.uniform(-12, 12) if rng is not None else 0.0
+    codes, batch = [], []
+    frames = list(itertools.islice(episode.frames(image(camera)), length))
+    for i, frame in enumerate(frames):
+        if gain is not None:
+            frame = np.clip(frame * gain + offset, 0, 255).astype(np.uint8)
+        batch.append(preprocess(frame, side, device))
+        if len(batch) == BATCH or i == len(frames) - 1:
+            codes.append(encoder.encode(torch.stack(batch)).cpu().numpy())
+            batch = []
+    return np.concatenate(codes)
+
+
+def _write_model_files(out: Path, model: _Model) -> None:
+    """Raises ValueError where shards are there that were made for another model or of other data."""
+    statistics = model.config.statistics
+    if any(out.glob('shard-*')):
+        then = shards.read_config(out)
+        if then != model.config:
+            raise ValueError(f'{out} has shards of other data or for another model: give an empty folder')
+    (out / 'config.json').write_text(model.config.to_json())
+    model.text.tokenizer.save(str(out / 'tokenizer.json'))
+    if statistics is not None:
+        statistics.save(out / STATISTICS_FILE)
+    tensors = {name: t.detach().cpu().contiguous() for name, t in model.encoder.state_dict().items()}
+    save_file(tensors, out / checkpoint.IMAGE_FILE)

@@ -1,0 +1,300 @@
+"""The training loop: the same on a CPU, a GPU and many of them, gone on with from any of its checkpoints.
+
+What a step sees follows from the seed and the number of the step alone, so a run that was cut goes on as if it had not
+been, and its processes learn together what one would. `log.csv` and its curves, `loss.png`, grow beside `step-N`.
+"""
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from vla_training import plot
+from vla_training.data import shards
+from vla_training.data.shards import Tokens
+from vla_training.train import export, initial, run_state
+from vla_training.train.distributed import World, forget_gathered, local
+from vla_training.train.objective import MODES, Objective
+from vla_training.train.recipe import Recipe
+
+COLUMNS = ('step', 'seconds', 'lr', 'grad_norm', 'samples_per_s', *(f'{p}{m}{q}' for p in ('', 'val_') for m in MODES
+           for q in ('_loss', '_right')))  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Split:
+    """Rows to learn from and rows only to look at; by episode."""
+
+    train: Tensor
+    validation: Tensor
+
+    @classmethod
+    def of(cls, tokens: Tokens, share: float) -> 'Split':
+        episodes = tokens.episode.unique()
+        order = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(0))]
+        held = order[: round(share * len(episodes))]
+        looked_at = torch.isin(tokens.episode, held)
+        return cls((~looked_at).nonzero()[:, 0], looked_at.nonzero()[:, 0])
+
+
+class Trainer:
+    """One run in one folder."""
+
+    def __init__(
+        self, recipe: Recipe, tokens: Tokens, out: Path, device: str = 'cpu', world: World | None = None
+    ) -> None:
+        """Goes on from the newest checkpoint in `out` where there is one. world: where there are other processes.
+
+        Raises ValueError where it was made with another recipe or other data.
+        """
+        self.recipe, self.tokens, self.out = recipe, tokens, out
+        self.world = world or World(torch.device(device))
+        self.device = self.world.device
+        self.objective = Objective(tokens, recipe.masking, self.device)
+        self.split = Split.of(tokens, recipe.validation)
+        train = self.split.train
+        glance, answered = tokens.glance[train], tokens.action[train, 0, 0] >= 0
+        self._pools = {
+            'rows': train,
+            'rows of episodes': train[~glance],
+            'glances': train[glance & ~answered],
+            'answers': train[glance & answered],
+        }
+        self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, and its permutation by that
+        if not len(self.split.train):
+            raise ValueError('there is no episode to learn from: lower validation or collect more')
+        self.network, self._base = initial.make(recipe, tokens, self.world)
+        self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
+        self.optimizers = self._make_optimizers()
+        self.average = {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
+        self.step, self.seconds = 0, 0.0
+        out.mkdir(parents=True, exist_ok=True)
+        newest = run_state.newest(out)
+        if newest is not None:
+            then = run_state.check(newest, self._progress())
+            run_state.restore(newest, self.trained, self.average, self.optimizers)
+            self.step, self.seconds = then.step, then.seconds
+        whole = recipe.compile and self.world.mesh is None
+        if whole:  # modes, padded or not, last batches of a validation: more shapes than it would compile for by itself
+            torch._dynamo.config.recompile_limit = 64
+        self._loss: Callable = torch.compile(self.objective.loss) if whole else self.objective.loss
+
+    def _make_optimizers(self) -> list[torch.optim.Optimizer]:
+        r = self.recipe
+        matrices = [p for n, p in self.trained.items() if p.ndim > 1 and '.blocks.' in n]
+        ids = {id(p) for p in matrices}
+        others = [p for p in self.trained.values() if id(p) not in ids]
+        if r.optimizer == 'muon':
+            if self.world.mesh is not None:
+                raise ValueError('muon needs whole matrices, which a run that is shared has not: use adamw')
+            # Steps as large as AdamW's, so that both can have the same lr.
+            muon = torch.optim.Muon(matrices, lr=r.lr, weight_decay=r.weight_decay, adjust_lr_fn='match_rms_adamw')
+            return [muon, torch.optim.AdamW(others, lr=r.lr, betas=(0.9, r.beta2), weight_decay=0, fused=True)]
+        groups = [{'params': matrices, 'weight_decay': r.weight_decay}, {'params': others, 'weight_decay': 0}]
+        return [torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, r.beta2), fused=True)]
+
+    def lr(self, step: int) -> float:
+        """Linear warm-up, then a cosine down to min_lr."""
+        r = self.recipe
+        if step < r.warmup:
+            return r.lr * (step + 1) / r.warmup
+        done = (step - r.warmup) / max(1, r.steps - r.warmup)
+        return r.lr * (r.min_lr + (1 - r.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+
+    # ---- steps
+
+    def run(self, until: float = math.inf) -> int:
+        """Trains to the end of the recipe, or until time.monotonic() passes `until`. Saves, and returns the step."""
+        r = self.recipe
+        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, refresh_per_second=1, disable=not self.world.first) as bar:
+            line = bar.add_task('training', total=r.steps, completed=self.step)
+            sums: dict[str, list[float]] = {}
+            began, since = time.monotonic(), self.step
+            while self.step < r.steps and (until == math.inf or self.world.agree(time.monotonic() < until)):
+                found, norm = self._train_step()
+                for name, value in found.items():
+                    sums.setdefault(name, []).append(value)
+                self.step += 1
+                bar.update(line, completed=self.step)
+                if self.step % r.log_every == 0 or self.step == r.steps:
+                    took = time.monotonic() - began
+                    self.seconds += took
+                    row = {name: sum(v) / len(v) for name, v in sums.items()}
+                    row |= {'step': self.step, 'seconds': self.seconds, 'lr': self.lr(self.step - 1), 'grad_norm': norm}
+                    row['samples_per_s'] = (self.step - since) * r.batch / took
+                    if self.step % r.save_every == 0 or self.step == r.steps:
+                        row |= self.validate()
+                    self._log(row)
+                    bar.update(line, description=_describe(row))
+                    sums, began, since = {}, time.monotonic(), self.step
+                if self.step % r.save_every == 0:
+                    self.save()
+        if self.step % r.save_every:
+            self.save()
+        return self.step
+
+    def _train_step(self) -> tuple[dict[str, float], float]:
+        r, lr = self.recipe, self.lr(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group['lr'] = lr
+        self.network.train()
+        generator = torch.Generator(self.device).manual_seed((r.seed << 32) + self.step)
+        if r.lora.dropout:
+            torch.manual_seed(((r.seed << 32) + self.step) * self.world.ranks + self.world.rank)
+        rows = self._rows()
+        found: dict[str, Tensor] = {}
+        for mode, weight in r.stage(self.step).weights.items():
+            found |= self._losses(mode, rows[: r.size(mode)], generator, weight)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), r.grad_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        if not torch.isfinite(norm):
+            raise ValueError(f'the gradient of step {self.step} is not finite: lower lr, or train without amp')
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        if self.average:
+            decay = min(r.ema, (1 + self.step) / (10 + self.step))
+            own = [local(p) for p in self.trained.values()]
+            torch._foreach_lerp_([local(value) for value in self.average.values()], own, 1 - decay)
+        return {name: float(value) for name, value in found.items()}, float(norm)
+
+    def _losses(self, mode: str, rows: Tensor, generator: torch.Generator, weight: float = 0.0) -> dict[str, Tensor]:
+        """Loss of a mode and share of right tokens over rows, of all processes; with a weight also their gradients."""
+        with self._autocast():  # every process draws all of it, so each has its own forward of what is given
+            batch = self.objective.draw(mode, rows, generator, self.network)
+        total = torch.zeros(2, device=self.device)
+        if batch is not None:
+            for part in batch.parts(self.recipe.micro_batch, self.world.rank, self.world.ranks):
+                with self._autocast():
+                    loss, right = self._loss(self.network, part)
+                if weight:  # gradients of processes are averaged, losses are parts of a sum
+                    (loss * (weight * self.world.ranks)).backward()
+                total += torch.stack([loss.detach(), right])
+        return dict(zip((f'{mode}_loss', f'{mode}_right'), self.world.sum(total), strict=True))
+
+    def _rows(self) -> Tensor:
+        """(batch,) rows of this step: glances last, as only the first ones make text and image prompts."""
+        batch, stage = self.recipe.batch, self.recipe.stage(self.step)
+        if stage.glances < 0:
+            picked = self._pick('rows', batch)
+        else:
+            glances, answers = round(stage.glances * batch), round(stage.answers * batch)
+            picked = self._pick('rows of episodes', batch - glances - answers)
+            picked += self._pick('answers', answers) + self._pick('glances', glances)
+        return torch.tensor(picked, device=self.device)
+
+    def _pick(self, pool: str, count: int) -> list[int]:
+        """The next `count` of a pool: every epoch is a permutation, drawn from seed and epoch."""
+        rows = self._pools[pool]
+        if count and not len(rows):
+            raise ValueError(f'{self.tokens.folder} has no {pool}: make some, or change the stages of the recipe')
+        picked: list[int] = []
+        while len(picked) < count:
+            epoch, place = divmod(self.step * count + len(picked), len(rows))
+            seed = (self.recipe.seed << 20) + epoch
+            if self._orders.get(pool, (-1,))[0] != seed:
+                order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(seed))
+                self._orders[pool] = seed, rows[order]
+            picked += self._orders[pool][1][place : place + count - len(picked)].tolist()
+        return picked
+
+    def _autocast(self):
+        mixed = self.recipe.amp and self.world.mesh is None  # split parameters are gathered in bf16 as it is
+        return torch.autocast(self.device.type, torch.bfloat16) if mixed else nullcontext()
+
+    @torch.no_grad()
+    def validate(self, batches: int = 8) -> dict[str, float]:
+        """Losses over some held-out rows, with the averaged weights; always the same rows and masks."""
+        if not len(self.split.validation):
+            return {}
+        generator = torch.Generator().manual_seed(1)
+        rows = self.split.validation[torch.randperm(len(self.split.validation), generator=generator)]
+        found: dict[str, float] = {}
+        self.network.eval()
+        own = {n: local(p).clone() for n, p in self.trained.items()} if self.average else {}
+        self._write({n: local(value) for n, value in self.average.items()})
+        try:
+            for mode in (m for m in MODES if any(m in stage.weights for stage in self.recipe.stages)):
+                totals: dict[str, list[Tensor]] = {}
+                for i, part in enumerate(rows.to(self.device).split(self.recipe.size(mode))[:batches]):
+                    noise = torch.Generator(self.device).manual_seed(i)
+                    for name, value in self._losses(mode, part, noise).items():
+                        totals.setdefault(f'val_{name}', []).append(value)
+                found |= {name: float(torch.stack(values).mean()) for name, values in totals.items()}
+        finally:
+            self._write(own)
+        return found
+
+    @torch.no_grad()
+    def _write(self, values: dict[str, Tensor]) -> None:
+        """This process's parts of parameters by name."""
+        for name, value in values.items():
+            local(self.trained[name]).copy_(value)
+        forget_gathered(self.network)
+
+    def _log(self, row: dict[str, float]) -> None:
+        if not self.world.first:
+            return
+        path = self.out / 'log.csv'
+        new = not path.exists()
+        with path.open('a', newline='') as file:
+            writer = csv.DictWriter(file, COLUMNS, restval='')
+            if new:
+                writer.writeheader()
+            writer.writerow({k: f'{v:.6g}' for k, v in row.items()})
+
+    # ---- checkpoints
+
+    def averaged(self) -> dict[str, Tensor]:
+        """State of a plain network with the averaged weights, fp32 on the CPU."""
+        return dict(export.plain(self))
+
+    def save(self) -> Path:
+        """Writes `step-N` and removes the checkpoints before it."""
+        if self.world.first and (self.out / 'log.csv').is_file():
+            plot.plot_log(self.out / 'log.csv', self.out / 'loss.png')
+        return run_state.save(self.out, self._progress(), self.trained, self.average, self.optimizers, self.world)
+
+    def _progress(self) -> run_state.Progress:
+        return run_state.Progress(self.step, self.seconds, self.recipe, len(self.tokens), self._base)
+
+
+def _describe(row: dict[str, float]) -> str:
+    losses = [f'{mode} {row[f"{mode}_loss"]:.3f}' for mode in MODES if f'{mode}_loss' in row]
+    return f'{"  ".join(losses)}  {row["samples_per_s"]:.0f}/s'
+
+
+def train(
+    recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, device: str = 'cpu', minutes: float = math.inf,
+    threads: int = 0, shard: bool = False,
+) -> Path:  # fmt: skip
+    """Trains, or goes on with, the run in `out`; writes `out/checkpoint` and returns it.
+
+    tokens: a folder, or several, see shards.read. threads: of torch, on a CPU; 0 is all cores, in equal parts where
+    processes share the machine. shard: this is one of the processes that torchrun started, which share the run.
+    """
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get('LOCAL_WORLD_SIZE', '1'))
+    torch.set_num_threads(threads or max(1, cores))
+    world = World.join(device) if shard else World(torch.device(device))
+    folders = [tokens] if isinstance(tokens, Path) else tokens
+    checkpoint = _train(recipe, shards.read(*folders), out, world, minutes)
+    world.leave()  # not where it failed: others may be waiting for this process, and torchrun ends them
+    return checkpoint
+
+
+def _train(recipe: Recipe, tokens: Tokens, out: Path, world: World, minutes: float) -> Path:
+    trainer = Trainer(recipe, tokens, out, world=world)
+    trainer.run(time.monotonic() + 60 * minutes)
+    export.export(trainer, out / 'checkpoint')
+    return out / 'checkpoint'
