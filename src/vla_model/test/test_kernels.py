@@ -11,7 +11,7 @@ pytest.importorskip('triton')
 PROGRAM = """
 import os
 import torch
-from vla_model import kernels, kernels_triton, products
+from vla_model.engines import kernels, kernels_triton, matmuls
 
 def both(function, *arguments):
     ours = function(*arguments)

@@ -208,7 +208,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 import torch
-from vla_model import checkpoint
+from vla_model.checkpoints import checkpoint
 
 folder, tensors, shard = Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3])
 with torch.device('meta'):

@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_core.observe.streams import JOINTS, NS, Aligned
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
-from vla_policy_node.inference import Inference
-from vla_policy_node.observe.streams import JOINTS, NS, Aligned
-from vla_policy_node.schedule import Schedule
-from vla_policy_node.session import SEAMLESS, Session
+from vla_policy_node.policy.inference import Inference
+from vla_policy_node.policy.schedule import Schedule
+from vla_policy_node.policy.session import SEAMLESS, Session
 
 
 class Model:

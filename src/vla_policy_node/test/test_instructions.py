@@ -4,8 +4,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from vla_policy_node.instructions import Instructions
-from vla_policy_node.session import SUPERSEDE, Session
+from vla_policy_node.policy.instructions import Instructions
+from vla_policy_node.policy.session import SUPERSEDE, Session
 
 
 @pytest.fixture

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from vla_core.observe.committed import CommittedActions
+from vla_core.observe.streams import NS, Aligned
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
-from vla_policy_node import session as module
-from vla_policy_node.observe.committed import CommittedActions
-from vla_policy_node.observe.streams import NS, Aligned
-from vla_policy_node.session import NEW_EPOCH, SEAMLESS, STATUS_DELAY, SUPERSEDE, Answer, Session
+from vla_policy_node.policy import session as module
+from vla_policy_node.policy.session import NEW_EPOCH, SEAMLESS, STATUS_DELAY, SUPERSEDE, Answer, Session
 
 ARM = '/policy'
 
