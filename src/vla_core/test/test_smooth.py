@@ -105,6 +105,40 @@ def test_a_motion_may_be_replaced_again_and_again_at_one_moment(width):
             np.testing.assert_allclose(track.sample(np.zeros(1)), before, atol=1e-9)
 
 
+@settings(max_examples=60)
+@given(accelerations, st.floats(0, 0.6), st.sampled_from([0.002, 0.01, 0.02]))
+def test_cubics_between_its_points_accelerate_as_the_track_does(accelerations, passed, longest):
+    track, near = Track(width=10), np.array([0.05, 0.1])
+    track.hold(np.zeros(2))
+    track.follow(motion(accelerations))
+    track.advance(passed)
+    times = track.points(longest, near)
+    assert times[0] == 0
+    assert times[-1] == pytest.approx(track.duration)
+    assert (np.diff(times) <= longest + 1e-9).all()
+    times = times[np.diff(times, prepend=-1.0) > 1e-6]
+    q, v = track.sample(times)
+    h, rise = np.diff(times)[:, None], np.diff(q, axis=0)
+    begins, ends = (6 * rise / h - 4 * v[:-1] - 2 * v[1:]) / h, (2 * v[:-1] + 4 * v[1:] - 6 * rise / h) / h
+    for u in (0.01, 0.3, 0.5, 0.7, 0.99):
+        at = times[:-1] + u * h[:, 0]
+        a = (track.sample(at + 1e-6)[1] - track.sample(at - 1e-6)[1]) / 2e-6
+        assert (np.abs((1 - u) * begins + u * ends - a) <= near + 1e-3).all()
+
+
+def test_a_track_has_many_points_only_where_its_jerk_changes():
+    track = Track(width=10)
+    track.hold(np.zeros(2))
+    track.follow(motion(np.full((20, 2), 1.0)))
+    near = np.full(2, 0.01)
+    times = track.points(0.01, near)
+    assert 10 <= (np.diff(times) < 0.0021).sum() <= 40
+    steady = times[(times > 0.05) & (times < 0.4)]
+    np.testing.assert_allclose(np.diff(steady), 0.01)
+    track.advance(10.0)
+    assert track.points(0.01, near).tolist() == [0.0]
+
+
 def test_jerk_asks_for_a_longer_average():
     assert averaging_rows(0.02, np.array([9.0]), np.array([5000.0])) == 10
     assert averaging_rows(0.0, np.array([9.0]), np.array([5000.0])) == 2

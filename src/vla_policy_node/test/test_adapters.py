@@ -119,7 +119,7 @@ def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_limits():
         accelerations.append((6 * rise / h - 4 * v[k] - 2 * v[k + 1]) / h)
         accelerations.append((-6 * rise / h + 2 * v[k] + 4 * v[k + 1]) / h)
     most = np.abs(accelerations).max(axis=0)
-    assert (most <= 1.005 * PROFILE.acceleration).all()
+    assert (most <= PROFILE.acceleration).all()
     np.testing.assert_allclose(most[2], PROFILE.acceleration[2], rtol=0.05)  # as hard as it may
 
 
@@ -130,7 +130,7 @@ def test_a_plan_that_comes_to_rest_needs_no_brake_and_lasts_until_it_has_arrived
         course.stand_at(Q)
     times, q, v = arrays(course.promise(LEAD))
     assert times[-1] >= LEAD - 1e-9
-    assert (np.diff(times) > 1e-4).all()
+    assert (np.diff(times) > 1e-6).all()
     assert (v[-1] == 0).all()
     if steps == 1:
         np.testing.assert_allclose(q, np.tile(Q, (len(q), 1)))

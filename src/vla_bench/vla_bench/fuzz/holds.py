@@ -303,7 +303,8 @@ CASES = (
 
 @dataclass(frozen=True)
 class Held:
-    """What a controller got. velocity and acceleration: largest multiples of the hard limits."""
+    """What a controller got. velocity and acceleration: largest multiples of the hard limits, from one control step to
+    the next, and anywhere between the points of a trajectory."""
 
     case: Case
     kind: str
@@ -341,6 +342,7 @@ def hold(profile: RobotProfile, kind: str, case: Case, seed: int) -> Held:
     v = np.diff(q, axis=0) / PERIOD
     down, up = velocity_limits(profile, (q[1:] + q[:-1]) / 2)
     a = np.diff(v, axis=0) / PERIOD
+    cubics = drive.controller.follower
     after = drive.states[before:]
     known = next((i for i, (_, h) in enumerate(after) if h is case.hold), len(after))
     still = next((i for i, (s, _) in enumerate(after[known:]) if s in (State.HOLDING, State.INACTIVE)), len(after))
@@ -348,10 +350,14 @@ def hold(profile: RobotProfile, kind: str, case: Case, seed: int) -> Held:
         case, kind, speed,
         holds=tuple(dict.fromkeys(h for _, h in after)),
         step=float(np.abs(np.diff(q, axis=0)).max()),
-        velocity=float((np.abs(v) / np.where(v > 0, up, down)).max()),
-        acceleration=float((np.abs(a) / profile.acceleration).max()),
+        velocity=max(_largest(v, np.where(v > 0, up, down)), _largest(cubics.fastest, profile.velocity)),
+        acceleration=max(_largest(a, profile.acceleration), _largest(cubics.hardest, profile.acceleration)),
         rests=still * PERIOD,
     )  # fmt: skip
+
+
+def _largest(values: np.ndarray, limits: np.ndarray) -> float:
+    return float((np.abs(values) / limits).max())
 
 
 def table(held: list[Held]) -> str:

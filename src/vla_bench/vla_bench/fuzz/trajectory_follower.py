@@ -21,6 +21,7 @@ class TrajectoryFollower:
     def __init__(self, start: np.ndarray, interpolate_from_desired_state: bool = False) -> None:
         self.q, self.v = np.array(start, float), np.zeros(len(start))  # state_desired_
         self.refused = 0
+        self.fastest = self.hardest = np.zeros(len(start))  # [rad/s], [rad/s^2] of any cubic of any message
         self._from_desired = interpolate_from_desired_state
         self._new: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
         self._trajectory: tuple[int, np.ndarray, np.ndarray, np.ndarray] | None = None
@@ -39,6 +40,9 @@ class TrajectoryFollower:
             self.refused += 1
         else:
             self._new = begins, times, q, v
+            speed, acceleration = largest(times, q, v)
+            self.fastest = np.maximum(self.fastest, speed)
+            self.hardest = np.maximum(self.hardest, acceleration)
 
     def update(self, now: int, period: int) -> None:
         """A control cycle. period: [ns] since the one before, by a clock that is never set: controller_manager gives
@@ -65,6 +69,18 @@ class TrajectoryFollower:
         if k == len(times) - 1:
             return q[-1], v[-1]
         return _cubic(since - times[k], times[k + 1] - times[k], q[k], v[k], q[k + 1], v[k + 1])
+
+
+def largest(times: np.ndarray, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Largest speed and acceleration, (dof,) each, anywhere on the cubics between the points (n, dof) at `times` (n,)
+    [ns]."""
+    h, rise = np.diff(times)[:, None] * 1e-9, np.diff(q, axis=0)
+    begins = (6 * rise / h - 4 * v[:-1] - 2 * v[1:]) / h  # an acceleration is a straight line in between
+    ends = (2 * v[:-1] + 4 * v[1:] - 6 * rise / h) / h
+    with np.errstate(divide='ignore', invalid='ignore'):
+        turns = np.where(begins * ends < 0, v[:-1] - begins**2 * h / (2 * (ends - begins)), 0.0)
+    hardest = np.maximum(np.abs(begins), np.abs(ends)).max(axis=0, initial=0.0)
+    return np.maximum(np.abs(v).max(axis=0), np.abs(turns).max(axis=0, initial=0.0)), hardest
 
 
 def _cubic(since: int, span: int, q0: Any, v0: Any, q1: Any, v1: Any) -> tuple[np.ndarray, np.ndarray]:

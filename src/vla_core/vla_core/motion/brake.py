@@ -53,12 +53,12 @@ def brake(motion: Motion, limit: np.ndarray) -> Motion:
     return Motion(q, v, a, s)
 
 
-def verified_brake(motion: Motion, track: Track, limits: Limits, after: int = 0, most: float = 1.0) -> Motion:
+def verified_brake(motion: Motion, track: Track, limits: Limits, after: int = 0) -> Motion:
     """The motion, which begins with the track's head, braked from the row `after` on so that what is sent keeps the
-    limits; or what comes closest to that, should nothing keep them. most: share of the limit that the brake may use."""
+    limits; or what comes closest to that, should nothing keep them."""
     best, least = motion, np.inf
     for share in SHARES:
-        braked = motion.rows(0, after).then(brake(motion.rows(after), most * share * limits.braking))
+        braked = motion.rows(0, after).then(brake(motion.rows(after), share * limits.braking))
         sent, _ = track.with_history(braked)
         excess = limits.excess(sent, GRID, len(sent), motion.q[0])
         worst = max(excess.velocity, excess.acceleration, excess.jerk)

@@ -30,10 +30,10 @@ if TYPE_CHECKING:  # a guard loads Pinocchio
     from vla_core.kinematics.collision_monitor import Guard
 
 # [s] A plan that left the motion that was sent so long ago, at a control step and when its message is ready, still
-# continues that motion, because what is sent is averaged.
+# continues that motion, because what is sent is averaged. So does the plan that was sent, after its brake has begun.
 _SOON, _LATEST = 0.0125, 0.015
-# Of the acceleration limit, that the brake which is sent ahead uses: the cubics between its points reach further.
-_CUBICS = 0.95
+# Of the acceleration limit, by which the cubics between the points of what is sent ahead may differ from the plan.
+_CUBICS = 0.005
 
 
 class Late(Enum):
@@ -51,12 +51,17 @@ class Promise:
     track: Track  # the plan with the brake behind it
     lead: float  # [s] of the plan before the brake; infinite when the plan itself ends
     plan: int
+    near: np.ndarray  # (dof,) [rad/s^2] by which the accelerations of cubics between its points may differ from it
     branched: float = 0.0  # [s] since the plan left this motion
 
     @property
     def duration(self) -> float:
         """[s] until it is at rest."""
         return self.track.duration
+
+    def points(self, spacing: float) -> np.ndarray:
+        """(n,) times [s] from now until it is at rest, `spacing` [s] apart at most, for cubics between them."""
+        return self.track.points(spacing, self.near)
 
     def sample(self, ahead: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Positions [rad] and velocities [rad/s], (n, dof) each, at `ahead` (n,) seconds."""
@@ -148,17 +153,20 @@ class Course:
         if self._clearance is not None:
             since = track.head - self._begins
             rows = self._clearance.safe_until(since, since + rows) - since
-        sent = copy.copy(track)
-        if rows + 2 >= len(ahead.q):
-            return Promise(sent, math.inf, self.plan)
-        sent.follow(verified_brake(ahead, track, self.limits, after=rows, most=_CUBICS))
-        return Promise(sent, rows * GRID - track.since_head, self.plan)
+        sent, lasts = copy.copy(track), math.inf
+        if rows + 2 < len(ahead.q):
+            sent.follow(verified_brake(ahead, track, self.limits, after=rows))
+            lasts = rows * GRID - track.since_head
+        return Promise(sent, lasts, self.plan, _CUBICS * self._hard.acceleration)
 
     def in_time(self, late: float) -> bool:
         """Whether a message that is ready `late` [s] after the control step still continues what the controller
         executes. If not the next step plans again."""
         before = self._promise
-        return before is None or before.plan == self.plan or before.branched + late <= _LATEST
+        if before is None:
+            return True
+        left = before.branched + late if before.plan != self.plan else 0.0
+        return max(left, late - before.lead) <= _LATEST
 
     def sent(self, promise: Promise) -> None:
         """The controller has this now, and keeps to it."""

@@ -15,7 +15,7 @@ from vla_core.motion.smooth import GRID, Motion
 
 _STEP = 0.002  # [rad] about, of the fastest joint between two points of the timing
 _MOST = 400  # points
-_SPARE = 0.985, 0.94  # of velocity and acceleration: what sampling may miss, here and in the controller's own spline
+_SPARE = 0.985, 0.97  # of velocity and acceleration: what sampling may miss
 _AT_ONCE = 1e5  # [rad/s^2] no limit: the speed is there within one point
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 GRID = 0.002  # [s]
+_BEND = 4 / 27  # see Track.points
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,23 @@ class Track:
         near = self._sent[k[:, None] + _AROUND]  # (n, 4, dof)
         powers = np.stack([np.ones_like(u), u, u * u, u * u * u], axis=-1)[:, None, :]
         return (powers @ _SPLINE @ near)[:, 0], (powers[..., :3] @ _SLOPE @ near)[:, 0]
+
+    def points(self, longest: float, near: np.ndarray) -> np.ndarray:
+        """(n,) times [s] from now until rest, for which cubics through the positions and velocities there are what
+        `sample` gives: their accelerations differ by `near` (dof,) [rad/s^2] at most. longest: [s] between two.
+
+        Between two rows `sample` is a cubic itself. A cubic over more rows differs in its acceleration by the change of
+        jerk meanwhile, times 4/27 of the time at most: so where jerk changes, each row is a point.
+        """
+        first, last, most = self.head + 1, self.ends + self._past, max(1, round(longest / GRID))
+        if first >= last:
+            return np.append(0.0, np.arange(first, last + 1) * GRID - self._time)
+        jerk = np.diff(self._sent[first - 3 : last], 3, axis=0) / GRID**3  # from each row to the next
+        begins = np.arange(0, last - first, most)
+        change = np.maximum.reduceat(jerk, begins) - np.minimum.reduceat(jerk, begins)
+        bends = (_BEND * most * GRID * change > near).any(axis=1)
+        rows = np.flatnonzero(np.repeat(bends, most)[: last - first] | (np.arange(last - first) % most == 0))
+        return np.concatenate([[0.0], np.append(first + rows, last) * GRID - self._time])
 
     # ---- inside
 

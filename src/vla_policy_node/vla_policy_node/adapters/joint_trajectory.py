@@ -3,7 +3,8 @@
 A new trajectory replaces the one before, so each says all that is known: the plan for the next moments, and behind it
 a brake to rest along the plan's own path. When no further one comes (the executor died, the network is gone), the
 controller runs into that brake. Stamped, so that a late message is executed where it is due, not shifted; positions
-and velocities, which makes the controller interpolate with cubics.
+and velocities, which makes the controller interpolate with cubics: the points are as close to each other as these need
+to be what was planned, see Track.points.
 
 What was sent is a promise: the course goes on from there, however late the next control step comes (see course.py).
 The first point is due at the stamp, so the controller never fills in a piece of its own before it.
@@ -25,25 +26,25 @@ from vla_policy_node.ros.chunk_msg import to_duration
 
 EVERY = 0.05  # [s] between two messages
 LEAD = 0.2  # [s] of plan before the brake: three messages may be lost without a trace
-SPACING = 0.01  # [s] between points: with more, the cubics between them pass the acceleration limit by a tenth
+SPACING = 0.01  # [s] between two points at most
+_APART = 1e-6  # [s] and at least: closer, the last bits of the positions would be accelerations
 
 
 def points(promise: Promise) -> list[JointTrajectoryPoint]:
     """What is promised, from now until it is at rest, and for LEAD at least: a trajectory that ends before it arrives
     would be refused."""
-    duration = promise.duration
-    times = np.arange(0.0, max(duration - SPACING / 2, SPACING / 2), SPACING)
-    for end in (duration, LEAD):
-        if end > times[-1] + 1e-3:
-            times = np.append(times, end)
+    times = np.round(promise.points(SPACING), 9)  # as the message has them
+    times = times[np.diff(times, prepend=-1.0) > _APART]
+    if times[-1] < LEAD:
+        times = np.append(times, LEAD)
     q, v = promise.sample(times)
     v[-1] = 0.0
     check_finite(q, v)
     return [
         JointTrajectoryPoint(
-            positions=array.array('d', qi), velocities=array.array('d', vi), time_from_start=to_duration(float(t))
+            positions=array.array('d', qi), velocities=array.array('d', vi), time_from_start=to_duration(t)
         )
-        for t, qi, vi in zip(times, q, v, strict=True)
+        for t, qi, vi in zip(times.tolist(), q.tolist(), v.tolist(), strict=True)
     ]
 
 
