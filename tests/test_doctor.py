@@ -1,4 +1,4 @@
-"""`./vla doctor` beside the simulator: what is well is told so, what is broken is found."""
+"""`./vla doctor` beside the simulator: correct parts pass, broken parts fail."""
 
 import json
 import os
@@ -14,16 +14,16 @@ from vla_bringup.doctor.robot import check_robot
 
 
 def doctor():
-    """Lines of the robot by name, and whether all was good; the exit code says the same."""
+    """Return the checks of the robot by name. The exit code agrees with the report."""
     words = [sys.executable, '-m', 'vla_bringup.cli', 'doctor', '--json']
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=os.environ)
-    told = json.loads(done.stdout)
-    assert done.returncode == (0 if told['good'] else 1), done.stderr
-    return {c['name']: c for c in told['checks'] if c['section'] == 'robot'}
+    report = json.loads(done.stdout)
+    assert done.returncode == (0 if report['good'] else 1), done.stderr
+    return {c['name']: c for c in report['checks'] if c['section'] == 'robot'}
 
 
 @pytest.mark.timeout(500)
-def test_a_robot_that_is_well_and_one_that_is_not(graph):
+def test_a_correct_robot_passes_and_a_broken_one_fails(graph):
     sim = graph.start('vla_sim', 'sim_node')
     graph.start('vla_policy_node', 'executor_node', params={'use_sim_time': 'true'})
     graph.start('vla_policy_node', 'policy_node', params={'use_sim_time': 'true', 'engine': 'eager'})
@@ -37,22 +37,22 @@ def test_a_robot_that_is_well_and_one_that_is_not(graph):
         assert found[name]['verdict'] in ('ok', 'warning'), found[name]
     assert '256 x 256 rgb8' in found['camera front']['fact'] or found['camera front']['verdict'] == 'warning'
 
-    # Somebody else commands the arm, the policy is not active, and the profile is that of another robot.
-    rival = graph.node.create_publisher(JointState, 'target_joint', 1)
+    # Another node commands the arm, the policy is not active, and the profile is that of another robot.
+    competitor = graph.node.create_publisher(JointState, 'target_joint', 1)
     assert graph.transition('policy', Transition.TRANSITION_DEACTIVATE)
     found = {c.name: c for c in check_robot('fr3')}
-    assert found['command topic'].verdict is Verdict.BAD
-    assert found['joint states'].verdict is Verdict.BAD
+    assert found['command topic'].verdict is Verdict.FAIL
+    assert found['joint states'].verdict is Verdict.FAIL
     assert 'franka/joint_states' in found['joint states'].fact
     assert found['policy'].verdict is Verdict.WARN
-    graph.node.destroy_publisher(rival)
+    graph.node.destroy_publisher(competitor)
 
     graph.kill(sim)
     found = {c.name: c for c in check_robot()}
-    assert found['joint states'].verdict is found['camera front'].verdict is Verdict.BAD
+    assert found['joint states'].verdict is found['camera front'].verdict is Verdict.FAIL
 
 
-def test_without_a_robot_it_says_what_was_not_asked(domain):
+def test_without_a_robot_the_skipped_checks_are_named(domain):
     found = doctor()
     assert list(found) == ['robot'], found
     assert found['robot']['verdict'] == 'skipped'

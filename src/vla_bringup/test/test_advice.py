@@ -44,9 +44,12 @@ def test_a_machine_that_keeps_up_gets_no_line():
 @pytest.mark.parametrize(
     ('given', 'sentence'),
     [
-        ({'run': run_of([0.05] * 80 + [0.17] * 20)}, '20 of 100 chunks came more than 120 ms .* percentile 170 ms'),
-        ({'counts': {**COUNTS, '/policy/plan_text': 2}}, '2 of about 10 plan texts had room'),
-        ({'counts': {'/policy/plan_text': 9}}, '0 of about 10 predicted images had room'),
+        (
+            {'run': run_of([0.05] * 80 + [0.17] * 20)},
+            '20 of 100 chunks .* more than 120 ms .* percentile 170 ms',
+        ),
+        ({'counts': {**COUNTS, '/policy/plan_text': 2}}, '2 of about 10 plan texts had time'),
+        ({'counts': {'/policy/plan_text': 9}}, '0 of about 10 predicted images had time'),
         ({'paces': [Pace(20.0, 12.0)]}, 'the simulation ran at 0.60 of real time instead of 1'),
     ],
 )
@@ -60,7 +63,7 @@ def test_what_was_too_slow_is_told_with_numbers_and_what_to_try(given, sentence)
 def test_a_simulation_that_is_too_fast_for_the_model_should_run_at_real_time():
     paces = [Pace(p.wall / 4, p.simulation) for p in PACES]
     line = keeping_up(run_of([0.3] * 100), EPISODES, COUNTS, paces, 4.0)  # 75 ms of wall time
-    assert '100 of 100 chunks came more than 120 ms' in line and '--real-time-factor 1 ' in line
+    assert '100 of 100 chunks were published more than 120 ms' in line and '--real-time-factor 1 ' in line
     paces = [Pace(p.wall * 2, p.simulation) for p in PACES]
     assert keeping_up(run_of([0.1] * 100), EPISODES, COUNTS, paces, 0.5) == ''  # 200 ms of wall time
 

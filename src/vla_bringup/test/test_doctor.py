@@ -1,4 +1,4 @@
-"""The doctor's verdicts: on this machine, and on files, programs and settings that stand in for others."""
+"""Verdicts of the doctor: on this machine, and on files, programs and settings of other machines."""
 
 import json
 import os
@@ -11,14 +11,14 @@ from vla_bringup.doctor import doctor
 from vla_bringup.doctor import gpu as doctor_gpu
 from vla_bringup.doctor import machine as doctor_machine
 from vla_bringup.doctor import network as doctor_network
-from vla_bringup.doctor.check import Check, Verdict, bad, bounded, said, warn
+from vla_bringup.doctor.check import Check, Verdict, bounded, fail, output_of, warn
 from vla_bringup.doctor.checkpoint import check_checkpoint
 from vla_bringup.doctor.engines import check_engines
 from vla_model.engines import choice, trial
 from vla_model.engines.trial import Candidate
 from vla_model.engines.trial import Verdict as Trial
 
-OK, WARN, BAD, SKIP = Verdict.OK, Verdict.WARN, Verdict.BAD, Verdict.SKIP
+OK, WARN, FAIL, SKIP = Verdict.OK, Verdict.WARN, Verdict.FAIL, Verdict.SKIP
 
 
 def verdicts(checks):
@@ -35,7 +35,7 @@ def write(root, files):
 
 @pytest.fixture
 def program(tmp_path, monkeypatch):
-    """Puts a program of that name, a shell script, first in the path."""
+    """Return put(name, script), which puts a shell script of that name first in the path."""
 
     def put(name, script):
         path = write(tmp_path / 'bin', {name: f'#!/bin/sh\n{script}\n'}) / name
@@ -48,16 +48,16 @@ def program(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('settings', 'verdict', 'text'),
     [
-        ({'ROS_DOMAIN_ID': 'x'}, BAD, 'x'),
-        ({'ROS_DOMAIN_ID': '233'}, BAD, '233'),
+        ({'ROS_DOMAIN_ID': 'x'}, FAIL, 'x'),
+        ({'ROS_DOMAIN_ID': '233'}, FAIL, '233'),
         ({'ROS_DOMAIN_ID': '150'}, WARN, '150'),
-        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCAL'}, BAD, 'LOCAL'),
-        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'OFF'}, WARN, 'nobody'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCAL'}, FAIL, 'LOCAL'),
+        ({'ROS_AUTOMATIC_DISCOVERY_RANGE': 'OFF'}, WARN, 'do not find'),
         ({'ROS_LOCALHOST_ONLY': '1'}, WARN, 'ROS_LOCALHOST_ONLY'),
-        ({'ROS_PYTHON_CHECK_FIELDS': '0'}, BAD, 'garbage'),
+        ({'ROS_PYTHON_CHECK_FIELDS': '0'}, FAIL, 'garbage'),
     ],
 )
-def test_bad_settings_are_found(monkeypatch, settings, verdict, text):
+def test_wrong_settings_are_found(monkeypatch, settings, verdict, text):
     for name in ('ROS_DOMAIN_ID', 'ROS_LOCALHOST_ONLY'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
@@ -75,7 +75,7 @@ def test_bad_settings_are_found(monkeypatch, settings, verdict, text):
     ('content', 'reach', 'verdict'),
     [
         (None, 'LOCALHOST', WARN),
-        ('', 'LOCALHOST', BAD),
+        ('', 'LOCALHOST', FAIL),
         ('<dds/>', 'SUBNET', OK),
         ('<interfaceWhiteList/>', 'LOCALHOST', OK),
         ('<interfaceWhiteList/>', 'SUBNET', WARN),
@@ -96,7 +96,7 @@ def test_the_dds_profile_must_exist_and_fit_the_discovery_range(monkeypatch, tmp
     [
         ('SUBNET', 4194304, 1000, OK),
         ('SUBNET', 4194304, 1280 * 720 * 3, WARN),  # two of these are more than the profile asks for
-        ('SUBNET', 212992, 1000, WARN),  # the kernel's default: the profile's wish is cut
+        ('SUBNET', 212992, 1000, WARN),  # the kernel's default cuts the profile's buffers
         ('LOCALHOST', 212992, 1000, OK),
         ('SUBNET', None, 1000, SKIP),
     ],
@@ -113,20 +113,20 @@ def test_socket_buffers_against_images_and_profile(monkeypatch, tmp_path, reach,
     assert all('sysctl -w' in c.remedy for c in checks if c.verdict is WARN)
 
 
-def test_multicast_is_tried_where_it_is_needed(monkeypatch):
+def test_multicast_is_tried_unless_discovery_is_local(monkeypatch):
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     assert doctor_network.check_multicast().verdict is SKIP
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'SUBNET')
     check = doctor_network.check_multicast(0.2)  # there may be no network but loopback where this runs
-    assert (check.verdict, bool(check.remedy)) in ((OK, False), (BAD, True))
+    assert (check.verdict, bool(check.remedy)) in ((OK, False), (FAIL, True))
     monkeypatch.setattr(doctor_network, 'GROUP', '192.0.2.1')  # no multicast group: the kernel refuses to join
-    assert doctor_network.check_multicast(0.2).verdict is BAD
+    assert doctor_network.check_multicast(0.2).verdict is FAIL
 
 
-def test_rendering_that_fails_is_told_with_the_last_line_of_the_error(monkeypatch):
+def test_failed_rendering_is_reported_with_the_last_line_of_the_error(monkeypatch):
     monkeypatch.setattr(doctor_machine, 'RENDER', 'raise OSError("no EGL")')
     check = doctor_machine.check_rendering()
-    assert check.verdict is BAD
+    assert check.verdict is FAIL
     assert 'no EGL' in check.fact
     assert 'libegl1' in check.remedy
 
@@ -147,14 +147,14 @@ def test_real_time_kernel_governor_and_limits(monkeypatch, tmp_path):
     assert verdicts(doctor_machine.check_limits()) == [WARN, WARN]
 
 
-def test_a_gpu_that_torch_does_not_use_is_bad(program):
+def test_a_gpu_that_torch_does_not_use_fails(program):
     program('nvidia-smi', 'echo "NVIDIA RTX 4090, 580.95, 24564, 300, 41, 450.00"')
     checks = list(doctor_gpu.check_gpu())
     assert checks[0].verdict is OK
     assert '300 of 24564 MiB' in checks[0].fact
     import torch
 
-    assert checks[1].verdict is (OK if torch.cuda.is_available() else BAD)
+    assert checks[1].verdict is (OK if torch.cuda.is_available() else FAIL)
 
 
 def test_a_hot_gpu_and_a_broken_driver(program):
@@ -164,18 +164,18 @@ def test_a_hot_gpu_and_a_broken_driver(program):
     assert 'shared with the system' in check.fact
     program('nvidia-smi', 'echo "Failed to initialize NVML: Driver/library version mismatch" >&2; exit 18')
     check = next(iter(doctor_gpu.check_gpu()))
-    assert check.verdict is BAD
+    assert check.verdict is FAIL
     assert 'version mismatch' in check.fact
 
 
 @pytest.mark.parametrize(
     ('code', 'verdict'),
-    [('print("10.14.1.48")', OK), ('print("8.6.2")', BAD), ('raise OSError("libnvinfer.so.10")', BAD)],
+    [('print("10.14.1.48")', OK), ('print("8.6.2")', FAIL), ('raise OSError("libnvinfer.so.10")', FAIL)],
 )
 def test_tensorrt(monkeypatch, code, verdict):
     monkeypatch.setattr(doctor_gpu, 'TENSORRT', code)
     assert doctor_gpu.check_tensorrt().verdict is verdict
-    monkeypatch.setattr(doctor_gpu, 'TENSORRT', 'import tensorrt_of_nobody')
+    monkeypatch.setattr(doctor_gpu, 'TENSORRT', 'import tensorrt_that_does_not_exist')
     assert doctor_gpu.check_tensorrt().verdict is SKIP
 
 
@@ -193,7 +193,7 @@ JETSON = {
     ('files', 'mode', 'expected'),
     [
         ({}, 'MAXN', [OK, OK, OK]),
-        ({'etc/nv_tegra_release': '# R35 (release), REVISION: 4.1, GCID: 1\n'}, 'MAXN_SUPER', [BAD, OK, OK]),
+        ({'etc/nv_tegra_release': '# R35 (release), REVISION: 4.1, GCID: 1\n'}, 'MAXN_SUPER', [FAIL, OK, OK]),
         ({'sys/class/devfreq/17000000.gpu/min_freq': 306000000}, '30W', [OK, WARN, WARN]),
     ],
 )
@@ -219,43 +219,43 @@ def checkpoint(tmp_path_factory):
 
 def test_a_checkpoint_is_read_through(checkpoint):
     found = {c.name: c for c in check_checkpoint(str(checkpoint))}
-    wanted = {'checkpoint': OK, 'actions': OK, 'trained': WARN, 'statistics': OK, 'memory of it': OK, 'weights': OK}
+    wanted = {'checkpoint': OK, 'actions': OK, 'trained': WARN, 'statistics': OK, 'memory': OK, 'weights': OK}
     assert {n: c.verdict for n, c in found.items()} == {**wanted, 'evaluation': WARN}
     assert 'model id random-nano-' in found['weights'].fact
 
 
-def test_a_checkpoint_that_does_not_fit_is_told(checkpoint, monkeypatch):
+def test_a_checkpoint_larger_than_the_memory_fails(checkpoint, monkeypatch):
     from vla_model.checkpoints import memory
 
     monkeypatch.setattr(memory, 'available', lambda device: (1 << 20, 'a small machine'))
     found = {c.name: c for c in check_checkpoint(str(checkpoint))}
-    assert found['memory of it'].verdict is BAD
-    assert '0.0 GiB free on a small machine' in found['memory of it'].fact
+    assert found['memory'].verdict is FAIL
+    assert '0.0 GiB free on a small machine' in found['memory'].fact
 
 
-def test_evaluations_of_a_checkpoint_are_told(checkpoint):
+def test_evaluations_of_a_checkpoint_are_reported(checkpoint):
     record = checkpoint / 'evaluation-openvino.json'
     record.write_text(json.dumps({'summary': {'held-out': {'fill_bowl': {'success': 0.93}}}}))
     try:
         last = list(check_checkpoint(str(checkpoint)))[-1]
         assert (last.verdict, 'fill_bowl 93 %' in last.fact) == (OK, True)
         record.write_text('{}')
-        assert list(check_checkpoint(str(checkpoint)))[-1].verdict is BAD
+        assert list(check_checkpoint(str(checkpoint)))[-1].verdict is FAIL
     finally:
         record.unlink()
 
 
-def test_a_damaged_checkpoint_is_bad(checkpoint):
+def test_a_damaged_checkpoint_fails(checkpoint):
     from vla_model.loading import load
 
     path = checkpoint / 'model.safetensors'
     whole = path.read_bytes()
     try:
         path.write_bytes(whole[:-100])
-        assert verdicts(check_checkpoint(str(checkpoint)))[-1] is BAD
+        assert verdicts(check_checkpoint(str(checkpoint)))[-1] is FAIL
         path.write_bytes(whole[:-4] + b'\x00\x00\xc0\x7f')  # the last number is NaN
         found = {c.name: c for c in check_checkpoint(str(checkpoint))}
-        assert found['weights'].verdict is BAD
+        assert found['weights'].verdict is FAIL
         assert 'not finite' in found['weights'].fact
     finally:
         path.write_bytes(whole)
@@ -268,30 +268,30 @@ def test_a_damaged_checkpoint_is_bad(checkpoint):
     with pytest.raises(ValueError, match='Git LFS pointer') as refused:  # the node and the replay load it so
         load(pointers)
     assert f'{line.fact}: {line.remedy}' == str(refused.value)
-    assert verdicts(check_checkpoint(str(checkpoint / 'nowhere'))) == [BAD]
+    assert verdicts(check_checkpoint(str(checkpoint / 'nowhere'))) == [FAIL]
     assert verdicts(check_checkpoint('random-nano')) == [WARN]
 
 
-def test_a_probe_that_hangs_or_fails_is_a_line_like_any_other():
+def test_a_probe_that_hangs_or_raises_is_one_failed_check():
     def hangs():
         yield Check('first', 'fine')
         time.sleep(60)
 
     found, ended = bounded('disk', hangs, 0.1)
-    assert (verdicts(found), ended) == ([OK, BAD], False)
+    assert (verdicts(found), ended) == ([OK, FAIL], False)
     found, ended = bounded('driver', lambda: {}['x'], 5.0)
-    assert (verdicts(found), ended) == ([BAD], True)
+    assert (verdicts(found), ended) == ([FAIL], True)
     assert 'KeyError' in found[0].fact
 
 
-def test_programs_that_are_not_there_hang_or_complain(program):
-    assert said(['no-such-program']) is None
+def test_programs_that_are_not_installed_hang_or_fail(program):
+    assert output_of(['no-such-program']) is None
     program('slow', 'sleep 60')
     with pytest.raises(RuntimeError, match='does not answer'):
-        said(['slow'], 0.1)
+        output_of(['slow'], 0.1)
 
 
-def test_a_bad_line_makes_the_exit_code(monkeypatch, capsys):
+def test_a_failed_check_gives_exit_code_1(monkeypatch, capsys):
     def probes(check):
         return lambda *_: (('part', (('a', lambda: check, 5.0), ('b', lambda: Check('b', 'fine [really]'), 5.0))),)
 
@@ -300,25 +300,25 @@ def test_a_bad_line_makes_the_exit_code(monkeypatch, capsys):
     out = capsys.readouterr().out
     assert 'fine [really]' in out
     assert '1 ok, 1 warning' in out
-    monkeypatch.setattr(doctor, 'sections', probes(bad('a', 'broken', 'do that')))
+    monkeypatch.setattr(doctor, 'sections', probes(fail('a', 'broken', 'do that')))
     assert not doctor.run_doctor()
     assert 'do that' in capsys.readouterr().out
     assert not doctor.run_doctor(as_json=True)
-    told = json.loads(capsys.readouterr().out)
-    assert told['good'] is False
-    assert told['checks'][0] == {
-        'section': 'part', 'name': 'a', 'fact': 'broken', 'verdict': 'bad', 'remedy': 'do that',
+    report = json.loads(capsys.readouterr().out)
+    assert report['good'] is False
+    assert report['checks'][0] == {
+        'section': 'part', 'name': 'a', 'fact': 'broken', 'verdict': 'fail', 'remedy': 'do that',
     }  # fmt: skip
 
 
-def test_every_line_that_is_not_well_has_a_remedy():
-    """On this machine, whatever it is: all probes but those of the robot."""
+def test_every_warning_and_failure_has_a_remedy():
+    """All probes of this machine run, except those of the robot."""
     for _, probes in doctor.sections()[:-1]:
         for name, probe, seconds in probes:
             found, ended = bounded(name, probe, seconds)
             assert ended
             assert found
-            assert all(c.remedy for c in found if c.verdict in (WARN, BAD)), found
+            assert all(c.remedy for c in found if c.verdict in (WARN, FAIL)), found
 
 
 def test_engines_are_listed_with_the_verdicts_of_their_trials(monkeypatch):

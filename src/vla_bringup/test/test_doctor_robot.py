@@ -1,4 +1,4 @@
-"""The doctor's verdicts on a robot, from graphs and messages made by hand."""
+"""Verdicts of the doctor on a robot, from synthetic graphs and messages."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from vla_bringup.doctor.check import Check, Verdict
-from vla_bringup.doctor.listen import Heard, Listener
+from vla_bringup.doctor.listen import Listener, Received
 from vla_bringup.doctor.robot import (
     camera_checks,
     clock_checks,
@@ -26,7 +26,7 @@ from vla_core.profile import profile_path
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
 from vla_policy_node.ros.chunk_msg import to_time
 
-OK, WARN, BAD = Verdict.OK, Verdict.WARN, Verdict.BAD
+OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 WIRING = Wiring('test', {'front': '/front/image_raw'}, '/joint_states', ('j1', 'j2'), '/target_joint')
 
 
@@ -39,9 +39,9 @@ def topic(kind, publishers=('/sim',), subscribers=('/policy',), rate=100.0):
     return Topic([kind], list(publishers), list(subscribers), 'reliable', stamps)
 
 
-def heard(newest=None, rate=100.0, age=0.01, **more):
-    came = [i / rate for i in range(10)] if newest is not None else []
-    return Heard(came=came, ages=[age] * len(came), newest=newest, **more)
+def received(newest=None, rate=100.0, age=0.01, **more):
+    times = [i / rate for i in range(10)] if newest is not None else []
+    return Received(times=times, ages=[age] * len(times), newest=newest, **more)
 
 
 def joints(names=('j1', 'j2'), velocity=(0.0, 0.0)):
@@ -51,12 +51,12 @@ def joints(names=('j1', 'j2'), velocity=(0.0, 0.0)):
 @pytest.mark.parametrize(
     ('state', 'verdict', 'text'),
     [
-        (heard(joints()), OK, '2 joints'),
-        (heard(joints(), rate=30.0), WARN, '30 Hz'),
-        (heard(joints(), age=0.5), BAD, '500 ms'),
-        (heard(), BAD, 'nothing comes'),
-        (heard(joints(names=('k1', 'k2'))), BAD, 'j1'),
-        (heard(joints(velocity=())), BAD, 'velocities'),
+        (received(joints()), OK, '2 joints'),
+        (received(joints(), rate=30.0), WARN, '30 Hz'),
+        (received(joints(), age=0.5), FAIL, '500 ms'),
+        (received(), FAIL, 'no message is received'),
+        (received(joints(names=('k1', 'k2'))), FAIL, 'j1'),
+        (received(joints(velocity=())), FAIL, 'velocities'),
     ],
 )
 def test_joint_states(state, verdict, text):
@@ -67,8 +67,8 @@ def test_joint_states(state, verdict, text):
     assert bool(checks[0].remedy) is (verdict is not OK)
 
 
-def test_no_joint_states_at_all_is_bad():
-    assert verdicts(joint_checks(Graph({}, {}, {}, {}), WIRING, heard())) == [BAD]
+def test_joint_states_without_publisher_fail():
+    assert verdicts(joint_checks(Graph({}, {}, {}, {}), WIRING, received())) == [FAIL]
 
 
 def image(encoding='rgb8', width=4, height=3):
@@ -83,25 +83,25 @@ def info(width=4, focal=1.0):
 
 
 @pytest.mark.parametrize(
-    ('pictures', 'told', 'expected'),
+    ('images', 'infos', 'expected'),
     [
-        (heard(image(), 10.0), heard(info()), [OK]),
-        (heard(image(), 2.0), heard(info()), [WARN]),
-        (heard(image(), 10.0, age=0.5), heard(info()), [BAD]),
-        (heard(), heard(), [BAD]),
-        (heard(image('32FC1'), 10.0), heard(info()), [BAD]),
-        (heard(image(), 10.0), heard(), [OK, WARN]),
-        (heard(image(), 10.0), heard(info(width=8)), [OK, WARN]),
-        (heard(image(), 10.0), heard(info(focal=0.0)), [OK, WARN]),
+        (received(image(), 10.0), received(info()), [OK]),
+        (received(image(), 2.0), received(info()), [WARN]),
+        (received(image(), 10.0, age=0.5), received(info()), [FAIL]),
+        (received(), received(), [FAIL]),
+        (received(image('32FC1'), 10.0), received(info()), [FAIL]),
+        (received(image(), 10.0), received(), [OK, WARN]),
+        (received(image(), 10.0), received(info(width=8)), [OK, WARN]),
+        (received(image(), 10.0), received(info(focal=0.0)), [OK, WARN]),
     ],
 )
-def test_cameras(pictures, told, expected):
+def test_cameras(images, infos, expected):
     graph = Graph({}, {'/front/image_raw': topic('sensor_msgs/msg/Image')}, {}, {})
-    assert verdicts(camera_checks(graph, 'front', '/front/image_raw', pictures, told, 0.3)) == expected
+    assert verdicts(camera_checks(graph, 'front', '/front/image_raw', images, infos, 0.3)) == expected
 
 
-def test_a_camera_that_nobody_publishes_is_bad():
-    assert verdicts(camera_checks(Graph({}, {}, {}, {}), 'front', '/front', heard(), heard(), 0.3)) == [BAD]
+def test_a_camera_without_publisher_fails():
+    assert verdicts(camera_checks(Graph({}, {}, {}, {}), 'front', '/front', received(), received(), 0.3)) == [FAIL]
 
 
 def endpoint(name, kind='sensor_msgs/msg/JointState', **qos):
@@ -114,16 +114,16 @@ def endpoint(name, kind='sensor_msgs/msg/JointState', **qos):
     [
         (['controller'], ['executor'], ['j1', 'j2'], [OK, OK]),
         (['controller'], ['executor'], [], [OK, OK]),
-        (['controller'], ['executor'], ['j1', 'k2'], [BAD, OK]),
-        ([], [], [], [BAD]),
-        (['rosbag2_recorder'], ['executor'], [], [BAD, OK]),
-        (['controller'], ['executor', 'teleop'], [], [OK, BAD]),
-        ([endpoint('c', 'trajectory_msgs/msg/JointTrajectory')], [], [], [BAD]),
-        ([endpoint('c', durability=DurabilityPolicy.TRANSIENT_LOCAL)], [], [], [BAD]),
-        ([endpoint('c', deadline=Duration(seconds=1))], [], [], [BAD]),
+        (['controller'], ['executor'], ['j1', 'k2'], [FAIL, OK]),
+        ([], [], [], [FAIL]),
+        (['rosbag2_recorder'], ['executor'], [], [FAIL, OK]),
+        (['controller'], ['executor', 'teleop'], [], [OK, FAIL]),
+        ([endpoint('c', 'trajectory_msgs/msg/JointTrajectory')], [], [], [FAIL]),
+        ([endpoint('c', durability=DurabilityPolicy.TRANSIENT_LOCAL)], [], [], [FAIL]),
+        ([endpoint('c', deadline=Duration(seconds=1))], [], [], [FAIL]),
     ],
 )
-def test_the_controller_and_who_commands_it(readers, writers, joints, expected):
+def test_subscribers_and_publishers_of_the_command_topic(readers, writers, joints, expected):
     node = SimpleNamespace(
         get_subscriptions_info_by_topic=lambda _: [endpoint(r) if isinstance(r, str) else r for r in readers],
         get_publishers_info_by_topic=lambda _: [endpoint(w) for w in writers],
@@ -141,13 +141,13 @@ def fingers(names=('f1', 'f2')):
 @pytest.mark.parametrize(
     ('state', 'verdict', 'text'),
     [
-        (heard(fingers(), rate=50.0), OK, '50.0 Hz, at most 0.02 s apart, limit 0.3 s, opening 0 mm, 10 ms old'),
-        (heard(fingers(), rate=10.0), OK, '10.0 Hz'),
-        (heard(fingers(), rate=5.0), WARN, '5.0 Hz'),
-        (heard(fingers(), rate=2.0), BAD, '2.0 Hz, at most 0.50 s apart, limit 0.3 s'),
-        (heard(fingers(), rate=20.0, age=0.5), BAD, '500 ms old'),
-        (heard(fingers(('g1', 'g2')), rate=20.0), BAD, 'f1'),
-        (heard(), BAD, 'nothing comes'),
+        (received(fingers(), rate=50.0), OK, '50.0 Hz, at most 0.02 s apart, limit 0.3 s, opening 0 mm, 10 ms old'),
+        (received(fingers(), rate=10.0), OK, '10.0 Hz'),
+        (received(fingers(), rate=5.0), WARN, '5.0 Hz'),
+        (received(fingers(), rate=2.0), FAIL, '2.0 Hz, at most 0.50 s apart, limit 0.3 s'),
+        (received(fingers(), rate=20.0, age=0.5), FAIL, '500 ms old'),
+        (received(fingers(('g1', 'g2')), rate=20.0), FAIL, 'f1'),
+        (received(), FAIL, 'no message is received'),
     ],
 )
 def test_the_gripper(state, verdict, text):
@@ -157,34 +157,38 @@ def test_the_gripper(state, verdict, text):
     assert text in check.fact
 
 
-def test_a_gripper_on_another_topic_is_pointed_to_and_an_arm_without_one_has_a_line():
-    check = gripper_check(Graph({}, {}, {}, {}), HAND, heard())
-    assert check.verdict is BAD
-    assert check.fact == 'nothing on /hand/joint_states: the policy will not start'
+def test_a_gripper_on_another_topic_is_named_and_an_arm_without_gripper_has_a_check():
+    check = gripper_check(Graph({}, {}, {}, {}), HAND, received())
+    assert check.verdict is FAIL
+    assert check.fact == '/hand/joint_states has no publisher: the policy will not start'
     assert 'check topics.gripper_joint_states of the profile (franka_ros2 has called it fr3_gripper' in check.remedy
     graph = Graph({}, {'/fr3_gripper/joint_states': topic('sensor_msgs/msg/JointState')}, {}, {})
-    assert 'there is /fr3_gripper/joint_states' in gripper_check(graph, HAND, heard()).remedy
-    assert gripper_check(graph, WIRING, heard()).fact == 'none: robot.gripper_joint_names is empty'
+    assert 'there is /fr3_gripper/joint_states' in gripper_check(graph, HAND, received()).remedy
+    assert gripper_check(graph, WIRING, received()).fact == 'none: robot.gripper_joint_names is empty'
 
 
-def test_arm_and_fingers_of_different_senders_on_one_topic_are_told_apart(monkeypatch):
+def test_arm_and_fingers_of_two_publishers_on_one_topic_are_separated(monkeypatch):
     wiring = replace(HAND, gripper_topic='/joint_states', cameras={})
     callbacks = []
     node = SimpleNamespace(create_subscription=lambda kind, topic, take, profile: callbacks.append(take))
-    ears = Listener(SimpleNamespace(node=node), [wiring], {}, sim_time=False)
-    assert set(ears.topics) == {'/joint_states', '/joint_states (fingers)'} == {wiring.joint_topic, wiring.fingers}
+    subscriptions = Listener(SimpleNamespace(node=node), [wiring], {}, sim_time=False)
+    assert (
+        set(subscriptions.topics)
+        == {'/joint_states', '/joint_states (fingers)'}
+        == {wiring.joint_topic, wiring.fingers}
+    )
     for names in [('x',), ('f1', 'f2'), ('j1', 'j2'), ('f1', 'f2'), ('j1', 'j2'), ('x',)]:
         for take in callbacks:
             take(joints(names, [0.0] * len(names)))
     for name, own in (('/joint_states', ['j1', 'j2']), ('/joint_states (fingers)', ['f1', 'f2'])):
-        assert (ears.topics[name].newest.name, len(ears.topics[name].came)) == (own, 2)
+        assert (subscriptions.topics[name].newest.name, len(subscriptions.topics[name].times)) == (own, 2)
 
 
 @pytest.mark.parametrize('where', ['sender', 'machine'])
 def test_a_clock_that_is_set_back_while_the_doctor_listens_is_named_once(monkeypatch, where):
     callbacks, ns = [], 1_000_000_000
     node = SimpleNamespace(create_subscription=lambda kind, topic, take, profile: callbacks.append(take))
-    ears = Listener(SimpleNamespace(node=node), [replace(WIRING, cameras={})], {}, sim_time=False)
+    subscriptions = Listener(SimpleNamespace(node=node), [replace(WIRING, cameras={})], {}, sim_time=False)
     for i in range(20):
         wall = 1000 * ns + i * ns // 100
         stamp = wall - ns // 4 if i >= 10 else wall
@@ -194,9 +198,9 @@ def test_a_clock_that_is_set_back_while_the_doctor_listens_is_named_once(monkeyp
         msg = joints()
         msg.header.stamp = to_time(stamp)
         callbacks[0](msg)
-    told = [c for c in clock_checks(Graph({}, {}, {}, {}), [WIRING], ears) if c.verdict is BAD]
+    found = [c for c in clock_checks(Graph({}, {}, {}, {}), [WIRING], subscriptions) if c.verdict is FAIL]
     whose = 'this machine' if where == 'machine' else '/joint_states'
-    assert [(c.fact, c.remedy) for c in told] == [
+    assert [(c.fact, c.remedy) for c in found] == [
         (f'the clock of {whose} was set back by 0.250 s', 'synchronise the clocks before the arm is driven')
     ]
 
@@ -205,14 +209,14 @@ def listener(topics, clock=()):
     return SimpleNamespace(topics=topics, clock=list(clock), back=0.0)
 
 
-def test_stamps_against_our_clock():
+def test_stamps_are_compared_with_the_clock():
     graph = Graph({}, {}, {}, {})
-    assert verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints())}))) == [OK]
-    ahead = list(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), age=-0.2)})))
-    assert ahead[0].verdict is BAD
+    assert verdicts(clock_checks(graph, [WIRING], listener({'/a': received(joints())}))) == [OK]
+    ahead = list(clock_checks(graph, [WIRING], listener({'/a': received(joints(), age=-0.2)})))
+    assert ahead[0].verdict is FAIL
     assert ahead[0].fact == '/a is stamped 0.200 s ahead of the clock: it is not used'
-    assert verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), age=-0.05)}))) == [WARN, OK]
-    assert BAD in verdicts(clock_checks(graph, [WIRING], listener({'/a': heard(joints(), unstamped=True)})))
+    assert verdicts(clock_checks(graph, [WIRING], listener({'/a': received(joints(), age=-0.05)}))) == [WARN, OK]
+    assert FAIL in verdicts(clock_checks(graph, [WIRING], listener({'/a': received(joints(), unstamped=True)})))
 
 
 def test_simulated_time_must_run_and_be_used_by_all():
@@ -221,9 +225,9 @@ def test_simulated_time_must_run_and_be_used_by_all():
     first = list(clock_checks(graph, [WIRING], listener({}, runs)))
     assert verdicts(first) == [OK]
     assert '0.50 times' in first[0].fact
-    assert verdicts(clock_checks(graph, [WIRING], listener({}))) == [BAD]
+    assert verdicts(clock_checks(graph, [WIRING], listener({}))) == [FAIL]
     other = Wiring(**{**vars(WIRING), 'uses_sim_time': {'/policy': False}})
-    assert verdicts(clock_checks(graph, [other], listener({}, runs))) == [OK, BAD]
+    assert verdicts(clock_checks(graph, [other], listener({}, runs))) == [OK, FAIL]
 
 
 def status(**values):
@@ -237,8 +241,8 @@ def status(**values):
     [
         (status(), 'active', OK),
         (status(), 'inactive', WARN),
-        (None, 'unconfigured', BAD),
-        (status(hold_reason=ExecutorStatus.HOLD_JOINT_STATE_STALE), 'active', BAD),
+        (None, 'unconfigured', FAIL),
+        (status(hold_reason=ExecutorStatus.HOLD_JOINT_STATE_STALE), 'active', FAIL),
         (status(hold_reason=ExecutorStatus.HOLD_OPERATOR_STOP), 'active', WARN),
     ],
 )
@@ -253,7 +257,7 @@ def test_the_executor(msg, lifecycle, expected):
         (PolicyStatus(code=PolicyStatus.NO_INSTRUCTION), 'active', OK),
         (PolicyStatus(code=PolicyStatus.CAMERA_STALE, message='x'), 'active', WARN),
         (PolicyStatus(), 'inactive', WARN),
-        (None, 'unconfigured', BAD),
+        (None, 'unconfigured', FAIL),
     ],
 )
 def test_the_policy(msg, lifecycle, expected):
@@ -269,7 +273,7 @@ def test_topics_of_a_profile_move_with_the_namespace(tmp_path):
         of_profile(str(tmp_path / 'x.yaml'), '')
 
 
-def test_markdown_has_a_row_for_everything():
+def test_markdown_has_a_row_for_every_node_topic_service_and_action():
     graph = Graph(
         {'/sim': '', '/policy': 'active'},
         {'/a': topic('std_msgs/msg/Bool', rate=10.0), '/b': topic('std_msgs/msg/Bool', rate=0), '/rosout': topic('x')},

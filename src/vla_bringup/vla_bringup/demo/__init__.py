@@ -1,1 +1,1 @@
-"""The demo: episodes on the simulated robot, their record, pictures and report."""
+"""The demo: episodes on the simulated robot, with bag, videos, figure and report."""

@@ -1,4 +1,4 @@
-"""The demo: a simulated Franka does each task, policy or expert drives; a report is left behind."""
+"""The demo: policy or expert drives a simulated Franka through each task, and a report is written."""
 
 import os
 import shlex
@@ -41,7 +41,7 @@ ROBOT = 'sim_panda'
 
 @dataclass(frozen=True)
 class Options:
-    """What the demo does."""
+    """Options of the demo."""
 
     tasks: tuple[str, ...]
     episodes_per_task: int = 1
@@ -49,14 +49,14 @@ class Options:
     out: Path = Path('out/demo')
     real_time_factor: float = 1.0  # 0: as fast as possible
     model: str = 'random-nano'
-    policy_drives: bool = False  # else the expert does, and the policy looks on
-    instruction: str = ''  # asked for in every episode; empty: what the seed asks for
+    policy_drives: bool = False  # False: the expert drives, and the policy runs in shadow
+    instruction: str = ''  # of every episode; empty: chosen by the seed
     device: str = 'cpu'
     engine: str = 'auto'  # parameters of the policy node
     threads: int = 0
     rate: float = RATE  # [Hz] most inferences per second
     time_limit: float = 30.0  # [s] of simulation per episode
-    graph_to: Path | None = None  # file for the ROS graph, looked at during the last episode
+    graph_to: Path | None = None  # file for the ROS graph, captured during the last episode
 
     @property
     def runs(self) -> list[tuple[str, int]]:
@@ -65,28 +65,29 @@ class Options:
 
 
 def run_demo(options: Options) -> bool:
-    """Run it all; whether every node stayed alive, and every episode succeeded, or one of those that a policy drove.
+    """Run the episodes and write the report. Return whether the demo succeeded.
 
-    Raises ValueError for what the user can mend before anything runs.
+    Success means that no node died and that every episode succeeded; where the policy drives, one success is enough.
+    Raises ValueError for wrong options before a node starts.
     """
     console = make_console()
     began = time.monotonic()
     out, runs = options.out, options.runs
     if options.policy_drives and options.real_time_factor == 0:
         raise ValueError(
-            'a model that drives needs time to answer, and with --real-time-factor 0 the simulation leaves it none: '
-            'give the pace, 1 say, or let the expert drive (--expert)'
+            'a model that drives needs time for inference, and with --real-time-factor 0 the simulation does not wait: '
+            'give --real-time-factor 1, or let the expert drive (--expert)'
         )
     if options.engine != 'auto':
-        from vla_model.engines.select import check  # torch takes a second
+        from vla_model.engines.select import check  # here, as the import of torch takes a second
 
         check(options.engine, options.device.split(':')[0], 'float32')
     prepare_folder(out)
     trouble: list[str] = []
-    advice: list[str] = []  # the last lines
+    advice: list[str] = []  # printed last
     paces: list[Pace] = []
     with domain_coordinator.domain_id() as domain:
-        os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
+        os.environ['ROS_DOMAIN_ID'] = str(domain)  # unused on this machine; for the nodes and the probe
         console.print(f'ROS_DOMAIN_ID={domain}; logs in {out / "logs"}')
         try:
             with interruptible(), Supervisor(out / 'logs') as supervisor:
@@ -128,7 +129,7 @@ def run_demo(options: Options) -> bool:
 
 
 def prepare_folder(out: Path) -> None:
-    """An empty folder; what an earlier demo left there goes. Raises ValueError when it holds anything else."""
+    """Make the folder, without the files of an earlier demo. Raises ValueError when it has other files."""
     if out.exists() and any(out.iterdir()):
         if not (out / 'logs').is_dir():
             raise ValueError(f'{out} is not empty and not from an earlier demo: give another --out')
@@ -138,7 +139,7 @@ def prepare_folder(out: Path) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """SIGTERM ends the block as Ctrl-C does, so that it, too, leaves no process behind."""
+    """Let SIGTERM raise KeyboardInterrupt inside the block, so that it stops all processes as Ctrl-C does."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
@@ -151,9 +152,9 @@ def interruptible() -> Iterator[None]:
 
 
 def _run_episodes(supervisor: Supervisor, console: Console, options: Options, paces: list[Pace]) -> None:
-    """paces: gets that of each episode."""
+    """Start the nodes and run the episodes. The pace of each episode is appended to paces."""
     runs = options.runs
-    asked: dict[str, Any] = {'engine': options.engine, 'threads': options.threads}
+    given: dict[str, Any] = {'engine': options.engine, 'threads': options.threads}
     for spec in (
         recorder_node(ROBOT, options.out.absolute() / 'bag', use_sim_time=True),
         *sim_nodes(
@@ -172,7 +173,7 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options, pa
             use_sim_time=True,
         ),
     ):
-        supervisor.start(replace(spec, parameters=spec.parameters | asked) if spec.name == 'policy' else spec)
+        supervisor.start(replace(spec, parameters=spec.parameters | given) if spec.name == 'policy' else spec)
     with Probe('demo') as probe, Progress(console) as progress:
         probe.check = supervisor.check
         episodes = Episodes(probe, progress.show, options.policy_drives)
@@ -189,12 +190,12 @@ def _run_episodes(supervisor: Supervisor, console: Console, options: Options, pa
 
 @contextmanager
 def graph_capture(path: Path | None) -> Iterator[None]:
-    """Look at the ROS graph from another process while the block runs. Raises RuntimeError when that fails."""
+    """Capture the ROS graph in a child process while the block runs. Raises RuntimeError when that fails."""
     if path is None:
         yield
         return
     words = [sys.executable, '-m', 'vla_bringup.cli', 'graph', '--seconds', '4', '--out', str(path.absolute())]
-    with subprocess.Popen(words, cwd=Path(__file__).parents[2]) as process:  # `-m` imports from the folder it is in
+    with subprocess.Popen(words, cwd=Path(__file__).parents[2]) as process:  # `-m` imports from the working directory
         try:
             yield
             code = process.wait(30.0)
@@ -206,7 +207,7 @@ def graph_capture(path: Path | None) -> Iterator[None]:
 
 
 class Progress:
-    """What goes on, refreshed in place on a terminal; elsewhere a line per episode."""
+    """Shows the state of the episodes: a table that is refreshed on a terminal, else a line per episode."""
 
     def __init__(self, console: Console) -> None:
         self._console, self._stage, self._plan = console, '', ''
@@ -236,9 +237,9 @@ class Progress:
             self._live.update(self._table())
 
     def finished(self, task: str, seed: int, taken: float | None, remark: str = '') -> None:
-        how = '[red]no success' if taken is None else f'[green]success[/] after {taken:.1f} s'
-        how += f' ({remark})' if remark else ''
-        self._console.print(f'{task}, seed {seed}: {how}')
+        outcome = '[red]no success' if taken is None else f'[green]success[/] after {taken:.1f} s'
+        outcome += f' ({remark})' if remark else ''
+        self._console.print(f'{task}, seed {seed}: {outcome}')
 
     def _table(self) -> Table:
         seen = self._seen
@@ -261,9 +262,9 @@ class Progress:
 
 
 def _report(options: Options, trouble: list[str], began: float, paces: list[Pace]) -> tuple[list[EpisodeReport], str]:
-    """Everything that is left behind, and a line if the machine did not keep up.
+    """Write videos, figure and summary. Return the episodes and a line if the machine was too slow.
 
-    What is missing is added to trouble. Raises ValueError without a usable bag.
+    Missing videos or figures are appended to trouble. Raises ValueError without a usable bag.
     """
     out = options.out
     profile = RobotProfile.load(ROBOT)
@@ -271,14 +272,14 @@ def _report(options: Options, trouble: list[str], began: float, paces: list[Pace
     topics = {**parameters['topics'], 'camera_topics': parameters['camera_topics']}
     bag = out / 'bag'
     run = read_run(bag, profile.joint_names, topics=topics)
-    reports = episode_reports(run)[1:]  # the first is the simulator's own start
+    reports = episode_reports(run)[1:]  # the first episode starts with the simulator
     if reports:
         videos = write_videos(bag, run, reports, out)
         trouble += [f'no video of episode {e.index}: no images in the bag' for e in reports if e.index not in videos]
         if run.measured.times and run.commanded.times:
             write_joints(run, reports, profile.joint_names, out / 'joints.png')
         else:
-            trouble.append('no figure of the joints: the bag lacks measured or commanded ones')
+            trouble.append('no figure of the joints: the bag lacks measured or commanded positions')
     else:
         videos = {}
     with Bag(bag) as reader:

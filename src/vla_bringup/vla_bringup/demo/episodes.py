@@ -1,4 +1,4 @@
-"""Runs episodes on a running system: reset, hand out the instruction, wait for success, take it back."""
+"""Runs episodes on a running system: reset, send the instruction as a goal, wait for success, end the goal."""
 
 import time
 from collections.abc import Callable
@@ -18,15 +18,15 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_duration, to_ns
 
 NS = 1e-9
-SETTLE = 0.1  # [s] of simulation after a reset, before the executor may look at the joints
+SETTLE = 0.1  # [s] of simulation after a reset, before the executor is activated
 LINGER = 4.0  # [s] of simulation after success in which the expert may finish
 HOLD = 1.0  # [s] of simulation that a policy's success must hold
-BRING_UP = 300.0  # [s] of wall time; at the first start engines are tried, and one that hangs is waited for
+BRING_UP = 300.0  # [s] of wall time, enough for the trials of engines at the first start
 PATIENCE = 30.0  # [s] of wall time in which the simulated clock must move
 
 
 def executor_state(code: int) -> str:
-    """Name of an ExecutorStatus.STATE_*."""
+    """Return the name of an ExecutorStatus.STATE_* in lower case."""
     names = {
         ExecutorStatus.STATE_INACTIVE: 'inactive',
         ExecutorStatus.STATE_HOLDING: 'holding',
@@ -38,39 +38,39 @@ def executor_state(code: int) -> str:
 
 @dataclass
 class Seen:
-    """The newest of each, as the progress display shows it; None: nothing yet."""
+    """Newest messages of an episode for the progress display; None: not received yet."""
 
     clock: int = 0  # [ns]
     episode: Episode | None = None
     success: bool = False
     missed: str = ''  # first stage of the task that was not reached
-    wrong: str = ''  # what was done to another object than the one asked for
+    wrong: str = ''  # wrong action, on another object than the instruction names
     executor: ExecutorStatus | None = None
     policy: PolicyStatus | None = None
     progress: TaskProgress | None = None
 
     @property
     def time(self) -> float:
-        """Simulation time since the episode began [s]."""
+        """Simulation time since the start of the episode [s]."""
         return (self.clock - to_ns(self.episode.header.stamp)) * NS if self.episode is not None else 0.0
 
     @property
     def blocked(self) -> str:
-        """What the executor says of an arm that ran into something; empty: it did not."""
+        """The executor's message when the arm is blocked; else ''."""
         executor = self.executor
         held = executor is not None and executor.hold_reason == ExecutorStatus.HOLD_BLOCKED
         return executor.message if executor is not None and held else ''
 
 
 class Episodes:
-    """Runs episodes through a probe whose node is in the robot's namespace."""
+    """Runs episodes through a probe. The probe's node is in the robot's namespace."""
 
     def __init__(
         self, probe: Probe, show: Callable[[Seen], None] = lambda seen: None, policy_drives: bool = False
     ) -> None:
-        """show: called about 20 times a second. policy_drives: else the expert does, which says when it is done."""
+        """show is called about 20 times a second. policy_drives: whether the policy drives, or the scripted expert."""
         self.seen = seen = Seen()
-        self.pace = Pace(0.0, 0.0)  # of the newest episode, from its instruction on
+        self.pace = Pace(0.0, 0.0)  # of the newest episode, since its instruction
         self._probe, self._show, self._policy_drives = probe, show, policy_drives
         node = probe.node
 
@@ -90,29 +90,30 @@ class Episodes:
         self._executor, self._policy = f'{base}/executor', f'{base}/policy'
 
     def bring_up(self, timeout: float = BRING_UP) -> None:
-        """Wait for the simulator, then configure and activate the policy. The executor comes with the first episode."""
+        """Wait [s] for the simulator, then configure and activate the policy; `run` activates the executor."""
         self._wait(lambda: self.seen.clock > 0 and self.seen.episode is not None, timeout, 'the simulator runs')
         self._probe.bring_up(self._policy, timeout)
 
     def run(self, task: str, seed: int, time_limit: float, instruction: str = '') -> float | None:
-        """One episode; simulation time from reset to success [s], None without success within time_limit [s], or before
-        the arm was blocked: nobody is here to look and resume.
+        """Run one episode. Return the simulation time from reset to success [s].
 
-        instruction: asked for instead of what the seed asks for, in the same scene.
-        The executor is inactive while the simulator puts the arm elsewhere: as on a robot whose arm is moved by hand.
-        Raises RuntimeError or TimeoutError when a node does not do what it is asked.
+        Returns None without success within time_limit [s], or when the arm is blocked, as no operator is there to
+        resume. instruction replaces the instruction of the seed, in the same scene. The executor is inactive while the
+        simulator moves the arm to its start. Raises RuntimeError or TimeoutError when a node refuses or stays silent.
         """
         seen, probe = self.seen, self._probe
         if probe.lifecycle_state(self._executor, PATIENCE) == 'active':
             probe.transition(self._executor, Transition.TRANSITION_DEACTIVATE)
-        self._wait(lambda: self._executor_state() == ExecutorStatus.STATE_INACTIVE, PATIENCE, 'the executor is at rest')
+        self._wait(lambda: self._executor_state() == ExecutorStatus.STATE_INACTIVE, PATIENCE, 'the inactive executor')
         before = seen.episode.index if seen.episode is not None else 0
         request = ResetEpisode.Request(task=task, seed=seed, instruction=instruction)
         answer = probe.call(ResetEpisode, 'sim/reset', request, 60.0)
         if not answer.success:
             raise RuntimeError(f'sim/reset refused {task}, seed {seed}: {answer.message}')
         self._wait(
-            lambda: seen.episode is not None and seen.episode.index > before, PATIENCE, 'sim/episode announces it'
+            lambda: seen.episode is not None and seen.episode.index > before,
+            PATIENCE,
+            'sim/episode has the new episode',
         )
         self._sim_wait(lambda: seen.time > SETTLE)
         seen.progress = None
@@ -124,7 +125,7 @@ class Episodes:
         self._wait(sent.done, PATIENCE, 'the policy answers the goal')
         handle = sent.result()
         if not handle.accepted:
-            why = seen.policy.message if seen.policy is not None else 'it says nothing'
+            why = seen.policy.message if seen.policy is not None else 'without a message'
             raise RuntimeError(f'the policy refused {answer.instruction!r}: {why}')
         result = handle.get_result_async()
         begun, clock = time.monotonic(), seen.clock
@@ -134,7 +135,7 @@ class Episodes:
             self._sim_wait(lambda: seen.success or seen.time > time_limit or bool(seen.blocked))
             reached, taken = seen.clock, seen.time
             self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
-            succeeded = seen.success  # what fell down again meanwhile is no success
+            succeeded = seen.success  # False if the object fell meanwhile
             over = succeeded or seen.time > time_limit or bool(seen.blocked)
         self.pace = Pace(time.monotonic() - begun, (seen.clock - clock) * NS)
         if not result.done():
@@ -143,7 +144,7 @@ class Episodes:
         return taken if succeeded else None
 
     def _linger(self) -> float:
-        """[s] of simulation to wait after success."""
+        """Return the time to wait after success [s of simulation]."""
         if self._policy_drives:
             return HOLD
         busy = self.seen.progress is None or bool(self.seen.progress.current)
@@ -156,7 +157,7 @@ class Episodes:
         self._probe.wait(condition, timeout, what, lambda: self._show(self.seen))
 
     def _sim_wait(self, condition: Callable[[], bool]) -> None:
-        """Wait without limit for as long as the simulated clock moves."""
+        """Wait for the condition while the simulated clock moves. Raises TimeoutError when the clock stands still."""
         moved, clock = time.monotonic(), self.seen.clock
 
         def watch() -> None:
@@ -167,4 +168,4 @@ class Episodes:
             elif time.monotonic() - moved > PATIENCE:
                 raise TimeoutError(f'the simulated clock stands still for {PATIENCE:.0f} s')
 
-        self._probe.wait(condition, float('inf'), 'the simulation goes on', watch)
+        self._probe.wait(condition, float('inf'), 'the simulation continues', watch)

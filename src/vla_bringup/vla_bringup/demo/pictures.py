@@ -23,7 +23,7 @@ from vla_policy_node.ros.images import decode_image
 
 VIEW = 384  # [pixel] height of each camera's picture in the video
 CAPTION = 72  # [pixel]
-PLAN_LINES, LINE = 6, 17  # of a plan text, and the height of each [pixel], which is more where there are plans
+PLAN_LINES, LINE = 6, 17  # lines of a plan text, and their height [pixel]
 GROUND = '#16181d'
 JUMP = 0.15  # [s] after a reset in which commanded and measured cannot be compared
 STATES = {
@@ -34,7 +34,7 @@ STATES = {
 
 
 class Video:
-    """An H.264 MP4, written frame by frame; frames keep their own times."""
+    """Writes an H.264 MP4 frame by frame, each with its own time."""
 
     def __init__(self, path: Path, width: int, height: int) -> None:
         self._container = av.open(str(path), 'w')
@@ -44,7 +44,7 @@ class Video:
         self._stream.codec_context.time_base = Fraction(1, 1000)
 
     def add(self, seconds: float, pixels: np.ndarray) -> None:
-        """pixels: (height, width, 3) uint8 RGB, to be shown from this time on [s], later than the frame before."""
+        """Append a frame, pixels (height, width, 3) uint8 RGB, at a time [s] later than that of the frame before."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgb24')
         frame.pts, frame.time_base = round(seconds * 1000), Fraction(1, 1000)
         self._container.mux(self._stream.encode(frame))
@@ -55,7 +55,7 @@ class Video:
 
 
 def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folder: Path) -> dict[int, str]:
-    """An MP4 per episode: cameras and imagined image side by side over a caption. Returns index -> file name."""
+    """Write an MP4 per episode: cameras and predicted image side by side over a caption. Return index -> file name."""
     names: dict[int, str] = {}
     imagined_topic = _imagined_topic(bag)
     imagined: Any = None  # the newest message of the present episode
@@ -93,13 +93,13 @@ def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folde
 
 
 def _imagined_topic(bag: str | Path) -> list[str]:
-    """The topic of predicted images, if the bag has any."""
+    """Return the topics of predicted images in the bag, at most one."""
     with Bag(bag) as reader:
         return [topic for topic, count in reader.counts.items() if topic.endswith('policy/predicted_image') and count]
 
 
 def _imagined(msg: Any, episode: EpisodeReport, height: int) -> np.ndarray:
-    """(height, VIEW, 3) uint8: the newest image that the policy expects to see, and when."""
+    """Return the newest predicted image with its time, (height, VIEW, 3) uint8."""
     page = Image.new('RGB', (VIEW, height), GROUND)
     draw = ImageDraw.Draw(page)
     label = 'imagined'
@@ -112,7 +112,10 @@ def _imagined(msg: Any, episode: EpisodeReport, height: int) -> np.ndarray:
 
 
 def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> np.ndarray:
-    """(VIEW + CAPTION, width, 3) uint8: the cameras side by side and what goes on; taller where there are plans."""
+    """Return a frame (height, width, 3) uint8: the cameras side by side over a caption.
+
+    height is VIEW + CAPTION, and more where there are plans.
+    """
     images = []
     for view, topic in zip(views, run.frames, strict=True):
         image = Image.fromarray(np.ascontiguousarray(decode_image(view, topic)))
@@ -159,7 +162,7 @@ def _font(size: int) -> Any:
 
 
 def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str, ...], path: Path) -> None:
-    """A figure: commanded and measured position of each joint, the difference, and when the executor held or braked."""
+    """Write a figure: commanded and measured positions, their difference, and the times of hold and braking."""
     origin = episodes[0].start
     t_measured = (np.array(run.measured.times) - origin) * NS
     t_commanded = (np.array(run.commanded.times) - origin) * NS
@@ -213,13 +216,13 @@ def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str
 
 
 def _with_gaps(times: np.ndarray, values: np.ndarray, gap: float = 0.1) -> tuple[np.ndarray, np.ndarray]:
-    """The same curve, broken where nothing was sent for longer than gap [s]."""
+    """Return the curve with NaN where no set-point was sent for longer than gap [s]."""
     holes = np.flatnonzero(np.diff(times) > gap) + 1
     return np.insert(times, holes, np.nan), np.insert(values, holes, np.nan)
 
 
 def _spans(run: Run, origin: int) -> list[tuple[float, float, int]]:
-    """Stretches (start [s], end [s], state) in which the executor did not execute."""
+    """Return spans (start [s], end [s], state) in which the executor did not execute."""
     spans: list[tuple[float, float, int]] = []
     for i, (time, status) in enumerate(zip(run.executor.times, run.executor.values, strict=True)):
         end = run.executor.times[i + 1] if i + 1 < len(run.executor.times) else run.end

@@ -1,4 +1,4 @@
-"""What happened in a recorded run, computed from its bag alone."""
+"""The report of a recorded run, computed from its bag alone."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +11,13 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros.chunk_msg import to_ns
 
 NS = 1e-9
-BAG_TIME_SLACK = 50_000_000  # [ns] bag time may lag a stamp by so much
+BAG_TIME_SLACK = 50_000_000  # [ns] largest lag of bag time behind a stamp
 FRAME_GAP = 1.5  # a frame is missing when the next comes later than this many periods
 
 
 @dataclass
 class Series:
-    """Values over time, appended while reading, then turned into arrays."""
+    """Values with their times, in the order in which they were read."""
 
     times: list[int] = field(default_factory=list)  # [ns] ROS time
     values: list[Any] = field(default_factory=list)
@@ -27,22 +27,22 @@ class Series:
         self.values.append(value)
 
     def in_order(self) -> list[Any]:
-        """Values by time."""
+        """Return the values sorted by time."""
         return [self.values[i] for i in np.argsort(np.array(self.times, np.int64), kind='stable')]
 
     def between(self, start: int, end: int) -> list[Any]:
-        """Values with start <= time < end [ns]."""
+        """Return the values with start <= time < end [ns]."""
         return [v for t, v in zip(self.times, self.values, strict=True) if start <= t < end]
 
     def at(self, time: int) -> Any:
-        """Newest value not later than time [ns]; None before the first."""
+        """Return the newest value not later than time [ns]; None before the first."""
         i = int(np.searchsorted(self.times, time, side='right')) - 1
         return self.values[i] if i >= 0 else None
 
 
 @dataclass
 class Run:
-    """Everything of a bag but the pixels. Times are ROS time [ns]."""
+    """Messages of a bag without pixels. Times are ROS time [ns]."""
 
     episodes: Series = field(default_factory=Series)  # Episode messages, by start
     success: Series = field(default_factory=Series)  # bool
@@ -58,7 +58,7 @@ class Run:
 
 @dataclass(frozen=True)
 class EpisodeReport:
-    """One row of the table."""
+    """Numbers of one episode, a row of the table."""
 
     index: int
     task: str
@@ -75,7 +75,7 @@ class EpisodeReport:
     inference_p95: float
     seam_position: float  # [rad] largest joint jump between two chunks, absorbed by blending
     tracking_error: float  # [rad] largest |commanded - measured| while executing
-    refused: int  # chunks that the executor refused, shadow not counted
+    refused: int  # chunks that the executor refused, without those in shadow
     frames_missed: int  # gaps in the camera streams
 
 
@@ -90,7 +90,7 @@ def read_run(
     measured = f'{namespace}/{topics.get("joint_states", "joint_states")}'
     commanded = f'{namespace}/{topics.get("joint_command", "target_joint")}'
     cameras = [f'{namespace}/{t}' for t in topics.get('camera_topics', ('front/image_raw', 'wrist/image_raw'))]
-    infos = [c.rsplit('/', 1)[0] + '/camera_info' for c in cameras]  # one comes with each image, same stamp
+    infos = [c.rsplit('/', 1)[0] + '/camera_info' for c in cameras]  # a CameraInfo has the stamp of its image
     run = Run(frames={camera: [] for camera in cameras})
     others = ('sim/episode', 'sim/success', 'expert/progress', 'executor/status', 'action_chunk', 'policy/plan_text')
     with Bag(path) as bag:
@@ -122,7 +122,7 @@ def read_run(
 
 
 def episode_reports(run: Run, only: set[tuple[str, int]] | None = None) -> list[EpisodeReport]:
-    """One report per episode of the run. only: these (task, seed)."""
+    """Return a report per episode of the run. only: (task, seed) of the wanted episodes; None: all."""
     starts = run.episodes.times
     ends = [*starts[1:], run.end + 1][: len(starts)]
     reports = []
@@ -168,7 +168,7 @@ def _episode(run: Run, episode: Any, start: int, end: int) -> EpisodeReport:
 
 
 def success_time(success: Series, start: int, end: int) -> int | None:
-    """When the success began that still held at the end [ns]; None without. What fell down again is no success."""
+    """Return the start [ns] of the success that still held at the end; None without. A success that ended is none."""
     since = None
     for time, ok in zip(success.times, success.values, strict=True):
         if start < time < end - BAG_TIME_SLACK:
@@ -177,7 +177,7 @@ def success_time(success: Series, start: int, end: int) -> int | None:
 
 
 def missed_frames(stamps: list[int], start: int, end: int) -> int:
-    """Frames that should lie between those that came: gaps in multiples of the usual period. Times in ns."""
+    """Return the number of missing frames between start and end [ns]: gaps in multiples of the usual period."""
     inside = np.array([t for t in stamps if start <= t < end], np.int64)
     if len(inside) < 3:
         return 0

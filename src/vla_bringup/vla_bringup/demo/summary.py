@@ -17,7 +17,7 @@ FOOTNOTE = (
 
 
 def row(e: EpisodeReport) -> tuple[str, ...]:
-    """One line of the table, by COLUMNS."""
+    """Return the cells of a row, in the order of COLUMNS."""
     inference = '-'
     if not math.isnan(e.inference_p50):
         inference = f'{1e3 * e.inference_p50:.0f} / {1e3 * e.inference_p95:.0f} ms'
@@ -47,24 +47,25 @@ def write_summary(
     wall: float,
     slow: str = '',
 ) -> None:
-    """summary.md and summary.json. trouble: what went wrong beside failed episodes. wall: [s] the run took.
+    """Write summary.md and summary.json into the folder.
 
-    slow: what the machine did not keep up with.
+    videos: episode -> file. machine: see machine.facts. trouble: faults beside failed episodes. wall: duration of the
+    run [s]. slow: a line of advice for a slow machine, or ''.
     """
     succeeded = sum(e.success for e in episodes)
     error = max((e.tracking_error for e in episodes), default=0.0)
-    who = (
-        f'The policy ({model}) moved the simulated arm through the executor; it saw the camera images, the joints and '
-        'the instruction, nothing else.'
+    driver = (
+        f'The policy ({model}) moved the simulated arm through the executor. Its inputs were the camera images, the '
+        'joints and the instruction.'
         if policy_drives
-        else f'The scripted expert moved the simulated arm through the executor; the policy ({model}) ran on the same '
-        'camera topics in shadow: its chunks were recorded, never executed.'
+        else f'The scripted expert moved the simulated arm through the executor. The policy ({model}) ran in shadow on '
+        'the same camera topics: its chunks were recorded, never executed.'
     )
     lines = [
         '# Demo',
         '',
-        f'{succeeded} of {len(episodes)} episodes succeeded, `{command}`, {wall:.0f} s. {who} Every number is computed '
-        'from the bag.',
+        f'{succeeded} of {len(episodes)} episodes succeeded, `{command}`, {wall:.0f} s. {driver} '
+        'Every number is computed from the bag.',
         '',
         '| ' + ' | '.join((*COLUMNS, 'video')) + ' |',
         '|' + '---|' * (len(COLUMNS) + 1),
@@ -74,7 +75,7 @@ def write_summary(
         lines.append('| ' + ' | '.join((*row(e), video)) + ' |')
     lines += ['', FOOTNOTE, '']
     if trouble:
-        lines += ['## What went wrong', '', *(f'- {t}' for t in trouble), '']
+        lines += ['## Faults', '', *(f'- {t}' for t in trouble), '']
     if slow:
         lines += [f'{slow[0].upper()}{slow[1:]}.', '']
     lines += [
@@ -111,5 +112,5 @@ def write_summary(
 
 
 def _finite(values: dict) -> dict:
-    """JSON has no NaN."""
+    """Return the values with None in place of NaN, which JSON lacks."""
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values.items()}

@@ -1,4 +1,4 @@
-"""One line of the doctor, and what keeps a probe from hanging or breaking the others."""
+"""A line of the doctor, and the bounds that keep a probe from stopping the others."""
 
 import subprocess
 import threading
@@ -12,13 +12,13 @@ from vla_model.engines.trial import ending
 class Verdict(Enum):
     OK = 'ok'
     WARN = 'warning'
-    BAD = 'bad'
+    FAIL = 'fail'
     SKIP = 'skipped'
 
 
 @dataclass(frozen=True)
 class Check:
-    """One line: a fact, what to think of it, and what to do. Skipped: the fact is why it could not be asked."""
+    """One line: a fact, its verdict and a remedy. With verdict SKIP the fact is the reason why there is no answer."""
 
     name: str
     fact: str
@@ -30,8 +30,8 @@ def warn(name: str, fact: str, remedy: str) -> Check:
     return Check(name, fact, Verdict.WARN, remedy)
 
 
-def bad(name: str, fact: str, remedy: str) -> Check:
-    return Check(name, fact, Verdict.BAD, remedy)
+def fail(name: str, fact: str, remedy: str) -> Check:
+    return Check(name, fact, Verdict.FAIL, remedy)
 
 
 def skip(name: str, reason: str, remedy: str = '') -> Check:
@@ -43,9 +43,10 @@ Probing = Callable[[], Found]
 
 
 def bounded(name: str, function: Probing, seconds: float) -> tuple[list[Check], bool]:
-    """The checks of a probe and whether it ended; one that takes longer, or fails, is a bad line like any other.
+    """Return the checks of a probe, and whether it ended within seconds [s].
 
-    What it found before is kept. A probe that hangs in a system call cannot be stopped: its thread is left behind.
+    A probe that raises, or that takes longer, adds a check with verdict FAIL; its earlier checks are kept.
+    A probe that hangs in a system call cannot be stopped: its thread is left running.
     """
     found: list[Check] = []
 
@@ -54,11 +55,11 @@ def bounded(name: str, function: Probing, seconds: float) -> tuple[list[Check], 
             checks = function()
             for check in [checks] if isinstance(checks, Check) else checks:
                 found.append(check)
-        except Exception as error:  # a probe must not take the others with it
+        except Exception as error:  # the other probes must run
             found.append(
-                bad(
+                fail(
                     name,
-                    f'could not be asked: {type(error).__name__}: {error}',
+                    f'the check failed: {type(error).__name__}: {error}',
                     'a fault of the doctor: report it with ./vla doctor --json',
                 )
             )
@@ -67,13 +68,16 @@ def bounded(name: str, function: Probing, seconds: float) -> tuple[list[Check], 
     thread.start()
     thread.join(seconds)
     if thread.is_alive():
-        late = bad(name, f'no answer within {seconds:.0f} s', 'a driver, a disk or the network hangs: see dmesg')
+        late = fail(name, f'no answer within {seconds:.0f} s', 'a driver, a disk or the network hangs: see dmesg')
         return [*found, late], False
     return found, True
 
 
-def said(words: list[str], timeout: float = 10.0) -> str | None:
-    """What a program printed; None where it is not installed. Raises RuntimeError with its complaint."""
+def output_of(words: list[str], timeout: float = 10.0) -> str | None:
+    """Return the standard output of a program; None where it is not installed. timeout: [s].
+
+    Raises RuntimeError with the last line of its error output when it fails.
+    """
     try:
         done = subprocess.run(
             words, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL
@@ -84,6 +88,6 @@ def said(words: list[str], timeout: float = 10.0) -> str | None:
         raise RuntimeError(f'{words[0]} does not answer within {timeout:.0f} s') from None
     if done.returncode != 0:
         lines = (done.stderr.strip() or done.stdout.strip()).splitlines()
-        known = done.returncode > 0 and lines  # of a program that dies, the last line is about something else
+        known = done.returncode > 0 and lines  # a program that is killed does not print the cause
         raise RuntimeError(f'{words[0]}: {lines[-1] if known else ending(done.returncode)}')
     return done.stdout

@@ -1,4 +1,4 @@
-"""Lines of fact about this machine, the network, the model and the robot, each with a verdict and a remedy."""
+"""The doctor: facts about machine, network, model and robot, each with a verdict and a remedy."""
 
 import json
 import os
@@ -18,14 +18,14 @@ from vla_bringup.doctor import network as doctor_network
 from vla_bringup.doctor.check import Check, Probing, Verdict, bounded
 from vla_bringup.doctor.checkpoint import check_checkpoint
 
-COLOURS = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.BAD: 'red', Verdict.SKIP: 'dim'}
+COLOURS = {Verdict.OK: 'green', Verdict.WARN: 'yellow', Verdict.FAIL: 'red', Verdict.SKIP: 'dim'}
 Section = tuple[str, tuple[tuple[str, Probing, float], ...]]  # title; name, probe, bound [s]
 
 
 def sections(robot: str = '', namespace: str = '', model: str = '', again: bool = False) -> tuple[Section, ...]:
-    """All probes, in the order in which they are shown. Empty robot and model: those of the nodes that run.
+    """Return all probes in the order of the report.
 
-    again: engines are tried again.
+    An empty robot or model means that of the running nodes. again: repeat the trials of engines.
     """
     machine, network, gpu = doctor_machine, doctor_network, doctor_gpu
     from vla_bringup.doctor.robot import check_robot
@@ -84,7 +84,10 @@ def _engines(model: str, again: bool):
 def run_doctor(
     robot: str = '', namespace: str = '', model: str = '', as_json: bool = False, again: bool = False
 ) -> bool:
-    """Ask everything and print it; False if a line is bad. Ends the process itself when a probe hangs."""
+    """Run all probes and print their checks; return False if a check failed.
+
+    Ends the process itself when a probe hangs, as its thread would keep the interpreter alive.
+    """
     console = make_console()
     show: Callable[[str, list[Check]], None] = (lambda title, checks: None) if as_json else partial(_show, console)
     found, ended = [], True
@@ -97,7 +100,7 @@ def run_doctor(
         show(title, checks)
         found += [(title, check) for check in checks]
     counts = Counter(check.verdict for _, check in found)
-    good = counts[Verdict.BAD] == 0
+    good = counts[Verdict.FAIL] == 0
     if as_json:
         lines = [
             {'section': title, 'name': c.name, 'fact': c.fact, 'verdict': c.verdict.value, 'remedy': c.remedy}
@@ -108,7 +111,7 @@ def run_doctor(
         console.print(', '.join(f'{counts[v]} {v.value}' for v in Verdict if counts[v]), style='bold')
     if not ended:
         sys.stdout.flush()
-        os._exit(0 if good else 1)  # a thread that hangs would keep the interpreter from ending
+        os._exit(0 if good else 1)
     return good
 
 

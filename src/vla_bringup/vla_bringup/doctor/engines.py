@@ -1,17 +1,18 @@
-"""The doctor's lines on engines: each with the verdict of its trial, and what 'auto' takes here."""
+"""Checks of engines: the verdict of each trial, and the choice of 'auto' on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from vla_bringup.doctor.check import Check, bad, skip, warn
+from vla_bringup.doctor.check import Check, fail, skip, warn
 
-LEFT_OUT = "'auto' leaves it out; another version of its library may mend it; ./vla doctor --again tries it again"
+LEFT_OUT = "'auto' leaves it out; another version of its library may work; ./vla doctor --again repeats the trial"
 
 
 def check_engines(model: str | Path, again: bool = False) -> Iterator[Check]:
-    """Tries what was not tried yet, or everything again, in a process of its own, on the model and default threads.
+    """Yield a check for each engine of the model on this machine, and one for the choice of 'auto'.
 
-    Each trial is bounded, see vla_model.engines.trial.
+    Engines without a verdict are tried in a child process with the default threads; again: all are tried.
+    vla_model.engines.trial bounds each trial.
     """
     import torch
 
@@ -39,14 +40,14 @@ def check_engines(model: str | Path, again: bool = False) -> Iterator[Check]:
         if verdict.native:
             yield warn(name, verdict.why, LEFT_OUT)
         elif verdict.outcome == PASSED:
-            what = 'codes' if candidate.part == IMAGES else 'logits'
+            compared = 'codes' if candidate.part == IMAGES else 'logits'
             pace = f'{verdict.ms:.1f} ms, {1 / verdict.share:.1f} times as fast as eager'
-            yield Check(name, f'{pace}, {what} {100 * verdict.error:.1f} % off')
+            yield Check(name, f'{pace}, {compared} {100 * verdict.error:.1f} % off')
         else:
             yield skip(name, verdict.why)
     try:
         choice = choose(subject, 'auto', 'auto', 'auto')
     except ValueError as error:
-        yield bad('auto', str(error), 'give engine eager and image_engine eager')
+        yield fail('auto', str(error), 'set engine eager and image_engine eager')
         return
     yield Check('auto', f'engine {choice.engine}, image_engine {choice.image_engine} in {choice.image_dtype}')

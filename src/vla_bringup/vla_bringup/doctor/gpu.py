@@ -1,11 +1,11 @@
-"""What the doctor says of GPU, Jetson and TensorRT."""
+"""Checks of GPU, Jetson and TensorRT."""
 
 import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from vla_bringup.doctor.check import Check, bad, said, skip, warn
+from vla_bringup.doctor.check import Check, fail, output_of, skip, warn
 
 QUERY = 'name,driver_version,memory.total,memory.used,temperature.gpu,power.limit'
 TENSORRT = 'import tensorrt; print(tensorrt.__version__)'
@@ -13,20 +13,20 @@ DRIVER = 'install the NVIDIA driver; in a container: docker run --gpus all, with
 
 
 def check_gpu() -> Iterator[Check]:
-    """The driver's word, then torch's."""
+    """Yield a check for each GPU of the driver, and one for torch."""
     import torch
 
     try:
-        text = said(['nvidia-smi', f'--query-gpu={QUERY}', '--format=csv,noheader,nounits'])
+        text = output_of(['nvidia-smi', f'--query-gpu={QUERY}', '--format=csv,noheader,nounits'])
     except RuntimeError as error:
         text = ''
-        yield bad('GPU', str(error), 'mend the driver: reboot after an update, see dmesg')
+        yield fail('GPU', str(error), 'repair the driver: reboot after an update, see dmesg')
     rows = [[word.strip() for word in line.split(',')] for line in (text or '').splitlines() if line.count(',') == 5]
     for name, driver, total, used, celsius, watts in rows:
         memory = f'{used} of {total} MiB used' if total.isdigit() else 'memory shared with the system'
         hot = celsius.isdigit() and int(celsius) >= 85
         fact = f'{name}, driver {driver}, {memory}, {celsius} C, power limit {watts} W'
-        yield warn('GPU', fact, 'it slows itself down: mend the cooling') if hot else Check('GPU', fact)
+        yield warn('GPU', fact, 'it reduces its clocks: improve the cooling') if hot else Check('GPU', fact)
     build = f'torch {torch.__version__}'
     if torch.cuda.is_available():
         free, total_bytes = torch.cuda.mem_get_info()
@@ -34,11 +34,11 @@ def check_gpu() -> Iterator[Check]:
         memory = f'{free / 2**30:.1f} of {total_bytes / 2**30:.1f} GiB free'
         yield Check('torch', f'{build}: {name}, compute capability {capability}, {memory}')
     elif rows and torch.version.cuda is None:
-        yield bad(
+        yield fail(
             'torch', f'{build} has no CUDA, but there is a GPU', 'install the CUDA build: see docs/how-to/jetson.md'
         )
     elif rows:
-        yield bad(
+        yield fail(
             'torch', f'{build} does not find the GPU', f'the driver is too old for CUDA {torch.version.cuda}, or hidden'
         )
     else:
@@ -49,21 +49,21 @@ def check_gpu() -> Iterator[Check]:
 
 def check_tensorrt() -> Check:
     try:
-        version = (said([sys.executable, '-c', TENSORRT], 30.0) or '').strip()
+        version = (output_of([sys.executable, '-c', TENSORRT], 30.0) or '').strip()
     except RuntimeError as error:
         if 'ModuleNotFoundError' in str(error):
             return skip('TensorRT', 'not installed: only the engine tensorrt needs it')
-        return bad('TensorRT', str(error), 'its libraries are missing or of another version than its Python package')
+        return fail('TensorRT', str(error), 'its libraries are missing or of another version than its Python package')
     if int(version.split('.')[0]) < 10:
-        return bad('TensorRT', version, 'engines are built strongly typed: install 10 or newer')
+        return fail('TensorRT', version, 'engines are built strongly typed: install 10 or newer')
     return Check('TensorRT', version)
 
 
 def check_jetson(root: Path = Path('/')) -> Iterator[Check]:
-    """Release, power mode and clocks of a Jetson. root: where its files are."""
+    """Yield checks of release, power mode and clocks of a Jetson. root: folder of /etc, /proc and /sys."""
     release = root / 'etc/nv_tegra_release'
     if not release.is_file():
-        yield skip('Jetson', 'this is none')
+        yield skip('Jetson', 'this machine is not a Jetson')
         return
     text = release.read_text()
     found = re.search(r'R(\d+).*REVISION: ([\d.]+)', text)
@@ -71,7 +71,7 @@ def check_jetson(root: Path = Path('/')) -> Iterator[Check]:
     model = root / 'proc/device-tree/model'
     name = model.read_text().strip('\0\n ') if model.is_file() else 'Jetson'
     if found and int(found.group(1)) < 36:
-        yield bad('Jetson', f'{name}, {l4t}', 'JetPack 6 (L4T 36) or newer is needed')
+        yield fail('Jetson', f'{name}, {l4t}', 'JetPack 6 (L4T 36) or newer is needed')
     else:
         yield Check('Jetson', f'{name}, {l4t}')
     yield _power_mode()
@@ -80,11 +80,11 @@ def check_jetson(root: Path = Path('/')) -> Iterator[Check]:
 
 def _power_mode() -> Check:
     try:
-        text = said(['nvpmodel', '-q'])
+        text = output_of(['nvpmodel', '-q'])
     except RuntimeError as error:
         return skip('power mode', str(error), 'sudo nvpmodel -q')
     if text is None:
-        return skip('power mode', 'nvpmodel is not here (a container has it only where it is mounted)')
+        return skip('power mode', 'nvpmodel is not installed (a container has it only when it is mounted)')
     mode = re.search(r'Power Mode: *(\S+)', text)
     name = mode.group(1) if mode else text.strip()
     if name.startswith('MAXN'):
@@ -93,7 +93,7 @@ def _power_mode() -> Check:
 
 
 def _clocks(root: Path) -> Check:
-    """Whether frequencies are fixed at their highest, which is what jetson_clocks does."""
+    """Check that frequencies are fixed at their highest, the effect of jetson_clocks."""
     pairs = [
         (p, p.with_name(p.name.replace('min', 'max')))
         for pattern in ('sys/devices/system/cpu/cpu*/cpufreq/scaling_min_freq', 'sys/class/devfreq/*gpu*/min_freq')
@@ -101,7 +101,7 @@ def _clocks(root: Path) -> Check:
     ]
     pairs = [(low, high) for low, high in pairs if high.is_file()]
     if not pairs:
-        return skip('jetson_clocks', 'frequencies are not told here')
+        return skip('jetson_clocks', 'the kernel does not report frequencies here')
     loose = [low for low, high in pairs if int(low.read_text()) < int(high.read_text())]
     if loose:
         fact = f'{len(loose)} of {len(pairs)} clocks may slow down: latencies vary'

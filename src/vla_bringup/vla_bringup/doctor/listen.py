@@ -1,4 +1,4 @@
-"""Ears of the doctor: what comes on a topic, how often, how old, and its newest message."""
+"""Subscriptions of the doctor: rate, age and newest message of each topic."""
 
 import time
 from dataclasses import dataclass, field
@@ -20,34 +20,37 @@ from vla_policy_node.ros.images import COMPRESSED
 
 
 @dataclass
-class Heard:
-    """Of one topic. Ages are receive time minus stamp [s], on the clock of the robot."""
+class Received:
+    """Messages received on one topic. Ages are receive time minus stamp [s], on the clock of the robot."""
 
-    came: list[float] = field(default_factory=list)  # [s] monotonic
+    times: list[float] = field(default_factory=list)  # [s] of receipt, monotonic
     ages: list[float] = field(default_factory=list)
     unstamped: bool = False
     newest: Any = None
     stamps: Stamps = field(default_factory=Stamps)
-    back: float = 0.0  # [s] largest step by which the sender's clock was set back while we listened
+    back: float = 0.0  # [s] largest step back of the publisher's clock
 
     @property
     def rate(self) -> float:
         """Messages per second of wall time; 0 with fewer than three."""
-        return (len(self.came) - 1) / (self.came[-1] - self.came[0]) if len(self.came) > 2 else 0.0
+        return (len(self.times) - 1) / (self.times[-1] - self.times[0]) if len(self.times) > 2 else 0.0
 
     @property
     def wait(self) -> float:
         """Longest time between two messages [s]; 0 with fewer than two."""
-        return float(np.diff(self.came).max()) if len(self.came) > 1 else 0.0
+        return float(np.diff(self.times).max()) if len(self.times) > 1 else 0.0
 
     @property
     def age(self) -> float:
-        """Median [s]; NaN where nothing could be told."""
+        """Median age [s]; NaN without a stamp to judge."""
         return float(np.median(self.ages)) if self.ages else float('nan')
 
     def take(self, msg: Any, now: int, *, judged: bool) -> None:
-        """A message at time now [ns] of the robot's clock, 0: it does not run. judged: its stamp is of a sensor."""
-        self.came.append(time.monotonic())
+        """Record a message at time now [ns] of the robot's clock; now is 0 while that clock stands still.
+
+        judged: the stamp is the time of a measurement, so its age counts.
+        """
+        self.times.append(time.monotonic())
         self.newest = msg
         stamp = to_ns(msg.header.stamp)
         self.unstamped |= stamp == 0
@@ -57,21 +60,21 @@ class Heard:
 
 
 class Listener:
-    """Subscribes to what a wiring names, and to the statuses of its namespace. Only listens: never publishes."""
+    """Subscribes to the topics of wirings and to status topics. It publishes nothing."""
 
     def __init__(self, probe: Probe, wirings: list[Wiring], statuses: dict[str, type], sim_time: bool) -> None:
-        self.topics: dict[str, Heard] = {}
+        self.topics: dict[str, Received] = {}
         self.clock: list[tuple[float, int]] = []  # (monotonic [s], simulated [ns])
-        self.back = 0.0  # [s] by which the clock of this machine was set back while we listened
+        self.back = 0.0  # [s] largest step back of this machine's clock
         self._sim_time = sim_time
-        self._offset: int | None = None  # [ns] largest time of this machine's clock minus that of a steady one
+        self._offset: int | None = None  # [ns] largest difference of this machine's clock and the monotonic one
         self._node = probe.node
         if sim_time:
             self._node.create_subscription(Clock, '/clock', self._on_clock, qos.SENSOR)
         for w in wirings:
-            self._hear_joints(w.joint_topic, w.joint_topic, w.joint_names)
+            self._subscribe_joints(w.joint_topic, w.joint_topic, w.joint_names)
             if w.gripper_names:
-                self._hear_joints(w.gripper_topic, w.fingers, w.gripper_names)
+                self._subscribe_joints(w.gripper_topic, w.fingers, w.gripper_names)
             for topic in w.cameras.values():
                 self._subscribe(CompressedImage if topic.endswith(COMPRESSED) else Image, topic, qos.SENSOR)
                 self._subscribe(CameraInfo, camera_info_topic(topic), qos.SENSOR)
@@ -80,30 +83,30 @@ class Listener:
 
     def _subscribe(self, kind: type, topic: str, profile) -> None:
         if topic not in self.topics:
-            self.topics[topic] = Heard()
+            self.topics[topic] = Received()
             self._node.create_subscription(kind, topic, partial(self._on, self.topics[topic], kind), profile)
 
-    def _hear_joints(self, topic: str, name: str, joints: tuple[str, ...]) -> None:
-        """Joint states of these joints; those of others only while there are none of these."""
+    def _subscribe_joints(self, topic: str, name: str, joints: tuple[str, ...]) -> None:
+        """Subscribe to joint states of these joints; messages with other joints count until one of these comes."""
         if name not in self.topics:
-            self.topics[name] = Heard()
+            self.topics[name] = Received()
             take = partial(self._on_joints, self.topics[name], set(joints))
             self._node.create_subscription(JointState, topic, take, qos.SENSOR)
 
-    def _on_joints(self, heard: Heard, joints: set[str], msg: JointState) -> None:
+    def _on_joints(self, received: Received, joints: set[str], msg: JointState) -> None:
         ours = not joints.isdisjoint(msg.name)
-        if heard.newest is not None and joints.isdisjoint(heard.newest.name):
-            heard.came.clear()  # they were of another sender
-            heard.ages.clear()
-        elif heard.newest is not None and not ours:
+        if received.newest is not None and joints.isdisjoint(received.newest.name):
+            received.times.clear()  # of another publisher
+            received.ages.clear()
+        elif received.newest is not None and not ours:
             return
-        self._on(heard, JointState, msg)
+        self._on(received, JointState, msg)
 
     def _on_clock(self, msg: Clock) -> None:
         self.clock.append((time.monotonic(), to_ns(msg.clock)))
 
-    def _on(self, heard: Heard, kind: type, msg: Any) -> None:
-        heard.take(msg, self._now(), judged=kind is not PolicyStatus)
+    def _on(self, received: Received, kind: type, msg: Any) -> None:
+        received.take(msg, self._now(), judged=kind is not PolicyStatus)
 
     def _now(self) -> int:
         if self._sim_time:

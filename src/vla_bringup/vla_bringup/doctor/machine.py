@@ -1,4 +1,4 @@
-"""What the doctor says of this machine: Python, ROS, workspace, rendering, memory, disk, real time."""
+"""Checks of this machine: Python, ROS, workspace, rendering, memory, disk, real time."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ from pathlib import Path
 import psutil
 from ament_index_python.packages import PackageNotFoundError, get_package_prefix
 
-from vla_bringup.doctor.check import Check, bad, skip, warn
+from vla_bringup.doctor.check import Check, fail, skip, warn
 from vla_model.engines.processor import cpu_name
 from vla_model.engines.trial import ending
 
 PACKAGES = ('vla_msgs', 'vla_model', 'vla_policy_node', 'vla_sim', 'vla_training', 'vla_bringup')
 SHM = Path('/dev/shm')
-RTPRIO = 80  # what the 1 kHz controllers of ros2_control ask for, and a little less
+RTPRIO = 80  # wanted by the 1 kHz controllers of ros2_control
 RENDER = """
 import mujoco, numpy
 model = mujoco.MjModel.from_xml_string('<mujoco><worldbody><light pos="0 0 3"/><geom size=".5"/></worldbody></mujoco>')
@@ -36,7 +36,7 @@ assert numpy.ptp(pixels) > 20, 'the picture is empty'
 def check_python() -> Check:
     fact = f'{platform.python_version()} in {sys.prefix}'
     if not (3, 10) <= sys.version_info[:2] <= (3, 12):
-        return bad('Python', fact, 'the suite runs on 3.10 to 3.12: set PYTHON and remove .venv')
+        return fail('Python', fact, 'the suite runs on 3.10 to 3.12: set PYTHON and remove .venv')
     return Check('Python', fact)
 
 
@@ -48,7 +48,7 @@ def check_ros() -> Check:
     source = 'wheels in the virtual environment' if Path(sys.prefix) in path.parents else str(path)
     fact = f'{distro or "ROS_DISTRO is not set"}, rclpy from {source}'
     if distro not in ('humble', 'jazzy', 'kilted'):
-        return warn('ROS 2', fact, 'the suite is made for Jazzy and tested on nothing else than Humble to Kilted')
+        return warn('ROS 2', fact, 'the suite is made for Jazzy and tested on Humble to Kilted')
     return Check('ROS 2', fact)
 
 
@@ -60,7 +60,7 @@ def check_workspace() -> Check:
         except PackageNotFoundError:
             missing.append(package)
     if missing:
-        return bad('workspace', f'not built: {", ".join(missing)}', './vla build')
+        return fail('workspace', f'not built: {", ".join(missing)}', './vla build')
     root = Path(__file__).resolve().parents[4]
     stamp = root / 'install' / '.vla-stamp'
     if not stamp.is_file():
@@ -73,27 +73,29 @@ def check_workspace() -> Check:
 
 
 def check_rendering() -> Check:
-    # In a process of its own: a broken driver may take the whole process down.
+    # In a child process: a broken driver may kill the process.
     backend = os.environ.get('MUJOCO_GL', 'default')
     remedy = 'Debian, Ubuntu: apt-get install libegl1 libopengl0 libgl1-mesa-dri; or try MUJOCO_GL=osmesa'
     try:
         done = subprocess.run([sys.executable, '-c', RENDER], capture_output=True, text=True, timeout=60, check=False)
     except subprocess.TimeoutExpired:
-        return bad('rendering', f'MuJoCo with MUJOCO_GL={backend} does not answer', remedy)
+        return fail('rendering', f'MuJoCo with MUJOCO_GL={backend} does not answer', remedy)
     if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() if done.returncode > 0 else []  # a driver that dies leaves other ones
+        lines = (
+            done.stderr.strip().splitlines() if done.returncode > 0 else []
+        )  # a killed process does not print the cause
         why = lines[-1] if lines else ending(done.returncode)
-        return bad('rendering', f'MuJoCo with MUJOCO_GL={backend}: {why}', remedy)
+        return fail('rendering', f'MuJoCo with MUJOCO_GL={backend}: {why}', remedy)
     return Check('rendering', f'MuJoCo draws with {done.stdout.strip()} (MUJOCO_GL={backend})')
 
 
 def check_shared_memory() -> Iterator[Check]:
     if not SHM.is_dir():
-        yield skip('shared memory', f'{SHM} is not there')
+        yield skip('shared memory', f'{SHM} does not exist')
         return
     free = shutil.disk_usage(SHM).free / 2**20
     fact = f'{free:.0f} MiB free in {SHM}'
-    # Each process of ours takes 9 MiB; docker gives 64 MiB in all.
+    # Each process of the suite takes 9 MiB; docker gives 64 MiB in all.
     low = warn('shared memory', fact, 'docker run --ipc=host, or --shm-size=1g') if free < 256 else None
     yield low or Check('shared memory', fact)
     used = set()
@@ -101,7 +103,7 @@ def check_shared_memory() -> Iterator[Check]:
         try:
             used |= {line.split()[-1] for line in process.read_text().splitlines() if '/dev/shm/fastrtps_' in line}
         except OSError:
-            continue  # ended meanwhile, or somebody else's
+            continue  # ended meanwhile, or of another user
     left = [p for p in SHM.glob('fastrtps_*') if str(p) not in used and not p.name.endswith('_el')]
     size = sum(p.stat().st_size for p in left if p.exists()) / 2**20
     if size > 50:
@@ -119,7 +121,7 @@ def check_resources() -> Iterator[Check]:
     yield warn('memory', fact, 'the demo takes about 2 GiB: end other programs') if few else Check('memory', fact)
     free = shutil.disk_usage(Path.cwd()).free / 2**30
     fact = f'{free:.1f} GiB free in {Path.cwd()}'
-    yield warn('disk', fact, 'bags take 1 MB/s and more: make room') if free < 2 else Check('disk', fact)
+    yield warn('disk', fact, 'bags take 1 MB/s and more: free some space') if free < 2 else Check('disk', fact)
 
 
 def check_kernel(root: Path = Path('/')) -> Check:
@@ -132,7 +134,7 @@ def check_kernel(root: Path = Path('/')) -> Check:
 
 
 def check_limits() -> Iterator[Check]:
-    """What this user may ask of the scheduler and of memory."""
+    """Check this user's limits of real-time priority and locked memory."""
     where = 'in /etc/security/limits.d/realtime.conf; in docker --ulimit'
     _, priority = resource.getrlimit(resource.RLIMIT_RTPRIO)
     fact = 'unlimited' if priority == resource.RLIM_INFINITY else str(priority)
@@ -153,7 +155,7 @@ def check_limits() -> Iterator[Check]:
 def check_governor(root: Path = Path('/')) -> Check:
     found = [p.read_text().strip() for p in root.glob('sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_governor')]
     if not found:
-        return skip('CPU governor', 'the frequency is not ours to set (a virtual machine?)')
+        return skip('CPU governor', 'the kernel has no frequency control here (a virtual machine?)')
     slow = sorted(set(found) - {'performance'})
     if slow:
         fact = f'{", ".join(slow)} on {sum(g != "performance" for g in found)} of {len(found)} cores: latencies vary'

@@ -1,4 +1,4 @@
-"""What the suite's nodes listen to and send to, from a robot profile or from the parameters of running nodes."""
+"""Topics of the suite's nodes, from a robot profile or from the parameters of running nodes."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,9 +22,9 @@ AGES = ('camera_max_age', 'joint_max_age', 'gripper_max_age')
 
 @dataclass(frozen=True)
 class Wiring:
-    """Topics are full names."""
+    """Topics, joints and age limits of one robot. Topics are full names."""
 
-    source: str  # where this is from, in words
+    source: str  # profile or nodes, for the report
     cameras: dict[str, str]  # name -> image topic
     joint_topic: str
     joint_names: tuple[str, ...]
@@ -40,12 +40,12 @@ class Wiring:
 
     @property
     def fingers(self) -> str:
-        """What the listener calls the messages of the fingers; the arm's may be on the same topic."""
+        """Key of the fingers' messages in `Listener.topics`: the arm's messages may be on the same topic."""
         return self.gripper_topic if self.gripper_topic != self.joint_topic else f'{self.gripper_topic} (fingers)'
 
 
 def of_profile(path: str, namespace: str) -> Wiring:
-    """Raises ValueError naming the entry that is missing."""
+    """Return the wiring of a robot profile (path) in a namespace. Raises ValueError for a missing entry."""
     values = profile_parameters(path)
     try:
         flat = {f'topics.{k}': v for k, v in values['topics'].items()} | {
@@ -59,7 +59,7 @@ def of_profile(path: str, namespace: str) -> Wiring:
 
 
 def of_nodes(probe: Probe, graph: Graph, namespace: str) -> Wiring | None:
-    """Of the configured policy and executor of a namespace; None where they have not declared enough yet."""
+    """Return the wiring of a namespace's policy and executor; None while they lack the parameters."""
     values: dict[str, Any] = {}
     sim_time = {}
     observed = ('cameras', 'camera_topics', *AGES, 'robot.joint_names', 'topics.joint_states')
@@ -81,9 +81,9 @@ def of_nodes(probe: Probe, graph: Graph, namespace: str) -> Wiring | None:
 
 
 def ask(probe: Probe, node: str, names: tuple[str, ...], timeout: float = 3.0) -> dict[str, Any]:
-    """Those parameters of a node that it has; none where it does not answer."""
+    """Return the values of those parameters that the node has. Without an answer the result is empty. timeout: [s]."""
     found = {}
-    for name in names:  # one by one: the answer ends at a parameter that is not there
+    for name in names:  # a request each: an answer ends at the first parameter that the node lacks
         try:
             values = probe.call(GetParameters, f'{node}/get_parameters', GetParameters.Request(names=[name]), timeout)
         except TimeoutError:
