@@ -71,7 +71,7 @@ def test_a_run_goes_from_one_process_to_two_and_back(tokens_folder, tokens, tmp_
     whole.run()
     cut = Trainer(recipe, tokens, tmp_path / 'cut')
     while cut.step < 4:
-        cut._train_step()
+        cut.train_step()
         cut.step += 1
     cut.save()
     printed = fit(tmp_path, tokens_folder, tmp_path / 'cut', NOTHING | {'micro_batch': 3, 'recompute': True})

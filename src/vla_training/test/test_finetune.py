@@ -85,7 +85,7 @@ def test_a_run_with_lora_that_was_cut_goes_on(base, tokens, tmp_path):
     whole.run()
     cut = Trainer(recipe, tokens, tmp_path / 'cut')
     while cut.step < 3:
-        cut._train_step()
+        cut.train_step()
         cut.step += 1
     cut.save()
     again = Trainer(recipe, tokens, tmp_path / 'cut')
@@ -135,7 +135,7 @@ def test_recomputing_changes_nothing(base, tokens, tmp_path):
     found = []
     for i, recompute in enumerate((False, True)):
         trainer = Trainer(recipe_of({'init': str(base), 'recompute': recompute}), tokens, tmp_path / str(i))
-        trainer._train_step()
+        trainer.train_step()
         found.append(trainer.averaged())
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*(f.values() for f in found), strict=True))
 

@@ -13,10 +13,10 @@ from vla_training.image_tokenizer.frames import FrameSet, FrameWriter
 from vla_training.image_tokenizer.losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_tokenizer.metrics import CodeUsage, psnr, ssim
 from vla_training.image_tokenizer.pointing import pointing_loss
+from vla_training.image_tokenizer.state import load_image_tokenizer
 from vla_training.image_tokenizer.trainer import (
     ImageTokenizerTrainer,
     Settings,
-    load_image_tokenizer,
     train_image_tokenizer,
 )
 

@@ -62,7 +62,7 @@ def test_a_stage_says_how_much_is_looked_at_only(tokens, tmp_path):
         seen |= set(rows[: 16 - counts[-1]].tolist())
         if counts[-1] == 12:
             assert not glance[rows[:4]].any(), 'the first ones make plans and images'
-        trainer._train_step()
+        trainer.train_step()
         trainer.step += 1
     assert counts[:4] == [0, 0, 12, 12] and 0 < counts[4] < 16 and len(seen) > 16
     with pytest.raises(ValueError, match='has no glances: make some'):
@@ -99,7 +99,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path, opti
     cut = Trainer(chosen, tokens, tmp_path / 'cut')
     cut.run(until=0)  # nothing yet
     while cut.step < 4:
-        cut._train_step()
+        cut.train_step()
         cut.step += 1
     cut.save()
     again = Trainer(chosen, tokens, tmp_path / 'cut')
@@ -174,7 +174,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tokens, tmp_path):
         next(trainer.network.parameters()).fill_(torch.nan)
     with pytest.raises(ValueError, match='not finite'):
         for _ in range(8):
-            trainer._train_step()
+            trainer.train_step()
 
 
 @pytest.mark.parametrize(

@@ -5,10 +5,8 @@ been. In the folder of a run: image_tokenizer.safetensors and config.json, which
 loss.png, pictures.png; and state/, from which it goes on, in files of at most 15 MB.
 """
 
-import csv
 import json
 import math
-import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,20 +16,20 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vla_model.checkpoints import checkpoint
 from vla_model.checkpoints.nano import init_weights
-from vla_model.config import ImageTokenizerConfig, read, read_json
+from vla_model.config import ImageTokenizerConfig
 from vla_model.image_tokenizer import ImageTokenizer
-from vla_training.data.pieces import read_pieces, write_pieces
 from vla_training.image_tokenizer.frames import FrameSet
 from vla_training.image_tokenizer.losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_tokenizer.metrics import CodeUsage, psnr, ssim
 from vla_training.image_tokenizer.pointing import Pointer, pointing_loss
+from vla_training.image_tokenizer.state import State, load_image_tokenizer
 from vla_training.plot import plot_log
+from vla_training.training_loop import LOG, TrainingLoop
 
 COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entropy', 'psnr', 'points', 'off')
 PANELS = {
@@ -39,7 +37,6 @@ PANELS = {
     'PSNR [dB]': ('psnr',),
     'off [shares of the edge]': ('off',),
 }
-_MAY_CHANGE = ('steps', 'log_every', 'save_every', 'amp')  # more steps: the cosine begins anew where it would be
 
 
 @dataclass(frozen=True)
@@ -115,25 +112,10 @@ def train_image_tokenizer(
     return trainer.finish()
 
 
-def load_image_tokenizer(folder: Path, device: str | torch.device = 'cpu') -> ImageTokenizer:
-    """What a run left in its folder. Raises FileNotFoundError or ValueError naming the file and the remedy."""
-    content = read_json(folder / 'config.json')
-    try:
-        config = read(ImageTokenizerConfig, content, '')
-    except ValueError as error:
-        raise ValueError(f'{folder / "config.json"}: {error}') from None
-    with torch.device('meta'):
-        tokenizer = ImageTokenizer(config)
-    path = folder / checkpoint.IMAGE_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing: train the image tokenizer first')
-    _, stored = checkpoint.split(checkpoint.list_tensors(folder))
-    checkpoint.load_into(tokenizer, stored, torch.device(device), torch.float32, folder)
-    return tokenizer.eval()
+class ImageTokenizerTrainer(TrainingLoop):
+    """One run of the image tokenizer in one folder."""
 
-
-class ImageTokenizerTrainer:
-    """One run in one folder."""
+    columns, label, rate = COLUMNS, 'image tokenizer', 'images_per_s'
 
     def __init__(
         self,
@@ -149,7 +131,8 @@ class ImageTokenizerTrainer:
             raise ValueError(
                 f'frames are {frames.resolution} px, the tokenizer takes {config.resolution}: collect frames for it'
             )
-        self.config, self.settings, self.out = config, settings, out
+        super().__init__(settings, out)
+        self.config, self.settings = config, settings
         self.device = torch.device(device)
         self.train_rows, self.held_rows = frames.split()
         self.foreground = Foreground(frames, self.train_rows, settings.losses, self.device)
@@ -183,56 +166,22 @@ class ImageTokenizerTrainer:
         if matrices:
             muon = torch.optim.Muon(matrices, lr=lr, weight_decay=decay, adjust_lr_fn='match_rms_adamw')
             self.optimizers.append(muon)
-        self.step, self.seconds = 0, 0.0
         out.mkdir(parents=True, exist_ok=True)
-        state, old = out / 'state', out / '.state-old'
-        if old.exists() and not state.exists():  # it was cut off between the two renames of `save`
-            old.rename(state)
-        if resume and state.exists():
-            self._restore(state)
+        self._state = State(out, self.parameters, self.average, self.optimizers)
+        if resume and self._state.folder.exists():
+            then = self._state.restore(self._record(), self.device)
+            self.step, self.seconds = then['step'], then['seconds']
         else:
-            (out / 'log.csv').unlink(missing_ok=True)
-
-    def lr(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to min_lr."""
-        s = self.settings
-        if step < s.warmup:
-            return s.lr * (step + 1) / s.warmup
-        done = (step - s.warmup) / max(1, s.steps - s.warmup)
-        return s.lr * (s.min_lr + (1 - s.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
+            (out / LOG).unlink(missing_ok=True)
 
     # ---- steps
 
-    def run(self, until: float = math.inf) -> int:
-        """Trains to the last step, or until time.monotonic() passes `until`. Saves, and returns the step."""
-        s = self.settings
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, refresh_per_second=1) as bar:
-            line = bar.add_task('image tokenizer', total=s.steps, completed=self.step)
-            sums: dict[str, Tensor] = {}
-            began, since = time.monotonic(), self.step
-            while self.step < s.steps and time.monotonic() < until:
-                for name, value in self.train_step().items():
-                    sums[name] = sums.get(name, 0) + value
-                self.step += 1
-                bar.update(line, completed=self.step)
-                if self.step % s.log_every == 0 or self.step == s.steps:
-                    row = {name: float(value) / (self.step - since) for name, value in sums.items()}
-                    if not math.isfinite(row['loss']):
-                        raise ValueError(
-                            f'the loss before step {self.step} is not finite: lower lr, or train without amp'
-                        )
-                    took = time.monotonic() - began
-                    self.seconds += took
-                    row |= {'step': self.step, 'seconds': self.seconds, 'lr': self.lr(self.step - 1)}
-                    row['images_per_s'] = (self.step - since) * s.batch / took
-                    self._log(row)
-                    bar.update(line, description=f'PSNR {row["psnr"]:.1f} dB, {row["images_per_s"]:.0f} images/s')
-                    sums, began, since = {}, time.monotonic(), self.step
-                if self.step % s.save_every == 0:
-                    self.save()
-        self.save()
-        return self.step
+    def complete(self, row: dict[str, float]) -> None:
+        if not math.isfinite(row['loss']):
+            raise ValueError(f'the loss before step {self.step} is not finite: lower lr, or train without amp')
+
+    def describe(self, row: dict[str, float]) -> str:
+        return f'PSNR {row["psnr"]:.1f} dB, {row[self.rate]:.0f} images/s'
 
     def train_step(self) -> dict[str, Tensor]:
         """One step of the optimizer. Returns losses and PSNR [dB], detached."""
@@ -293,18 +242,6 @@ class ImageTokenizerTrainer:
         given = None if self.weight is None else self.weight[rows]
         return images, self.foreground.weight(images, self.camera[rows], given)
 
-    def _log(self, row: dict[str, float]) -> None:
-        path = self.out / 'log.csv'
-        new = not path.exists()
-        with path.open('a', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS, restval='')
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f'{v:.6g}' for k, v in row.items()})
-
-    def _optimizer(self, p: torch.nn.Parameter) -> torch.optim.Optimizer:
-        return next(o for o in self.optimizers if any(p is q for group in o.param_groups for q in group['params']))
-
     # ---- what a run leaves
 
     def averaged(self) -> ImageTokenizer:
@@ -324,8 +261,8 @@ class ImageTokenizerTrainer:
         report = self.evaluate(model)
         (self.out / 'report.json').write_text(json.dumps(asdict(report), indent=2) + '\n')
         self._sheet(model)
-        if (self.out / 'log.csv').exists():
-            plot_log(self.out / 'log.csv', self.out / 'loss.png', PANELS)
+        if (self.out / LOG).exists():
+            plot_log(self.out / LOG, self.out / 'loss.png', PANELS)
         return report
 
     @torch.inference_mode()
@@ -373,21 +310,8 @@ class ImageTokenizerTrainer:
         Image.fromarray(np.concatenate(lines)).save(self.out / 'pictures.png')
 
     def save(self) -> None:
-        """Writes `state`; a write that is cut off leaves the one before."""
-        folder, new, old = (self.out / name for name in ('state', '.state-new', '.state-old'))
-        shutil.rmtree(new, ignore_errors=True)
-        new.mkdir()
-        state = {f'weight.{n}': p.detach() for n, p in self.parameters.items()}
-        state |= {f'average.{n}': value for n, value in self.average.items()}
-        for name, p in self.parameters.items():
-            state |= {f'optimizer.{key}.{name}': value for key, value in self._optimizer(p).state[p].items()}
-        write_pieces(new, state.items())
-        (new / 'training.json').write_text(json.dumps(self._record(), indent=2) + '\n')
-        shutil.rmtree(old, ignore_errors=True)
-        if folder.exists():
-            folder.rename(old)
-        new.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)
+        """Write `state`; a write that is cut off leaves the one before."""
+        self._state.save(self._record())
 
     def _record(self) -> dict[str, Any]:
         return {
@@ -398,30 +322,3 @@ class ImageTokenizerTrainer:
             'settings': asdict(self.settings),
             'config': json.loads(json.dumps(asdict(self.config))),
         }
-
-    def _restore(self, folder: Path) -> None:
-        then, now = read_json(folder / 'training.json'), self._record()
-        before, after = (r['settings'] | {k: r.get(k) for k in ('config', 'frames', 'names')} for r in (then, now))
-        if changed := [k for k in after if k not in _MAY_CHANGE and before.get(k) != after[k]]:
-            raise ValueError(
-                f'{folder} was trained with other {", ".join(changed)}: give another folder, the same settings, '
-                'or resume=False'
-            )
-        state = read_pieces(folder)
-        for name, p in self.parameters.items():
-            optimizer = self._optimizer(p)
-            moments = ('exp_avg', 'exp_avg_sq') if isinstance(optimizer, torch.optim.AdamW) else ('momentum_buffer',)
-            steps = ('step',) if isinstance(optimizer, torch.optim.AdamW) else ()
-            keys = {k: f'{k}.{name}' for k in ('weight', *(('average',) if name in self.average else ()))}
-            keys |= {k: f'optimizer.{k}.{name}' for k in (*steps, *moments)}
-            if missing := [key for key in keys.values() if key not in state]:
-                raise ValueError(f'{folder} lacks {missing[0]}: a file of it is missing, copy it again')
-            with torch.no_grad():
-                p.copy_(state[keys['weight']])
-            if name in self.average:
-                self.average[name].copy_(state[keys['average']])
-            # On a CPU, too, the optimizer keeps its moments as it keeps the weights: channels last.
-            optimizer.state[p] = {k: state[keys[k]].to(self.device) for k in steps} | {
-                k: torch.empty_like(p).copy_(state[keys[k]]) for k in moments
-            }
-        self.step, self.seconds = then['step'], then['seconds']

@@ -34,7 +34,7 @@ from vla_policy_node.policy.end_effector import check_actions, to_actions
 from vla_training.data import shards
 from vla_training.data.annotate import plan_texts
 from vla_training.data.features import ACTION, POINTS, STATE, SUBTASK, SUCCESS, executed, image
-from vla_training.image_tokenizer.trainer import load_image_tokenizer
+from vla_training.image_tokenizer.state import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
 RECOVER = 0.5  # share of a disturbance that is left one frame later

@@ -4,7 +4,6 @@ What a step sees follows from the seed and the number of the step alone, so a ru
 been, and its processes learn together what one would. `log.csv` and its curves, `loss.png`, grow beside `step-N`.
 """
 
-import csv
 import math
 import os
 import time
@@ -14,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -25,6 +23,7 @@ from vla_training.train import export, initial, run_state
 from vla_training.train.distributed import World, forget_gathered, local
 from vla_training.train.objective import MODES, Objective
 from vla_training.train.recipe import Recipe
+from vla_training.training_loop import LOG, TrainingLoop
 
 COLUMNS = ('step', 'seconds', 'lr', 'grad_norm', 'samples_per_s', *(f'{p}{m}{q}' for p in ('', 'val_') for m in MODES
            for q in ('_loss', '_right')))  # fmt: skip
@@ -46,8 +45,10 @@ class Split:
         return cls((~looked_at).nonzero()[:, 0], looked_at.nonzero()[:, 0])
 
 
-class Trainer:
-    """One run in one folder."""
+class Trainer(TrainingLoop):
+    """One run of the model in one folder."""
+
+    columns, label, rate = COLUMNS, 'training', 'samples_per_s'
 
     def __init__(
         self, recipe: Recipe, tokens: Tokens, out: Path, device: str = 'cpu', world: World | None = None
@@ -56,7 +57,8 @@ class Trainer:
 
         Raises ValueError where it was made with another recipe or other data.
         """
-        self.recipe, self.tokens, self.out = recipe, tokens, out
+        super().__init__(recipe, out)
+        self.recipe, self.tokens = recipe, tokens
         self.world = world or World(torch.device(device))
         self.device = self.world.device
         self.objective = Objective(tokens, recipe.masking, self.device)
@@ -76,7 +78,7 @@ class Trainer:
         self.trained = {n: p for n, p in self.network.named_parameters() if p.requires_grad}
         self.optimizers = self._make_optimizers()
         self.average = {n: p.detach().clone() for n, p in self.trained.items()} if recipe.ema else {}
-        self.step, self.seconds = 0, 0.0
+        self._norm = 0.0  # of the newest gradient
         out.mkdir(parents=True, exist_ok=True)
         newest = run_state.newest(out)
         if newest is not None:
@@ -102,48 +104,25 @@ class Trainer:
         groups = [{'params': matrices, 'weight_decay': r.weight_decay}, {'params': others, 'weight_decay': 0}]
         return [torch.optim.AdamW(groups, lr=r.lr, betas=(0.9, r.beta2), fused=True)]
 
-    def lr(self, step: int) -> float:
-        """Linear warm-up, then a cosine down to min_lr."""
-        r = self.recipe
-        if step < r.warmup:
-            return r.lr * (step + 1) / r.warmup
-        done = (step - r.warmup) / max(1, r.steps - r.warmup)
-        return r.lr * (r.min_lr + (1 - r.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, done))))
-
     # ---- steps
 
-    def run(self, until: float = math.inf) -> int:
-        """Trains to the end of the recipe, or until time.monotonic() passes `until`. Saves, and returns the step."""
-        r = self.recipe
-        columns = (TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        with Progress(*columns, refresh_per_second=1, disable=not self.world.first) as bar:
-            line = bar.add_task('training', total=r.steps, completed=self.step)
-            sums: dict[str, list[float]] = {}
-            began, since = time.monotonic(), self.step
-            while self.step < r.steps and (until == math.inf or self.world.agree(time.monotonic() < until)):
-                found, norm = self._train_step()
-                for name, value in found.items():
-                    sums.setdefault(name, []).append(value)
-                self.step += 1
-                bar.update(line, completed=self.step)
-                if self.step % r.log_every == 0 or self.step == r.steps:
-                    took = time.monotonic() - began
-                    self.seconds += took
-                    row = {name: sum(v) / len(v) for name, v in sums.items()}
-                    row |= {'step': self.step, 'seconds': self.seconds, 'lr': self.lr(self.step - 1), 'grad_norm': norm}
-                    row['samples_per_s'] = (self.step - since) * r.batch / took
-                    if self.step % r.save_every == 0 or self.step == r.steps:
-                        row |= self.validate()
-                    self._log(row)
-                    bar.update(line, description=_describe(row))
-                    sums, began, since = {}, time.monotonic(), self.step
-                if self.step % r.save_every == 0:
-                    self.save()
-        if self.step % r.save_every:
-            self.save()
-        return self.step
+    @property
+    def writes(self) -> bool:
+        return self.world.first
 
-    def _train_step(self) -> tuple[dict[str, float], float]:
+    def runs_on(self, until: float) -> bool:
+        return self.world.agree(super().runs_on(until))
+
+    def complete(self, row: dict[str, float]) -> None:
+        row['grad_norm'] = self._norm
+        if self.step % self.recipe.save_every == 0 or self.step == self.recipe.steps:
+            row |= self.validate()
+
+    def describe(self, row: dict[str, float]) -> str:
+        losses = [f'{mode} {row[f"{mode}_loss"]:.3f}' for mode in MODES if f'{mode}_loss' in row]
+        return f'{"  ".join(losses)}  {row[self.rate]:.0f}/s'
+
+    def train_step(self) -> dict[str, float]:
         r, lr = self.recipe, self.lr(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -167,7 +146,8 @@ class Trainer:
             decay = min(r.ema, (1 + self.step) / (10 + self.step))
             own = [local(p) for p in self.trained.values()]
             torch._foreach_lerp_([local(value) for value in self.average.values()], own, 1 - decay)
-        return {name: float(value) for name, value in found.items()}, float(norm)
+        self._norm = float(norm)
+        return {name: float(value) for name, value in found.items()}
 
     def _losses(self, mode: str, rows: Tensor, generator: torch.Generator, weight: float = 0.0) -> dict[str, Tensor]:
         """Loss of a mode and share of right tokens over rows, of all processes; with a weight also their gradients."""
@@ -243,17 +223,6 @@ class Trainer:
             local(self.trained[name]).copy_(value)
         forget_gathered(self.network)
 
-    def _log(self, row: dict[str, float]) -> None:
-        if not self.world.first:
-            return
-        path = self.out / 'log.csv'
-        new = not path.exists()
-        with path.open('a', newline='') as file:
-            writer = csv.DictWriter(file, COLUMNS, restval='')
-            if new:
-                writer.writeheader()
-            writer.writerow({k: f'{v:.6g}' for k, v in row.items()})
-
     # ---- checkpoints
 
     def averaged(self) -> dict[str, Tensor]:
@@ -262,17 +231,12 @@ class Trainer:
 
     def save(self) -> Path:
         """Writes `step-N` and removes the checkpoints before it."""
-        if self.world.first and (self.out / 'log.csv').is_file():
-            plot.plot_log(self.out / 'log.csv', self.out / 'loss.png')
+        if self.world.first and (self.out / LOG).is_file():
+            plot.plot_log(self.out / LOG, self.out / 'loss.png')
         return run_state.save(self.out, self._progress(), self.trained, self.average, self.optimizers, self.world)
 
     def _progress(self) -> run_state.Progress:
         return run_state.Progress(self.step, self.seconds, self.recipe, len(self.tokens), self._base)
-
-
-def _describe(row: dict[str, float]) -> str:
-    losses = [f'{mode} {row[f"{mode}_loss"]:.3f}' for mode in MODES if f'{mode}_loss' in row]
-    return f'{"  ".join(losses)}  {row["samples_per_s"]:.0f}/s'
 
 
 def train(
