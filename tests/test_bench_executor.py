@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from vla_bench.executor import Options, bench_executor
 
 
+@pytest.mark.slow
 def test_the_executor_is_measured_beside_a_busy_policy(tmp_path):
     assert bench_executor(Options(tmp_path, rate=50.0, quick=True))
     content = json.loads((tmp_path / 'executor.json').read_text())

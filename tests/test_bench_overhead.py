@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from vla_bench.overhead import TARGET, Options, bench_overhead
 
 
+@pytest.mark.slow
 def test_chunks_are_timed_from_the_newest_image_on(tmp_path):
     good = bench_overhead(Options(tmp_path, seconds=2.0))
     found = json.loads((tmp_path / 'overhead.json').read_text())

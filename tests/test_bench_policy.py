@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from vla_bench.policy import Options, bench_policy
 
 
+@pytest.mark.slow
 def test_an_episode_is_run_once_and_recorded(tmp_path):
     options = Options(
         ('press_button',), episodes=1, contrasts=0, seed=2_000_000, out=tmp_path, model='expert', listen=True

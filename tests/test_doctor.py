@@ -22,6 +22,7 @@ def doctor():
     return {c['name']: c for c in report['checks'] if c['section'] == 'robot'}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(500)
 def test_a_correct_robot_passes_and_a_broken_one_fails(graph):
     sim = graph.start('vla_sim', 'sim_node')

@@ -4,6 +4,7 @@ import json
 import os
 from pathlib import Path
 
+import pytest
 from lifecycle_msgs.msg import Transition
 
 DYING = Path(__file__).resolve().parents[1] / 'src' / 'vla_model' / 'test' / 'dying'
@@ -19,6 +20,7 @@ DEATHS = {
 }
 
 
+@pytest.mark.slow
 def test_the_node_comes_up_on_the_next_best_engine_or_names_the_one_asked_for(graph, tmp_path):
     environment = {
         'XDG_CACHE_HOME': str(tmp_path / 'cache'),

@@ -16,6 +16,7 @@ E = ExecutorStatus
 FIRST, SECOND = 'press the red button', 'press the blue button'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('how', ['new_epoch', 'seamless'])
 def test_other_words_change_a_running_goal(domain, tmp_path, how):
     executor, policy = policy_nodes(

@@ -44,6 +44,7 @@ def test_live_and_offline_give_the_same_chunks_bit_for_bit(tmp_path, compressed)
     assert len({c.chunk.positions.tobytes() for c in live.cycles}) > 5  # the model did look
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('back', [0.05, 3.0])
 def test_live_and_offline_agree_about_a_computer_whose_clock_is_set_back(tmp_path, back):
     bag, step = tmp_path / 'bag', 100_750_000_000

@@ -31,6 +31,7 @@ def named(robot):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('robot', ['sim_panda', 'fr3'])
 def test_every_topic_is_one_of_the_running_graph(graph, tmp_path, robot):
     simulated = robot == 'sim_panda'

@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from vla_training.lerobot import Dataset
 
 from .conftest import ROOT
@@ -24,6 +26,7 @@ def vla(*words, code=0, timeout=170):
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_from_demo_to_data_set(tmp_path):
     out, data, graph = tmp_path / 'demo', tmp_path / 'data', tmp_path / 'graph.md'
     asked = ('--instruction', 'press the red button')

@@ -3,9 +3,12 @@
 import csv
 import math
 
+import pytest
+
 from vla_bench.memory import Options, bench_memory, slope
 
 
+@pytest.mark.slow
 def test_each_round_of_each_process_is_a_row(tmp_path):
     assert bench_memory(Options(tmp_path, resets=2, cycles=2))
     rows = list(csv.DictReader((tmp_path / 'memory.csv').open()))

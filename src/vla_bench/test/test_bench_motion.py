@@ -196,6 +196,7 @@ def test_a_short_run_writes_its_report(tmp_path):
     assert (tmp_path / 'switch.png').stat().st_size > 10_000 and (tmp_path / 'delays.png').stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_everybody_drives_the_same_episodes():
     loop = Loop.make('expert', 'cpu', PROFILE)
     assert loop is not None and Loop.make('random-nano', 'cpu', PROFILE) is None

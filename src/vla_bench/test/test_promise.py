@@ -194,6 +194,7 @@ EVENTS = st.tuples(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25)
 @given(st.sampled_from(sorted(PROFILES)), st.integers(0, 2**31), st.lists(EVENTS, min_size=3, max_size=6))
 def test_a_new_trajectory_continues_the_one_that_the_controller_executes(robot, seed, events):

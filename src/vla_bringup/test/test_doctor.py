@@ -311,6 +311,7 @@ def test_a_failed_check_gives_exit_code_1(monkeypatch, capsys):
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_every_warning_and_failure_has_a_remedy():
     """All probes of this machine run, except those of the robot."""
     for _, probes in doctor.sections()[:-1]:

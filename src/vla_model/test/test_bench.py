@@ -18,6 +18,7 @@ from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 pytestmark = pytest.mark.native
 
 
+@pytest.mark.slow
 def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     result = bench.bench_model(
@@ -37,6 +38,7 @@ def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     assert '1 of 2 layers' in text and 'extrapolated' in text and 'random weights' in text
 
 
+@pytest.mark.slow
 def test_an_engine_in_another_precision_gets_a_baseline_of_its_own(monkeypatch, tmp_path):
     pytest.importorskip('openvino')
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))

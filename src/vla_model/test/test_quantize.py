@@ -371,6 +371,7 @@ def test_quantizing_needs_less_than_one_shard_and_a_fifth(original, tmp_path):
 # ---- engines
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_int8_layers_are_int8_in_openvino(made):
     pytest.importorskip('openvino')
@@ -382,6 +383,7 @@ def test_int8_layers_are_int8_in_openvino(made):
     assert sum(isinstance(m, QuantizedLinear) and m.scheme == 'int8' for m in ours.network.modules()) == 14
 
 
+@pytest.mark.slow
 @pytest.mark.native
 def test_bench_engines_tells_how_far_each_is_from_float32(original, made):
     result = bench_engines([str(original), str(made['int8'][0])], engines=['eager'], seconds=0.0, threads=1)

@@ -245,6 +245,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_everything_passes(folder):
     rows = parity.check_folder(folder)
     assert [row.name for row in rows] == sorted(load_file(folder / 'case.safetensors'))

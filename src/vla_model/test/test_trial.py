@@ -33,6 +33,7 @@ def deaths(monkeypatch, tmp_path):
     return die
 
 
+@pytest.mark.slow
 def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(deaths, caplog, monkeypatch):
     deaths(bfloat16='SIGFPE', int8='SIGSEGV')
     loaded = loading.load('random-nano', threads=1, engine='auto')
@@ -49,6 +50,7 @@ def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(
         loading.load('random-nano', threads=1, engine='openvino-bfloat16')
 
 
+@pytest.mark.slow
 def test_where_every_engine_dies_auto_is_eager(deaths, caplog):
     deaths(bfloat16='SIGILL', int8='exit', float32='memory')
     assert loading.load('random-nano', threads=1, engine='auto').engine.name == 'eager'

@@ -216,6 +216,7 @@ def test_held_out_seeds_are_refused(profile, tmp_path):
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_a_data_set_is_gone_on_with(profile, tmp_path):
     out = tmp_path / 'data'
     found = collect(out, profile, ('press_button',), range(2), how=How(push=None, away=None))

@@ -87,6 +87,7 @@ def test_a_run_goes_from_one_process_to_two_and_back(tokens_folder, tokens, tmp_
     assert all(torch.equal(value, exported[name]) for name, value in again.averaged().items())
 
 
+@pytest.mark.slow
 def test_lora_in_two_processes_is_lora_in_one(tokens_folder, tokens, tmp_path):
     base = train(Recipe.from_dict(NOTHING), tokens_folder, tmp_path / 'base', threads=1)
     content = CONTENT | {'init': str(base), 'lora': {'rank': 3, 'targets': ['q_proj', 'ff_out']}}

@@ -317,6 +317,7 @@ def test_places_move_with_the_picture(tmp_path):
             assert torch.allclose((place + 1) / 2 * SIDE - 0.5, torch.tensor([x, y]), atol=1.0)
 
 
+@pytest.mark.slow
 def test_it_learns_to_point_and_goes_on_where_it_was_cut(tmp_path):
     frames = FrameSet.load(write_with_points(tmp_path / 'f', 120))
     settings = replace(SETTINGS, steps=60, lr=3e-3, batch=16)
