@@ -96,7 +96,7 @@ def test_no_process_is_left_when_the_supervisor_itself_is_killed(tmp_path):
     code = f"""
 import sys, time
 from pathlib import Path
-from vla_bringup import supervisor
+from vla_bringup.processes import supervisor
 from vla_bringup.processes.nodes import NodeSpec
 supervisor.command = lambda spec, folder: [sys.executable, '-c', spec.executable]
 s = supervisor.Supervisor(Path({str(tmp_path)!r}))
