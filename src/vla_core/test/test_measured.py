@@ -367,6 +367,46 @@ def test_joint_states_that_come_late_are_compared_with_the_set_points_of_their_t
     assert (arm.core.state, arm.core.hold) == expected, arm.core.message
 
 
+@pytest.mark.parametrize('blocked', [False, True])
+@pytest.mark.parametrize('monotonic', [True, False])
+def test_an_arm_that_ran_ahead_of_a_late_control_step_is_not_blocked(monotonic, blocked):
+    """An impedance controller holds set-point and velocity: without a new one it runs on by damping over stiffness."""
+    arm = Arm(-2.0)
+    q, followed, stuck = arm.sent[-1].copy(), [arm.sent[-1], np.zeros(DOF)], False
+
+    def follow(seconds):
+        """The controller, and the driver's joint states each 10 ms: the newest 5 wait until they are taken."""
+        states = []
+        for i in range(round(seconds * 1000)):
+            if not stuck:
+                q[:] += 1e-3 * (followed[1] + 10.0 * (followed[0] - q))
+            if i % 10 == 9:
+                states.append((q + 1e-7 * arm.rng.normal(size=DOF), arm.now + (i + 1) * MS))
+        return states[-5:]
+
+    def step(seconds):
+        states = follow(seconds)
+        arm.now += round(seconds * S)
+        for state in states:
+            arm.core.observe(*state, arm.now)
+        point = arm.core.step(arm.now, seconds if monotonic else None)
+        followed[:] = point.positions, point.velocities
+        arm.sent.append(point.positions)
+
+    arm.core.activate(arm.now)
+    step(0.01)
+    assert arm.go(speed=1.5, steps=40) is Verdict.ACCEPTED
+    for late in range(2):
+        for _ in range(40):
+            step(0.01)
+        stuck = blocked and late == 1
+        step(0.25)
+    for _ in range(40):
+        step(0.01)
+    expected = (State.HOLDING, Hold.BLOCKED) if blocked else (State.EXECUTING, Hold.NONE)
+    assert (arm.core.state, arm.core.hold) == expected, arm.core.message
+
+
 def test_values_that_froze_in_the_last_motion_are_not_where_a_new_activation_begins():
     arm = Arm(-1.0).drive(speed=0.6)
     freeze(arm)

@@ -250,7 +250,7 @@ def test_an_arm_whose_controller_was_off_starts_again_though_its_joint_states_st
     tracking.begin(q)
     for step in range(100):
         tracking.elapse(core.config.period)
-        tracking.sent(q + 0.002 * step)
+        tracking.sent(q + 0.002 * step, 0.2 + 0.0 * q)
         tracking.measured(q, False)
         tracking.look()
     assert core.frozen

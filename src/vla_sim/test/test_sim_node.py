@@ -266,6 +266,31 @@ def test_two_masters_are_none(robot):
     robot.send_until(goal.tolist(), lambda: np.abs(robot.joints()[:7] - goal).max() < 0.003, 'the arm follows again')
 
 
+def test_physics_waits_for_set_points_that_are_late(robot):
+    commander, home = robot.sim._commander, robot.joints()[:7].tolist()
+
+    def send():
+        message = JointState(position=home)
+        message.header.stamp = robot.more('/clock', 1)[-1].clock
+        robot.target.publish(message)
+
+    for _ in range(20):
+        send()
+    robot.until(lambda: commander.waited > 0.0, 'the patience to be over')
+    commander._patience = 60.0
+    for _ in range(3):
+        for _ in range(20):
+            send()
+        robot.until(lambda: robot.sim._world.time_ns > commander._until, 'the next set-point to be late')
+        assert robot.set('real_time_factor', 1.0).successful  # time passes
+        assert robot.sim._world.time_ns <= commander._until + 5_000_000
+        message = JointState(position=home)
+        message.header.stamp = robot.got['/clock'][-1].clock
+        robot.target.publish(message)
+    commander._patience = 0.1
+    robot.more('/clock', 20)
+
+
 def test_real_time_factor_changes_live(robot):
     def speed():
         first, start = to_ns(robot.more('/clock', 1)[-1].clock), time.monotonic()

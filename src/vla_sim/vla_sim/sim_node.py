@@ -24,12 +24,13 @@ from vla_msgs.msg import Episode
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.camera_info import camera_info_topic
-from vla_policy_node.ros.chunk_msg import to_time
+from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
 from vla_sim import messages
+from vla_sim.commander import Commander
 from vla_sim.controller import DAMPING, STIFFNESS, Gains
 from vla_sim.memory import return_large_blocks
 from vla_sim.pacer import Pacer
@@ -91,6 +92,7 @@ class SimNode(ReportsQosMismatch):
         self._episodes, self._engaged, self._judgement = 0, True, (False, '', '')
         self._resets: queue.SimpleQueue[_Reset] = queue.SimpleQueue()
         self._pacer = Pacer(self._real_time_factor)
+        self._commander = Commander()
         self._ending = threading.Event()
         self._failure: BaseException | None = None
         self._renderer = RenderThread(CAMERAS, self._image_size, self._shadows, self._publish_images)
@@ -189,6 +191,7 @@ class SimNode(ReportsQosMismatch):
 
     def _on_target(self, msg: JointState) -> None:
         refused = {'throttle_duration_sec': 2.0}
+        self._commander.sent(to_ns(msg.header.stamp), self._world.time_ns)
         if self._commanders > 1:  # crisp_controllers' rule: two masters are none
             text = (
                 f'{self._commanders} publishers on {self._topics["joint_command"]}: none is followed, stop all but one'
@@ -250,6 +253,8 @@ class SimNode(ReportsQosMismatch):
             self._pacer.restart()
             while not self._ending.is_set() and self._renderer.failure is None:
                 self._take_resets()
+                if not self._commander.wait(self._world.time_ns):
+                    self._pacer.restart()
                 self._world.step(_BATCH)
                 now = self._world.time_ns
                 if clock_due(now):
@@ -337,10 +342,12 @@ class SimNode(ReportsQosMismatch):
         if achieved is None:
             return
         dropped, self._renderer.dropped = self._renderer.dropped, 0
+        waited, self._commander.waited = self._commander.waited, 0.0
         wanted = self._pacer.factor
         if wanted > 0 and achieved < 0.98 * wanted:
             self.get_logger().warning(
-                f'physics cannot keep up: real-time factor {achieved:.2f} of {wanted:.2f} over the last 10 s'
+                f'physics cannot keep up: real-time factor {achieved:.2f} of {wanted:.2f} over the last 10 s; '
+                f'{waited:.1f} s of them it waited for late set-points'
             )
         if dropped:
             self.get_logger().warning(

@@ -107,7 +107,9 @@ class ChunkExecutor:
         restarted = self._measured.age(now) > self.config.joint_state_max_age
         positions = np.array(positions, float)
         if self._measured.observe(positions, stamp, now):
-            self._tracking.measured(positions, restarted, max((now - stamp) * 1e-9, 0.0))
+            since_step = (now - self._now) * 1e-9 if self._now is not None else 0.0
+            age = max((now - stamp) * 1e-9, 0.0) - min(max(since_step, 0.0), self.config.jump)
+            self._tracking.measured(positions, restarted, age)
 
     @property
     def has_joint_state(self) -> bool:
@@ -288,7 +290,7 @@ class ChunkExecutor:
                     velocities = along  # an impedance controller would push the arm along with its damping
         if self.state is State.INACTIVE:
             return None
-        self._tracking.sent(self._positions)
+        self._tracking.sent(self._positions, velocities)
         return SetPoint(self._positions.copy(), velocities, self._gripper)
 
     @property
@@ -429,7 +431,7 @@ class ChunkExecutor:
         elif late is Late.OLD_PLAN:
             self._plan_again(took)
         if took > 2 * self.config.period:
-            self._tracking.sent(self._track.sample(np.zeros(1))[0][0])
+            self._tracking.sent(*(x[0] for x in self._track.sample(np.zeros(1))))
 
     def _plan_again(self, took: float) -> None:
         """What is asked of the motion now begins where the controller has got to by what it was sent before."""

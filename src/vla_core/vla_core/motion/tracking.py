@@ -1,9 +1,12 @@
 """Is the arm where it was sent? A controller may follow late, but it goes where the set-points went.
 
-A joint is compared with the range of its set-points over the `delay` before it was measured. So neither the lag of an
-impedance controller that is not told velocities (damping / stiffness, 0.1 s with crisp_controllers' gains) nor an old
-joint state counts as being elsewhere. A blocked joint is noticed once it is `limit` + speed x `delay` behind, and that
-times the stiffness is about the torque with which the arm then pushes.
+A joint is compared with the range of the set-points that were in force over the `delay` before it was measured. So
+neither the lag of an impedance controller that is not told velocities (damping / stiffness, 0.1 s with
+crisp_controllers' gains) nor an old joint state counts as being elsewhere. A blocked joint is noticed once it is
+`limit` + speed x `delay` behind, and that times the stiffness is about the torque with which the arm then pushes.
+
+A set-point is in force until the next. While that is late, an impedance controller that was told a velocity runs on by
+damping / stiffness x speed, and rests there.
 
 Joint states in which no bit changes while the set-points go on are frozen: the driver repeats old values, or the arm is
 switched off. Encoders of an arm at rest may stand still, too; so how far the set-points moved decides.
@@ -25,7 +28,8 @@ class Tracking:
         """delay: [s] by which the arm may be late. period: [s] between two set-points. limit: [rad] that a joint may be
         from where it was sent. max_age: [s] a joint state may be old when it comes."""
         self.frozen = False  # stays until a value changes, or the driver was restarted
-        self._sent: deque[tuple[float, np.ndarray]] = deque()  # [s] of control time, set-point
+        # [s] of control time, set-point, its velocity [rad/s]
+        self._sent: deque[tuple[float, np.ndarray, np.ndarray]] = deque()
         self._delay, self._period, self._limit, self._max_age = delay, period, limit, max_age
         self._time = 0.0  # [s] of control time
         self._at = 0.0  # the same, when the newest joint state was measured
@@ -40,7 +44,7 @@ class Tracking:
     def begin(self, positions: np.ndarray) -> None:
         """The arm stands here; what was sent before counts no more."""
         self._sent.clear()
-        self._sent.append((self._time, positions))
+        self._sent.append((self._time, positions, np.zeros(len(positions))))
         self._repeats, self._first, self._elsewhere = 0, None, 0
 
     def forget(self) -> None:
@@ -52,10 +56,10 @@ class Tracking:
         """Control time goes on, before the set-point of each step."""
         self._time += seconds
 
-    def sent(self, positions: np.ndarray) -> None:
-        """A set-point."""
-        self._sent.append((self._time, positions))
-        while len(self._sent) > 1 and self._sent[0][0] < self._time - self._delay - self._max_age - self._period:
+    def sent(self, positions: np.ndarray, velocities: np.ndarray) -> None:
+        """A set-point [rad] and the velocities [rad/s] that are sent with it."""
+        self._sent.append((self._time, positions, velocities))
+        while len(self._sent) > 1 and self._sent[1][0] < self._time - self._delay - self._max_age - self._period:
             self._sent.popleft()
         if self._first is None:
             sent = self._between(self._time)
@@ -64,7 +68,8 @@ class Tracking:
         self._low, self._high = np.minimum(self._low, positions), np.maximum(self._high, positions)
 
     def measured(self, positions: np.ndarray, restarted: bool, age: float = 0.0) -> None:
-        """A joint state that was measured `age` [s] ago. restarted: none had come for long before it."""
+        """A joint state that was measured `age` [s] before the newest step of control time; below zero: behind it, the
+        next step is late. restarted: none had come for long before it."""
         if restarted or self._measured is None or not np.array_equal(positions, self._measured):
             self.frozen, self._repeats, self._first = False, 0, None
         self._measured, self._fresh, self._at = positions, True, self._time - age
@@ -94,9 +99,15 @@ class Tracking:
     def _between(self, at: float) -> np.ndarray:
         """(n, dof) set-points that an arm measured at this control time [s] may be at: one at least."""
         margin = self._period / 2
-        found = [q for t, q in self._sent if at - self._delay - margin <= t <= at + self._period + margin]
-        if not found:
-            found = [min(self._sent, key=lambda sent: abs(sent[0] - at))[1]]
+        begin, end = at - self._delay - margin, at + self._period + margin
+        found = [self._sent[0][1]] if self._sent[0][0] > end else []
+        for i, (since, q, v) in enumerate(self._sent):
+            until = min(self._sent[i + 1][0] if i + 1 < len(self._sent) else end, end)
+            if since > end or until < begin:
+                continue
+            found.append(q)
+            if until - since > 2 * self._period + margin:
+                found.append(q + v * min(until - since, self._delay))
         return np.array(found)
 
     @property
