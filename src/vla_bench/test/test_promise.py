@@ -39,6 +39,7 @@ class Late:
         self.target = profile.home
         self.frequency = np.full(profile.dof, 1.0)
         self.lost = 0  # messages that will not arrive
+        self.arrived = 0  # [ns] by the monotonic clock, the newest message
         self.begun = self.now
         self.core.observe(profile.home, self.now)
         self.core.activate(self.now)
@@ -74,6 +75,7 @@ class Late:
         if self.lost:
             self.lost, self.controller.follower._new = self.lost - 1, None
             return
+        self.arrived = self.time
         first = self.cycle + CYCLE + self.offset
         old.update(first, CYCLE)
         new.update(first, CYCLE)
@@ -112,6 +114,7 @@ class Late:
         assert velocity <= 1.0
         assert acceleration <= 1.1  # a new plan arrives some milliseconds behind its stamp
         assert self.controller.follower.refused == 0
+        assert self.core.state is State.INACTIVE or self.time - self.arrived <= 60 * MS  # messages arrive again
         assert self.cubics()[0] <= 1.0
         assert self.cubics()[1] <= 1.0
 

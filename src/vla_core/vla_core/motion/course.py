@@ -165,8 +165,8 @@ class Course:
         before = self._promise
         if before is None:
             return True
-        left = before.branched + late if before.plan != self.plan else 0.0
-        return max(left, late - before.lead) <= _LATEST
+        left = late - before.lead if before.plan == self.plan else late + before.branched
+        return left <= _LATEST
 
     def sent(self, promise: Promise) -> None:
         """The controller has this now, and keeps to it."""
