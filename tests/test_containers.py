@@ -73,6 +73,14 @@ def test_its_steps_are_those_of_vla_and_of_our_scripts(path):
     assert not any(value.endswith(' src src') for value in order[:prepare])  # or every edit would install torch anew
 
 
+def test_the_benchmarks_stay_out_of_the_images_and_no_package_in_them_needs_them():
+    left_out = (ROOT / '.dockerignore').read_text().splitlines()
+    assert left_out.index('!src') < left_out.index('src/vla_bench')  # the last line that matches counts
+    for path in (ROOT / 'src').glob('*/package.xml'):
+        if path.parent.name != 'vla_bench':
+            assert '<exec_depend>vla_bench<' not in path.read_text(), path
+
+
 def test_scripts_are_bash_and_may_be_run():
     for path in [ROOT / 'vla', *sorted((ROOT / 'docker').glob('*.sh')), *sorted((ROOT / 'scripts').glob('*.sh'))]:
         assert subprocess.run(['bash', '-n', path], check=False).returncode == 0

@@ -42,6 +42,7 @@ def imported(names, python=sys.executable):
         (('vla_policy_node', 'vla_policy_node'), ('vla_sim', 'vla_training', 'vla_bringup', 'vla_bench')),
         (('vla_sim', 'vla_sim'), ('vla_training', 'vla_bringup', 'vla_bench')),
         (('vla_training', 'vla_training'), ('vla_bringup', 'vla_bench')),
+        (('vla_bringup', 'vla_bringup'), ('vla_bench',)),
     ],
 )
 def test_cores_import_neither_ros_nor_what_stands_above_them(folder, forbidden):
@@ -91,6 +92,12 @@ def imports_of(name, path):
             base = '.'.join([*start, *([node.module] if node.module else [])])
             yield base
             yield from (f'{base}.{alias.name}' for alias in node.names)
+
+
+def test_a_robot_needs_no_benchmarks():
+    for path in (ROOT / 'src' / 'vla_bringup' / 'vla_bringup').rglob('*.py'):
+        name = '.'.join(path.relative_to(ROOT / 'src' / 'vla_bringup').with_suffix('').parts)
+        assert not [i for i in imports_of(name, path) if i.split('.')[0] == 'vla_bench'], f'{name} imports vla_bench'
 
 
 def test_no_module_imports_itself_by_way_of_others():

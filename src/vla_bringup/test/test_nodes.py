@@ -3,7 +3,7 @@
 import pytest
 import yaml
 
-from vla_bringup.cli import _asked
+from vla_bringup.options import task_of
 from vla_bringup.processes.nodes import NodeSpec, policy_nodes, recorder_node, share, sim_nodes
 from vla_bringup.processes.supervisor import command
 from vla_core.profile import RobotProfile, profile_names, profile_path
@@ -74,9 +74,9 @@ def test_the_default_model_is_the_shipped_one_once_it_is_there(tmp_path, monkeyp
 
 
 def test_an_instruction_belongs_to_one_task():
-    assert _asked('put the tomato in the blue bowl', '') == ('fill_bowl',)
-    assert _asked('press the red button', 'press_button') == ('press_button',)
+    assert task_of('put the tomato in the blue bowl', '') == ('fill_bowl',)
+    assert task_of('press the red button', 'press_button') == ('press_button',)
     with pytest.raises(ValueError, match='leave --tasks out'):
-        _asked('press the red button', 'stack_block')
+        task_of('press the red button', 'stack_block')
     with pytest.raises(ValueError, match='no task says'):
-        _asked('make tea', '')
+        task_of('make tea', '')

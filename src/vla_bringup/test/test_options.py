@@ -4,6 +4,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from vla_bringup import cli
 from vla_bringup.cli import app
 from vla_bringup.processes.nodes import rviz_path
 from vla_core.profile import RobotProfile, profile_path
@@ -53,7 +54,19 @@ def test_every_command_that_takes_a_robot_names_the_robots_there_are(words, tmp_
     assert "no robot profile 'ur5': give a file, or one of fr3, sim_panda" in done.output
 
 
-def test_a_robot_is_found_by_name_and_by_file_and_what_is_none_is_told(tmp_path):
+def test_without_the_package_of_the_benchmarks_bench_names_it_and_the_remedy(monkeypatch):
+    monkeypatch.setattr(cli, 'BENCH', 'vla_bench_that_does_not_exist')
+    on_robot = typer.Typer()
+    on_robot.command('graph')(cli.graph)
+    cli.add_bench(on_robot)
+    for words in (['bench'], ['bench', 'model', '--size', 'nano'], ['bench', '--help']):
+        done = CliRunner().invoke(on_robot, words)
+        assert done.exit_code == 1
+        (line,) = done.output.splitlines()
+        assert line.startswith('package vla_bench_that_does_not_exist is not installed: build')
+
+
+def test_a_robot_is_found_by_name_and_by_file_and_other_files_are_refused(tmp_path):
     assert RobotProfile.load('fr3').name == RobotProfile.load(profile_path('fr3')).name == 'fr3'
     for text, wrong in (('a: [', 'is not YAML'), ('a: 1', 'is no robot profile'), ('', 'is no robot profile')):
         (tmp_path / 'mine.yaml').write_text(text)
@@ -78,7 +91,9 @@ def test_a_model_is_a_folder_or_a_name(tmp_path, monkeypatch):
     assert shipped.model_path('nano') == 'nano'
 
 
-def test_a_simulation_that_waits_for_nothing_is_refused_to_a_model_that_drives(tmp_path):
+def test_real_time_factor_0_is_refused_when_a_model_drives(tmp_path):
     done = CliRunner().invoke(app, ['demo', '--real-time-factor', '0', '--out', str(tmp_path / 'out')])
     assert done.exit_code == 1 and not (tmp_path / 'out').exists()
-    assert 'with --real-time-factor 0 the simulation leaves it none: give the pace, 1 say, or let the' in done.output
+    assert (
+        'with --real-time-factor 0 the simulation does not wait: give --real-time-factor 1, or let the' in done.output
+    )
