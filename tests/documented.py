@@ -54,6 +54,7 @@ COVERED = {
     'train fit': 'src/vla_training/test/test_ablate.py',
     'train evaluate': 'src/vla_training/test/test_evaluate.py',
     'bench model': 'src/vla_model/test/test_bench.py',
+    'bench holds': 'src/vla_bench/test/test_bench_holds.py',
     'bench memory': 'src/vla_bench/test/test_bench_memory.py',
     'bench executor': 'tests/test_bench_executor.py',
     'bench overhead': 'tests/test_bench_overhead.py',

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from vla_bringup import reference
+from vla_policy_node.adapters.table import ADAPTERS
 
 from .conftest import ROOT
 from .documented import COVERED, NEEDS, SCRIPT, blocks, check_line, command_of, pages
@@ -51,6 +52,12 @@ def test_commands_in_the_text_exist(page):
         if said and not said.startswith(('Missing ', 'a command is missing')) and 'requires' not in said:
             wrong.append(f'{line}: {said}')
     assert not wrong, '\n'.join(wrong)
+
+
+def test_the_page_of_interfaces_has_a_row_for_each_controller():
+    page = (ROOT / 'docs/reference/interfaces.md').read_text()
+    rows = re.findall(r'^\| `(\w+)` \| (\w+/\w+) \|', page.split('| `controller` |')[1].split('\n\n')[0], re.M)
+    assert dict(rows) == {name: adapter.message.replace('/msg', '') for name, adapter in ADAPTERS.items()}
 
 
 def anchors(page):

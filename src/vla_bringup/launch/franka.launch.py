@@ -12,7 +12,6 @@ from launch_ros.actions import Node
 
 from vla_bringup.processes.franka_arm import (
     AUTO,
-    CONTROLLERS,
     GRIPPERS,
     chosen_controller,
     controllers_file,
@@ -22,6 +21,7 @@ from vla_bringup.processes.launching import launch_actions, model_arguments, par
 from vla_bringup.processes.nodes import recorder_node
 from vla_bringup.processes.overrides import of_arguments
 from vla_core.profile import profile_names
+from vla_policy_node.adapters.table import ADAPTERS
 
 YES_NO = ['true', 'false']
 ARGUMENTS = [
@@ -29,10 +29,10 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'controller',
         default_value=AUTO,
-        choices=[AUTO, *CONTROLLERS],
-        description='what moves the arm by our set-points: crisp, joint impedance of crisp_controllers, robot only; '
-        'joint_trajectory, joint_trajectory_controller on torques, on positions with fake hardware; forward_command, '
-        'fake hardware only; auto: crisp on a robot, joint_trajectory on fake hardware',
+        choices=[AUTO, *ADAPTERS],
+        description='what moves the arm by our set-points: '
+        + '; '.join(f'{name}, {adapter.about}' for name, adapter in ADAPTERS.items())
+        + '; auto: crisp on a robot, joint_trajectory on fake hardware',
     ),
     DeclareLaunchArgument(
         'gripper',
@@ -120,7 +120,7 @@ def nodes(context: LaunchContext) -> list:
         package='controller_manager',
         executable='spawner',
         namespace=namespace,
-        arguments=[CONTROLLERS[controller].name, '--controller-manager-timeout', '60'],
+        arguments=[ADAPTERS[controller].controller, '--controller-manager-timeout', '60'],
         output='screen',
     )
     return [bringup, spawner, *launch_actions(specs, autostart=value['autostart'] == 'true')]

@@ -8,11 +8,12 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from vla_bringup.processes.franka_arm import CONTROLLERS, franka_nodes
+from vla_bringup.processes.franka_arm import franka_nodes
 from vla_bringup.processes.nodes import policy_nodes, recorder_node, share, sim_nodes
 from vla_bringup.replay import player as replay_player
 from vla_bringup.replay.player import Playback
 from vla_core.profile import RobotProfile, profile_path
+from vla_policy_node.adapters.table import ADAPTERS
 
 FILES = sorted(path.name for path in share('launch').glob('*.launch.py'))
 PARAMETERS = {'executor_parameters', 'params_file', 'policy_parameters', 'velocity_fraction'}
@@ -93,11 +94,11 @@ def test_fake_hardware_is_moved_by_positions_and_its_hand_by_nothing(controller,
     handed = dict(include.launch_arguments)
     assert (handed['use_fake_hardware'], handed['load_gripper']) == ('true', str(gripper == 'franka').lower())
     executor, policy = load.specs
-    chosen = CONTROLLERS[executor.parameters['controller']]
+    chosen = ADAPTERS[executor.parameters['controller']]
     assert executor.parameters['controller'] == ('joint_trajectory' if controller == 'auto' else controller)
     known = yaml.safe_load(Path(handed['controllers_yaml']).read_text())['/**']
-    own = known[chosen.name]['ros__parameters']
-    assert chosen.name in known['controller_manager']['ros__parameters']
+    own = known[chosen.controller]['ros__parameters']
+    assert chosen.controller in known['controller_manager']['ros__parameters']
     assert [own.get('interface_name'), *own.get('command_interfaces', [])] in (['position'], [None, 'position'])
     # Fingers of the fake hand are published, and there is nothing to send them anything by.
     assert (executor.parameters['gripper'], executor.parameters['topics.robot_state']) == ('none', '')
@@ -145,7 +146,7 @@ def test_what_cannot_work_is_one_sentence(arguments, says, load):
 def test_the_recorder_hears_the_topics_that_the_launch_gave_the_executor(franka_bringup, load, tmp_path):
     bag = str(tmp_path / 'bag')
     load('franka.launch.py', robot_ip='172.16.0.3', controller='joint_trajectory', record=bag)
-    wanted = {'topics.joint_command': CONTROLLERS['joint_trajectory'].topic, 'topics.gripper_command': 'franka_gripper'}
+    wanted = {'topics.joint_command': ADAPTERS['joint_trajectory'].topic, 'topics.gripper_command': 'franka_gripper'}
     assert wanted.items() <= load.specs[-1].parameters.items()
     load('policy.launch.py', record=bag, executor_parameters='{topics.joint_command: mine/commands}')
     assert load.specs[-1].parameters['topics.joint_command'] == 'mine/commands'
@@ -324,17 +325,17 @@ def test_the_executor_waits_for_controller_and_joint_states():
     assert policy.waits_for == ()
 
 
-@pytest.mark.parametrize('controller', CONTROLLERS)
+@pytest.mark.parametrize('controller', ADAPTERS)
 def test_the_executor_speaks_the_language_of_the_controller(controller):
     fake = controller == 'forward_command'
     executor, _ = franka_nodes('fr3', controller=controller, gripper='franka', fake=fake)
     p = executor.parameters
     assert (p['controller'], p['topics.gripper_command']) == (controller, 'franka_gripper')
     assert p['gripper'] == ('none' if fake else 'franka')
-    assert executor.waits_for[0] == ('reader', CONTROLLERS[controller].topic)
+    assert executor.waits_for[0] == ('reader', ADAPTERS[controller].topic)
     known = yaml.safe_load(share('config', 'controllers', 'fr3.yaml').read_text())['/**']
-    name = CONTROLLERS[controller].name
-    assert p['controller_node'] == name and 'type' in known['controller_manager']['ros__parameters'][name]
+    name, manager = ADAPTERS[controller].controller, known['controller_manager']['ros__parameters']
+    assert p['controller_node'] == name and manager[name]['type'] == ADAPTERS[controller].controller_type
     profile = RobotProfile.load('fr3')
     assert tuple(known[name]['ros__parameters']['joints']) == profile.joint_names
 

@@ -1,6 +1,8 @@
 """What the adapters send, and what they find wrong with who is on the topic."""
 
 import sys
+import textwrap
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,17 +15,17 @@ from rclpy.task import Future
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray, String
-from trajectory_msgs.msg import JointTrajectory
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from vla_core.motion.config import ExecutorConfig
 from vla_core.motion.course import Course
 from vla_core.motion.path import ChunkPath
 from vla_core.profile import RobotProfile
 from vla_policy_node.adapters import controller_joints, gripper_action
-from vla_policy_node.adapters.crisp import CrispJointController
-from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_position import GripperPosition
-from vla_policy_node.adapters.joint_trajectory import LEAD, JointTrajectoryController, points
+from vla_policy_node.adapters.joint_controller import Target
+from vla_policy_node.adapters.joint_trajectory import LEAD, points
+from vla_policy_node.adapters.table import ADAPTERS, adapter_of
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 
@@ -45,15 +47,40 @@ def moving(steps=40):
     return course
 
 
-def make(node, kind):
-    if kind == 'joint_trajectory':
-        return JointTrajectoryController(node, 'command', NAMES, moving())
-    if kind == 'forward_command':
-        return ForwardCommandController(node, 'command', NAMES, 200.0)
-    return CrispJointController(node, 'command', NAMES)
+def make(node, kind, topic='command', reader='', rate=200.0):
+    return ADAPTERS[kind].load()(node, Target(topic, NAMES, rate, moving(), reader))
 
 
 TYPES = {'crisp': JointState, 'joint_trajectory': JointTrajectory, 'forward_command': Float64MultiArray}
+
+
+def test_the_table_names_the_message_that_each_adapter_sends():
+    assert set(TYPES) == set(ADAPTERS)
+    for kind, adapter in ADAPTERS.items():
+        message = adapter.load().message
+        assert message is TYPES[kind]
+        assert adapter.message == f'{message.__module__.split(".")[0]}/msg/{message.__name__}'
+        assert adapter_of(adapter.message) is adapter
+    with pytest.raises(ValueError, match='no controller takes set-points as std_msgs/msg/String: the types are sensor'):
+        adapter_of('std_msgs/msg/String')
+
+
+def test_the_adapter_in_the_documentation_sends_set_points(ros):
+    page = Path(__file__).parents[3] / 'docs/how-to/add-a-controller.md'
+    code = textwrap.dedent('   ' + page.read_text().split('```python\n   ')[1].split('```')[0])
+    assert len(code.strip().splitlines()) <= 30
+    space: dict = {}
+    exec(code, space)
+    got = []
+    ros.add('controller', start_parameter_services=False).create_subscription(
+        JointTrajectoryPoint, 'command', got.append, 1
+    )
+    node = ros.add('executor')
+    adapter = space['AdmittanceController'](node, Target('command', NAMES, 200.0, moving()))
+    ros.wait(lambda: not adapter.check(True), 'the controller is seen')
+    adapter.send(node.get_clock().now(), Q, V)
+    m = ros.wait(lambda: got and got[0], 'the command')
+    assert (list(m.positions), list(m.velocities)) == (list(Q), list(V))
 
 
 @pytest.mark.parametrize('kind', TYPES)
@@ -66,6 +93,10 @@ def test_a_set_point_reaches_the_controller(ros, kind):
     now = node.get_clock().now()
     adapter.send(now, Q, V)
     m = ros.wait(lambda: got and got[0], 'the command')
+    times, positions = ADAPTERS[kind].decode(m, NAMES, 'command')
+    assert positions.shape == (len(times), 3) and times[0] == 0
+    if not adapter.sends_ahead:
+        assert list(positions[0]) == list(Q)
     if kind == 'crisp':
         assert (tuple(m.name), list(m.position), list(m.velocity)) == (NAMES, list(Q), list(V))
         assert to_ns(m.header.stamp) == now.nanoseconds
@@ -137,7 +168,7 @@ def test_a_plan_that_comes_to_rest_needs_no_brake_and_lasts_until_it_has_arrived
 
 
 def test_nobody_or_a_recorder_listens(ros):
-    adapter = CrispJointController(ros.add('executor'), 'command', NAMES)
+    adapter = make(ros.add('executor'), 'crisp')
     for name in ('recorder', '_ros2cli_123'):
         ros.add(name).create_subscription(JointState, 'command', print, 1)
     ros.wait(lambda: adapter.topic._publisher.get_subscription_count() == 2, 'the recorders')
@@ -149,7 +180,7 @@ def test_nobody_or_a_recorder_listens(ros):
 def test_the_named_controller_must_be_the_one(ros):
     ros.add('other').create_subscription(JointState, 'command', print, 1)
     node = ros.add('executor')
-    any_one, named = CrispJointController(node, 'command', NAMES), CrispJointController(node, 'command2', NAMES, 'mine')
+    any_one, named = make(node, 'crisp'), make(node, 'crisp', 'command2', 'mine')
     ros.wait(lambda: not any_one.check(True), 'a listener')
     assert 'mine does not listen' in named.check(True)[0]
     ros.add('mine', namespace='/arm').create_subscription(JointState, '/command2', print, 1)
@@ -163,7 +194,7 @@ def test_a_controller_that_cannot_hear_or_reads_another_type(ros):
     elsewhere = type(ros)(ros.domain)  # a context of its own: in one, a topic has one type
     elsewhere.add('wrong').create_subscription(String, 'other', print, 1)
     node = ros.add('executor')
-    first, second = CrispJointController(node, 'command', NAMES), CrispJointController(node, 'other', NAMES)
+    first, second = make(node, 'crisp'), make(node, 'crisp', 'other')
     problem = ros.wait(lambda: [p for p in first.check(True) if 'deaf' in p], 'the deaf one is seen')[0]
     assert 'asks for transient local' in problem
     problem = ros.wait(lambda: [p for p in second.check(True) if 'wrong' in p], 'the other type is seen')[0]
@@ -172,7 +203,7 @@ def test_a_controller_that_cannot_hear_or_reads_another_type(ros):
 
 
 def test_a_second_publisher_is_named(ros):
-    adapter = CrispJointController(ros.add('executor'), 'command', NAMES)
+    adapter = make(ros.add('executor'), 'crisp')
     other = ros.add('teleop', namespace='/cell')
     publisher = other.create_publisher(JointState, '/command', 1)
     ros.wait(adapter.topic.rivals, 'the rival')
@@ -276,7 +307,7 @@ def test_a_controller_whose_answer_is_lost_is_asked_again(ros, monkeypatch):
 
 def test_a_controller_without_interpolation_needs_a_high_rate(ros):
     with pytest.raises(ValueError, match=r'rate is 50: .* needs 100'):
-        ForwardCommandController(ros.add('executor'), 'command', NAMES, 50.0)
+        make(ros.add('executor'), 'forward_command', rate=50.0)
 
 
 def test_the_gripper_position_is_a_fraction(ros):

@@ -19,15 +19,14 @@ from vla_core.motion.executor import ChunkExecutor, ExecutorConfig
 from vla_core.motion.limits import velocity_limits
 from vla_core.motion.states import Hold, State
 from vla_core.profile import RobotProfile
-from vla_policy_node.adapters.crisp import CrispJointController
-from vla_policy_node.adapters.forward_command import ForwardCommandController
-from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
+from vla_policy_node.adapters.joint_controller import Target
+from vla_policy_node.adapters.table import ADAPTERS
 
 NS = 1_000_000_000
 PERIOD = 0.01  # [s]
 LATE = 3  # control steps by which the arm follows its set-points
 AFTER = 1.5  # [s] that are watched after the strike
-CONTROLLERS = ('crisp', 'joint_trajectory', 'forward_command')
+CONTROLLERS = tuple(ADAPTERS)
 
 
 class Publisher:
@@ -59,13 +58,8 @@ class Controller:
     def __init__(self, kind: str, core: ChunkExecutor, start: np.ndarray) -> None:
         self.node = node = Publisher()
         names = core.profile.joint_names
-        self._adapter: Any
-        if kind == 'joint_trajectory':
-            self._adapter = JointTrajectoryController(node, 'c', names, core.course)  # type: ignore[arg-type]
-        else:
-            make = CrispJointController if kind == 'crisp' else ForwardCommandController
-            extra = () if kind == 'crisp' else (1 / PERIOD,)
-            self._adapter = make(node, 'c', names, *extra)  # type: ignore[arg-type, operator]
+        target = Target('c', names, 1 / PERIOD, core.course)
+        self._adapter = ADAPTERS[kind].load()(node, target)  # type: ignore[arg-type]
         self.follower = TrajectoryFollower(start)
 
     def send(self, now: int, positions: np.ndarray, velocities: np.ndarray) -> None:

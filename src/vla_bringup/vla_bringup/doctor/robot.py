@@ -9,13 +9,14 @@ from rclpy.node import Node
 from vla_bringup.demo.episodes import executor_state
 from vla_bringup.doctor.check import Check, fail, skip, warn
 from vla_bringup.doctor.listen import Listener, Received
-from vla_bringup.doctor.wiring import COMMANDS, Wiring, ask, of_nodes, of_profile
+from vla_bringup.doctor.wiring import Wiring, ask, of_nodes, of_profile
 from vla_bringup.graph import Graph, capture
 from vla_bringup.processes.probe import Probe
 from vla_core import clocks
 from vla_core.profile import profile_path
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
 from vla_policy_node.adapters.command_topic import deafness, is_controller
+from vla_policy_node.adapters.table import ADAPTERS
 from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.endpoints import full_name
 from vla_policy_node.ros.images import decode_image
@@ -194,7 +195,7 @@ def controller_checks(node: Node, w: Wiring, ask_joints) -> Iterator[Check]:
 
     ask_joints(node name) returns the parameter `joints` of a controller, in a dict. Nothing is published.
     """
-    topic, kind, name = w.command_topic, COMMANDS[w.controller], 'controller'
+    topic, kind, name = w.command_topic, ADAPTERS[w.controller].message, 'controller'
     readers = [e for e in node.get_subscriptions_info_by_topic(topic) if is_controller(e, w.controller_node)]
     publishers = sorted(full_name(e) for e in node.get_publishers_info_by_topic(topic))
     if not readers:

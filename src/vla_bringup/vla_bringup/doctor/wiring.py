@@ -12,11 +12,6 @@ from vla_bringup.processes.probe import Probe
 from vla_core.profile import names_of, profile_parameters
 from vla_policy_node.policy.intake import CAMERA_MAX_AGE, GRIPPER_MAX_AGE, JOINT_MAX_AGE
 
-COMMANDS = {  # controller -> type of its input
-    'crisp': 'sensor_msgs/msg/JointState',
-    'joint_trajectory': 'trajectory_msgs/msg/JointTrajectory',
-    'forward_command': 'std_msgs/msg/Float64MultiArray',
-}
 AGES = ('camera_max_age', 'joint_max_age', 'gripper_max_age')
 
 

@@ -2,9 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from vla_bringup.processes.nodes import NodeSpec, policy_nodes, share
+from vla_policy_node.adapters.table import ADAPTERS
 
 AUTO = 'auto'
 GRIPPERS = ('franka', 'position', 'none')
@@ -12,37 +13,15 @@ FLANGE = 'fr3_link8'  # the last link of an arm without a hand
 HAND = ('fr3_hand', 'fr3_hand_tcp', 'fr3_leftfinger', 'fr3_rightfinger')  # links that come with Franka's hand
 
 
-class Controller(NamedTuple):
-    """A controller of config/controllers: its name, and where it listens."""
-
-    name: str
-    topic: str
-
-
-CONTROLLERS = {
-    'crisp': Controller('joint_controller', 'target_joint'),
-    'joint_trajectory': Controller('joint_trajectory_controller', 'joint_trajectory_controller/joint_trajectory'),
-    'forward_command': Controller('forward_position_controller', 'forward_position_controller/commands'),
-}
-
-
 def chosen_controller(choice: str, fake: bool) -> str:
-    """The controller of a choice, one of CONTROLLERS or AUTO. Raises ValueError for one that cannot work there.
+    """The controller of a choice, one of ADAPTERS or AUTO. Raises ValueError for one that cannot work there.
 
     fake: ros2_control's mock hardware, whose joints follow position commands at once.
     """
     if choice == AUTO:
         return 'joint_trajectory' if fake else 'crisp'
-    if choice == 'crisp' and fake:
-        raise ValueError(
-            'controller crisp sends torques, and the mock hardware of ros2_control does not integrate them: the arm '
-            'would never move. Take joint_trajectory or forward_command with use_fake_hardware'
-        )
-    if choice == 'forward_command' and not fake:
-        raise ValueError(
-            'controller forward_command sends positions as they are, and the robot stops at any that do not come every '
-            'millisecond: take crisp or joint_trajectory, or use_fake_hardware'
-        )
+    if why := ADAPTERS[choice].not_on_fake if fake else ADAPTERS[choice].not_on_robot:
+        raise ValueError(why)
     return choice
 
 
@@ -60,14 +39,14 @@ def controllers_file(given: str, fake: bool) -> str:
 def franka_nodes(robot: str, *, controller: str, gripper: str, fake: bool, **policy: Any) -> list[NodeSpec]:
     """Executor and policy for an FR3 under franka_ros2. policy: as of policy_nodes.
 
-    controller: of CONTROLLERS, or AUTO. gripper: of GRIPPERS. fake: mock hardware, which has no FrankaRobotState, and
+    controller: of ADAPTERS, or AUTO. gripper: of GRIPPERS. fake: mock hardware, which has no FrankaRobotState, and
     whose hand has finger positions and no actions. Raises ValueError for what cannot work.
     """
     controller = chosen_controller(controller, fake)
     parameters: dict[str, Any] = {
         'controller': controller,
-        'topics.joint_command': CONTROLLERS[controller].topic,
-        'controller_node': CONTROLLERS[controller].name,
+        'topics.joint_command': ADAPTERS[controller].topic,
+        'controller_node': ADAPTERS[controller].controller,
         'gripper': 'none' if gripper == 'franka' and fake else gripper,
     }
     if gripper == 'franka':

@@ -1,43 +1,18 @@
 """A publisher to one controller, and who else is on its topic: the contract that every topic adapter checks."""
 
-from typing import TYPE_CHECKING, ClassVar, Protocol
-
 import numpy as np
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rclpy.time import Time
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from vla_policy_node.ros.endpoints import full_name
-
-if TYPE_CHECKING:
-    from vla_policy_node.adapters.controller_joints import ControllerJoints
 
 # Nodes that read every topic of a robot and command nothing. (`ros2 topic echo` is a _ros2cli node.)
 _BYSTANDERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
 
 LAST_WORD = 0.5  # [s] at most that readers are waited for at the end
 _FOREVER = 2**62  # [ns] what DDS calls infinite is near 2^63
-
-
-class JointController(Protocol):
-    """What the executor needs of an adapter. Set-points are (dof,) in the joint order of the robot profile."""
-
-    topic: 'CommandTopic'
-    joints: 'ControllerJoints'
-    # Whether an arm that is let go must keep its acceleration limits: a step of set-points is a jerk of the arm.
-    releases_within_acceleration: ClassVar[bool]
-    # Whether the controller goes, once it is activated, to a set-point that it received while it was inactive.
-    takes_while_inactive: ClassVar[bool]
-
-    def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
-        """positions [rad], velocities [rad/s] for now. Raises ValueError when something is not finite."""
-
-    def check(self, require_controller: bool) -> list[str]:
-        """What speaks against activating: one sentence each, with the remedy."""
-
-    def close(self) -> None: ...
 
 
 def check_finite(positions: np.ndarray, velocities: np.ndarray) -> None:

@@ -13,22 +13,21 @@ from rclpy.node import Node
 from rclpy.time import Time
 from sensor_msgs.msg import JointState
 
-from vla_policy_node.adapters.command_topic import CommandTopic, check_finite
-from vla_policy_node.adapters.controller_joints import ControllerJoints
-from vla_policy_node.ros import qos
+from vla_policy_node.adapters.command_topic import check_finite
+from vla_policy_node.adapters.joint_controller import JointController, Target
 
 
-class CrispJointController:
+class CrispJointController(JointController):
     """Publishes set-points in the joint order of the robot profile, which must be that of the controller."""
 
+    message: ClassVar[type] = JointState
     # The distance between set-point and arm is a force, which is to be gone soonest.
     releases_within_acceleration: ClassVar[bool] = False
     takes_while_inactive: ClassVar[bool] = True  # its on_activate does not reset what the topic brought
 
-    def __init__(self, node: Node, topic: str, joint_names: tuple[str, ...], controller_node: str = '') -> None:
-        self.topic = CommandTopic(node, JointState, topic, qos.COMMAND, controller_node)
-        self.joints = ControllerJoints(node, self.topic, joint_names, ordered=True)
-        self._message = JointState(name=list(joint_names))
+    def __init__(self, node: Node, target: Target) -> None:
+        super().__init__(node, target)
+        self._message = JointState(name=list(target.joint_names))
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
         """positions (dof,) [rad], velocities (dof,) [rad/s]. Raises ValueError when something is not finite."""
@@ -37,11 +36,3 @@ class CrispJointController:
         self._message.position = array.array('d', positions)
         self._message.velocity = array.array('d', velocities)
         self.topic.publish(self._message)
-
-    def check(self, require_controller: bool) -> list[str]:
-        """What speaks against activating: one sentence each."""
-        return self.topic.problems(require_controller) + self.joints.problems()
-
-    def close(self) -> None:
-        self.joints.close()
-        self.topic.close()

@@ -18,10 +18,9 @@ from rclpy.node import Node
 from rclpy.time import Time
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from vla_core.motion.course import Course, Promise
-from vla_policy_node.adapters.command_topic import CommandTopic, check_finite
-from vla_policy_node.adapters.controller_joints import ControllerJoints
-from vla_policy_node.ros import qos
+from vla_core.motion.course import Promise
+from vla_policy_node.adapters.command_topic import check_finite
+from vla_policy_node.adapters.joint_controller import JointController, Target
 from vla_policy_node.ros.chunk_msg import to_duration
 
 EVERY = 0.05  # [s] between two messages
@@ -48,26 +47,20 @@ def points(promise: Promise) -> list[JointTrajectoryPoint]:
     ]
 
 
-class JointTrajectoryController:
+class JointTrajectoryController(JointController):
     """Publishes stamped trajectories for joint_trajectory_controller every 50 ms, and at once when the plan changes.
 
-    course: what is planned, which then keeps to what was sent.
+    The course of the target is what is planned; it keeps to what was sent.
     """
 
+    message: ClassVar[type] = JointTrajectory
+    ordered: ClassVar[bool] = False  # it goes by the names
     releases_within_acceleration: ClassVar[bool] = True
-    takes_while_inactive: ClassVar[bool] = False
+    sends_ahead: ClassVar[bool] = True
 
-    def __init__(
-        self,
-        node: Node,
-        topic: str,
-        joint_names: tuple[str, ...],
-        course: Course,
-        controller_node: str = '',
-    ) -> None:
-        self.topic = CommandTopic(node, JointTrajectory, topic, qos.COMMAND, controller_node)
-        self.joints = ControllerJoints(node, self.topic, joint_names, ordered=False)
-        self._names, self._course, self._clock = list(joint_names), course, node.get_clock()
+    def __init__(self, node: Node, target: Target) -> None:
+        super().__init__(node, target)
+        self._names, self._course, self._clock = list(target.joint_names), target.course, node.get_clock()
         self._sent, self._sent_plan = Time(clock_type=self._clock.clock_type), -1
 
     def send(self, now: Time, positions: np.ndarray, velocities: np.ndarray) -> None:
@@ -88,11 +81,3 @@ class JointTrajectoryController:
         self.topic.publish(message)
         course.sent(promise)
         self._sent, self._sent_plan = now, course.plan
-
-    def check(self, require_controller: bool) -> list[str]:
-        """What speaks against activating: one sentence each."""
-        return self.topic.problems(require_controller) + self.joints.problems()
-
-    def close(self) -> None:
-        self.joints.close()
-        self.topic.close()

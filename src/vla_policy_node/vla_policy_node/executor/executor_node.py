@@ -272,8 +272,8 @@ class ExecutorNode(SafeLifecycleNode):
             core.deactivate()
         now, elapsed = self._times()
         core.muted = self._watchdogs.silent or self._operator.arm_lent
-        if self._simulated_clock is not None and self._settings.controller != 'joint_trajectory':
-            # That one has the motion ahead; with the others it advances by two periods at most.
+        if self._simulated_clock is not None and not self._controller.sends_ahead:
+            # A controller that has the motion ahead follows it; with the others it advances by two periods at most.
             self._simulated_clock.stepped(now.nanoseconds, 2 * core.config.period)
         began = time.perf_counter()
         point = core.step(now.nanoseconds, elapsed)

@@ -9,12 +9,10 @@ from vla_core.kinematics.description import joint_limits, narrowed
 from vla_core.motion.chunk_blending import STRATEGIES, Seams
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig
 from vla_core.profile import RobotProfile
-from vla_policy_node.adapters.command_topic import JointController
-from vla_policy_node.adapters.crisp import CrispJointController
-from vla_policy_node.adapters.forward_command import ForwardCommandController
 from vla_policy_node.adapters.gripper_action import franka_hand, gripper_command
 from vla_policy_node.adapters.gripper_position import GripperPosition
-from vla_policy_node.adapters.joint_trajectory import JointTrajectoryController
+from vla_policy_node.adapters.joint_controller import JointController, Target
+from vla_policy_node.adapters.table import ADAPTERS
 from vla_policy_node.executor.collision_parameters import make_guard
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import read_description
@@ -22,11 +20,6 @@ from vla_policy_node.ros.robot_description import read_description
 if TYPE_CHECKING:
     from vla_core.kinematics.collision_monitor import Guard
 
-CONTROLLERS: dict[str, type[JointController]] = {
-    'crisp': CrispJointController,
-    'joint_trajectory': JointTrajectoryController,
-    'forward_command': ForwardCommandController,
-}
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (
     ('velocity_fraction', 'largest speed, as a fraction of the limits', 0.01, 1.0),
@@ -76,12 +69,12 @@ class ExecutorParameters:
 
         profile, guard = _robot(node)
         controller = declare(
-            node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(CONTROLLERS)
+            node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(ADAPTERS)
         )
         return cls(
             profile=profile,
             guard=guard,
-            config=_config(node, CONTROLLERS[controller].releases_within_acceleration),
+            config=_config(node, ADAPTERS[controller].load().releases_within_acceleration),
             seams=_seams(node, profile),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
             controller=controller,
@@ -122,12 +115,9 @@ class ExecutorParameters:
 
     def make_controller(self, node: Node, core: ChunkExecutor) -> JointController:
         """The adapter that `controller` names."""
-        topic, joints, reader = self.joint_command, self.profile.joint_names, self.controller_node
-        if self.controller == 'joint_trajectory':
-            return JointTrajectoryController(node, topic, joints, core.course, reader)
-        if self.controller == 'forward_command':
-            return ForwardCommandController(node, topic, joints, 1.0 / self.config.period, reader)
-        return CrispJointController(node, topic, joints, reader)
+        rate = 1.0 / self.config.period
+        target = Target(self.joint_command, self.profile.joint_names, rate, core.course, self.controller_node)
+        return ADAPTERS[self.controller].load()(node, target)
 
     def make_gripper(self, node: Node) -> Any:
         """The adapter that `gripper` names; None without. Raises ValueError naming a package that is missing."""

@@ -33,6 +33,14 @@ def decode_positions(msg: Any, joint_names: Sequence[str], topic: str) -> np.nda
     return _take(msg.position, msg, index, joint_names, topic, 'position')
 
 
+def decode_set_point(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[list[int], np.ndarray]:
+    """Return times (1,) [ns since its stamp] and positions (1, dof) [rad] of a JointState that is a set-point.
+
+    Errors as decode_joints.
+    """
+    return [0], decode_positions(msg, joint_names, topic)[None]
+
+
 def decode_trajectory(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[list[int], np.ndarray]:
     """Times (n,) [ns since its stamp] and positions (n, dof) [rad] of a trajectory_msgs/JointTrajectory. Raises
     ValueError as decode_joints does, and where it has no points."""
@@ -44,15 +52,18 @@ def decode_trajectory(msg: Any, joint_names: Sequence[str], topic: str) -> tuple
     return [p.time_from_start.sec * 1_000_000_000 + p.time_from_start.nanosec for p in msg.points], positions
 
 
-def decode_array(msg: Any, joint_names: Sequence[str], topic: str) -> np.ndarray:
-    """Positions (dof,) [rad] of a std_msgs/Float64MultiArray, whose order is that of joint_names. Raises ValueError."""
+def decode_array(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[list[int], np.ndarray]:
+    """Return times (1,) [ns since it was received] and positions (1, dof) [rad] of a std_msgs/Float64MultiArray.
+
+    Its order is that of joint_names. Raises ValueError for another number of joints, or for what is not finite.
+    """
     positions = np.array(msg.data, float)
     if positions.shape != (len(joint_names),):
         raise ValueError(
             f'set-point on {topic} has {positions.size} numbers, the robot profile {len(joint_names)} joints'
         )
     _check_finite(positions, f'set-point on {topic}')
-    return positions
+    return [0], positions[None]
 
 
 def _check_finite(positions: np.ndarray, what: str) -> None:

@@ -11,14 +11,12 @@ from typing import Any
 
 from vla_core import clocks
 from vla_core.observe.streams import CAMERA_MAX_AGE, GRIPPER, JOINTS, NS, Missing, Streams
+from vla_policy_node.adapters.table import adapter_of
 from vla_policy_node.policy.intake import stream_specs
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import (
-    decode_array,
     decode_gripper,
     decode_joints,
-    decode_positions,
-    decode_trajectory,
 )
 from vla_training.bag import Message
 from vla_training.bag.setup import SET_POINTS, STATES, Setup
@@ -30,7 +28,6 @@ from vla_training.convert.stand_ins import StandIns
 from vla_training.data import features
 
 STARTING = 1.0  # [s] from the first image until all streams must be there
-TRAJECTORY, ARRAY = 'trajectory_msgs/msg/JointTrajectory', 'std_msgs/msg/Float64MultiArray'  # else JointState
 
 
 class Recording:
@@ -200,23 +197,21 @@ class Recording:
         return decode(m.data, names, m.topic)
 
     def _set_point(self, m: Message) -> None:
-        """As the message's type says, which follows from the executor's `controller`."""
+        """Store the positions of a message, whose type follows from the executor's `controller`."""
         names = self.setup.profile.joint_names
-        stamp = self._time.now if m.kind == ARRAY else _ns(m.data.header.stamp)
+        adapter = adapter_of(m.kind)
+        stamp = _ns(m.data.header.stamp) if hasattr(m.data, 'header') else self._time.now
         where = f'set-points on {m.topic}'
         back = self._sent.take(stamp, self._time.now)
         if self._sent.future:
             raise ValueError(clocks.ahead(where, self._sent.ahead))
         if back:
             self._clock_set(clocks.set_back(where, back))
-        if m.kind == TRAJECTORY:
-            times, positions = decode_trajectory(m.data, names, m.topic)
-            self._builder.arm.forget_from(stamp + times[0])  # replaces what was planned for then
-            for time, q in zip(times, positions, strict=True):
-                self._builder.arm.put(stamp + time, q)
-        else:
-            decode = decode_array if m.kind == ARRAY else decode_positions
-            self._builder.arm.put(stamp, decode(m.data, names, m.topic))
+        times, positions = adapter.decode(m.data, names, m.topic)
+        if adapter.replaces:
+            self._builder.arm.forget_from(stamp + times[0])
+        for time, q in zip(times, positions, strict=True):
+            self._builder.arm.put(stamp + time, q)
         self.report.stream('set-points', m.topic).add(stamp)
 
     def _gripper_command(self, m: Message) -> None:
