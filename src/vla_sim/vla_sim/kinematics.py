@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vla_core.kinematics import ik
 from vla_sim.rendering.opengl import mujoco
 
 
@@ -18,23 +19,6 @@ def tool_down(yaw: float) -> np.ndarray:
     """
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
-
-
-def rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """(3,) axis times angle [rad] of a (3, 3) rotation matrix."""
-    quat, vector = np.empty(4), np.empty(3)
-    mujoco.mju_mat2Quat(quat, np.ascontiguousarray(rotation).reshape(9))
-    mujoco.mju_quat2Vel(vector, quat, 1.0)
-    return vector
-
-
-def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation matrix of a (3,) rotation vector [rad]."""
-    angle = float(np.linalg.norm(vector))
-    quat, matrix = np.empty(4), np.empty(9)
-    mujoco.mju_axisAngle2Quat(quat, vector / angle if angle > 0 else np.array([0.0, 0.0, 1.0]), angle)
-    mujoco.mju_quat2Mat(matrix, quat)
-    return matrix.reshape(3, 3)
 
 
 class Kinematics:
@@ -74,15 +58,15 @@ class Kinematics:
         mujoco.mj_kinematics(self.model, self.data)
         return self.data.xpos[self._tool].copy(), self.data.xmat[self._tool].reshape(3, 3).copy()
 
-    def jacobian(self, q: np.ndarray) -> np.ndarray:
-        """(6, dof): tool velocity [m/s] and angular velocity [rad/s], both in the base frame, per joint velocity."""
-        self.forward(q)
-        return self._jacobian_here()
+    def __call__(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return position and rotation as `forward`, and the Jacobian (6, dof) at q (dof,) [rad].
 
-    def _jacobian_here(self) -> np.ndarray:
+        It gives tool velocity [m/s] and angular velocity [rad/s], both in the base frame, per joint velocity.
+        """
+        position, rotation = self.forward(q)
         mujoco.mj_comPos(self.model, self.data)
         mujoco.mj_jacBody(self.model, self.data, self._jacobian[:3], self._jacobian[3:], self._tool)
-        return self._jacobian[:, self._dof]
+        return position, rotation, self._jacobian[:, self._dof]
 
     def inverse(
         self,
@@ -96,32 +80,11 @@ class Kinematics:
         """Joint positions (dof,) [rad] that put the tool at `position` (3,) [m] with `rotation` (3, 3).
 
         Among the solutions near `start` it takes the one nearest to `rest` (default: home), so along a smooth pose
-        path with a smooth rest the result is smooth too. Levenberg-Marquardt with the damping of Sugihara (2011,
-        "Solvability-unconcerned inverse kinematics"), null-space pull to rest, joints held inside the limits.
-        Raises IKError with the remaining error when it does not come within 0.1 mm and 0.2 mrad.
+        path with a smooth rest the result is smooth too. Raises IKError with the remaining error when it does not come
+        within 0.1 mm and 0.2 mrad.
         """
         rest = self.home if rest is None else rest
-        q = np.clip(start, self.lower, self.upper)
-        for _ in range(iterations):
-            at, turned = self.forward(q)
-            error = np.concatenate([position - at, rotation_vector(rotation @ turned.T)])
-            jacobian = self._jacobian_here()
-            damped = jacobian @ jacobian.T + (0.5 * float(error @ error) + 1e-9) * np.eye(6)
-            null = np.clip(rest, self.lower, self.upper) - q
-            move = jacobian.T @ np.linalg.solve(damped, error - jacobian @ null) + null
-            if (
-                beyond := (q + move < self.lower) | (q + move > self.upper)
-            ).any():  # those stop, the others do their work
-                stopped = np.where(beyond, np.clip(q + move, self.lower, self.upper) - q, 0.0)
-                free, null = jacobian * ~beyond, np.where(beyond, 0.0, null)
-                damped = free @ free.T + (0.5 * float(error @ error) + 1e-9) * np.eye(6)
-                move = free.T @ np.linalg.solve(damped, error - jacobian @ stopped - free @ null) + null + stopped
-            step = np.clip(q + np.clip(move, -0.3, 0.3), self.lower, self.upper) - q
-            if np.abs(step).max() < 1e-7:
-                break
-            q = q + step
-        at, turned = self.forward(q)
-        off, tilt = np.linalg.norm(position - at), np.linalg.norm(rotation_vector(rotation @ turned.T))
+        q, off, tilt = ik.solve(self, position, rotation, start, rest, self.lower, self.upper, iterations, enough=0.0)
         if off > 1e-4 or tilt > 2e-4:
             raise IKError(
                 f'the tool cannot reach position {np.round(position, 3).tolist()} m: '

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_sim.kinematics import Kinematics, rotation_matrix, rotation_vector, tool_down
+from vla_core.kinematics.ik import rotation_matrix, rotation_vector
+from vla_sim.kinematics import Kinematics, tool_down
 
 OVERLAP = 0.5  # share of the shorter of two legs in which both run: corners are rounded, not stopped at
 SAMPLE = 0.025  # [s] between the joint positions that are solved for; cubic in between

@@ -13,7 +13,7 @@ import numpy as np
 Kinematics = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
 POSITION_TOLERANCE, ROTATION_TOLERANCE = 1e-3, 5e-3  # [m], [rad] left over: more is not reached
-_ENOUGH = 1e-5  # [m], [rad] below this an iteration more gains nothing
+ENOUGH = 1e-5  # [m], [rad] below this an iteration more gains nothing
 _STEP = 0.3  # [rad] a joint moves at most per iteration: the Jacobian holds nearby only
 
 
@@ -59,11 +59,12 @@ def solve(
     lower: np.ndarray,
     upper: np.ndarray,
     iterations: int = 30,
+    enough: float = ENOUGH,
 ) -> tuple[np.ndarray, float, float]:
     """Joint positions (dof,) [rad] within [lower, upper], near `start`, and what is left: [m] and [rad].
 
     position (3,) [m] and rotation (3, 3) are of the tool in the base frame. Where the arm has joints to spare they are
-    drawn towards `rest` (dof,).
+    drawn towards `rest` (dof,). enough: error [m], [rad] below which it ends; 0: only where no joint moves any more.
     """
     q = np.clip(start, lower, upper)
     for iteration in range(iterations + 1):
@@ -78,7 +79,7 @@ def solve(
             null = np.where(beyond, 0.0, np.clip(rest, lower, upper) - q)
             move = stopped + _move(jacobian * ~beyond, error - jacobian @ stopped, null)
         step = np.clip(q + np.clip(move, -_STEP, _STEP), lower, upper) - q
-        if (np.abs(error).max() < _ENOUGH and np.abs(step).max() < 1e-3) or np.abs(step).max() < 1e-7:
+        if (np.abs(error).max() < enough and np.abs(step).max() < 1e-3) or np.abs(step).max() < 1e-7:
             break
         q = q + step
     return q, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vla_core.kinematics.ik import rotation_matrix
 from vla_sim.expert import Expert
-from vla_sim.kinematics import IKError, rotation_matrix, tool_down
+from vla_sim.kinematics import IKError, tool_down
 from vla_sim.scene import CAMERAS
 from vla_sim.tasks import X_RANGE, Y_RANGE, parse_instruction
 from vla_sim.world import World
