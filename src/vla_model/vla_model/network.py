@@ -81,7 +81,8 @@ class KeyValues:
         """Store what a layer computed, each (B, kv heads, n, head_dim); return it for all `end` positions."""
         if layer == len(self.layers):
             n = k.shape[2]
-            kept = k.new_empty(2, *k.shape[:2], max(self.capacity, n), k.shape[3])
+            # Zeros: a value that no query sees yet is multiplied by 0, and NaN would stay.
+            kept = k.new_zeros(2, *k.shape[:2], max(self.capacity, n), k.shape[3])
             kept[0, :, :, :n], kept[1, :, :, :n] = k, v
             self.layers.append(kept)
             return k, v
