@@ -2,20 +2,20 @@
 
 import numpy as np
 
-from vla_model import loading
-from vla_model.observation import state_of
+from vla_model.loading import LoadOptions, load
+from vla_model.policy import PLAN, PlanOptions
 
-model = loading.load('random-nano', threads=1)  # or the folder of a checkpoint
-robot = model.config.robot
-print(f'{model.model_id} sees {", ".join(robot.cameras)} and gives {robot.horizon} steps of {robot.dt} s')
+model = load('random-nano', LoadOptions(threads=1))  # or the folder of a checkpoint
+info = model.info
+print(f'{info.model_id} sees {", ".join(info.cameras)} and gives {info.horizon} steps of {info.dt} s')
 
 observation = model.example()  # a grey scene; on a robot: images, joint positions [rad], opening [m]
-chunk = model.act(observation)
+chunk = model.act(observation).chunk
 print('first set-points [rad]:', np.round(chunk.positions[0], 3))
 print('confidence:', np.round(chunk.confidence, 2))
-print('state:', np.round(state_of(robot, observation), 3))
+print('joints:', np.round(observation.positions, 3))
 
-job = model.start_plan(observation, length=32, steps=4)
+job = model.start(PLAN, observation, PlanOptions(length=32, steps=4))
 while not job.step():  # one forward at a time: an action that is due can come first
     pass
 print('plan:', job.result.text)

@@ -18,6 +18,7 @@ from vla_core.motion.executor import ChunkExecutor
 from vla_core.observe.prediction_error import surprise
 from vla_core.profile import RobotProfile, profile_path
 from vla_model.loading import load
+from vla_model.policy import IMAGE, finish
 from vla_model.types import Observation
 from vla_policy_node.show.camera import project
 from vla_policy_node.show.pair import Pairing
@@ -38,8 +39,8 @@ def main() -> None:
     parser.add_argument('--out', type=Path, default=Path('docs/images/show.jpg'))
     a = parser.parse_args()
     profile, policy, world = RobotProfile.load(profile_path('sim_panda')), load(a.checkpoint), World(a.task)
-    kinematics, cameras, robot = load_kinematics(urdf_text(), profile), world.cameras(), policy.config.robot
-    horizon = round(robot.horizon * robot.dt * 1000 / TICK)
+    kinematics, cameras, info = load_kinematics(urdf_text(), profile), world.cameras(), policy.info
+    horizon = round(info.horizon * info.dt * 1000 / TICK)
     taken: dict[str, np.ndarray] = {}
     ticks = iter(range(10**9))
     before = round(a.at * 1000 / TICK)
@@ -56,12 +57,8 @@ def main() -> None:
                 world.instruction,
             )
             taken['before'] = seen.images['front']
-            job = policy.start_imagine(seen)
-            while not job.step():
-                pass
-            assert job.result is not None
-            taken['imagined'] = job.result.image
-            chunk = policy.act(seen)
+            taken['imagined'] = finish(policy.start(IMAGE, seen)).image
+            chunk = policy.act(seen).chunk
             stamped = StampedChunk(
                 seen.t_ref, 0, 1, 'policy', profile.joint_names, chunk.dt, len(chunk.positions), chunk.positions,
                 chunk.gripper, confidence=chunk.confidence,

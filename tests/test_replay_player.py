@@ -14,7 +14,7 @@ from vla_bringup.bags.message_types import MessageTypes, message_class
 from vla_bringup.bags.writer import BagWriter
 from vla_bringup.processes.nodes import policy_nodes
 from vla_bringup.replay.player import INSTRUCTION, playback
-from vla_model.loading import load
+from vla_model.loading import LoadOptions, load
 from vla_msgs.msg import ActionChunk, Episode
 from vla_policy_node.policy.policy_node import PolicyNode
 from vla_policy_node.ros import qos
@@ -156,7 +156,7 @@ def test_all_that_the_policy_subscribes_to_is_matched_by_the_player(graph, tmp_p
         '/left': playback(demo(tmp_path / 'left', '/left', INSTRUCTION), 'sim_panda', '/left'),
         '/cell/arm': playback(robot(tmp_path / 'robot', '/cell/arm'), 'fr3', '/cell/arm'),
     }
-    model = load('random-nano', engine='eager', image_engine='eager', threads=1)
+    model = load('random-nano', LoadOptions(engine='eager', image_engine='eager', threads=1))
     for namespace, plan in plans.items():
         parameters = {'plan_rate': 0.0, 'imagine_rate': 0.0}
         if plan.compressed:
@@ -168,7 +168,7 @@ def test_all_that_the_policy_subscribes_to_is_matched_by_the_player(graph, tmp_p
             policy_parameters=parameters,
         )[-1]
         node = PolicyNode(
-            load=lambda name, **_: model,
+            load=lambda name, options: model,
             namespace=namespace,
             context=graph.node.context,
             use_global_arguments=False,

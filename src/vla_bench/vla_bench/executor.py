@@ -31,6 +31,7 @@ from vla_bringup.processes.nodes import policy_nodes, sim_nodes
 from vla_bringup.processes.probe import BRING_UP, Probe
 from vla_bringup.processes.supervisor import Supervisor
 from vla_core.motion.chunk import Verdict
+from vla_model.checkpoints.shipped import RANDOM, is_random
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node.executor.report import INGEST, PERIOD, STEP
 from vla_policy_node.ros import qos
@@ -49,7 +50,7 @@ class Options:
     """What runs, and where the report goes."""
 
     out: Path
-    model: str = 'random-nano'  # or a checkpoint folder
+    model: str = RANDOM  # or a checkpoint folder
     device: str = 'cpu'
     rate: float = 200.0  # [Hz] of set-points
     seconds: float = 30.0  # [s] measured, with the guard and without
@@ -124,7 +125,7 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
 
     Raises TimeoutError when the arm never moves, NodeEnded when a node dies.
     """
-    model = options.model if options.model != 'random-nano' else str(gentle_model(folder / 'model', 0))
+    model = options.model if not is_random(options.model) else str(gentle_model(folder / 'model', 0))
     sim = replace(sim_nodes(ROBOT, task=TASK, expert=False)[0], remappings=MOVED[:1])
     # The executor runs on the clock of the machine, the policy on that of the simulator.
     executor, _ = policy_nodes(ROBOT, executor_parameters={'rate': float(options.rate), 'guard.enabled': guarded})
@@ -194,7 +195,7 @@ def bench_executor(options: Options) -> bool:
                 rows.append(measure(options, guarded, Path(folder)))
     about = {
         'command': shlex.join(['./vla', *sys.argv[1:]]),
-        'model': 'random weights, gentle' if options.model == 'random-nano' else options.model,
+        'model': 'random weights, gentle' if is_random(options.model) else options.model,
         'rate [Hz]': options.rate,
         'measured [s]': options.measured,
         'machine': facts(),

@@ -22,6 +22,7 @@ from vla_bringup.demo.demo import ROBOT, interruptible
 from vla_bringup.processes.nodes import NodeSpec, policy_nodes, sim_nodes
 from vla_bringup.processes.probe import BRING_UP, Probe
 from vla_bringup.processes.supervisor import Supervisor
+from vla_model.checkpoints.shipped import RANDOM
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
 from vla_sim.tasks import TASKS
@@ -35,7 +36,7 @@ class Options:
     out: Path
     resets: int = 200  # of the simulator, the tasks in turn
     cycles: int = 30  # of policy and executor
-    model: str = 'random-nano'  # or a checkpoint folder
+    model: str = RANDOM  # or a checkpoint folder
     device: str = 'cpu'
 
 

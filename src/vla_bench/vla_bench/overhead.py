@@ -27,6 +27,7 @@ from vla_bringup.machine import facts
 from vla_bringup.processes.nodes import policy_nodes, sim_nodes
 from vla_bringup.processes.probe import BRING_UP, Probe
 from vla_bringup.processes.supervisor import Supervisor
+from vla_model.checkpoints.shipped import RANDOM
 from vla_msgs.msg import ActionChunk, PolicyStatus
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
@@ -40,7 +41,7 @@ TARGET = 8.0  # [ms] p99
 @dataclass(frozen=True)
 class Options:
     out: Path
-    model: str = 'random-nano'  # or a checkpoint folder
+    model: str = RANDOM  # or a checkpoint folder
     device: str = 'cpu'
     seconds: float = 60.0  # measured
 

@@ -17,6 +17,7 @@ from vla_bringup.processes.nodes import policy_nodes, sim_nodes
 from vla_bringup.processes.probe import Probe, TransitionFailed
 from vla_bringup.processes.supervisor import Supervisor
 from vla_core.observe.cadence import RATE
+from vla_model.checkpoints.shipped import RANDOM
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros import qos
 from vla_training.evaluate.evaluate import Job, jobs_of
@@ -101,7 +102,7 @@ def bench_policy(options: Options) -> bool:
 
 def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[Job]) -> None:
     expert = options.model == EXPERT
-    model = 'random-nano' if expert else options.model
+    model = RANDOM if expert else options.model
     for spec in (
         *sim_nodes(ROBOT, task=jobs[0][1], real_time_factor=options.real_time_factor, expert=expert),
         *policy_nodes(

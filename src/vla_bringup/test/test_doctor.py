@@ -210,7 +210,7 @@ def test_jetson_release_power_mode_and_clocks(tmp_path, program, files, mode, ex
 
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
-    from vla_model import loading
+    from vla_model.families.mmact import loading
 
     folder = tmp_path_factory.mktemp('checkpoint')
     loading.save(loading.load('random-nano'), folder)

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-import vla_model.loading
 from vla_bench.replay import write_bag
 from vla_bringup.cli import app
 from vla_bringup.replay.driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
@@ -28,6 +27,7 @@ from vla_bringup.replay.replay import result
 from vla_bringup.replay.report import warnings
 from vla_bringup.replay.session import Session
 from vla_core.observe.streams import NS
+from vla_model.policy import PolicyInfo, Prediction
 from vla_model.types import Chunk
 
 SIDE, SECONDS, HORIZON, DT = 32, 2.0, 8, 0.1
@@ -37,8 +37,7 @@ class Still:
     """A model that says: stay, `off` [rad] beside it."""
 
     def __init__(self, model_id='still', off=0.0):
-        robot = SimpleNamespace(cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=HORIZON, dt=DT)
-        self.config, self.model_id, self.off = SimpleNamespace(robot=robot, trained=True), model_id, off
+        self.info, self.off = PolicyInfo(model_id, True, ('front', 'wrist'), 7, HORIZON, DT, gripper=True), off
 
     def prepare(self, instruction):
         pass
@@ -46,7 +45,7 @@ class Still:
     def act(self, observation, prefix=None):
         assert prefix is None
         positions = np.tile(observation.positions + self.off, (HORIZON, 1))
-        return Chunk(positions, np.full(HORIZON, observation.gripper), DT)
+        return Prediction(Chunk(positions, np.full(HORIZON, observation.gripper), DT))
 
     def warm_up(self):
         pass
@@ -55,7 +54,7 @@ class Still:
 @pytest.fixture(autouse=True)
 def models(monkeypatch):
     made = {'a': Still('a'), 'b': Still('b', off=0.3)}
-    monkeypatch.setattr(vla_model.loading, 'load', lambda name, **_: made[str(name)])
+    monkeypatch.setattr('vla_bringup.replay.replay.load', lambda name, options: made[str(name)])
 
 
 @pytest.fixture(scope='session')
@@ -246,7 +245,7 @@ def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
         def act(self, observation, prefix=None):
             raise RuntimeError('no memory')
 
-    monkeypatch.setattr(vla_model.loading, 'load', lambda name, **_: Broken())
+    monkeypatch.setattr('vla_bringup.replay.replay.load', lambda name, options: Broken())
     done = run_command(bag, tmp_path)
     assert done.exit_code == 1
     assert 'the model failed each time: no memory' in done.output

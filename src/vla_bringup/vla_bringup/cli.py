@@ -15,7 +15,7 @@ import typer
 from vla_bringup.options import SIMULATED, Device, Model, Robot, Tasks, Threads, exit_with, task_of, tasks_of
 from vla_bringup.tensorrt import app as tensorrt
 from vla_core.observe.cadence import RATE
-from vla_model.checkpoints.shipped import RANDOM, model_path
+from vla_model.checkpoints.shipped import is_random, model_path
 from vla_training.cli import app as train
 
 BENCH = 'vla_bench'  # a package that a robot need not have
@@ -86,7 +86,7 @@ def demo(
             Options(
                 tasks=task_of(instruction, tasks) if instruction else tasks_of(tasks),
                 instruction=instruction,
-                policy_drives=not expert and model != RANDOM,
+                policy_drives=not expert and not is_random(model),
                 episodes_per_task=episodes_per_task,
                 seed=seed,
                 out=out,

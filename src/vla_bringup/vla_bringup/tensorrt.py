@@ -28,10 +28,10 @@ def export(
     """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""
     from vla_model.engines import onnx_manifest
     from vla_model.export import onnx_export
-    from vla_model.loading import load
+    from vla_model.families.mmact.loading import LoadOptions, load
 
     def run() -> None:
-        policy = load(checkpoint, 'cpu', 'float32')
+        policy = load(checkpoint, LoadOptions('cpu', 'float32'))
         folder = onnx_manifest.folder_of(policy.model_id, dtype)
         onnx_export.export(policy, folder, dtype, image_dtype, plan_tokens)
         size = sum(f.stat().st_size for f in folder.iterdir() if f.is_file())
@@ -58,11 +58,11 @@ def build(
     """Build the engines for this GPU and this TensorRT, from what was exported."""
     from vla_model.engines import onnx_manifest, tensorrt_runtime
     from vla_model.export import tensorrt_build
-    from vla_model.loading import load
+    from vla_model.families.mmact.loading import LoadOptions, load
 
     def run() -> None:
         tensorrt_runtime.library()  # before the checkpoint is read
-        folder = onnx_manifest.folder_of(load(checkpoint, 'cpu', 'float32').model_id, dtype)
+        folder = onnx_manifest.folder_of(load(checkpoint, LoadOptions('cpu', 'float32')).model_id, dtype)
         for name, seconds in tensorrt_build.build(folder, workspace, level).items():
             typer.echo(f'{name}: {f"{seconds:.0f} s" if seconds else "was there"}')
         typer.echo(str(tensorrt_runtime.built_in(folder)))
@@ -80,12 +80,12 @@ def verify(
     """Compare the engines with torch on recorded observations. Only engines that pass are used."""
     from vla_model.engines import onnx_manifest, tensorrt_runtime
     from vla_model.export import tensorrt_verify
-    from vla_model.loading import load
+    from vla_model.families.mmact.loading import LoadOptions, load
     from vla_training.train.calibration import observations as read
 
     def run() -> None:
         tensorrt_runtime.library()
-        policy = load(checkpoint, 'cuda', dtype)
+        policy = load(checkpoint, LoadOptions('cuda', dtype))
         seen = read(observations, Path(model_path(checkpoint)), count)
         result = tensorrt_verify.verify(policy, onnx_manifest.folder_of(policy.model_id, dtype), seen)
         for name, value in result.items():

@@ -6,14 +6,15 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading
 from vla_model.checkpoints import checkpoint
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.types import Observation
 
 
 @pytest.fixture(scope='module')
 def nano():
-    return loading.load('random-nano', threads=1)
+    return loading.load('random-nano', LoadOptions(threads=1))
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +51,7 @@ def test_round_trip(nano, saved):
     observation = Observation(0, images, joints, np.zeros(7), 0.04, 'press the red button')
     assert again.model_id == nano.model_id
     assert again.config == nano.config
-    a, b = nano.act(observation), again.act(observation)
+    a, b = nano.act(observation).chunk, again.act(observation).chunk
     assert np.array_equal(a.positions, b.positions) and np.array_equal(a.confidence, b.confidence)
     assert sorted(p.name for p in saved.iterdir()) == [
         'config.json',

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import loading
 from vla_model.config import NetworkConfig
 from vla_model.engines import openvino_graph as export
 from vla_model.engines import select as engines
 from vla_model.engines.base import Act, Engine
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.network import Network
 from vla_model.types import Chunk, Observation
 
@@ -34,7 +35,7 @@ def cache(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def nano(cache):
-    return loading.load('random-nano', threads=1)
+    return loading.load('random-nano', LoadOptions(threads=1))
 
 
 @pytest.fixture
@@ -127,11 +128,11 @@ def test_a_graph_computes_the_options_of_the_network_for_any_length(cache, optio
 
 @pytest.mark.parametrize('name', EXPORTS)
 def test_act_on_an_engine(observation, cache, nano, name):
-    fast = loading.load('random-nano', threads=1)
+    fast = loading.load('random-nano', LoadOptions(threads=1))
     fast.use(name)
     prefix = Chunk(observation.positions + np.linspace(0, 0.1, 4)[:, None], np.full(4, 0.05), dt=0.2)
     for given in (None, prefix):
-        ours, eager = fast.act(observation, given), nano.act(observation, given)
+        ours, eager = fast.act(observation, given).chunk, nano.act(observation, given).chunk
         assert ours.frozen == eager.frozen
         assert np.abs(ours.confidence - eager.confidence).max() < 0.02
         if name == 'openvino-float32':
@@ -248,7 +249,7 @@ def test_a_cache_folder_that_cannot_be_written_costs_nothing_else(monkeypatch, t
 )
 def test_unsupported_pairs_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        loading.load('random-nano', **arguments)
+        loading.load('random-nano', LoadOptions(**arguments))
 
 
 def test_a_missing_package_is_named(monkeypatch):
@@ -268,19 +269,19 @@ def test_cuda_graphs_without_a_gpu_are_an_error():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 def test_cuda_graphs_give_the_logits_of_eager(observation):
-    graphs = loading.load('random-nano', device='cuda', engine='cuda-graph')
-    eager = loading.load('random-nano', device='cuda')
+    graphs = loading.load('random-nano', LoadOptions(device='cuda', engine='cuda-graph'))
+    eager = loading.load('random-nano', LoadOptions(device='cuda'))
     assert graphs.engine.name == 'cuda-graph'
     for instruction in ('go', 'put the banana in the bowl', 'go'):
         o = replace(observation, instruction=instruction)
-        ours, theirs = graphs.act(o), eager.act(o)
+        ours, theirs = graphs.act(o).chunk, eager.act(o).chunk
         assert np.abs(ours.confidence - theirs.confidence).max() < 0.02
-        again = graphs.act(o)
+        again = graphs.act(o).chunk
         assert np.array_equal(ours.positions, again.positions)
 
 
 def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
-    half = loading.load('random-nano', threads=1)
+    half = loading.load('random-nano', LoadOptions(threads=1))
     half.use('eager', 'bfloat16')
     codes, exact = half._view_ids(observation.images), nano._view_ids(observation.images)
     assert half.engine.encoder.encoder is not half.image_tokenizer.encoder
@@ -289,4 +290,4 @@ def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
 
 @functools.cache
 def _tokenizer():
-    return loading.load('random-nano', threads=1).image_tokenizer
+    return loading.load('random-nano', LoadOptions(threads=1)).image_tokenizer

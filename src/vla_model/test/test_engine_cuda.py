@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from vla_model import decode, loading
+from vla_model import decode
 from vla_model.checkpoints.nano import init_weights
 from vla_model.config import NetworkConfig, Quantization
 from vla_model.engines import kernels
@@ -13,7 +13,10 @@ from vla_model.engines import matmuls as products
 from vla_model.engines.base import Act
 from vla_model.engines.cuda_graph import STEP, CudaGraphs
 from vla_model.engines.fused import FusedNetwork
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.network import KeyValues, Network
+from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions
 from vla_model.quantized import put_layers, round_weight
 
 BINS = slice(200, 300)
@@ -59,7 +62,7 @@ class Recorder:
 
 @pytest.fixture
 def tokenizer():
-    return loading.load('random-nano', threads=1).image_tokenizer
+    return loading.load('random-nano', LoadOptions(threads=1)).image_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -192,7 +195,7 @@ class NoHostReads(TorchDispatchMode):
 
 
 def test_a_cycle_reads_nothing_back_before_its_end():
-    p = loading.load('random-nano', threads=1)
+    p = loading.load('random-nano', LoadOptions(threads=1))
     act = Act.of(p.prompts.action('warm up'), p.config.vocabulary, p.prompts.max_tokens)
     p.engine = CudaGraphs(p.network, p.image_tokenizer, act, Recorder())
     p.warm_up()
@@ -207,22 +210,22 @@ def test_a_cycle_reads_nothing_back_before_its_end():
 
 
 def test_a_policy_plans_and_imagines_on_graphs_as_in_eager_and_then_captures_no_more():
-    p, plain = (loading.load('random-nano', threads=1) for _ in range(2))
+    p, plain = (loading.load('random-nano', LoadOptions(threads=1)) for _ in range(2))
     act = Act.of(p.prompts.action('warm up'), p.config.vocabulary, p.prompts.max_tokens)
     recorder = Recorder()
     p.engine = CudaGraphs(p.network, p.image_tokenizer, act, recorder)
     seen = p.example()
     for cached in (False, True):
-        ours, theirs = (x.start_plan(seen, 24, 6, cached=cached).run() for x in (p, plain))
+        ours, theirs = (x.start(PLAN, seen, PlanOptions(24, 6, cached=cached)).run() for x in (p, plain))
         assert ours.text == theirs.text and abs(ours.confidence - theirs.confidence) < 1e-4
-        ours, theirs = (x.start_imagine(seen, 4, cached=cached).run() for x in (p, plain))
+        ours, theirs = (x.start(IMAGE, seen, ImageOptions(4, cached=cached)).run() for x in (p, plain))
         assert (ours.image == theirs.image).mean() > 0.99
-    assert np.array_equal(p.act(seen).positions, plain.act(seen).positions)
+    assert np.array_equal(p.act(seen).chunk.positions, plain.act(seen).chunk.positions)
     p.warm_up()
     count = recorder.captured
-    p.start_plan(seen, 24, 6).run()
+    p.start(PLAN, seen, PlanOptions(24, 6)).run()
     with pytest.raises(ValueError, match='nothing was captured for a block of 25 tokens'):
-        p.start_plan(seen, 25, 6).run()
+        p.start(PLAN, seen, PlanOptions(25, 6)).run()
     assert recorder.captured == count and STEP == 32
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 
 LFS = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 16123456\n'
 
@@ -14,7 +15,7 @@ LFS = f'version https://git-lfs.github.com/spec/v1\noid sha256:{0:064d}\nsize 16
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
     folder = tmp_path_factory.mktemp('saved')
-    loading.save(loading.load('random-nano', threads=1), folder)
+    loading.save(loading.load('random-nano', LoadOptions(threads=1)), folder)
     config = json.loads((folder / 'config.json').read_text())
     config['robot']['normalization'] = 'min_max'  # needs statistics
     return folder, config

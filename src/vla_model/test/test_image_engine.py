@@ -5,13 +5,14 @@ import copy
 import pytest
 import torch
 
-from vla_model import loading
 from vla_model.checkpoints import nano
 from vla_model.config import ImageTokenizerConfig
 from vla_model.engines import image as image_engine
 from vla_model.engines.base import ImageEncoder
 from vla_model.engines.image import LIMITS
+from vla_model.families.mmact import loading
 from vla_model.image_tokenizer import ImageTokenizer, ResBlock, to_image
+from vla_model.loading import LoadOptions
 
 pytestmark = pytest.mark.native
 CONFIG = ImageTokenizerConfig(32, 8, 4, 8, (1, 1), (0, 0), (1, 1), (0, 0))
@@ -134,7 +135,7 @@ def test_unsupported_pairs_are_named(arguments, message):
 def test_missing_tools_are_named(monkeypatch):
     monkeypatch.setenv('CXX', 'no-such-compiler')
     with pytest.raises(ValueError, match=r'needs a C\+\+ compiler, no-such-compiler is not there: install'):
-        loading.load('random-nano', image_engine='compile')
+        loading.load('random-nano', LoadOptions(image_engine='compile'))
     monkeypatch.setattr(image_engine.importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match='pip install openvino'):
         image_engine.check('openvino', 'cpu', 'float32')
@@ -146,7 +147,7 @@ def test_missing_tools_are_named(monkeypatch):
 
 def test_the_policy_encodes_with_it(monkeypatch):
     pytest.importorskip('openvino')
-    ours, plain = (loading.load('random-nano', threads=1) for _ in range(2))
+    ours, plain = (loading.load('random-nano', LoadOptions(threads=1)) for _ in range(2))
     ours.use('eager', image_engine='openvino')
     assert ours.engine.encoder.name == 'openvino' and plain.engine.encoder.name == 'eager'
 

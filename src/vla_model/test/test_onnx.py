@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import loading
 from vla_model.config import Quantization
 from vla_model.engines import cuda_graph as engine_cuda
 from vla_model.engines import onnx_manifest, tensorrt_runtime
 from vla_model.engines import tensorrt as engine_tensorrt
 from vla_model.engines.base import Act
 from vla_model.export import onnx_export, tensorrt_build, tensorrt_verify
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
+from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions
 from vla_model.quantized import put_layers, round_weight
 from vla_model.types import Observation
 
@@ -25,7 +27,7 @@ pytestmark = pytest.mark.native
 
 @pytest.fixture
 def nano():
-    return loading.load('random-nano', threads=1)
+    return loading.load('random-nano', LoadOptions(threads=1))
 
 
 def observation(seed):
@@ -267,15 +269,16 @@ def test_export_build_verify_and_use(nano, tmp_path, tensorrt, monkeypatch):
     place = tensorrt_runtime.built_in(tmp_path)
     assert place.name.startswith('Some-GPU-8.7-tensorrt-11.4.0-')
 
-    exact = [nano.act(observation(i)).positions for i in range(2)]
+    exact = [nano.act(observation(i)).chunk.positions for i in range(2)]
     result = tensorrt_verify.verify(nano, tmp_path, [observation(i) for i in range(2)])
     assert result['equal_bins'] > 0.99 and result['image_codes_equal'] > 0.98 and result['observations'] == 2
     nano.engine = _engine(nano, tmp_path)
-    assert all(np.abs(nano.act(observation(i)).positions - p).max() < 1e-2 for i, p in enumerate(exact))
-    plain = loading.load('random-nano', threads=1)
-    ours, theirs = (x.start_plan(observation(0), 16, 4).run() for x in (nano, plain))
+    assert all(np.abs(nano.act(observation(i)).chunk.positions - p).max() < 1e-2 for i, p in enumerate(exact))
+    plain = loading.load('random-nano', LoadOptions(threads=1))
+    ours, theirs = (x.start(PLAN, observation(0), PlanOptions(16, 4)).run() for x in (nano, plain))
     assert ours.text == theirs.text
-    ours, theirs = (x.start_imagine(observation(0), 3, cached=True).run() for x in (nano, plain))  # torch runs that
+    options = ImageOptions(3, cached=True)  # torch runs that
+    ours, theirs = (x.start(IMAGE, observation(0), options).run() for x in (nano, plain))
     assert (ours.image == theirs.image).mean() > 0.98
 
     # Built for another TensorRT or from other graphs, it is not found.

@@ -8,15 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import decode, loading
+from vla_model import decode
 from vla_model.config import ModelConfig
+from vla_model.families.mmact import loading
 from vla_model.families.mmact.policy import MaskedPolicy
+from vla_model.loading import LoadOptions
+from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions
 from vla_model.types import Chunk, Observation
 
 
 @pytest.fixture(scope='module')
 def nano():
-    return loading.load('random-nano', threads=1)
+    return loading.load('random-nano', LoadOptions(threads=1))
 
 
 @pytest.fixture
@@ -33,20 +36,21 @@ def observation():
 
 
 def test_act_returns_a_chunk_near_the_joints_and_is_deterministic(nano, observation):
-    chunk = nano.act(observation)
+    chunk = nano.act(observation).chunk
     robot = nano.config.robot
     assert chunk.positions.shape == (robot.horizon, 7) and chunk.gripper.shape == (robot.horizon,)
     assert (chunk.dt, chunk.frozen) == (robot.dt, 0)
     assert (np.abs(chunk.positions - observation.positions) <= 1.6 + 1e-9).all()
     assert ((chunk.gripper >= 0) & (chunk.gripper <= 0.08)).all()
     assert ((chunk.confidence > 0) & (chunk.confidence <= 1)).all()
-    assert np.array_equal(nano.act(observation).positions, chunk.positions)
-    assert np.array_equal(loading.load('random-nano', threads=1).act(observation).positions, chunk.positions)
+    assert np.array_equal(nano.act(observation).chunk.positions, chunk.positions)
+    again = loading.load('random-nano', LoadOptions(threads=1)).act(observation).chunk
+    assert np.array_equal(again.positions, chunk.positions)
 
 
 def test_images_state_and_instruction_reach_the_network(nano, observation):
     def confidence(o):
-        return nano.act(o).confidence
+        return nano.act(o).chunk.confidence
 
     base = confidence(observation)
     black = observation.images | {'wrist': np.zeros((256, 256, 3), np.uint8)}
@@ -57,14 +61,14 @@ def test_images_state_and_instruction_reach_the_network(nano, observation):
 
 def test_views_of_any_size_are_taken(nano, observation):
     images = observation.images | {'front': np.zeros((480, 640, 3), np.uint8)}
-    assert nano.act(replace(observation, images=images)).positions.shape == (8, 7)
+    assert nano.act(replace(observation, images=images)).chunk.positions.shape == (8, 7)
 
 
 @pytest.mark.parametrize('d', [1, 5, 7])
 def test_a_prefix_comes_back_bit_identical_and_conditions_the_rest(nano, observation, d):
     rng = np.random.default_rng(d)
     prefix = Chunk(observation.positions + rng.uniform(-0.9, 0.9, (d, 7)), rng.uniform(0, 0.08, d), dt=0.2)
-    free, chunk = nano.act(observation), nano.act(observation, prefix)
+    free, chunk = nano.act(observation).chunk, nano.act(observation, prefix).chunk
     assert chunk.frozen == d
     assert chunk.positions[:d].tobytes() == prefix.positions.tobytes()
     assert chunk.gripper[:d].tobytes() == prefix.gripper.tobytes()
@@ -86,7 +90,7 @@ def test_decode_keeps_the_given_bins(nano):
 
 def test_an_empty_prefix_is_no_prefix(nano, observation):
     empty = Chunk(np.zeros((0, 7)), np.zeros(0), dt=0.2)
-    assert np.array_equal(nano.act(observation, empty).positions, nano.act(observation).positions)
+    assert np.array_equal(nano.act(observation, empty).chunk.positions, nano.act(observation).chunk.positions)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +125,7 @@ def test_a_bad_observation_is_named(nano, observation, changes, message):
         (Chunk(np.zeros((2, 7)), np.zeros(0), dt=0.2), 'prefix.gripper must have 2'),
         (Chunk(np.zeros((2, 7)), np.zeros(2), dt=0.05), 'prefix.dt is 0.05'),
         (Chunk(np.full((2, 7), np.nan), np.zeros(2), dt=0.2), 'not finite'),
+        (Chunk(np.zeros((2, 7)), np.zeros(2), dt=0.2, space='tool'), "space 'tool', the model works in 'joints'"),
     ],
 )
 def test_a_bad_prefix_is_named(nano, observation, prefix, message):
@@ -130,7 +135,7 @@ def test_a_bad_prefix_is_named(nano, observation, prefix, message):
 
 def test_warm_up_and_other_seeds(nano, observation):
     nano.warm_up(runs=1)
-    other = loading.load('random-nano', seed=1)
+    other = loading.load('random-nano', LoadOptions(seed=1))
     assert other.model_id != nano.model_id and nano.model_id.startswith('random-nano-')
     assert not other.config.trained
 
@@ -145,24 +150,24 @@ def test_warm_up_and_other_seeds(nano, observation):
 )
 def test_bad_load_arguments_are_named(arguments, message):
     with pytest.raises(ValueError, match=message):
-        loading.load('random-nano', **arguments)
+        loading.load('random-nano', LoadOptions(**arguments))
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='this machine has a GPU')
 def test_a_missing_gpu_is_named():
     with pytest.raises(ValueError, match="use 'cpu'"):
-        loading.load('random-nano', device='cuda')
+        loading.load('random-nano', LoadOptions(device='cuda'))
 
 
 def test_threads_leave_a_core_free_unless_told(nano):
-    loading.load('random-nano', threads=2)
+    loading.load('random-nano', LoadOptions(threads=2))
     assert torch.get_num_threads() == 2
     loading.load('random-nano')
     assert torch.get_num_threads() == max(1, len(os.sched_getaffinity(0)) - 1)
 
 
 def test_bfloat16_works(observation):
-    chunk = loading.load('random-nano', dtype='bfloat16', threads=1).act(observation)
+    chunk = loading.load('random-nano', LoadOptions(dtype='bfloat16', threads=1)).act(observation).chunk
     assert np.isfinite(chunk.positions).all()
 
 
@@ -186,11 +191,11 @@ class Encodes:
 
 def test_a_frame_that_repeats_is_not_encoded_again(nano, observation, monkeypatch):
     encodes = Encodes(nano, monkeypatch)
-    first = nano.act(observation)
+    first = nano.act(observation).chunk
     assert encodes.count == 2
     copies = {name: image.copy() for name, image in observation.images.items()}
-    assert np.array_equal(nano.act(replace(observation, images=copies)).positions, first.positions)
-    nano.start_plan(observation, length=8)
+    assert np.array_equal(nano.act(replace(observation, images=copies)).chunk.positions, first.positions)
+    nano.start(PLAN, observation, PlanOptions(length=8))
     assert encodes.count == 2
     observation.images['wrist'][3, 4, 0] ^= 255  # in place: the policy must not believe its own copy
     nano.act(observation)
@@ -198,7 +203,7 @@ def test_a_frame_that_repeats_is_not_encoded_again(nano, observation, monkeypatc
 
 
 def test_a_plan_is_a_job_between_acts(nano, observation):
-    job = nano.start_plan(observation, length=12, steps=4)
+    job = nano.start(PLAN, observation, PlanOptions(length=12, steps=4))
     forwards = 0
     while not job.step():
         forwards += 1
@@ -206,8 +211,8 @@ def test_a_plan_is_a_job_between_acts(nano, observation):
     assert forwards <= 3
     assert job.result.t_ref == observation.t_ref and isinstance(job.result.text, str)
     assert 0 < job.result.confidence <= 1
-    assert job.result == nano.start_plan(observation, length=12, steps=4).run()
-    exact = nano.start_plan(observation, length=12, steps=4, threshold=1.0, cached=True).run()
+    assert job.result == nano.start(PLAN, observation, PlanOptions(length=12, steps=4)).run()
+    exact = nano.start(PLAN, observation, PlanOptions(length=12, steps=4, threshold=1.0, cached=True)).run()
     assert 0 < exact.confidence <= 1
 
 
@@ -221,13 +226,13 @@ def test_plan_text_holds_no_marks(nano, observation, monkeypatch):
         return ids, torch.full((len(ids),), 0.5)
 
     monkeypatch.setattr(decode, 'text', text)
-    plan = nano.start_plan(observation).run()
+    plan = nano.start(PLAN, observation).run()
     assert (plan.text, plan.confidence) == ('go to the bowl', 0.5)
 
 
 @pytest.mark.parametrize('options', [{}, {'guidance': 1.5}, {'cached': True}])
 def test_an_image_is_a_job(nano, observation, options):
-    job = nano.start_imagine(replace(observation, t_ref=10**9), steps=3, **options)
+    job = nano.start(IMAGE, replace(observation, t_ref=10**9), ImageOptions(steps=3, **options))
     steps = 1
     while not job.step():
         steps += 1
@@ -237,24 +242,25 @@ def test_an_image_is_a_job(nano, observation, options):
     assert job.result.due == 10**9 + 1_600_000_000 and 0 < job.result.confidence <= 1
 
 
-@pytest.mark.parametrize('start', ['start_plan', 'start_imagine'])
-def test_jobs_name_what_is_wrong_with_an_observation(nano, observation, start):
+@pytest.mark.parametrize('output', [PLAN, IMAGE])
+def test_jobs_name_what_is_wrong_with_an_observation(nano, observation, output):
     with pytest.raises(ValueError, match='instruction is empty'):
-        getattr(nano, start)(replace(observation, instruction=''))
+        nano.start(output, replace(observation, instruction=''))
     with pytest.raises(ValueError, match="camera 'wrist' is missing"):
-        getattr(nano, start)(replace(observation, images={'front': observation.images['front']}))
+        nano.start(output, replace(observation, images={'front': observation.images['front']}))
 
 
 def test_several_forwards_per_chunk(observation):
-    slow = loading.load('random-nano', threads=1, act_steps=4)
+    slow = loading.load('random-nano', LoadOptions(threads=1, act_steps=4))
     prefix = Chunk(np.tile(observation.positions, (5, 1)), np.full(5, 0.03), dt=0.2)
-    chunk = slow.act(observation, prefix)
+    chunk = slow.act(observation, prefix).chunk
     assert chunk.frozen == 5 and chunk.positions[:5].tobytes() == prefix.positions.tobytes()
-    assert not np.array_equal(slow.act(observation).positions, loading.load('random-nano').act(observation).positions)
+    once = loading.load('random-nano').act(observation).chunk
+    assert not np.array_equal(slow.act(observation).chunk.positions, once.positions)
     with pytest.raises(ValueError, match=r"estimate must be one of \['median', 'mode'\], got 'mean'"):
-        loading.load('random-nano', estimate='mean')
+        loading.load('random-nano', LoadOptions(estimate='mean'))
     with pytest.raises(ValueError, match='act_steps must be 1 or more'):
-        loading.load('random-nano', act_steps=0)
+        loading.load('random-nano', LoadOptions(act_steps=0))
 
 
 def test_absolute_joint_actions(nano, observation):
@@ -266,26 +272,28 @@ def test_absolute_joint_actions(nano, observation):
     )
     config = replace(nano.config, robot=robot)
     absolute = MaskedPolicy(config, nano.text, nano.network, nano.image_tokenizer, 'x')
-    chunk = absolute.act(observation)
+    chunk = absolute.act(observation).chunk
     low, high = np.array(robot.state_low[:7]), np.array(robot.state_high[:7])
     assert ((chunk.positions >= low - 1e-9) & (chunk.positions <= high + 1e-9)).all()
-    delta = nano.act(observation).positions - observation.positions
+    delta = nano.act(observation).chunk.positions - observation.positions
     share = (chunk.positions - low) / (high - low)
     assert np.allclose(share, (delta + 1.6) / 3.2), 'the same bins, over another range'
 
 
 def test_a_model_points_at_what_the_instruction_names(nano, observation):
-    assert nano.act(observation).positions.shape == (8, 7) and nano.pointed.shape == (2, 0, 2)
+    assert nano.act(observation).points.shape == (2, 0, 2)
     config = replace(nano.config, robot=replace(nano.config.robot, points=2))
     pointing = MaskedPolicy(config, nano.text, nano.network, nano.image_tokenizer, 'pointing')
-    prefix = pointing.act(observation)
+    prefix = pointing.act(observation).chunk
     prefix = Chunk(prefix.positions[:3], prefix.gripper[:3], prefix.dt)
-    chunk = pointing.act(observation, prefix)
+    found = pointing.act(observation, prefix)
+    chunk, points = found.chunk, found.points
     assert chunk.positions.shape == (8, 7) and chunk.confidence.shape == (8,) and chunk.frozen == 3
-    assert pointing.pointed.shape == (2, 2, 2) and ((pointing.pointed >= 0) & (pointing.pointed <= 1)).all()
+    assert points.shape == (2, 2, 2) and ((points >= 0) & (points <= 1)).all()
+    assert pointing.info.outputs == {'plan', 'image', 'points'} and nano.info.outputs == {'plan', 'image'}
     assert pointing.example().instruction and pointing.prompts.block_tokens == 64 + 8
     pointing.act_steps = 3
-    assert np.array_equal(pointing.act(observation, prefix).positions[:3], prefix.positions)
+    assert np.array_equal(pointing.act(observation, prefix).chunk.positions[:3], prefix.positions)
 
 
 def test_a_configuration_may_leave_out_what_has_a_default(nano):

@@ -14,12 +14,13 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading
 from vla_model.bench.engines import bench_engines, report
 from vla_model.checkpoints import memory, nano
 from vla_model.config import NetworkConfig
+from vla_model.families.mmact import loading
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.loading import LoadOptions
 from vla_model.network import Block, Network, rope_table
 from vla_model.quantization import gate as quantize_gate
 from vla_model.quantization.gate import Calibration, Check
@@ -82,7 +83,7 @@ def original(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def data(original):
-    return calibration_of(loading.load(original, threads=1))
+    return calibration_of(loading.load(original, LoadOptions(threads=1)))
 
 
 @pytest.fixture(scope='module')
@@ -197,7 +198,7 @@ def test_smoothing_changes_no_output_and_makes_rounding_better(kv_heads):
 @pytest.mark.parametrize('scheme', ['int8', 'fp8', 'int4', 'mixed'])
 def test_a_quantized_folder_is_loaded_alone_and_gives_what_its_gate_measured(original, made, data, scheme):
     folder, result = made[scheme]
-    plain, ours = loading.load(original, threads=1), loading.load(folder, threads=1)
+    plain, ours = loading.load(original, LoadOptions(threads=1)), loading.load(folder, LoadOptions(threads=1))
     v = ours.config.vocabulary
     cosines = []
     with torch.inference_mode():
@@ -207,7 +208,7 @@ def test_a_quantized_folder_is_loaded_alone_and_gives_what_its_gate_measured(ori
     assert float(torch.stack(cosines).mean()) == pytest.approx(result.gate['quantized']['logit_cosine'], abs=2e-4)
     q = ours.config.quantization
     assert q.made_from == plain.model_id and q.gate == json.loads(json.dumps(result.gate))
-    assert ours.act(ours.example()).positions.shape == (8, 7)
+    assert ours.act(ours.example()).chunk.positions.shape == (8, 7)
     size = sum(p.stat().st_size for p in folder.glob('*.safetensors'))
     assert size < 0.45 * sum(p.stat().st_size for p in original.glob('*.safetensors'))
     kept = {n for n in ours.network.state_dict() if n.endswith('v_proj.weight')}
@@ -230,11 +231,11 @@ def test_the_documented_tensors_are_in_the_files(made):
 
 def test_what_was_measured_is_no_part_of_the_name(made, tmp_path):
     folder = shutil.copytree(made['int8'][0], tmp_path / 'copy')
-    before = loading.load(folder, threads=1).model_id
+    before = loading.load(folder, LoadOptions(threads=1)).model_id
     content = json.loads((folder / 'config.json').read_text())
     content['quantization']['gate'] = {}
     (folder / 'config.json').write_text(json.dumps(content))
-    assert loading.load(folder, threads=1).model_id == before
+    assert loading.load(folder, LoadOptions(threads=1)).model_id == before
 
 
 def test_a_scheme_that_fails_its_gate_is_not_kept(original, data, tmp_path, monkeypatch):
@@ -255,7 +256,7 @@ def test_what_cannot_be_quantized_is_said(original, made, data, tmp_path):
     with pytest.raises(ValueError, match="goes with scheme 'mixed'"):
         quantize(original, tmp_path / 'a', data, 'mixed')
     with pytest.raises(ValueError, match='copy the folder'):
-        loading.save(loading.load(made['int8'][0], threads=1), tmp_path / 'a')
+        loading.save(loading.load(made['int8'][0], LoadOptions(threads=1)), tmp_path / 'a')
 
 
 @pytest.mark.parametrize(
@@ -275,7 +276,7 @@ def test_a_config_that_does_not_fit_is_refused(made, tmp_path, change, message):
     change(content['quantization'])
     (folder / 'config.json').write_text(json.dumps(content))
     with pytest.raises(ValueError, match=message):
-        loading.load(folder, threads=1)
+        loading.load(folder, LoadOptions(threads=1))
 
 
 def test_a_float8_that_is_no_number_is_found(made, tmp_path):
@@ -285,7 +286,7 @@ def test_a_float8_that_is_no_number_is_found(made, tmp_path):
     tensors[name].view(torch.uint8)[0, 0] = 0x7F
     save_file(tensors, folder / 'model.safetensors')
     with pytest.raises(ValueError, match=r'q_proj\.weight is not finite'):
-        loading.load(folder, threads=1)
+        loading.load(folder, LoadOptions(threads=1))
 
 
 # ---- mixed
@@ -314,7 +315,7 @@ def test_sensitivity_tells_a_fragile_layer_and_choose_keeps_to_the_bits(original
 
 def test_the_plan_is_what_is_loaded_and_stored(original, made):
     for folder in (original, *(f for f, _ in made.values())):
-        loaded = loading.load(folder, threads=1)
+        loaded = loading.load(folder, LoadOptions(threads=1))
         needed = memory.plan(loaded.config, torch.float32, device='cpu')
         assert needed.weights == memory.size_of(loaded.network)
         assert needed.image_tokenizer == memory.size_of(loaded.image_tokenizer)
@@ -326,7 +327,7 @@ def test_the_plan_is_what_is_loaded_and_stored(original, made):
 def test_a_model_that_does_not_fit_is_refused_with_the_arithmetic(original, monkeypatch):
     monkeypatch.setattr(memory, 'available', lambda device: (2**20, 'this machine'))
     with pytest.raises(ValueError, match=r'weights .* \+ .* = .* GiB, this machine has 0.00 GiB free'):
-        loading.load(original, threads=1)
+        loading.load(original, LoadOptions(threads=1))
 
 
 def test_int4_of_the_released_size_is_small_enough():
@@ -375,7 +376,7 @@ def test_quantizing_needs_less_than_one_shard_and_a_fifth(original, tmp_path):
 @pytest.mark.native
 def test_int8_layers_are_int8_in_openvino(made):
     pytest.importorskip('openvino')
-    ours = loading.load(made['int8'][0], threads=1)
+    ours = loading.load(made['int8'][0], LoadOptions(threads=1))
     ours.use('openvino-float32')
     assert ours.engine.error < 0.1
     kinds = [n.get_type_name() for n in ours.engine._request.get_compiled_model().get_runtime_model().get_ops()]

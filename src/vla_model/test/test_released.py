@@ -11,15 +11,16 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from vla_model import loading
 from vla_model.checkpoints import nano
 from vla_model.config import ImageTokenizerConfig, NetworkConfig, RobotInterface
+from vla_model.families.mmact import loading
 from vla_model.families.mmact.released import VARIANT, check_config
 from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.loading import LoadOptions
 from vla_model.network import Network
 from vla_model.tokens.text_tokenizer import NANO_FILE
 from vla_model.tokens.vocabulary import Vocabulary
-from vla_model.types import Observation
+from vla_model.types import Chunk, Observation
 
 V = Vocabulary.released()
 SHAPE = NetworkConfig(32, 2, 4, 4, 64, 500000.0, 1e-5, V.size)
@@ -75,19 +76,19 @@ def an_observation():
 
 def test_a_released_folder_is_read(made):
     folder, network, image = made
-    loaded = loading.load(folder, threads=1)
+    loaded = loading.load(folder, LoadOptions(threads=1))
     assert loaded.config.vocabulary == V
     assert loaded.config.trained and loaded.config.network == SHAPE
     for ours, theirs in ((loaded.network, network), (loaded.image_tokenizer, image)):
         theirs = theirs.state_dict()
         assert all(torch.equal(t, theirs[name]) for name, t in ours.state_dict().items())
-    assert loaded.act(an_observation()).positions.shape == (8, 7)
+    assert loaded.act(an_observation()).chunk.positions.shape == (8, 7)
     assert loaded.prompts.max_tokens == 910 + 2 + 64
 
 
 def test_precision_and_the_place_of_the_image_tokenizer_are_the_callers(folder, tmp_path):
     (folder / 'image_tokenizer').rename(tmp_path / 'magvitv2')
-    loaded = loading.load(folder, dtype='bfloat16', image_tokenizer=tmp_path / 'magvitv2', threads=1)
+    loaded = loading.load(folder, LoadOptions(dtype='bfloat16', image_tokenizer=tmp_path / 'magvitv2', threads=1))
     assert {p.dtype for p in loaded.network.parameters()} == {torch.bfloat16}
     assert {p.dtype for p in loaded.image_tokenizer.parameters()} == {torch.float32}
     with pytest.raises(FileNotFoundError, match=r'image_tokenizer has no \*.safetensors: put pytorch_model'):
@@ -95,11 +96,11 @@ def test_precision_and_the_place_of_the_image_tokenizer_are_the_callers(folder, 
 
 
 def test_what_was_read_is_saved_in_one_piece(made, tmp_path):
-    first = loading.load(made[0], threads=1)
+    first = loading.load(made[0], LoadOptions(threads=1))
     loading.save(first, tmp_path / 'again')
-    second = loading.load(tmp_path / 'again', threads=1)
+    second = loading.load(tmp_path / 'again', LoadOptions(threads=1))
     assert second.config == first.config
-    assert np.array_equal(first.act(an_observation()).positions, second.act(an_observation()).positions)
+    assert np.array_equal(first.act(an_observation()).chunk.positions, second.act(an_observation()).chunk.positions)
 
 
 @pytest.mark.parametrize('name', [*sorted(VARIANT), 'd_model', 'n_kv_heads', 'vocab_size'])
@@ -160,12 +161,17 @@ def test_end_effector_actions_come_in_the_units_of_the_model_only(folder):
         c.update(action_space='ee_delta', action_low=[-1.0] * 7, action_high=[1.0] * 7)
 
     edit(folder / 'robot.json', change)
-    loaded = loading.load(folder, threads=1)
+    loaded = loading.load(folder, LoadOptions(threads=1))
     o = an_observation()
     values, probability = loaded.actions(o.images, np.append(o.positions, 0.04), o.instruction)
     assert values.shape == probability.shape == (8, 7) and (np.abs(values) <= 1).all()
-    with pytest.raises(ValueError, match='ee_delta, no joint set-points'):
-        loaded.act(o)
+    chunk = loaded.act(o).chunk
+    assert (chunk.space, chunk.positions.shape, loaded.info.joints) == ('tool', (8, 6), False)
+    assert np.array_equal(np.column_stack([chunk.positions, chunk.gripper]), values)
+    given = Chunk(values[:2, :6], values[:2, 6], chunk.dt, space='tool')
+    assert np.array_equal(loaded.act(o, given).chunk.positions[:2], given.positions)
+    with pytest.raises(ValueError, match="space 'joints', the model works in 'tool'"):
+        loaded.act(o, Chunk(np.zeros((2, 7)), np.zeros(2), chunk.dt))
     with pytest.raises(ValueError, match=r'state of 8 numbers, got shape \(7,\)'):
         loaded.actions(o.images, o.positions, o.instruction)
 
@@ -195,7 +201,7 @@ def test_a_wrong_index(folder, content):
 
 def test_files_that_the_index_does_not_name_are_left_alone(folder):
     save_file({'old': torch.zeros(3)}, folder / 'old.safetensors')
-    loading.load(folder, threads=1)
+    loading.load(folder, LoadOptions(threads=1))
 
 
 def test_other_weights_as_image_tokenizer(folder):

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from vla_model import loading
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.types import Observation
 
 
@@ -27,24 +28,27 @@ def observation(moved=0.0, noise=0, instruction='go'):
 
 
 def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
-    p, exact = loading.load('random-nano', threads=1, reuse=3), loading.load('random-nano', threads=1)
+    p, exact = (
+        loading.load('random-nano', LoadOptions(threads=1, reuse=3)),
+        loading.load('random-nano', LoadOptions(threads=1)),
+    )
     p.engine = counting = Counting(p.engine)
     block = 64
     for i, seen in enumerate(observation(0.1 * k) for k in range(5)):
-        ours, theirs = p.act(seen), exact.act(seen)
+        ours, theirs = p.act(seen).chunk, exact.act(seen).chunk
         if i in (0, 3):
             assert np.array_equal(ours.positions, theirs.positions)
     length = counting.computed[0]
     assert counting.computed == [length, block + 2, block + 2, length, block + 2]  # one joint, the block, its end
     p.act(observation(0.4, instruction='stop'))
     assert counting.computed[-1] >= length - 4, 'another instruction is another prompt'
-    same = p.act(observation(0.4, instruction='stop'))
+    same = p.act(observation(0.4, instruction='stop')).chunk
     assert counting.computed[-1] == block + 1
-    assert np.allclose(same.positions, exact.act(observation(0.4, instruction='stop')).positions, atol=2e-3)
+    assert np.allclose(same.positions, exact.act(observation(0.4, instruction='stop')).chunk.positions, atol=2e-3)
 
 
 def test_it_is_off_by_default_and_for_eager_alone():
-    assert loading.load('random-nano', threads=1).reuse == 1
+    assert loading.load('random-nano', LoadOptions(threads=1)).reuse == 1
     for arguments in ({'reuse': 0}, {'reuse': 2, 'act_steps': 2}, {'reuse': 2, 'engine': 'auto'}):
         with pytest.raises(ValueError, match='reuse must be 1, or more with engine'):
-            loading.load('random-nano', threads=1, **arguments)
+            loading.load('random-nano', LoadOptions(threads=1, **arguments))

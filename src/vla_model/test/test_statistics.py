@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vla_model import loading
 from vla_model.checkpoints import nano
 from vla_model.config import ModelConfig
+from vla_model.families.mmact import loading
 from vla_model.families.mmact.policy import MaskedPolicy
+from vla_model.loading import LoadOptions
 from vla_model.statistics import FILE, METHODS, Statistics
 from vla_model.tokens.bins import dequantize, quantize
 
@@ -71,17 +72,17 @@ def test_a_gripper_that_is_counted_the_other_way():
 
 
 def test_the_file_travels_with_the_checkpoint(tmp_path):
-    made = loading.load('random-nano', threads=1)
+    made = loading.load('random-nano', LoadOptions(threads=1))
     c = config('quantile')
     with_statistics = MaskedPolicy(c, made.text, made.network, made.image_tokenizer, 'x')
     loading.save(with_statistics, tmp_path)
-    again = loading.load(tmp_path, threads=1)
+    again = loading.load(tmp_path, LoadOptions(threads=1))
     assert again.config == c
     assert np.array_equal(again.action_ranges.low, c.ranges('action').low)
     content = json.loads((tmp_path / FILE).read_text())
     content['action']['q01'][0] -= 0.01
     (tmp_path / FILE).write_text(json.dumps(content))
-    assert loading.load(tmp_path, threads=1).model_id != again.model_id
+    assert loading.load(tmp_path, LoadOptions(threads=1)).model_id != again.model_id
     (tmp_path / FILE).unlink()
     with pytest.raises(FileNotFoundError, match=r'statistics.json is missing: copy'):
         loading.load(tmp_path)
@@ -109,10 +110,10 @@ def test_wrong_statistics_are_named(tmp_path, change, message):
 
 
 def test_a_models_id_is_the_same_in_every_process(tmp_path):
-    nano_policy = loading.load('random-nano', threads=1)
+    nano_policy = loading.load('random-nano', LoadOptions(threads=1))
     nano_policy.config = config('min_max')
     loading.save(nano_policy, tmp_path)
-    code = f'from vla_model.loading import load; print(load({str(tmp_path)!r}, threads=1).model_id)'
+    code = f'from vla_model.loading import load; print(load({str(tmp_path)!r}).info.model_id)'
     ids = {
         subprocess.run(
             [sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': seed}, capture_output=True, text=True,

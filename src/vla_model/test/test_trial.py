@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from vla_model import loading
 from vla_model.engines import choice, processor, trial
 from vla_model.engines.subject import trial_subject
 from vla_model.engines.trial import DIED, ENGINE, HUNG, IMAGES, MEMORY, PASSED, REFUSED, Candidate, Subject, Verdict
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 
 DYING = Path(__file__).with_name('dying')
 FLOAT, HALF, INT8 = (Candidate(ENGINE, f'openvino-{p}') for p in ('float32', 'bfloat16', 'int8'))
@@ -36,7 +37,7 @@ def deaths(monkeypatch, tmp_path):
 @pytest.mark.slow
 def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(deaths, caplog, monkeypatch):
     deaths(bfloat16='SIGFPE', int8='SIGSEGV')
-    loaded = loading.load('random-nano', threads=1, engine='auto')
+    loaded = loading.load('random-nano', LoadOptions(threads=1, engine='auto'))
     name = loaded.engine.name
     assert name in ('openvino-float32', 'eager')
     for engine, end in (('bfloat16', 'SIGFPE'), ('int8', 'SIGSEGV')):
@@ -44,16 +45,16 @@ def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(
         assert sentence in caplog.text
     monkeypatch.setattr(trial, 'run', lambda *_: pytest.fail('tried again'))
     caplog.clear()
-    assert loading.load('random-nano', threads=1, engine='auto').engine.name == name
+    assert loading.load('random-nano', LoadOptions(threads=1, engine='auto')).engine.name == name
     assert 'engine openvino-bfloat16 was killed by SIGFPE' in caplog.text
     with pytest.raises(ValueError, match=r"openvino-bfloat16 was killed by SIGFPE .*: take engine 'eager' or 'auto'"):
-        loading.load('random-nano', threads=1, engine='openvino-bfloat16')
+        loading.load('random-nano', LoadOptions(threads=1, engine='openvino-bfloat16'))
 
 
 @pytest.mark.slow
 def test_where_every_engine_dies_auto_is_eager(deaths, caplog):
     deaths(bfloat16='SIGILL', int8='exit', float32='memory')
-    assert loading.load('random-nano', threads=1, engine='auto').engine.name == 'eager'
+    assert loading.load('random-nano', LoadOptions(threads=1, engine='auto')).engine.name == 'eager'
     assert 'openvino-bfloat16 was killed by SIGILL' in caplog.text
     assert 'openvino-int8 ended with exit code 3' in caplog.text
     assert 'openvino-float32 ran out of memory (MemoryError)' in caplog.text
@@ -63,13 +64,13 @@ def test_an_engine_that_hangs_is_given_up(deaths, monkeypatch):
     deaths(int8='hang')
     monkeypatch.setattr(trial, 'TRYING', 0.5)
     with pytest.raises(ValueError, match=r"openvino-int8 gave no result within 1 s .* take engine 'eager' or 'auto'"):
-        loading.load('random-nano', threads=1, engine='openvino-int8')
+        loading.load('random-nano', LoadOptions(threads=1, engine='openvino-int8'))
 
 
 def test_a_model_that_a_child_cannot_load_is_one_error(monkeypatch, tmp_path):
     monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     subject = trial_subject('random-nano')
-    broken = Subject({**subject.load, 'path_or_name': str(tmp_path / 'gone')}, 1.0, 'gone')
+    broken = Subject({**subject.load, 'reference': str(tmp_path / 'gone')}, 1.0, 'gone')
     with pytest.raises(ValueError, match='cannot be loaded to try engines on it: no checkpoint at'):
         trial.verdicts(broken, [HALF])
 

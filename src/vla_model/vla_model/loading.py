@@ -1,131 +1,86 @@
-"""Loads policies from checkpoint folders and by name, and saves them."""
+"""One way to load a policy, whatever it is: a folder, a name, or a URL. Importing this costs no torch."""
 
-import logging
+import re
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
+from typing import Protocol
 
-import torch
+from vla_model.checkpoints.shipped import KNOWN, model_path
+from vla_model.config import read_json
+from vla_model.policy import Policy, PolicyInfo
 
-from vla_model.checkpoints import checkpoint, memory, nano
-from vla_model.checkpoints.shipped import RANDOM, model_path
-from vla_model.engines.choice import choose
-from vla_model.engines.image import DTYPES
-from vla_model.engines.select import check as check_engine
-from vla_model.engines.subject import set_threads, trial_subject
-from vla_model.families.folder import Opened, open_folder
-from vla_model.families.mmact.policy import ESTIMATES, MaskedPolicy
-from vla_model.image_tokenizer import ImageTokenizer
-from vla_model.network import Network
-from vla_model.quantized import plain_layers, put_layers
-from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
-
-_log = logging.getLogger(__name__)
+# Where the loader of a kind of policy is: a module with the functions of `Loader`. To add one is to add a line.
+FAMILIES = {'mmact': 'vla_model.families.mmact.loading'}  # by the field 'family' of a folder's config.json
+SCHEMES: dict[str, str] = {}  # by the scheme of a URL
+USUAL = 'mmact'  # checkpoints without that field are of this family
 
 
-def load(
-    path_or_name: str | Path,
-    device: str = 'cpu',
-    dtype: str = 'auto',
-    threads: int = 0,
-    seed: int = 0,
-    engine: str = 'eager',
-    image_dtype: str = 'float32',
-    image_engine: str = 'eager',
-    act_steps: int = 1,
-    reuse: int = 1,
-    image_tokenizer: str | Path | None = None,
-    estimate: str = 'median',
-    gripper: bool = True,
-) -> MaskedPolicy:
-    """A policy, from a checkpoint folder or by name.
+@dataclass(frozen=True)
+class LoadOptions:
+    """How a policy is loaded. A family takes what it knows, and refuses what it cannot do."""
 
-    The names are those of `shipped`; 'random-nano' has random weights from `seed`: real computation, meaningless
-    actions (config.trained is False), and a gripper only with `gripper`. dtype is the network's
-    precision; 'auto': bfloat16 on a GPU, float32 on a CPU.
-    image_dtype, or 'auto', is that of the image encoder, which image_engine runs, one of `image_engine.NAMES`. threads:
-    CPU threads of torch in this process, 0 is all cores but one. engine: what runs the network, one of `engine.NAMES`;
-    'auto' is the fastest one here that is close to 'eager'. Engines other than eager are tried in a child process
-    before, see trial.py, and the log names those that died there. act_steps: forwards per chunk. reuse: acts per
-    full forward, see `MaskedPolicy.reuse`. estimate: how a set-point is read from what the network says,
-    one of ESTIMATES. image_tokenizer: its folder, where it is not in that of a released checkpoint.
-    Raises FileNotFoundError or ValueError naming the file, tensor or field, and the remedy.
+    device: str = 'cpu'  # or cuda
+    dtype: str = 'auto'  # precision of the network; auto: bfloat16 on a GPU, float32 on a CPU
+    threads: int = 0  # CPU threads of torch in this process; 0: all cores but one
+    seed: int = 0  # of random weights
+    engine: str = 'eager'  # what runs the network, one of engine.NAMES; auto: the fastest here that is close to eager
+    image_dtype: str = 'float32'  # precision of the image encoder, or auto
+    image_engine: str = 'eager'  # what runs the image encoder, one of image_engine.NAMES
+    act_steps: int = 1  # forwards per chunk
+    reuse: int = 1  # acts per full forward: above 1, what did not change in between is not computed again
+    image_tokenizer: str | Path | None = None  # its folder, where it is not in that of a released checkpoint
+    estimate: str = 'median'  # how a set-point is read from what is probable: median or mode
+    gripper: bool = True  # whether random weights are for an arm with a gripper
+
+
+PLAIN = LoadOptions()
+
+
+class Loader(Protocol):
+    """The module of a family or a scheme."""
+
+    def load(self, reference: str, options: LoadOptions) -> Policy:
+        """The policy. Raises FileNotFoundError or ValueError naming what is wrong, and the remedy."""
+
+    def describe(self, reference: str, options: LoadOptions) -> PolicyInfo:
+        """What the policy would be, in less than a second and without its weights; errors as those of `load`."""
+
+
+def load(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy:
+    """The policy that a reference stands for: a checkpoint folder, a name of `shipped`, or a URL.
+
+    Raises FileNotFoundError or ValueError naming the file, field or option, and the remedy.
     """
-    target = _device(device)
-    if dtype != 'auto' and dtype not in DTYPES:
-        raise ValueError(f"dtype must be 'auto' or one of {list(DTYPES)}, got {dtype!r}")
-    precision = dtype if dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
-    check_engine(engine, target.type, precision, image_dtype, image_engine)
-    if threads < 0:
-        raise ValueError(f'threads must be 0 or more, got {threads}')
-    if act_steps < 1:
-        raise ValueError(f'act_steps must be 1 or more, got {act_steps}')
-    if estimate not in ESTIMATES:
-        raise ValueError(f'estimate must be one of {list(ESTIMATES)}, got {estimate!r}')
-    if reuse < 1 or (reuse > 1 and (act_steps > 1 or engine != 'eager')):
-        raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {reuse}")
-    set_threads(threads)
-    path = model_path(path_or_name)
-    elsewhere = Path(image_tokenizer) if image_tokenizer is not None else None
-    found = None if path == RANDOM else open_folder(Path(path), elsewhere)
-    # Before any weight is here: the process that tries engines has the memory to itself.
-    subject = trial_subject(path, device, precision, seed, elsewhere, gripper, found)
-    choice = choose(subject, engine, image_dtype, image_engine)
-    for remark in choice.remarks:
-        _log.warning('%s', remark)
-    if found is None:
-        policy = _random_nano(seed, target, DTYPES[precision], gripper)
-    else:
-        needed = memory.plan(
-            found.config, DTYPES[precision], DTYPES.get(choice.image_dtype, torch.bfloat16), target.type, choice.engine
-        )
-        _log.info('memory: %s', needed)
-        memory.check(needed, target)
-        policy = _from_folder(Path(path), found, target, DTYPES[precision])
-    policy.use(choice.engine, choice.image_dtype, choice.image_engine)
-    _log.info('engine %s, image_engine %s in %s', choice.engine, choice.image_engine, choice.image_dtype)
-    policy.act_steps, policy.reuse, policy.estimate = act_steps, reuse, estimate
-    return policy
+    text = model_path(reference)
+    return loader(text).load(text, options)
 
 
-def _from_folder(folder: Path, found: Opened, device: torch.device, dtype: torch.dtype) -> MaskedPolicy:
-    with torch.device('meta'):
-        network, image = Network(found.config.network), ImageTokenizer(found.config.image_tokenizer)
-    if found.config.quantization is not None:
-        put_layers(network, found.config.quantization, ('model.',))
-        put_layers(image, found.config.quantization, checkpoint.IMAGE_PREFIXES)
-    digests = checkpoint.load_into(network, found.network, device, dtype, folder)
-    digests |= checkpoint.load_into(image, found.image, device, torch.float32, folder)
-    plain_layers(image)  # convolutions are stored in 8 bits to be small, and computed as ever
-    model_id = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
-    return MaskedPolicy(found.config, found.text, network, image, model_id)
+def describe(reference: str | Path = '', options: LoadOptions = PLAIN) -> PolicyInfo:
+    """What the policy would be, without loading it: its model_id may be the name alone. Raises as `load`."""
+    text = model_path(reference)
+    return loader(text).describe(text, options)
 
 
-def save(policy: MaskedPolicy, folder: str | Path) -> None:
-    """Writes the policy as a checkpoint folder that `load` reads. Raises ValueError for a quantized one."""
-    if policy.config.quantization is not None:
-        raise ValueError(f'{policy.config.name} is quantized: copy the folder it was loaded from')
-    network, image = policy.network.state_dict(), policy.image_tokenizer.state_dict()
-    checkpoint.write(Path(folder), policy.config, policy.text, network, image)
+def loader(reference: str | Path) -> Loader:
+    """The loader of what a reference stands for. Raises ValueError naming a scheme or a family that is not known."""
+    scheme = re.match(r'([a-z][a-z0-9+.-]+):', str(reference))
+    if scheme and not Path(reference).exists():
+        if scheme[1] not in SCHEMES:
+            known = ', '.join(f'{s}:' for s in SCHEMES) or 'none'
+            raise ValueError(f'{reference}: the scheme {scheme[1]}: is not known (known are: {known}); give {KNOWN}')
+        return _module(SCHEMES[scheme[1]])
+    family = family_of(reference)
+    if family not in FAMILIES:
+        raise ValueError(f'{reference}: the family {family!r} of its config.json is not known, only {list(FAMILIES)}')
+    return _module(FAMILIES[family])
 
 
-def _random_nano(seed: int, device: torch.device, dtype: torch.dtype, gripper: bool) -> MaskedPolicy:
-    text = TextTokenizer.load(NANO_FILE)
-    config = nano.config(text.size, gripper=gripper)
-    network, image_tokenizer = Network(config.network), ImageTokenizer(config.image_tokenizer)
-    nano.init_weights(network, seed)
-    nano.init_weights(image_tokenizer, seed)
-    tensors = network.state_dict() | image_tokenizer.state_dict()
-    digests = {name: checkpoint.digest(tensor) for name, tensor in tensors.items()}
-    model_id = f'{config.name}-{checkpoint.content_hash(config, digests)}'
-    return MaskedPolicy(config, text, network.to(device, dtype), image_tokenizer.to(device), model_id)
+def family_of(folder: str | Path) -> str:
+    """The family that a folder's config.json names, or the usual one."""
+    path = Path(folder) / 'config.json'
+    return str(read_json(path).get('family', USUAL)) if path.is_file() else USUAL
 
 
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}") from None
-    if device.type not in ('cpu', 'cuda'):
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}")
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch finds no usable GPU: use 'cpu', or mend the GPU driver")
-    return device
+def _module(name: str) -> Loader:
+    return import_module(name)  # type: ignore[return-value]

@@ -3,6 +3,7 @@
 import numpy as np
 
 from vla_model.config import RobotInterface
+from vla_model.policy import PolicyInfo
 from vla_model.types import Chunk, Observation
 
 MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
@@ -50,18 +51,20 @@ def check_state(robot: RobotInterface, state: np.ndarray) -> None:
             )
 
 
-def prefix_steps(robot: RobotInterface, prefix: Chunk) -> np.ndarray:
-    """(d, dof + gripper) set-points of a prefix, robot units. Raises ValueError on a prefix that does not fit."""
+def prefix_steps(info: PolicyInfo, prefix: Chunk) -> np.ndarray:
+    """(d, arm_dim + gripper) steps of a prefix, robot units. Raises ValueError on a prefix that does not fit."""
     d = len(prefix.positions)
-    if prefix.positions.shape != (d, robot.dof) or d >= robot.horizon:
+    if prefix.space != info.space:
+        raise ValueError(f'the prefix is in the space {prefix.space!r}, the model works in {info.space!r}')
+    if prefix.positions.shape != (d, info.arm_dim) or d >= info.horizon:
         raise ValueError(
-            f'prefix positions must be (d, {robot.dof}) with d < {robot.horizon}, got {prefix.positions.shape}'
+            f'prefix positions must be (d, {info.arm_dim}) with d < {info.horizon}, got {prefix.positions.shape}'
         )
-    if abs(prefix.dt - robot.dt) > 1e-9:
-        raise ValueError(f'prefix.dt is {prefix.dt} s, the model works with {robot.dt} s: resample the prefix')
-    if robot.gripper and prefix.gripper.shape != (d,):
+    if abs(prefix.dt - info.dt) > 1e-9:
+        raise ValueError(f'prefix.dt is {prefix.dt} s, the model works with {info.dt} s: resample the prefix')
+    if info.gripper and prefix.gripper.shape != (d,):
         raise ValueError(f'prefix.gripper must have {d} openings, one per step, got shape {prefix.gripper.shape}')
-    columns = [prefix.positions, prefix.gripper[:, None]] if robot.gripper else [prefix.positions]
+    columns = [prefix.positions, prefix.gripper[:, None]] if info.gripper else [prefix.positions]
     steps = np.concatenate(columns, 1).astype(np.float64)
     if not np.isfinite(steps).all():
         raise ValueError('the prefix has numbers that are not finite')

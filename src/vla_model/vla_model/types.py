@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+JOINTS, TOOL = 'joints', 'tool'  # what the numbers of a chunk are, see Chunk.space
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -21,11 +23,12 @@ class Observation:
 class Chunk:
     """Set-points for the steps after an observation: step i is due at t_ref + (i + 1) * dt."""
 
-    positions: np.ndarray  # (horizon, dof) [rad], absolute
+    positions: np.ndarray  # (horizon, dof) [rad], absolute; of the space TOOL: (horizon, arm_dim), see PolicyInfo
     gripper: np.ndarray  # (horizon,) opening [m]; (0,): gripper untouched
     dt: float  # [s]
     frozen: int = 0  # leading steps that were given to the model, not decided by it
     confidence: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (horizon,) 0..1; (0,): unknown
+    space: str = JOINTS  # JOINTS, or TOOL: actions of a policy in its own action_space, which no robot is sent
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,8 +9,9 @@ import pytest
 from vla_core.kinematics.arm import load_kinematics
 from vla_core.kinematics.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_core.profile import RobotProfile
-from vla_model.config import RobotInterface
-from vla_model.types import Chunk, Observation
+from vla_model.observation import prefix_steps
+from vla_model.policy import PolicyInfo, Prediction
+from vla_model.types import TOOL, Chunk, Observation
 from vla_policy_node.policy.end_effector import EndEffectorPolicy, to_actions
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
@@ -114,21 +114,22 @@ def test_what_is_out_of_reach_is_refused_with_what_is_left(kinematics):
 class Model:
     """Says what it is told to say."""
 
-    model_id = 'ee'
-
     def __init__(self, space, actions, gripper=True, size=6, state=8):
         self.said = np.asarray(actions, float)
         wide = size + gripper
-        robot = RobotInterface(
-            cameras=('front',), action_space=space, dof=7, gripper=gripper, horizon=len(self.said), dt=0.05,
-            normalization='limits', state_low=(-3.0,) * state, state_high=(3.0,) * state,
-            action_low=(-1.0,) * wide, action_high=(1.0,) * wide, max_prompt_tokens=100,
+        self.info = PolicyInfo(
+            'ee', True, ('front',), 7, len(self.said), 0.05, gripper, action_space=space, state_dim=state,
+            action_dim=wide, takes_prefix=True,
         )  # fmt: skip
-        self.config = SimpleNamespace(robot=robot, trained=True)
 
-    def actions(self, images, state, instruction, given=None):
-        self.state, self.given = state, given
-        return self.said.copy(), np.full(self.said.shape, 0.5)
+    def act(self, observation, prefix=None):
+        self.seen, said, size = observation, self.said.copy(), self.info.arm_dim
+        self.given = None if prefix is None else prefix_steps(self.info, prefix)
+        d = 0 if prefix is None else len(self.given)
+        if d:
+            said[:d] = self.given
+        confidence = np.full(len(said), 0.5)
+        return Prediction(Chunk(said[:, :size], said[:, size], 0.05, d, confidence, TOOL))
 
 
 def seen(q=HOME, opening=0.04):
@@ -138,21 +139,21 @@ def seen(q=HOME, opening=0.04):
 def test_deltas_go_from_pose_to_pose(kinematics):
     deltas = np.tile([0.01, 0.0, -0.005, 0.0, 0.0, 0.02, 0.03], (8, 1))
     model = Model('ee_delta', deltas)
-    chunk = EndEffectorPolicy(model, kinematics, PROFILE).act(seen())
-    np.testing.assert_allclose(model.state, [*HOME, 0.04])
+    chunk = EndEffectorPolicy(model, kinematics, PROFILE).act(seen()).chunk
+    np.testing.assert_allclose([*model.seen.positions, model.seen.gripper], [*HOME, 0.04])
     at, rotation, _ = kinematics(HOME)
     for i, q in enumerate(chunk.positions):
         there, turned, _ = kinematics(q)
         np.testing.assert_allclose(there - at, (i + 1) * deltas[0, :3], atol=1e-4)
         np.testing.assert_allclose(rotation_vector(turned @ rotation.T), (i + 1) * deltas[0, 3:6], atol=1e-3)
     assert (chunk.gripper == 0.03).all()
-    assert (chunk.dt, chunk.frozen) == (0.05, 0)
+    assert (chunk.dt, chunk.frozen, chunk.space) == (0.05, 0, 'joints')
     np.testing.assert_allclose(chunk.confidence, 0.5)
 
 
 def test_relative_poses_all_count_from_the_observation(kinematics):
     said = np.linspace(0, 1, 8)[:, None] * [0.08, 0.02, -0.04, 0.0, 0.1, 0.2, 0.0]
-    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, PROFILE).act(seen())
+    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, PROFILE).act(seen()).chunk
     at, rotation, _ = kinematics(HOME)
     for q, action in zip(chunk.positions, said, strict=True):
         there, turned, _ = kinematics(q)
@@ -165,7 +166,7 @@ def test_poses_out_of_the_workspace_are_moved_onto_its_sides(kinematics):
     low, high = at - np.array([1.0, 1.0, 0.05]), at + np.array([0.03, 1.0, 1.0])
     said = np.linspace(0, 1, 8)[:, None] * [0.08, 0.02, -0.1, 0.0, 0.0, 0.2, 0.0]
     profile = replace(PROFILE, workspace=np.concatenate([low, high]))
-    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, profile).act(seen())
+    chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, profile).act(seen()).chunk
     for q, action in zip(chunk.positions, said, strict=True):
         wanted = np.clip(at + action[:3], low + 0.003, high - 0.003)
         np.testing.assert_allclose(kinematics(q)[0], wanted, atol=1e-4)
@@ -181,8 +182,8 @@ def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, s
     model = Model(space, np.zeros((8, size + 1)), size=size)
     policy = EndEffectorPolicy(model, kinematics, PROFILE)
     # The model continues the motion: asked for all its steps as actions, it must lead to the same places.
-    model.said = to_actions(kinematics, model.config.robot, HOME, np.column_stack([path, np.full(8, 0.02)]))
-    chunk = policy.act(seen(), prefix)
+    model.said = to_actions(kinematics, model.info, HOME, np.column_stack([path, np.full(8, 0.02)]))
+    chunk = policy.act(seen(), prefix).chunk
     np.testing.assert_allclose(model.given, np.column_stack([model.said[:3, :-1], prefix.gripper]))
     assert chunk.frozen == 3
     np.testing.assert_allclose(chunk.positions[:3], prefix.positions)

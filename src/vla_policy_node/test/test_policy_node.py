@@ -9,7 +9,6 @@ import weakref
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import domain_coordinator
 import numpy as np
@@ -30,9 +29,9 @@ from std_msgs.msg import String
 from vla_core.kinematics.arm import load_kinematics
 from vla_core.profile import RobotProfile
 from vla_core.stats import Window
-from vla_model.config import RobotInterface
+from vla_model.policy import IMAGE, PLAN, POINTS, PolicyInfo, Prediction
 from vla_model.tokens.prompt_texts import plan
-from vla_model.types import Chunk, Observation, Plan, PredictedImage
+from vla_model.types import TOOL, Chunk, Observation, Plan, PredictedImage
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_msgs.msg import PolicyStatus as S
@@ -45,6 +44,7 @@ from vla_policy_node.ros.chunk_msg import to_ns, to_time
 
 PROFILE = Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml'
 R = ExecuteInstruction.Result
+WARM_UP = 'warm up'
 CONFIGURE, CLEANUP = Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_CLEANUP
 ACTIVATE, DEACTIVATE = Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE
 
@@ -68,18 +68,14 @@ class FakeJob:
 class FakePolicy:
     """Answers at once with the joints it saw; `spoil` changes the chunk or raises; `gate` closed: it thinks on."""
 
-    model_id = 'fake-1'
-    config = SimpleNamespace(
-        trained=True,
-        inpaints=False,
-        robot=SimpleNamespace(
-            cameras=('front', 'wrist'), dof=7, gripper=True, joints=True, horizon=16, dt=0.05, points=0
-        ),
-    )
+    info = PolicyInfo(
+        'fake-1', True, ('front', 'wrist'), 7, 16, 0.05, gripper=True, outputs=frozenset({PLAN, IMAGE}),
+        takes_prefix=True,
+    )  # fmt: skip
 
     def __init__(self):
         self.seen, self.spoil, self.closed = [], None, False
-        self.pointed = np.zeros((2, 0, 2))
+        self.points = np.zeros((2, 0, 2))
         self.prefixes = []  # what each act was given
         self.planned, self.imagined = [], []  # (t_ref, steps) of each decode that was begun
         self.did = []  # 'act', 'step', 'prepare ...'
@@ -100,13 +96,13 @@ class FakePolicy:
         pass
 
     def example(self, grey):
-        return Observation(0, {}, np.zeros(7), np.zeros(7), 0.0, 'warm up')
+        return Observation(0, {}, np.zeros(7), np.zeros(7), 0.0, WARM_UP)
 
-    def start_plan(self, observation, length, steps, threshold, cached):
-        self.planned.append((observation.t_ref, steps))
-        return FakeJob(self, steps, lambda: Plan(observation.t_ref, self.words(observation), 1.0))
-
-    def start_imagine(self, observation, steps, *, cached):
+    def start(self, output, observation, options=None):
+        steps = options.steps
+        if output == PLAN:
+            self.planned.append((observation.t_ref, steps))
+            return FakeJob(self, steps, lambda: Plan(observation.t_ref, self.words(observation), 1.0))
         self.imagined.append((observation.t_ref, steps))
         image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
         due = observation.t_ref + 800_000_000
@@ -115,16 +111,15 @@ class FakePolicy:
     def close(self):
         self.closed = True
 
-    def actions(self, images, state, instruction):
-        """What the node warms up with."""
-
     def act(self, observation, prefix=None):
+        chunk = Chunk(np.tile(observation.positions, (4, 1)), np.full(4, observation.gripper), 0.05)
+        if observation.instruction == WARM_UP:
+            return Prediction(chunk)
         self.seen.append(observation)
         self.prefixes.append(prefix)
         self.did.append('act')
         assert self.gate.wait(20)
-        chunk = Chunk(np.tile(observation.positions, (4, 1)), np.full(4, observation.gripper), 0.05)
-        return self.spoil(chunk) if self.spoil else chunk
+        return Prediction(self.spoil(chunk) if self.spoil else chunk, self.points)
 
 
 class World:
@@ -265,7 +260,7 @@ def start(domain, tmp_path, monkeypatch):
     def make(policy=None, load=None, **parameters):
         world_node = rclpy.create_node('world', context=context, use_global_arguments=False)
         node = PolicyNode(
-            load=load or (lambda model, **options: policy),
+            load=load or (lambda model, options: policy),
             context=context,
             use_global_arguments=False,
             cli_args=['--ros-args', '--params-file', str(PROFILE)],
@@ -306,7 +301,7 @@ def activate(world):
 def test_a_node_that_is_cleaned_up_holds_no_model_without_the_garbage_collector(start):
     made = []
 
-    def load(model, **options):
+    def load(model, options):
         policy = FakePolicy()
         made.append(weakref.ref(policy))
         return policy
@@ -362,8 +357,7 @@ def test_an_arm_without_a_gripper_is_driven_by_a_model_without_one_and_by_no_oth
     world.names, world.positions = world.profile.joint_names, world.positions[:7]
     assert not world.transition(CONFIGURE)
     assert 'sees and moves a gripper, the robot profile panda has none' in world.code(S.OK, S.STATE_INACTIVE).message
-    policy.config = SimpleNamespace(**vars(FakePolicy.config))
-    policy.config.robot = SimpleNamespace(**vars(FakePolicy.config.robot) | {'gripper': False})
+    policy.info = replace(FakePolicy.info, gripper=False)
     activate(world)
     world.say('go')
     world.new_chunks(2)
@@ -391,21 +385,13 @@ def test_an_executor_that_holds_is_told_to_the_client(start):
 
 
 class EndEffectorModel(FakePolicy):
-    """Lowers the tool by 5 mm a step; `act` is not for it."""
+    """Lowers the tool by 5 mm a step; of a grey scene it asks for what no arm reaches."""
 
-    config = SimpleNamespace(
-        trained=True,
-        inpaints=False,
-        robot=RobotInterface(
-            cameras=('front', 'wrist'), action_space='ee_delta', dof=7, gripper=True, horizon=4, dt=0.05,
-            normalization='limits', state_low=(-3.0,) * 8, state_high=(3.0,) * 8, action_low=(-1.0,) * 7,
-            action_high=(1.0,) * 7, max_prompt_tokens=100,
-        ),
-    )  # fmt: skip
-    act = None
+    info = replace(FakePolicy.info, horizon=4, action_space='ee_delta', state_dim=8, action_dim=7)
 
-    def actions(self, images, state, instruction, given=None):
-        return np.tile([0.0, 0.0, -0.005, 0.0, 0.0, 0.0, 0.04], (4, 1)), np.ones((4, 7))
+    def act(self, observation, prefix=None):
+        down = -5.0 if observation.instruction == WARM_UP else -0.005
+        return Prediction(Chunk(np.tile([0.0, 0.0, down, 0.0, 0.0, 0.0], (4, 1)), np.full(4, 0.04), 0.05, space=TOOL))
 
 
 def test_a_model_of_tool_poses_moves_joints(start, panda_urdf):
@@ -518,7 +504,7 @@ def test_shutdown_from_active_stops_the_arm(start):
 
 
 def test_a_model_that_does_not_load_leaves_the_node_unconfigured_and_it_can_be_configured_again(start):
-    def load(model, **options):
+    def load(model, options):
         if model != 'good':
             raise FileNotFoundError(f'no checkpoint at {model}: give a folder')
         return FakePolicy()
@@ -533,16 +519,16 @@ def test_a_model_that_does_not_load_leaves_the_node_unconfigured_and_it_can_be_c
     world.new_chunks()
 
 
-def wrong_model(model, **options):
+def wrong_model(model, options):
     policy = FakePolicy()
-    policy.config = SimpleNamespace(robot=SimpleNamespace(cameras=('front', 'chest'), dof=7, gripper=True))
+    policy.info = replace(FakePolicy.info, cameras=('front', 'chest'))
     return policy
 
 
 def test_random_weights_may_not_drive_outside_the_simulator(start):
-    def load(model, **options):
+    def load(model, options):
         policy = FakePolicy()
-        policy.config = SimpleNamespace(trained=False, inpaints=False, robot=FakePolicy.config.robot)
+        policy.info = replace(FakePolicy.info, trained=False)
         return policy
 
     world, node = start(load=load, drive=True)
@@ -1039,10 +1025,8 @@ def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
 
 def test_a_model_that_points_is_heard_in_pixels_of_its_cameras(start):
     policy = FakePolicy()
-    policy.config = SimpleNamespace(
-        trained=True, inpaints=False, robot=SimpleNamespace(**vars(FakePolicy.config.robot) | {'points': 2})
-    )
-    policy.pointed = np.array([[[0.5, 0.5], [0.0, 0.25]], [[1.0, 0.75], [0.25, 0.5]]])
+    policy.info = replace(FakePolicy.info, outputs=FakePolicy.info.outputs | {POINTS}, points=2)
+    policy.points = np.array([[[0.5, 0.5], [0.0, 0.25]], [[1.0, 0.75], [0.25, 0.5]]])
     world, _ = start(policy)
     heard = []
     world.node.create_subscription(VisualTrace, 'policy/pointed', heard.append, qos.STATUS)
@@ -1154,7 +1138,7 @@ def test_an_action_that_is_due_comes_before_the_next_step(start):
 @pytest.mark.parametrize('inpaint, learned', [('always', False), ('auto', True), ('auto', False), ('never', True)])
 def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_from_it(start, inpaint, learned):
     policy = FakePolicy()
-    policy.config = SimpleNamespace(trained=True, inpaints=learned, robot=FakePolicy.config.robot)
+    policy.info = replace(FakePolicy.info, learned_prefix=learned)
     world, node = start(policy, rate=10.0, inpaint=inpaint)
     assert world.transition(CONFIGURE)
     node.set_parameters([Parameter('drive', value=True)])

@@ -7,6 +7,7 @@ import pytest
 
 from vla_core.motion.executor import ChunkExecutor, Hold
 from vla_core.profile import RobotProfile
+from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_sim.expert import Expert
 from vla_sim.rollout import ExpertDriver, PolicyDriver, run_episode
@@ -29,16 +30,17 @@ class StandIn:
         if not self.seen or observation.instruction != self.seen[-1].instruction:
             self.expert.begin(self.world.task, self.asks or observation.instruction)
         self.seen.append(observation)
-        return self.expert.plan(
-            observation.t_ref, observation.positions, observation.gripper, self.world.objects()
-        ).chunk
+        objects = self.world.objects()
+        return Prediction(
+            self.expert.plan(observation.t_ref, observation.positions, observation.gripper, objects).chunk
+        )
 
 
 class Still:
     """Stays where it is."""
 
     def act(self, observation, prefix=None):
-        return Chunk(np.tile(observation.positions, (8, 1)), np.full(8, 0.08), 0.1)
+        return Prediction(Chunk(np.tile(observation.positions, (8, 1)), np.full(8, 0.08), 0.1))
 
 
 @pytest.fixture(scope='module')
@@ -90,7 +92,7 @@ def test_an_arm_that_leans_on_the_table_is_let_go_and_its_episode_is_over(worlds
         def act(self, observation, prefix=None):
             self.sent = observation.positions if self.sent is None else self.sent + 0.08 * (np.arange(7) == 1)
             steps = np.linspace(0.0, 0.32, 8)[:, None] * (np.arange(7) == 1)
-            return Chunk(self.sent + steps, np.full(8, 0.08), 0.1)
+            return Prediction(Chunk(self.sent + steps, np.full(8, 0.08), 0.1))
 
     world, cameras = worlds('press_button')
     errors = []
@@ -136,9 +138,9 @@ def test_a_chunk_arrives_late_and_stands_for_its_observation(worlds):
 
     class Mover:
         def act(self, observation, prefix=None):
-            chunk = Still().act(observation)
-            chunk.positions[:, 0] += 0.04 * (np.arange(8) + 1)
-            return chunk
+            found = Still().act(observation)
+            found.chunk.positions[:, 0] += 0.04 * (np.arange(8) + 1)
+            return found
 
     for latency in (0.0, 0.1, 0.2):
         targets = []

@@ -18,6 +18,7 @@ from vla_core.observe.action_prefix import action_prefix
 from vla_core.observe.committed import CommittedActions
 from vla_core.observe.stall import StallDetector
 from vla_core.profile import RobotProfile
+from vla_model.policy import Prediction
 from vla_model.types import Chunk, Observation
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
@@ -81,9 +82,9 @@ class ExpertDriver:
 
 
 class Acting(Protocol):
-    """The part of vla_model.families.mmact.policy.MaskedPolicy that drives."""
+    """The part of vla_model.policy.Policy that drives; its chunks are joint set-points."""
 
-    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction: ...
 
 
 class PolicyDriver:
@@ -134,7 +135,7 @@ class PolicyDriver:
         )
         prefix = action_prefix(self.committed, world.time_ns, 0, self.seen.positions) if self._inpaint else None
         try:
-            chunk = self.policy.act(self.seen, prefix)
+            chunk = self.policy.act(self.seen, prefix).chunk
         except ValueError as error:  # an arm far out of the model's range, say
             return Answer(None, message=str(error))
         self._sequence += 1

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from vla_model import loading
 from vla_model.checkpoints import checkpoint, nano
+from vla_model.families.mmact import loading
 from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.loading import LoadOptions
 from vla_model.network import Network
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_training.train.calibration import MODES, TUNING, calibration, observations
@@ -41,9 +42,9 @@ def test_checks_ask_for_a_chunk_and_know_what_was_done(tokens_folder, tokens, mo
 
 def test_observations_are_what_the_policy_takes(tokens_folder, model):
     seen = observations(tokens_folder, model, count=3)
-    loaded = loading.load(model, threads=1)
+    loaded = loading.load(model, LoadOptions(threads=1))
     assert len(seen) == 3 and not np.array_equal(seen[0].positions, seen[1].positions)
-    assert all(np.isfinite(loaded.act(o).positions).all() for o in seen)
+    assert all(np.isfinite(loaded.act(o).chunk.positions).all() for o in seen)
 
 
 def test_data_of_another_model_is_refused(tokens_folder, model, tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from vla_core.motion.config import ExecutorConfig
 from vla_core.profile import RobotProfile
+from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
@@ -126,7 +127,7 @@ class Sideways:
     def act(self, observation, prefix=None):
         steps = np.tile(observation.positions, (8, 1))
         steps[:, 0] += 0.08 * np.arange(1, 9)
-        return Chunk(steps, np.zeros(8), 0.2)
+        return Prediction(Chunk(steps, np.zeros(8), 0.2))
 
 
 def test_the_expert_goes_on_from_where_a_policy_led(stage):

@@ -11,7 +11,8 @@ import pytest
 import torch
 import yaml
 
-from vla_model import loading
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_training.train.distributed import World
 from vla_training.train.recipe import Recipe
 from vla_training.train.trainer import Trainer, train
@@ -83,7 +84,7 @@ def test_a_run_goes_from_one_process_to_two_and_back(tokens_folder, tokens, tmp_
         for name in one.keys() - {'seconds', 'samples_per_s'}:
             assert (one[name] == '') == (two[name] == '')
             assert not one[name] or float(one[name]) == pytest.approx(float(two[name]), rel=1e-3, abs=1e-5), name
-    exported = loading.load(tmp_path / 'cut' / 'checkpoint', threads=1).network.state_dict()
+    exported = loading.load(tmp_path / 'cut' / 'checkpoint', LoadOptions(threads=1)).network.state_dict()
     assert all(torch.equal(value, exported[name]) for name, value in again.averaged().items())
 
 

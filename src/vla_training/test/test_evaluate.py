@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from vla_core.profile import RobotProfile
+from vla_model.policy import Prediction
 from vla_sim.expert import Expert
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
 from vla_training.evaluate.drive import Drive
@@ -33,7 +34,8 @@ class StandIn:
             self.expert.begin(self.world.task, own if self.deaf else observation.instruction)
             self.last = now
         objects = self.world.objects()
-        return self.expert.plan(observation.t_ref, observation.positions, observation.gripper, objects).chunk
+        plan = self.expert.plan(observation.t_ref, observation.positions, observation.gripper, objects)
+        return Prediction(plan.chunk)
 
 
 def record(**values):

@@ -1,14 +1,14 @@
 """What a policy says about recorded frames, with policies that know the answer."""
 
 from dataclasses import replace
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
 from vla_model.checkpoints import nano
+from vla_model.families.mmact.policy import info_of
 from vla_model.image_tokenizer import ImageTokenizer
+from vla_model.policy import PLAN, Prediction
 from vla_model.types import Chunk, Plan, PredictedImage
 from vla_training.data.annotate import plan_texts
 from vla_training.data.features import ACTION, DONE, POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
@@ -44,39 +44,53 @@ def dataset(tmp_path_factory):
     return folder
 
 
+class Done:
+    """A job that has nothing left to do."""
+
+    def __init__(self, result):
+        self.result = result
+
+    def step(self):
+        return True
+
+
 class Knows:
     """Gives the recorded answers, which it looks up by time."""
 
     def __init__(self, folder, config, shift=0.0):
         data = Dataset(folder)
-        self.config, self.shift, self.device = config, shift, torch.device('cpu')
+        self.info, self.shift = info_of(config, 'knows'), shift
         self.pointed = np.zeros((2, config.robot.points, 2))
         self.episode = data.episode(1)
         self.pictures = list(self.episode.frames(image('front')))
-        self.image_tokenizer = ImageTokenizer(config.image_tokenizer)
-        nano.init_weights(self.image_tokenizer, 0)
 
     def _at(self, observation):
         return round(observation.t_ref * 1e-8)
 
     def act(self, observation, prefix=None):
-        t, h = self._at(observation), self.config.robot.horizon
+        t, h = self._at(observation), self.info.horizon
         actions = np.asarray(self.episode.columns[ACTION], np.float64)[t + 1 : t + 2 * h : 2]  # two frames a step
         assert observation.positions == pytest.approx(self.episode.columns[STATE][t, :7])
         assert set(observation.images) == {'front', 'wrist'}
-        return Chunk(actions[:, :7] + self.shift, actions[:, 7], self.config.robot.dt)
+        return Prediction(Chunk(actions[:, :7] + self.shift, actions[:, 7], self.info.dt), self.pointed)
 
-    def start_plan(self, observation, **_):
-        text = plan_texts(self.episode)[self._at(observation)]
-        return SimpleNamespace(run=lambda: Plan(observation.t_ref, text + ' ', 1.0))
+    def text(self, observation):
+        return plan_texts(self.episode)[self._at(observation)] + ' '
 
-    def start_imagine(self, observation, **_):
-        picture = self.pictures[self._at(observation) + 2 * self.config.robot.horizon]
-        return SimpleNamespace(run=lambda: PredictedImage(0, 0, picture[::2, ::2], 1.0))
+    def picture(self, observation):
+        return self.pictures[self._at(observation) + 2 * self.info.horizon]
+
+    def start(self, output, observation, options=None):
+        if output == PLAN:
+            return Done(Plan(observation.t_ref, self.text(observation), 1.0))
+        return Done(PredictedImage(0, 0, self.picture(observation)[::2, ::2], 1.0))
 
 
 def test_one_that_knows_makes_no_errors(dataset, config):
-    found = recorded_frames(Knows(dataset, config), dataset, frames=8, decoded=4)
+    tokenizer = ImageTokenizer(config.image_tokenizer)
+    nano.init_weights(tokenizer, 0)
+    found = recorded_frames(Knows(dataset, config), dataset, frames=8, decoded=4, tokenizer=tokenizer)
+    assert 'tokenizer PSNR [dB]' in found
     assert found['frames'] == 8 and found['frames with plan and image'] == 4
     for name in ('action error [rad]', 'action error of the last step [rad]', 'gripper error [m]'):
         assert found[name] == pytest.approx(0.0, abs=1e-6)
@@ -85,11 +99,16 @@ def test_one_that_knows_makes_no_errors(dataset, config):
     assert found['imagined SSIM'] > 0.99
 
 
+def test_outputs_that_a_policy_does_not_have_are_left_out(dataset, config):
+    policy = Knows(dataset, config)
+    policy.info = replace(policy.info, outputs=frozenset())
+    found = recorded_frames(policy, dataset, frames=4, decoded=2)
+    assert set(found) == {'frames', 'frames with plan and image', *(name for name in found if 'error' in name)}
+
+
 def test_errors_are_those_of_the_policy(dataset, config):
     policy = Knows(dataset, config, shift=0.05)
-    policy.start_plan = lambda observation, **_: SimpleNamespace(
-        run=lambda: Plan(0, 'So now I should continue to rest.', 1)
-    )
+    policy.text = lambda observation: 'So now I should continue to rest.'
     found = recorded_frames(policy, dataset, frames=4, decoded=4)
     assert found['action error [rad]'] == pytest.approx(0.05)
     assert found['plan text exact'] == found['current sub-task right'] == 0.0
@@ -116,14 +135,11 @@ def test_a_frame_whose_chunk_reaches_into_another_task_does_not_count(dataset, c
     class Asked(Knows):
         def act(self, observation, prefix=None):
             asked.append((round(observation.t_ref * 1e-8), observation.instruction, float(observation.positions[0])))
-            h = self.config.robot.horizon
-            return Chunk(np.zeros((h, 7)), np.zeros(h), self.config.robot.dt)
+            h = self.info.horizon
+            return Prediction(Chunk(np.zeros((h, 7)), np.zeros(h), self.info.dt))
 
-        def start_plan(self, observation, **_):
-            return SimpleNamespace(run=lambda: Plan(0, '', 1.0))
-
-        def start_imagine(self, observation, **_):
-            return SimpleNamespace(run=lambda: PredictedImage(0, 0, self.pictures[0][::2, ::2], 1.0))
+        def picture(self, observation):
+            return self.pictures[0]
 
     policy = Asked(dataset, config)
     found = recorded_frames(policy, tmp_path / 'd', frames=100, decoded=1)

@@ -7,8 +7,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from vla_model import loading
 from vla_model.checkpoints import checkpoint
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.network import Network
 from vla_training.data import shards
 from vla_training.train import initial, lora, run_state
@@ -95,7 +96,7 @@ def test_a_run_with_lora_that_was_cut_goes_on(base, tokens, tmp_path):
 
 def test_another_checkpoint_of_the_same_shape_is_not_gone_on_with(base, tokens, tmp_path):
     Trainer(recipe_of({'init': str(base), 'lora': LORA}), tokens, tmp_path / 'run').save()
-    loaded = loading.load(base, threads=1)
+    loaded = loading.load(base, LoadOptions(threads=1))
     with torch.no_grad():
         for p in loaded.network.parameters():
             p.mul_(1.01)
@@ -125,7 +126,7 @@ def test_weights_are_exported_in_half_precision_and_in_files(base, tokens_folder
     folder = train(recipe, tokens_folder, tmp_path, threads=1)
     stored = checkpoint.list_tensors(folder)
     assert len({s.path for s in stored.values()}) > 3
-    loaded = loading.load(folder, threads=1)
+    loaded = loading.load(folder, LoadOptions(threads=1))
     assert loaded.config.trained
     shape = stored['model.transformer.wte.weight'].path
     assert load_file(shape)['model.transformer.wte.weight'].dtype == torch.bfloat16

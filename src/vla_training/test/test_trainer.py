@@ -8,7 +8,8 @@ import pytest
 import torch
 from matplotlib.axes import Axes
 
-from vla_model import loading
+from vla_model.families.mmact import loading
+from vla_model.loading import LoadOptions
 from vla_model.tokens.vocabulary import Vocabulary
 from vla_model.types import Observation
 from vla_training.plot import plot_log
@@ -133,7 +134,7 @@ def test_an_epoch_sees_every_row_once(tokens, tmp_path):
 
 def test_the_checkpoint_is_one_that_the_policy_loads(tokens_folder, tokens, tmp_path):
     folder = train(recipe(), tokens_folder, tmp_path, threads=1)
-    loaded = loading.load(folder, threads=1)
+    loaded = loading.load(folder, LoadOptions(threads=1))
     assert loaded.config.trained and loaded.config.name == 'nano'
     trainer = Trainer(recipe(), tokens, tmp_path)
     state = loaded.network.state_dict()
@@ -141,7 +142,7 @@ def test_the_checkpoint_is_one_that_the_policy_loads(tokens_folder, tokens, tmp_
         assert torch.equal(state[name], value)
     images = {name: np.zeros((32, 32, 3), np.uint8) for name in ('front', 'wrist')}
     observation = Observation(0, images, np.array([0, 0, 0, -1, 0, 1.0, 0]), np.zeros(7), 0.04, 'press the red button')
-    assert loaded.act(observation).positions.shape == (4, 7)
+    assert loaded.act(observation).chunk.positions.shape == (4, 7)
     assert json.loads((folder / 'training.json').read_text())['step'] == 8
     header = (tmp_path / 'log.csv').read_text().splitlines()
     assert len(header) == 1 + 4 and 'val_action_loss' in header[0]

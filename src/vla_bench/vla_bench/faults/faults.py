@@ -21,6 +21,7 @@ from vla_bringup.processes.nodes import policy_nodes, sim_nodes
 from vla_bringup.processes.probe import BRING_UP, Probe
 from vla_bringup.processes.supervisor import Supervisor
 from vla_core.profile import RobotProfile
+from vla_model.checkpoints.shipped import RANDOM
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros import qos
 
@@ -111,9 +112,9 @@ def gentle_model(folder: Path, seed: int) -> Path:
 
     The steps of a random chunk have nothing to do with each other; few and far apart, they make the arm move about.
     """
-    from vla_model.loading import load, save
+    from vla_model.families.mmact.loading import LoadOptions, load, save
 
-    save(load('random-nano', seed=seed), folder)
+    save(load(RANDOM, LoadOptions(seed=seed)), folder)
     path = folder / 'config.json'
     config = json.loads(path.read_text())
     robot, reach = config['robot'], 0.12  # [rad]

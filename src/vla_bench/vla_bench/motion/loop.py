@@ -16,6 +16,8 @@ from vla_bench.motion.streams import PERIOD, STEP, Grid, continued, model_error
 from vla_core.motion.chunk_blending import STRATEGIES
 from vla_core.motion.executor import ChunkExecutor
 from vla_core.profile import RobotProfile
+from vla_model.checkpoints.shipped import is_random
+from vla_model.policy import Prediction
 from vla_model.types import Chunk, Observation
 from vla_sim.expert import Expert
 from vla_sim.rendering.cameras import Cameras
@@ -36,7 +38,7 @@ class ErringExpert:
         self.world, self.expert = world, Expert(profile, _GRID.dt, _GRID.horizon)
         self._episode: Episode | None = None
 
-    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
         """Raises ValueError for an arm from which the expert cannot go on."""
         if self.world.episode is not self._episode:
             self._episode = self.world.episode
@@ -46,7 +48,7 @@ class ErringExpert:
             observation.t_ref, observation.positions, observation.gripper, self.world.objects()
         ).chunk
         error = model_error(_GRID, chunk.positions.shape[1], self._rng)
-        return continued(replace(chunk, positions=chunk.positions + error), prefix)
+        return Prediction(continued(replace(chunk, positions=chunk.positions + error), prefix))
 
 
 class _Blind:
@@ -71,13 +73,13 @@ class Loop:
     @classmethod
     def make(cls, model: str, device: str, profile: RobotProfile) -> 'Loop | None':
         """None for the untrained random-nano. Raises FileNotFoundError or ValueError for no checkpoint."""
-        if model == 'random-nano':
+        if is_random(model):
             return None
         if model == EXPERT:
             # It goes by the clock: an arm that waits for it is, to it, an arm that does not follow.
             names = tuple(name for name in (*STRATEGIES, *BASELINES) if name != 'blocking')
             return cls('the scripted expert with the errors of a model', model, device, names)
-        return cls(Drive(model, device=device).load(profile).model_id, model, device)
+        return cls(Drive(model, device=device).load(profile).info.model_id, model, device)
 
 
 Job = tuple[float, str, str, int]  # delay [s], contender, task, seed

@@ -20,6 +20,7 @@ from vla_bench.motion.streams import PERIOD, SOURCES, Grid, Recording, make_stre
 from vla_bringup.console import make_console
 from vla_bringup.machine import facts
 from vla_core.profile import RobotProfile
+from vla_model.checkpoints.shipped import RANDOM
 
 ROBOT = 'sim_panda'
 DELAYS = (0.0, 0.1, 0.2, 0.4)  # [s]
@@ -43,7 +44,7 @@ class Options:
     episodes: int = 2  # recorded per task
     seed: int = 2_000_000  # of the first
     loops: int = 10  # closed-loop episodes per task, delay and contender; 0: none
-    model: str = 'random-nano'  # random-nano, a checkpoint folder, or expert: the scripted one with a model's errors
+    model: str = RANDOM  # random-nano, a checkpoint folder, or expert: the scripted one with a model's errors
     device: str = 'cpu'
     quick: bool = False  # a few seconds, to see that everything works
 

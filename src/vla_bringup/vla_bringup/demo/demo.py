@@ -32,6 +32,7 @@ from vla_bringup.processes.probe import Probe, TransitionFailed
 from vla_bringup.processes.supervisor import NodeEnded, Supervisor
 from vla_core.observe.cadence import RATE
 from vla_core.profile import RobotProfile, profile_parameters
+from vla_model.checkpoints.shipped import RANDOM
 from vla_model.engines.trial import ending
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros import qos
@@ -48,7 +49,7 @@ class Options:
     seed: int = 0  # of the first episode of each task
     out: Path = Path('out/demo')
     real_time_factor: float = 1.0  # 0: as fast as possible
-    model: str = 'random-nano'
+    model: str = RANDOM
     policy_drives: bool = False  # False: the expert drives, and the policy runs in shadow
     instruction: str = ''  # of every episode; empty: chosen by the seed
     device: str = 'cpu'

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vla_bringup.doctor.check import Check, fail, skip, warn
+from vla_model.checkpoints.shipped import is_random
 
 if TYPE_CHECKING:
     from vla_model.config import ModelConfig, Quantization
@@ -14,41 +15,50 @@ READ = 2 * 2**30  # [byte] a larger checkpoint is loaded by the policy node only
 
 
 def check_checkpoint(model: str) -> Iterator[Check]:
-    """Yield the checks of a model, a folder or random-nano. A small one is loaded as the policy node loads it."""
-    if model == 'random-nano':
-        yield warn('checkpoint', 'none: random-nano has random weights, for shadow only', './vla doctor --model FOLDER')
-        return
-    from vla_model.families.folder import open_folder
+    """Yield the checks of a model, as `loading.load` takes it. A small one is loaded as the policy node loads it."""
+    from vla_model.loading import USUAL, describe, family_of
 
-    folder = Path(model)
+    if is_random(model):
+        yield warn('checkpoint', f'none: {model} has random weights, for shadow only', './vla doctor --model FOLDER')
+        return
     try:
-        found = open_folder(folder)
+        info = describe(model)
     except (FileNotFoundError, ValueError) as error:
         yield _fail('checkpoint', error)
         return
-    config, stored = found.config, found.network | found.image
-    robot, paths = config.robot, {s.path for s in stored.values()}
-    size = sum(p.stat().st_size for p in paths)
-    yield Check('checkpoint', f'{config.name} in {folder}: {len(stored)} tensors, {size / 2**30:.2f} GiB')
-    inputs = f'cameras {", ".join(robot.cameras)}; {robot.dof} joints{" and a gripper" if robot.gripper else ""}; '
-    yield Check('actions', f'{inputs}{robot.horizon} steps of {robot.dt:g} s, {robot.action_space}')
-    if config.trained:
+    ours, folder = family_of(model) == USUAL, Path(model)
+    files = [p for p in folder.rglob('*.safetensors') if p.is_file()]
+    size = sum(p.stat().st_size for p in files)
+    stored = f'{len(files)} files, {size / 2**30:.2f} GiB' if files else 'no weights here'
+    yield Check('checkpoint', f'{info.name} in {model}: {stored}')
+    inputs = f'cameras {", ".join(info.cameras)}; {info.dof} joints{" and a gripper" if info.gripper else ""}; '
+    yield Check('actions', f'{inputs}{info.horizon} steps of {info.dt:g} s, {info.action_space}')
+    if info.trained:
         yield Check('trained', 'yes')
     else:
         yield warn('trained', 'no: the policy node drives with it in the simulator only', './vla train fit')
-    if config.statistics is None:
-        yield Check('statistics', "none needed: the robot's limits become -1 and +1")
-    else:
-        yield Check('statistics', f'{robot.normalization}, fit the limits')  # ModelConfig checked them
-    if config.quantization is not None:
-        yield _quantization(config.quantization)
-    yield _memory(config)
+    if ours:
+        yield from _masked(folder)
     if size <= READ:
-        yield _weights(folder)
+        yield _weights(model)
     else:
         why = f'{size / 2**30:.0f} GiB are not read here: the policy node checks them when it loads them'
         yield skip('weights', why)
     yield from _evaluations(folder)
+
+
+def _masked(folder: Path) -> Iterator[Check]:
+    """Yield the checks that only a checkpoint of a masked model has."""
+    from vla_model.families.folder import open_folder
+
+    config = open_folder(folder).config
+    if config.statistics is None:
+        yield Check('statistics', "none needed: the robot's limits become -1 and +1")
+    else:
+        yield Check('statistics', f'{config.robot.normalization}, fit the limits')  # ModelConfig checked them
+    if config.quantization is not None:
+        yield _quantization(config.quantization)
+    yield _memory(config)
 
 
 def _fail(name: str, error: Exception) -> Check:
@@ -80,12 +90,14 @@ def _memory(config: 'ModelConfig') -> Check:
     return Check('memory', fact)
 
 
-def _weights(folder: Path) -> Check:
+def _weights(model: str) -> Check:
     """Load the checkpoint: names, shapes and finite numbers are checked. The fact has the model id."""
-    from vla_model import loading
+    from vla_model.loading import load
 
     try:
-        return Check('weights', f'complete and finite; model id {loading.load(folder).model_id}')
+        policy = load(model)
+        policy.close()
+        return Check('weights', f'complete and finite; model id {policy.info.model_id}')
     except (FileNotFoundError, ValueError) as error:
         return _fail('weights', error)
 

@@ -21,7 +21,7 @@ from vla_bringup.replay.feed import DESCRIPTION, Feed
 from vla_bringup.replay.offline import Run
 from vla_bringup.replay.session import Cycle, Due
 from vla_core.observe.streams import NS
-from vla_model.families.folder import open_folder
+from vla_model.loading import describe
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk, PolicyStatus
 from vla_policy_node.policy.lockstep import CLOCK, INSTRUCTION
@@ -251,4 +251,4 @@ class Player:
 
 def needs_description(model: str) -> bool:
     """Whether the model's actions are of the end-effector, for which the policy node wants the URDF."""
-    return model != 'random-nano' and not open_folder(Path(model), None).config.robot.joints
+    return not describe(model).joints

@@ -4,19 +4,19 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from vla_bringup.replay.feed import Feed
 from vla_bringup.replay.session import Cycle, Due, Session
 from vla_core.observe.prediction_error import Expectations, surprise
 from vla_core.observe.streams import NS
+from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions, Policy, finish, no_output
 from vla_model.types import Observation
-from vla_policy_node.policy.adapt_to_robot import fit
+from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_policy_node.policy.inference import check_chunk, to_observation
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
-PLAN = {'length': 112, 'steps': 32, 'threshold': 0.9, 'cached': True}  # the policy node's own
-IMAGINE = {'steps': 18, 'cached': True}
+PLANS = PlanOptions(length=112, steps=32, threshold=0.9, cached=True)  # the policy node's own
+IMAGES = ImageOptions(steps=18, cached=True)
 
 
 @dataclass
@@ -46,9 +46,9 @@ def parse_latency(text: str) -> str | float:
     return seconds
 
 
-def prepare(policy: Any, feed: Feed, model: str) -> Any:
+def prepare(policy: Policy, feed: Feed, model: str) -> Policy:
     """The policy for this robot, warmed up, as the policy node makes it. Raises ValueError when they do not fit."""
-    policy = fit(policy, feed.setup.profile, feed.setup.cameras, model, feed.description)
+    policy = adapt_to_robot(policy, feed.setup.profile, feed.setup.cameras, model, feed.description)
     policy.warm_up()
     return policy
 
@@ -61,11 +61,14 @@ class Asker:
     """
 
     def __init__(
-        self, run: Run, policy: Any, latency: str | float = ZERO, plan_rate: float = 0.0, imagine_rate: float = 0.0
+        self, run: Run, policy: Policy, latency: str | float = ZERO, plan_rate: float = 0.0, imagine_rate: float = 0.0
     ) -> None:
         self.run, self._policy, self._latency = run, policy, latency
-        self._camera, self._prepared = policy.config.robot.cameras[0], ''
+        self._camera, self._prepared = policy.info.cameras[0], ''
         self._works: list[tuple[int, Callable[[Observation], None]]] = []
+        for output in (o for o, rate in ((PLAN, plan_rate), (IMAGE, imagine_rate)) if rate):
+            if output not in policy.info.outputs:
+                raise no_output(policy.info, output)
         if plan_rate:
             self._works.append((round(NS / plan_rate), self._plan))
         if imagine_rate:
@@ -85,7 +88,7 @@ class Asker:
                 self._policy.prepare(due.instruction)
         begun = time.perf_counter()
         try:
-            chunk = self._policy.act(observation, None)
+            chunk = self._policy.act(observation).chunk
             check_chunk(chunk, session.setup.profile.dof)
         except Exception as error:  # what the node tells as INFERENCE_FAILED
             self.run.failures.append((aligned.t_ref, str(error)))
@@ -108,11 +111,11 @@ class Asker:
         return 0.0 if self._latency == ZERO else float(self._latency)
 
     def _plan(self, observation: Observation) -> None:
-        plan = _finish(self._policy.start_plan(observation, **PLAN))
+        plan = finish(self._policy.start(PLAN, observation, PLANS))
         self.run.plans.append((plan.t_ref + self._shift, plan.text))
 
     def _imagine(self, observation: Observation) -> None:
-        image = _finish(self._policy.start_imagine(observation, **IMAGINE))
+        image = finish(self._policy.start(IMAGE, observation, IMAGES))
         self._expectations.begin(image.t_ref, image.due, observation.images[self._camera])
         self._expectations.imagined(observation.instruction, image)
 
@@ -123,12 +126,6 @@ class Asker:
             pair = self._expectations.take()
             if pair is not None and pair.owner == observation.instruction:
                 self.run.surprises.append((pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed)))
-
-
-def _finish(job: Any) -> Any:
-    while not job.step():
-        pass
-    return job.result
 
 
 def run_offline(feed: Feed, session: Session, ask: Callable[[Due], None]) -> None:

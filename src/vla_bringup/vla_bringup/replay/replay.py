@@ -34,6 +34,8 @@ from vla_bringup.replay.report import (
     write_report,
 )
 from vla_bringup.replay.session import NO_INSTRUCTION, Session
+from vla_model.checkpoints.shipped import RANDOM
+from vla_model.loading import LoadOptions, load
 from vla_training.bag import bag_files
 from vla_training.convert.bag_faults import why_nothing
 
@@ -52,7 +54,7 @@ class Options:
     """What is replayed, and how."""
 
     bag: Path
-    model: str = 'random-nano'
+    model: str = RANDOM
     against: str = ''  # another model, on the same bag
     robot: str = 'sim_panda'
     mode: str = OFFLINE
@@ -122,18 +124,15 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
             )
             run_live(feed, run, node, options.out / 'logs', options.real_time_factor)
         else:
-            from vla_model.loading import load  # torch is loaded here
-
-            policy = load(
-                model,
-                device=options.device,
+            how_loaded = LoadOptions(
+                options.device,
                 engine=options.engine,
                 threads=options.threads,
                 seed=options.seed,
                 gripper=feed.setup.gripper,
             )
-            policy = prepare(policy, feed, model)
-            run.model_id, run.trained = policy.model_id, policy.config.trained
+            policy = prepare(load(model, how_loaded), feed, model)
+            run.model_id, run.trained = policy.info.model_id, policy.info.trained
             latency = parse_latency(options.latency)
             run_offline(feed, session, Asker(run, policy, latency, options.plan_rate, options.imagine_rate))
     session.end()

@@ -85,6 +85,10 @@ def solve(
     return q, float(np.linalg.norm(error[:3])), float(np.linalg.norm(error[3:]))
 
 
+class Unreachable(ValueError):
+    """A pose of the tool that the arm does not reach."""
+
+
 def follow(
     kinematics: Kinematics,
     positions: np.ndarray,
@@ -96,7 +100,7 @@ def follow(
     """Joint positions (n, dof) [rad] that take the tool through the poses, one after the other from `start` (dof,).
 
     positions (n, 3) [m], rotations (n, 3, 3): in the base frame. lower, upper: (dof,) limits [rad]; an arm that starts
-    outside is let back in. Spare joints keep to the posture of the start. Raises ValueError naming the first step that
+    outside is let back in. Spare joints keep to the posture of the start. Raises Unreachable naming the first step that
     is not reached, and by how much.
     """
     lower, upper = np.minimum(lower, start), np.maximum(upper, start)
@@ -105,7 +109,7 @@ def follow(
     for i, (position, rotation) in enumerate(zip(positions, rotations, strict=True)):
         q, off, tilt = solve(kinematics, position, rotation, q, start, lower, upper)
         if off > POSITION_TOLERANCE or tilt > ROTATION_TOLERANCE:
-            raise ValueError(
+            raise Unreachable(
                 f'step {i} asks for the tool at {np.round(position, 3).tolist()} m, which the arm does not reach: '
                 f'{off * 1e3:.1f} mm and {np.degrees(tilt):.1f} degrees are left within the joint limits'
             )

@@ -14,12 +14,12 @@ import numpy as np
 import psutil
 import torch
 
-from vla_model import loading
 from vla_model.bench.model import machine
 from vla_model.bench.parts import encoder_flops, forward_flops, matmul_peak
 from vla_model.checkpoints.memory import size_of
 from vla_model.engines import image as image_engine
 from vla_model.engines.select import NAMES, SUPPORTED
+from vla_model.families.mmact.loading import LoadOptions, load
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import to_image
 from vla_model.observation import state_of
@@ -79,10 +79,10 @@ def bench_engines(
     for c in wanted:
         before = _used(device)
         try:
-            loaded[c.name] = loading.load(
-                c.checkpoint, device, c.dtype, threads, engine=c.engine, image_dtype=c.image_dtype,
-                image_engine=c.image_engine,
-            )  # fmt: skip
+            options = LoadOptions(
+                device, c.dtype, threads, engine=c.engine, image_dtype=c.image_dtype, image_engine=c.image_engine
+            )
+            loaded[c.name] = load(c.checkpoint, options)
             loaded[c.name].warm_up()
         except ValueError as error:
             left_out[c.name] = str(error)

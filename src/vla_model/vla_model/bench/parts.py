@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vla_model.checkpoints import nano
+from vla_model.checkpoints.shipped import RANDOM
 from vla_model.config import ImageTokenizerConfig, NetworkConfig
 from vla_model.engines import image as image_engine
 from vla_model.engines.subject import trial_subject
@@ -185,5 +186,5 @@ def dying_engines(
     asked += [Candidate(IMAGES, *path) for path in paths if path != ('eager', 'float32')]
     if not asked:
         return {}
-    found = verdicts(trial_subject('random-nano', device, precision), asked)
+    found = verdicts(trial_subject(RANDOM, device, precision), asked)
     return {c: f'{c} {v.why} when it was tried on this machine' for c, v in found.items() if v.native}

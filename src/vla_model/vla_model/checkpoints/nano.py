@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from vla_model.checkpoints.shipped import RANDOM
 from vla_model.config import ImageTokenizerConfig, ModelConfig, NetworkConfig, RobotInterface
 from vla_model.tokens.vocabulary import Vocabulary
 
@@ -55,7 +56,7 @@ def config(text: int, action_space: str = 'joint_delta', points: int = 0, grippe
         max_prompt_tokens=256,
         points=points,
     )
-    return ModelConfig('random-nano', False, network, vocabulary, image_tokenizer, robot)
+    return ModelConfig(RANDOM, False, network, vocabulary, image_tokenizer, robot)
 
 
 @torch.no_grad()

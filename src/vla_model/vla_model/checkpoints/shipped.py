@@ -13,6 +13,11 @@ def default_model() -> str:
     return str(FOLDER) if (FOLDER / 'config.json').is_file() else RANDOM
 
 
+def is_random(model: str | Path) -> bool:
+    """Whether a model that is given by path or name is the one of random weights."""
+    return str(model) == RANDOM
+
+
 def model_path(model: str | Path) -> str:
     """'random-nano', or the folder of a model that is given by path or name; an empty one is the default.
 

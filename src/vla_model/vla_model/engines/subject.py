@@ -5,15 +5,13 @@ from pathlib import Path
 
 import torch
 
-from vla_model.checkpoints import memory, nano
-from vla_model.checkpoints.shipped import RANDOM, model_path
+from vla_model.checkpoints import memory
 from vla_model.engines.trial import Subject, identity_of
-from vla_model.families.folder import Opened, open_folder
-from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
+from vla_model.families.folder import Opened, open_model
 
 
 def trial_subject(
-    path_or_name: str | Path,
+    reference: str | Path,
     device: str = 'cpu',
     dtype: str = 'float32',
     seed: int = 0,
@@ -21,12 +19,10 @@ def trial_subject(
     gripper: bool = True,
     found: Opened | None = None,
 ) -> Subject:
-    """A model on which engines are tried, with torch's number of threads. found: the opened folder, if it is there."""
-    path = model_path(path_or_name)
-    if found is None and path != RANDOM:
-        found = open_folder(Path(path), image_tokenizer)
+    """A model on which engines are tried, with torch's number of threads. found: what was opened, if it was."""
+    found = found or open_model(reference, image_tokenizer, gripper)
     load = {
-        'path_or_name': RANDOM if found is None else str(Path(path).absolute()),
+        'reference': str(reference) if found.folder is None else str(found.folder.absolute()),
         'device': device,
         'dtype': dtype,
         'threads': torch.get_num_threads(),
@@ -34,11 +30,8 @@ def trial_subject(
         'image_tokenizer': None if image_tokenizer is None else str(image_tokenizer.absolute()),
         'gripper': gripper,
     }
-    if found is None:
-        config, files = nano.config(TextTokenizer.load(NANO_FILE).size, gripper=gripper), []
-    else:
-        config, files = found.config, sorted({s.path for s in (*found.network.values(), *found.image.values())})
-    identity = identity_of(config.name, config.to_json(), seed if found is None else None, files)
+    config, files = found.config, sorted({s.path for s in (*found.network.values(), *found.image.values())})
+    identity = identity_of(config.name, config.to_json(), seed if found.folder is None else None, files)
     numbers, options = memory.network_numbers(config.network), tuple(config.network.options)
     return Subject(load, numbers, identity, config.quantization is not None, options)
 

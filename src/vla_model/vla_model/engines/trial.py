@@ -78,7 +78,7 @@ class Verdict:
 class Subject:
     """The model that candidates are tried on, and the conditions under which it will run."""
 
-    load: Mapping[str, Any]  # arguments of loading.load
+    load: Mapping[str, Any]  # fields of LoadOptions, and the reference
     parameters: float  # numbers of its network
     identity: str  # changes with weights and configuration
     quantized: bool = False

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vla_model.engines.trial import ENGINE, MEMORY, NO_MEMORY, PASSED, REFUSED, REQUEST, RESULTS, Candidate
+from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions
 
 PR_SET_PDEATHSIG = 1
 
@@ -30,9 +31,10 @@ def main(folder: Path, parent: int) -> None:
             results.write(json.dumps(stage) + '\n')
 
         try:
-            from vla_model import loading
+            from vla_model.families.mmact.loading import LoadOptions, load
 
-            policy = loading.load(**request['load'])
+            options = dict(request['load'])
+            policy = load(options.pop('reference'), LoadOptions(**options))
         except Exception as error:
             write(failed=_sentence(error))
             return
@@ -62,8 +64,8 @@ def _network(policy: Any, candidate: Candidate) -> dict[str, float]:
     if engine.fixed_shapes:  # what is captured later is captured here, too
         seen = policy.example()
         for cached in (False, True):
-            policy.start_plan(seen, steps=2, cached=cached).run()
-            policy.start_imagine(seen, steps=2, cached=cached).run()
+            policy.start(PLAN, seen, PlanOptions(steps=2, cached=cached)).run()
+            policy.start(IMAGE, seen, ImageOptions(steps=2, cached=cached)).run()
     engine.prepare(act.prompts[0].shape[1])  # as for an instruction
     policy.warm_up(1)
     times = engines.measure({'eager': eager, 'this': engine}, act)

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from vla_model.checkpoints import checkpoint
+from vla_model.checkpoints import checkpoint, nano
 from vla_model.checkpoints.checkpoint import Stored
-from vla_model.checkpoints.shipped import model_path
+from vla_model.checkpoints.shipped import is_random, model_path
 from vla_model.config import ModelConfig, read_json
 from vla_model.families.mmact import released
 from vla_model.foreign import other_folder
-from vla_model.tokens.text_tokenizer import TextTokenizer
+from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,15 @@ class Opened:
     text: TextTokenizer
     network: dict[str, Stored]
     image: dict[str, Stored]
+    folder: Path | None  # None: nothing is stored, weights are random
+
+
+def open_model(reference: str | Path, image_tokenizer: Path | None = None, gripper: bool = True) -> Opened:
+    """A checkpoint folder as `open_folder`, or the model of random weights, for an arm with a gripper or without."""
+    if not is_random(path := model_path(reference)):
+        return open_folder(Path(path), image_tokenizer)
+    text = TextTokenizer.load(NANO_FILE)
+    return Opened(nano.config(text.size, gripper=gripper), text, {}, {}, None)
 
 
 def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
@@ -43,4 +52,4 @@ def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
             f'{folder / "tokenizer.json"} has {text.size} tokens, config.json says {config.vocabulary.text}: '
             f'they are of different models'
         )
-    return Opened(config, text, network, image)
+    return Opened(config, text, network, image, folder)

@@ -8,7 +8,7 @@ an action has one number more. What the model counts in other units becomes metr
 action_high of the checkpoint.
 """
 
-import dataclasses
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,60 +16,72 @@ import numpy as np
 from vla_core.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_core.profile import RobotProfile
 from vla_model.config import RobotInterface
-from vla_model.observation import prefix_steps, state_of
-from vla_model.types import Chunk, Observation
+from vla_model.observation import prefix_steps
+from vla_model.policy import Job, Options, Policy, PolicyInfo, Prediction
+from vla_model.types import JOINTS, TOOL, Chunk, Observation
 
+Acting = RobotInterface | PolicyInfo  # what tells how actions are counted
 _INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the tool goes a little further out
 
 
 class EndEffectorPolicy:
-    """A policy with end-effector actions as one with joint set-points; all but `act` is the model's own.
+    """A policy with end-effector actions as one with joint set-points; see `Policy`, also for its threads.
 
-    policy: a vla_model Policy whose state is the joints and the gripper. kinematics: of the profile's tool. Raises
-    ValueError when the model's state or action is nothing that an arm alone can give or do.
+    policy: one whose state is the joints and the gripper. kinematics: of the profile's tool. Raises ValueError when the
+    policy's state or action is nothing that an arm alone can give or do.
     """
 
-    def __init__(self, policy: Any, kinematics: Kinematics, profile: RobotProfile) -> None:
-        robot = policy.config.robot
-        check_actions(robot)
+    def __init__(self, policy: Policy, kinematics: Kinematics, profile: RobotProfile) -> None:
+        check_actions(policy.info)
         self._policy, self._kinematics, self._profile = policy, kinematics, profile
-        if robot.state_dim != robot.dof + robot.gripper:
+        self._tool = tool = policy.info
+        size = tool.dof + tool.gripper
+        if tool.state_dim not in (0, size):
             raise ValueError(
-                f'the model wants a state of {robot.state_dim} numbers; only joints and gripper can be given, '
-                f'{robot.dof + robot.gripper} numbers'
+                f'the model wants a state of {tool.state_dim} numbers; only joints and gripper can be given, '
+                f'{size} numbers'
             )
+        self.info = replace(tool, action_space='joint_position', action_dim=size)
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._policy, name)
+    def prepare(self, instruction: str) -> None:
+        """See `Policy.prepare`."""
+        self._policy.prepare(instruction)
 
-    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
-        """As Policy.act, in joint set-points. Raises ValueError, too, when the arm does not reach a step."""
-        robot, profile, kinematics = self._policy.config.robot, self._profile, self._kinematics
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
+        """See `Policy.act`. Raises ValueError, too, when the arm does not reach a step."""
+        tool, profile, kinematics = self._tool, self._profile, self._kinematics
         origin = observation.positions
-        steps = None
-        if prefix is not None and len(prefix.positions):
-            steps = prefix_steps(robot, prefix)
-        given = None if steps is None else to_actions(kinematics, robot, origin, steps)
-        values, probability = self._policy.actions(
-            observation.images, state_of(robot, observation), observation.instruction, given
-        )
-        if steps is None:
-            positions = _reach(kinematics, profile, origin, *to_poses(kinematics, robot, origin, origin, values))
+        if prefix is None or not len(prefix.positions):
+            found = self._policy.act(observation)
+            poses = to_poses(kinematics, tool, origin, origin, found.chunk.positions)
+            positions = _reach(kinematics, profile, origin, *poses)
         else:
-            before = steps[-1, : robot.dof]
-            poses = to_poses(kinematics, robot, origin, before, values[len(steps) :])
-            positions = np.vstack([steps[:, : robot.dof], _reach(kinematics, profile, before, *poses)])
-        gripper = values[:, -1].copy() if robot.gripper else np.zeros(0)
-        if steps is not None and robot.gripper:
-            gripper[: len(steps)] = steps[:, robot.dof]
-        return Chunk(positions, gripper, robot.dt, 0 if steps is None else len(steps), probability.mean(1))
+            steps = prefix_steps(self.info, prefix)
+            given = to_actions(kinematics, tool, origin, steps)
+            found = self._policy.act(observation, replace(prefix, positions=given[:, : tool.arm_dim], space=TOOL))
+            before = steps[-1, : tool.dof]
+            poses = to_poses(kinematics, tool, origin, before, found.chunk.positions[len(steps) :])
+            positions = np.vstack([steps[:, : tool.dof], _reach(kinematics, profile, before, *poses)])
+        return replace(found, chunk=replace(found.chunk, positions=positions, space=JOINTS))
+
+    def start(self, output: str, observation: Observation, options: Options | None = None) -> Job[Any]:
+        """See `Policy.start`."""
+        return self._policy.start(output, observation, options)
+
+    def warm_up(self) -> None:
+        """See `Policy.warm_up`. The arm need not reach what a grey scene makes a model predict."""
+        self._policy.warm_up()
 
     def example(self, grey: int = 128) -> Observation:
         """A grey scene, the arm at home."""
-        return dataclasses.replace(self._policy.example(grey), positions=self._profile.home)
+        return replace(self._policy.example(grey), positions=self._profile.home)
+
+    def close(self) -> None:
+        """See `Policy.close`."""
+        self._policy.close()
 
 
-def check_actions(robot: RobotInterface) -> None:
+def check_actions(robot: Acting) -> None:
     """Raises ValueError when the model has another number of actions than poses can be made of."""
     size = robot.action_dim - robot.gripper
     if size != 6 and (robot.action_space != 'ee_position' or size != 7):
@@ -80,7 +92,7 @@ def check_actions(robot: RobotInterface) -> None:
 
 
 def to_poses(
-    kinematics: Kinematics, robot: RobotInterface, origin: np.ndarray, before: np.ndarray, actions: np.ndarray
+    kinematics: Kinematics, robot: Acting, origin: np.ndarray, before: np.ndarray, actions: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) [m] and (n, 3, 3) in the base frame: what actions (n, action_dim) ask the tool for.
 
@@ -100,7 +112,7 @@ def to_poses(
     return at + np.cumsum(moves, axis=0), np.array(rotations)
 
 
-def to_actions(kinematics: Kinematics, robot: RobotInterface, origin: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def to_actions(kinematics: Kinematics, robot: Acting, origin: np.ndarray, steps: np.ndarray) -> np.ndarray:
     """(n, action_dim): the actions that lead from origin (dof,) through steps (n, dof + gripper); see to_poses."""
     size = robot.action_dim - robot.gripper
     actions = np.zeros((len(steps), robot.action_dim))

@@ -12,18 +12,19 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import String
 
 from vla_core.observe.prediction_error import Expectations, Pair, surprise
 from vla_core.stats import Window
 from vla_model.observation import unsquared
+from vla_model.policy import IMAGE, PLAN, POINTS, ImageOptions, Job, PlanOptions, Policy
 from vla_model.types import Observation, Plan, PredictedImage
 from vla_msgs.msg import PolicyStatus, VisualTrace
-from vla_policy_node.policy.inference import Policy
 from vla_policy_node.policy.inference_report import milliseconds
 from vla_policy_node.policy.parameters import PolicyParameters
-from vla_policy_node.policy.schedule import Job, Schedule, Work
+from vla_policy_node.policy.schedule import Schedule, Work
 from vla_policy_node.policy.session import Answer, Assignment, Session
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.camera_info import camera_info_topic, squared
@@ -65,13 +66,22 @@ class Foresight:
     ) -> None:
         self._node, self._session, self._frames = node, session, frames
         self.said = ''  # the newest plan text
-        self._plans = node.create_publisher(String, '~/plan_text', qos.LATCHED)
-        self._images = node.create_publisher(Image, '~/predicted_image', qos.SENSOR_OUT)
-        self._publishers = {'plan': self._plans, 'imagine': self._images}
+        self._publishers: dict[str, Publisher] = {}  # of what the policy has
+        rates = {'plan': p.plan_rate, 'imagine': p.imagine_rate}
+        if PLAN in policy.info.outputs:
+            self._publishers['plan'] = node.create_publisher(String, '~/plan_text', qos.LATCHED)
+        if IMAGE in policy.info.outputs:
+            self._publishers['imagine'] = node.create_publisher(Image, '~/predicted_image', qos.SENSOR_OUT)
+        for name in (name for name, rate in rates.items() if rate > 0 and name not in self._publishers):
+            node.get_logger().info(
+                f'model {policy.info.model_id} has only the outputs {sorted(policy.info.outputs)}: {name}_rate '
+                f'{rates[name]:g} Hz has no effect'
+            )
         self._latencies = {name: Window(100) for name in self._publishers}
-        robot = self._robot = policy.config.robot
-        self._pointed = node.create_publisher(VisualTrace, '~/pointed', qos.STATUS) if robot.points else None
-        self._camera, self._horizon = robot.cameras[0], round(robot.horizon * robot.dt * 1e9)
+        info = policy.info
+        self._pointed = node.create_publisher(VisualTrace, '~/pointed', qos.STATUS) if POINTS in info.outputs else None
+        self._cameras = info.cameras
+        self._camera, self._horizon = info.cameras[0], round(info.horizon * info.dt * 1e9)
         self._info_topic = camera_info_topic(p.cameras[self._camera])
         self._infos = node.create_publisher(CameraInfo, '~/camera_info', qos.SENSOR_OUT)
         self._info_source: Any = None  # the subscription of the camera's own, while somebody wants ours
@@ -80,22 +90,22 @@ class Foresight:
         self.surprise, self._surprises = (0, math.nan), Window(100)
 
         def plan(steps: int) -> Callable:
-            return lambda seen: policy.start_plan(
-                seen, length=p.plan_tokens, steps=steps, threshold=p.plan_threshold, cached=p.decode_cached
-            )
+            options = PlanOptions(p.plan_tokens, steps, p.plan_threshold, p.decode_cached)
+            return lambda seen: policy.start(PLAN, seen, options)
 
         def imagine(steps: int) -> Callable:
-            return lambda seen: policy.start_imagine(seen, steps=steps, cached=p.decode_cached)
+            options = ImageOptions(steps, cached=p.decode_cached)
+            return lambda seen: policy.start(IMAGE, seen, options)
 
-        def imagine_and_wait(seen: Observation) -> Job:
+        def imagine_and_wait(seen: Observation) -> Job[PredictedImage]:
             job = imagine(p.imagine_steps)(seen)
             self._expectations.begin(seen.t_ref, seen.t_ref + self._horizon, seen.images[self._camera])
             return job
 
         works = []
-        if p.plan_rate > 0:
+        if p.plan_rate > 0 and PLAN in info.outputs:
             works.append(self._work('plan', p.plan_rate, plan(p.plan_steps), plan(min(p.plan_steps, TRIAL_STEPS))))
-        if p.imagine_rate > 0:
+        if p.imagine_rate > 0 and IMAGE in info.outputs:
             trial = imagine(min(p.imagine_steps, TRIAL_STEPS))
             works.append(self._work('imagine', p.imagine_rate, imagine_and_wait, trial))
             works.append(self._comparison())
@@ -135,7 +145,9 @@ class Foresight:
             if isinstance(result, Plan):
                 self._say(result.text)
             else:
-                self._images.publish(image_msg(to_time(result.due), self._frames.get(self._camera, ''), result.image))
+                self._publishers['imagine'].publish(
+                    image_msg(to_time(result.due), self._frames.get(self._camera, ''), result.image)
+                )
                 self._publish_info(result)
                 self._expectations.imagined(owner, result)
             self._latencies[name].add((self._node.get_clock().now().nanoseconds - result.t_ref) * 1e-9)
@@ -155,11 +167,11 @@ class Foresight:
     def delivered(self, answer: Answer) -> None:
         """A chunk was sent. In the worker thread, under the lock."""
         if self._pointed is not None and self._pointed.get_subscription_count() > 0:
-            for camera, places in zip(self._robot.cameras, answer.pointed, strict=True):
+            for camera, places in zip(self._cameras, answer.prediction.points, strict=True):
                 self._point(answer.aligned.t_ref, camera, places, answer.aligned.values[camera].shape)
 
     def _point(self, t_ref: int, camera: str, places: np.ndarray, shape: tuple[int, ...]) -> None:
-        """places: see Answer.pointed; shape: of the image."""
+        """places: see Prediction.points; shape: of the image."""
         assert self._pointed is not None
         height, width = shape[:2]
         msg = VisualTrace(kind=VisualTrace.NAMED, camera=camera, width=width, height=height)
@@ -199,7 +211,7 @@ class Foresight:
 
     def _say(self, text: str) -> None:
         self.said = text
-        self._plans.publish(String(data=text))
+        self._publishers['plan'].publish(String(data=text))
 
     def _tell(self, message: str, error: Exception | None) -> None:
         """In the worker thread."""

@@ -6,41 +6,22 @@ Between two actions it does steps of what the schedule holds.
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
 
 import numpy as np
 
 from vla_core.observe.cadence import Cadence
 from vla_core.observe.streams import GRIPPER, JOINTS, Aligned
+from vla_model.policy import Policy
+from vla_model.types import JOINTS as JOINT_SPACE
 from vla_model.types import Chunk, Observation
-from vla_policy_node.policy.schedule import Job, Schedule
+from vla_policy_node.policy.schedule import Schedule
 from vla_policy_node.policy.session import Answer, Assignment, Session
-
-
-class Policy(Protocol):
-    """What the worker needs of a model."""
-
-    model_id: str
-    config: Any
-    pointed: np.ndarray  # (views, points, 2) of the newest chunk, see MaskedPolicy
-
-    def prepare(self, instruction: str) -> None: ...
-
-    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk: ...
-
-    def start_plan(
-        self, observation: Observation, length: int, steps: int, threshold: float | None, cached: bool
-    ) -> Job: ...
-
-    def start_imagine(self, observation: Observation, steps: int, *, cached: bool) -> Job: ...
-
-    def warm_up(self) -> None: ...
-
-    def example(self, grey: int) -> Observation: ...
 
 
 def check_chunk(chunk: Chunk, dof: int) -> None:
     """ValueError naming what is wrong with a model's output: sizes that do not fit, values that are not finite."""
+    if chunk.space != JOINT_SPACE:
+        raise ValueError('the model gave actions of the tool, no joint set-points: see adapt_to_robot')
     horizon = len(chunk.positions)
     if horizon == 0 or chunk.positions.shape != (horizon, dof):
         raise ValueError(f'the model gave positions of shape {chunk.positions.shape}, must be (horizon, {dof})')
@@ -156,10 +137,10 @@ class Inference:
         try:
             observation = to_observation(aligned, assignment.instruction)
             prefix = self._session.prefix(aligned.t_ref, epoch, observation.positions)
-            chunk = self._policy.act(observation, prefix)
-            check_chunk(chunk, self._dof)
+            prediction = self._policy.act(observation, prefix)
+            check_chunk(prediction.chunk, self._dof)
             taken = time.perf_counter() - start
-            answer = Answer(assignment, aligned, epoch, chunk, self._policy.pointed, taken, waited, skipped)
+            answer = Answer(assignment, aligned, epoch, prediction, taken, waited, skipped)
             self._session.deliver(answer)
         except Exception as error:
             self._session.fail(assignment, error)

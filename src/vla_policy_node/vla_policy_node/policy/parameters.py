@@ -10,6 +10,8 @@ from vla_core.observe.cadence import RATE
 from vla_core.observe.stall import STAGNATION
 from vla_core.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_core.profile import RobotProfile
+from vla_model.checkpoints.shipped import RANDOM
+from vla_model.loading import LoadOptions
 from vla_policy_node.policy.session import CHANGES, NEW_EPOCH
 from vla_policy_node.ros.parameters import declare, declare_profile
 from vla_policy_node.ros.robot_description import declare_description
@@ -51,6 +53,21 @@ class PolicyParameters:
     imagine_steps: int
     decode_cached: bool
     lockstep: bool
+
+    @property
+    def load_options(self) -> LoadOptions:
+        """How the model is loaded."""
+        return LoadOptions(
+            device=self.device,
+            dtype=self.dtype,
+            threads=self.threads,
+            seed=self.seed,
+            engine=self.engine,
+            image_dtype=self.image_dtype,
+            image_engine=self.image_engine,
+            estimate=self.estimate,
+            gripper=bool(self.profile.gripper_joint_names),
+        )
 
     @classmethod
     def of(cls, node: Node) -> 'PolicyParameters':
@@ -144,7 +161,7 @@ class PolicyParameters:
                 'that run end',
                 choices=CHANGES,
             ),
-            model=declare(node, 'model', 'random-nano', 'checkpoint folder, or random-nano'),
+            model=declare(node, 'model', RANDOM, 'checkpoint folder, or random-nano'),
             device=declare(node, 'device', 'cpu', 'what the model runs on: cpu, cuda, cuda:1'),
             dtype=declare(
                 node,

@@ -4,6 +4,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -12,13 +13,16 @@ from rclpy.duration import Duration
 from std_msgs.msg import String
 
 from vla_core.clocks import SimulatedClock
+from vla_core.kinematics.ik import Unreachable
 from vla_core.observe.action_prefix import takes_prefix
-from vla_model.observation import state_of
+from vla_model.loading import LoadOptions, load
+from vla_model.policy import Policy
+from vla_model.types import Observation
 from vla_msgs.msg import ActionChunk, ExecutorStatus
-from vla_policy_node.policy.adapt_to_robot import fit
+from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_policy_node.policy.foresight import Foresight
 from vla_policy_node.policy.goals import Goals, Result
-from vla_policy_node.policy.inference import Inference, Policy
+from vla_policy_node.policy.inference import Inference
 from vla_policy_node.policy.inference_report import InferenceReport
 from vla_policy_node.policy.instruction_in_force import InstructionInForce
 from vla_policy_node.policy.instructions import Instructions
@@ -43,12 +47,12 @@ class PolicyNode(SafeLifecycleNode):
 
     Subscriptions only store. One worker thread runs the model, see Inference; all else is the spin thread's. What the
     two share is in the Session, whose docstring has the rules.
-    load(model, device=, dtype=, threads=, seed=, engine=, image_dtype=, ...) -> Policy is a parameter for tests.
+    load: a parameter for tests, as `loading.load`.
     """
 
     read_at_activate = ('drive',)
 
-    def __init__(self, name: str = 'policy', *, load: Callable[..., Policy] | None = None, **kwargs) -> None:
+    def __init__(self, name: str = 'policy', *, load: Callable[[str, LoadOptions], Policy] = load, **kwargs) -> None:
         super().__init__(name, **kwargs)
         self._load = load
         self._policy: Policy | None = None
@@ -90,27 +94,25 @@ class PolicyNode(SafeLifecycleNode):
     def _configure(self) -> None:
         p = self._settings = PolicyParameters.of(self)
         self._instructions.longest = p.instruction_max_length
-        policy: Any = self._load_policy(p)
+        policy = self._load_policy(p)
+        info = policy.info
         self._lockstep = Lockstep(self) if p.lockstep else None
         observer = self._observer = Observer(self, p, self._simulated_clock, self._lockstep)
         outputs = self._outputs = Foresight(self, p, policy, self._session, observer.intake.frames)
-        # Not act: the arm need not reach what a grey scene makes a model say.
-        robot = policy.config.robot
-        outputs.schedule.warm_up(
-            policy.example, lambda seen: policy.actions(seen.images, state_of(robot, seen), seen.instruction)
-        )
+        outputs.schedule.warm_up(policy.example, lambda seen: self._rehearse(policy, seen))
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
+        continues = info.takes_prefix and takes_prefix(p.inpaint, info.learned_prefix)
         self._session.open(
             self._send,
             change=p.instruction_change,
-            max_deviation=p.inpaint_away if takes_prefix(p.inpaint, policy.config.inpaints) else None,
+            max_deviation=p.inpaint_away if continues else None,
             stagnation=p.stagnation,
         )
         self._inference = Inference(
             policy, p.profile.dof, self._session, observe=observer.usable, schedule=outputs.schedule, rate=p.rate
         )
-        self._report.begin(observer, InferenceReport(self, policy.model_id), outputs)
+        self._report.begin(observer, InferenceReport(self, info.model_id), outputs)
         observer.subscribe(self._on_image)
         self._made = [
             (self.destroy_publisher, self._chunks),
@@ -118,28 +120,19 @@ class PolicyNode(SafeLifecycleNode):
         ]
         instructions = EveryPublisher(self, String, '~/instruction', self._on_instruction)
         self._made.append((EveryPublisher.close, instructions))
-        self.get_logger().info(f'model {policy.model_id} loaded and warmed up')
+        self.get_logger().info(f'model {info.model_id} loaded and warmed up')
 
-    def _load_policy(self, p: PolicyParameters) -> Any:
-        if self._load is None:
-            from vla_model.loading import load  # torch is loaded here, not with the module
-
-            self._load = load
-        policy = self._policy = self._load(
-            p.model,
-            device=p.device,
-            dtype=p.dtype,
-            threads=p.threads,
-            seed=p.seed,
-            engine=p.engine,
-            image_dtype=p.image_dtype,
-            image_engine=p.image_engine,
-            estimate=p.estimate,
-            gripper=bool(p.profile.gripper_joint_names),
-        )
-        robot = policy.config.robot
-        self._policy = fit(policy, p.profile, p.cameras, p.model, lambda: self._description(robot.action_space))
+    def _load_policy(self, p: PolicyParameters) -> Policy:
+        policy = self._policy = self._load(p.model, p.load_options)
+        space = policy.info.action_space
+        self._policy = adapt_to_robot(policy, p.profile, p.cameras, p.model, lambda: self._description(space))
         return self._policy
+
+    @staticmethod
+    def _rehearse(policy: Policy, seen: Observation) -> None:
+        """An action that is for nothing: the arm need not reach what a grey scene makes a model predict."""
+        with suppress(Unreachable):
+            policy.act(seen)
 
     def _description(self, space: str) -> str:
         return read_description(self, f'a model with {space} actions')
@@ -150,9 +143,9 @@ class PolicyNode(SafeLifecycleNode):
     def start(self) -> None:
         drive = declare_drive(self)
         assert self._policy is not None
-        if drive and not self._policy.config.trained and not self.get_parameter('use_sim_time').value:
+        if drive and not self._policy.info.trained and not self.get_parameter('use_sim_time').value:
             raise ValueError(
-                f'model {self._policy.model_id} has random weights: it may drive nothing but the simulator '
+                f'model {self._policy.info.model_id} has random weights: it may drive nothing but the simulator '
                 '(use_sim_time). Give a trained model, or set drive to false'
             )
         self._report.accept()
@@ -173,10 +166,7 @@ class PolicyNode(SafeLifecycleNode):
             self.stop()
         if self._inference is not None and not self._inference.close():
             self.get_logger().error('the model does not return: its thread is left behind, restart the node')
-        close = getattr(self._policy, 'close', None)
-        if close is not None:
-            close()
-        for part in (self._observer, self._lockstep, self._outputs):
+        for part in (self._policy, self._observer, self._lockstep, self._outputs):
             if part is not None:
                 part.close()
         self._inference = self._policy = self._observer = self._lockstep = self._outputs = None
@@ -258,7 +248,7 @@ class PolicyNode(SafeLifecycleNode):
                 joint_names=self._settings.profile.joint_names,
                 shadow=out.shadow,
                 instruction=out.instruction,
-                model_id=self._policy.model_id,
+                model_id=self._policy.info.model_id,
                 inference_time=out.inference_time,
             )
         )

@@ -10,12 +10,13 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from vla_core.observe.streams import NS
 from vla_core.stats import LongestButOne, Window
+from vla_model.policy import Job
 from vla_model.types import Observation
 
 MARGIN, SLACK = 1.1, 0.002  # a step may take a tenth and 2 ms longer than is expected of its kind
@@ -61,14 +62,6 @@ class Pace:
         return float((arrived - slope * t).min()) + step
 
 
-class Job(Protocol):
-    """A decode under way, as vla_model.decode.Job."""
-
-    result: Any
-
-    def step(self) -> bool: ...
-
-
 class Work:
     """One kind of slow decode, of which at most one is under way.
 
@@ -82,8 +75,8 @@ class Work:
         name: str,
         rate: float,
         *,
-        start: Callable[[Observation], Job],
-        trial: Callable[[Observation], Job],
+        start: Callable[[Observation], Job[Any]],
+        trial: Callable[[Observation], Job[Any]],
         wanted: Callable[[], bool],
         deliver: Callable[[Any, Any], None],
         tell: Callable[[str, Exception | None], None],
@@ -97,7 +90,7 @@ class Work:
         self._first = LongestButOne(MEMORY)  # apart: it fills a cache, and is started, too
         self._later = LongestButOne(MEMORY)
         self._cost_first = self._cost_later = 0.0  # steps per action: how much longer than an action they take
-        self._job: Job | None = None
+        self._job: Job[Any] | None = None
         self._next: int | None = None  # [ns] of observation time: the next start is due; None: at once
         self._tight, self._told = 0, False
 

@@ -11,6 +11,7 @@ from vla_core.observe.action_prefix import action_prefix
 from vla_core.observe.committed import CommittedActions
 from vla_core.observe.stall import STAGNATION, StallDetector
 from vla_core.observe.streams import Aligned
+from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.policy.executor_monitor import ExecutorMonitor
@@ -33,11 +34,15 @@ class Answer:
     assignment: Assignment
     aligned: Aligned
     epoch: int  # of the executor, when the observation was taken
-    chunk: Chunk
-    pointed: np.ndarray  # (views, points, 2) of the objects that the instruction names, shares of the square view
+    prediction: Prediction
     inference_time: float  # [s] start of act -> chunk ready
     waited: float  # [s] of wall time, observation complete -> start of act
     skipped: int  # complete sets passed over since the answer before
+
+    @property
+    def chunk(self) -> Chunk:
+        """The chunk of the prediction."""
+        return self.prediction.chunk
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from vla_model.checkpoints import checkpoint
 from vla_model.config import ModelConfig, RobotInterface
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.observation import squared
+from vla_model.policy import PolicyInfo
 from vla_model.tokens import bins
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_sim.expert import Expert
@@ -117,7 +118,7 @@ class Looker:
         return bins.quantize(action.astype(np.float32), self.config.vocabulary.bins)
 
 
-def answering(profile: RobotProfile, robot: RobotInterface) -> Expert:
+def answering(profile: RobotProfile, robot: RobotInterface | PolicyInfo) -> Expert:
     """An expert for `answer`."""
     return Expert(profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
 

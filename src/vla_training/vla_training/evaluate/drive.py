@@ -1,11 +1,11 @@
 """How a checkpoint is loaded and drives the simulated arm."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from vla_core.profile import RobotProfile
-from vla_model.loading import load
-from vla_policy_node.policy.adapt_to_robot import fit
+from vla_model.loading import LoadOptions, load
+from vla_model.policy import Policy
+from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_sim.assets.robot import urdf_text
 from vla_sim.scene import CAMERAS
 
@@ -19,19 +19,32 @@ class Drive:
     period: float = 0.2  # between two inferences
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1
-    reuse: int = 1  # acts per full forward, see MaskedPolicy.reuse
-    estimate: str = 'median'  # of a set-point, see mmact.policy.ESTIMATES
+    reuse: int = 1  # acts per full forward, see LoadOptions
+    estimate: str = 'median'  # of a set-point, see LoadOptions
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
     inpaint: str = 'auto'  # whether the policy is given the action prefix, one of action_prefix.INPAINT
     seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
 
-    def load(self, profile: RobotProfile) -> Any:
-        """The policy. Raises FileNotFoundError or ValueError, also for one that is made for another robot."""
-        policy = load(
-            self.checkpoint, self.device, threads=1, engine=self.engine, act_steps=self.act_steps,
-            image_engine=self.image_engine, image_dtype='auto', reuse=self.reuse,
+    def load(self, profile: RobotProfile) -> Policy:
+        """The policy, in joint set-points of the robot. Raises as `model` and `adapt`."""
+        return self.adapt(self.model(), profile)
+
+    def adapt(self, model: Policy, profile: RobotProfile) -> Policy:
+        """A loaded model for the robot. Raises ValueError for one that is made for another robot."""
+        return adapt_to_robot(model, profile, CAMERAS, self.checkpoint, urdf_text)
+
+    def model(self) -> Policy:
+        """The checkpoint as it is. Raises FileNotFoundError or ValueError naming what is wrong."""
+        options = LoadOptions(
+            self.device,
+            threads=1,
+            engine=self.engine,
+            act_steps=self.act_steps,
+            image_engine=self.image_engine,
+            image_dtype='auto',
+            reuse=self.reuse,
             estimate=self.estimate,
-        )  # fmt: skip
-        return fit(policy, profile, CAMERAS, self.checkpoint, urdf_text)
+        )
+        return load(self.checkpoint, options)

@@ -49,7 +49,7 @@ class Worker:
         """sheets: folder for contact sheets of failures. policy: makes one for a world, instead of the checkpoint."""
         self.profile, self.drive, self.sheets = profile, drive, sheets
         loaded = drive.load(profile) if policy is None else None
-        self.inpaint = takes_prefix(drive.inpaint, loaded is not None and loaded.config.inpaints)
+        self.inpaint = takes_prefix(drive.inpaint, loaded is not None and loaded.info.learned_prefix)
         self._policy: Callable[[World], Any] = policy or (lambda world: loaded)
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 
@@ -170,8 +170,9 @@ def evaluate(
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
     jobs = jobs_of(tasks, episodes, seed, contrasts)
-    policy = drive.load(profile) if not model_id else None
-    facts = {'model': policy.model_id if policy is not None else model_id} | asdict(drive)
+    model = drive.model() if not model_id else None
+    policy = drive.adapt(model, profile) if model is not None else None
+    facts = {'model': policy.info.model_id if policy is not None else model_id} | asdict(drive)
     del facts['checkpoint']  # the model's id says what it is, wherever it lies
     file = RecordFile(out, facts)
     left = [job for job in jobs if job in set(file.missing(jobs))]
@@ -188,9 +189,11 @@ def evaluate(
     records = [r for r in file.records if r.key in wanted]
     measures = {}
     if dataset is not None and policy is not None:
+        from vla_model.families.mmact.policy import MaskedPolicy
         from vla_training.evaluate.offline import recorded_frames
 
-        measures['On recorded frames'] = recorded_frames(policy, dataset, console=console)
+        tokenizer = model.image_tokenizer if isinstance(model, MaskedPolicy) else None
+        measures['On recorded frames'] = recorded_frames(policy, dataset, tokenizer=tokenizer, console=console)
     if looks and policy is not None:
         from vla_training.evaluate.single_step import single_looks
 

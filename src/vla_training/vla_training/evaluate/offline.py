@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
-from vla_model.families.mmact.policy import MaskedPolicy
-from vla_model.image_tokenizer import preprocess
+from vla_model.image_tokenizer import ImageTokenizer, preprocess
+from vla_model.policy import IMAGE, PLAN, POINTS, ImageOptions, PlanOptions, Policy, finish
 from vla_model.tokens import bins
 from vla_model.types import Observation
 from vla_training.data.annotate import Plan, plans
@@ -22,6 +22,7 @@ from vla_training.lerobot import Dataset, Episode
 from vla_training.train.tokenize import chunks_of, points_of, starts, stride
 
 NOT_TRAINED = 1_000_000  # seeds from here on are never trained on
+_EXACT = 1000  # bins in which places are compared that a policy does not give in bins
 CURRENT = 'continue to '  # what comes before the current sub-task in a plan text
 
 
@@ -51,7 +52,7 @@ class Sums:
 
 
 def recorded_frames(
-    policy: MaskedPolicy,
+    policy: Policy,
     folder: Path,
     *,
     frames: int = 200,
@@ -59,19 +60,20 @@ def recorded_frames(
     plan_length: int = 112,
     plan_steps: int = 96,
     imagine_steps: int = 18,
+    tokenizer: ImageTokenizer | None = None,
     console: Console | None = None,
 ) -> dict[str, float | int]:
     """Measures by name, means over frames spread evenly over the dataset's episodes.
 
     frames: how many are acted on; decoded: how many of them get a plan and an image, which take many forwards. Of a
     simulator's dataset only episodes with seeds from NOT_TRAINED on are used. Action errors: |predicted - wanted
-    set-point|, wanted as in training. Images are compared in the image tokenizer's resolution, also with the best that
-    the tokenizer can show ('tokenizer'), and with the guess that nothing moves ('present image'). Raises ValueError
-    where the dataset does not fit the model or has nothing to use.
+    set-point|, wanted as in training. Images are compared in the resolution of the predicted ones, also with the best
+    that `tokenizer` can show, and with the guess that nothing moves ('present image'). Outputs that a policy does not
+    have are left out. Raises ValueError where the dataset does not fit the model or has nothing to use.
     """
-    robot = policy.config.robot
+    info = policy.info
     dataset = Dataset(folder)
-    chosen = _choose(dataset, robot.horizon * stride(dataset, robot), frames, folder)
+    chosen = _choose(dataset, info.horizon * stride(dataset, info), frames, folder)
     total = sum(len(at) for at in chosen.values())
     every = max(1, -(-total // decoded))
     sums, count = Sums(), 0
@@ -81,7 +83,7 @@ def recorded_frames(
             _act(policy, frame, sums)
             if count % every == 0:
                 _plan(policy, frame, sums, plan_length, plan_steps)
-                _imagine(policy, frame, sums, imagine_steps)
+                _imagine(policy, frame, sums, imagine_steps, tokenizer)
             count += 1
             bar.advance(line)
     return {'frames': count, 'frames with plan and image': len(range(0, count, every)), **sums.means()}
@@ -108,27 +110,27 @@ def _choose(dataset: Dataset, span: int, frames: int, folder: Path) -> dict[int,
     return chosen
 
 
-def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: MaskedPolicy) -> Iterator[Frame]:
-    robot = policy.config.robot
-    frames = stride(dataset, robot)
-    for episode, at in _pieces(dataset, chosen, robot.horizon * frames):
-        ends = np.minimum(starts(episode, robot.dof) + robot.horizon * frames, len(episode) - 1)
+def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> Iterator[Frame]:
+    info = policy.info
+    frames = stride(dataset, info)
+    for episode, at in _pieces(dataset, chosen, info.horizon * frames):
+        ends = np.minimum(starts(episode, info.dof) + info.horizon * frames, len(episode) - 1)
         needed = {*at, *(int(ends[t]) for t in at)}
-        views = {camera: _pictures(episode, image(camera), needed) for camera in robot.cameras}
+        views = {camera: _pictures(episode, image(camera), needed) for camera in info.cameras}
         state = np.asarray(episode.columns[STATE], np.float64)
-        actions = chunks_of(episode, robot.dof, robot.horizon, frames)
+        actions = chunks_of(episode, info.dof, info.horizon, frames)
         texts, parts = texts_of(episode), plans(episode)
         points = _points(dataset, episode, policy)
         for t in at:
             observation = Observation(
                 t_ref=round(t / dataset.fps * 1e9),
                 images={camera: pictures[t] for camera, pictures in views.items()},
-                positions=state[t, : robot.dof],
-                velocities=np.zeros(robot.dof),
-                gripper=float(state[t, robot.dof]) if robot.gripper else 0.0,
+                positions=state[t, : info.dof],
+                velocities=np.zeros(info.dof),
+                gripper=float(state[t, info.dof]) if info.gripper else 0.0,
                 instruction=episode.task,
             )
-            yield Frame(observation, actions[t], texts[t], parts[t], views[robot.cameras[0]][int(ends[t])], points[t])
+            yield Frame(observation, actions[t], texts[t], parts[t], views[info.cameras[0]][int(ends[t])], points[t])
 
 
 def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterator[tuple[Episode, list[int]]]:
@@ -142,10 +144,10 @@ def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterat
                 yield piece, inside
 
 
-def _points(dataset: Dataset, episode: Episode, policy: MaskedPolicy) -> np.ndarray:
+def _points(dataset: Dataset, episode: Episode, policy: Policy) -> np.ndarray:
     """(T, views, points, 2), see Frame; what is at the edge of a view is out of it."""
-    count = policy.config.vocabulary.bins
-    found = points_of(dataset, episode, policy.config.robot, count)
+    count = policy.info.point_bins or _EXACT
+    found = points_of(dataset, episode, policy.info, count)
     inside = ((found > 0) & (found < count - 1)).all(-1, keepdims=True)
     return np.where(inside, (bins.dequantize(found.clip(0, count - 1), count) + 1) / 2, np.nan)
 
@@ -154,8 +156,9 @@ def _pictures(episode: Episode, key: str, wanted: set[int]) -> dict[int, np.ndar
     return {t: picture for t, picture in enumerate(episode.frames(key)) if t in wanted}
 
 
-def _act(policy: MaskedPolicy, frame: Frame, sums: Sums) -> None:
-    chunk, dof = policy.act(frame.observation), policy.config.robot.dof
+def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
+    found, dof = policy.act(frame.observation), policy.info.dof
+    chunk = found.chunk
     error = np.abs(chunk.positions - frame.actions[:, :dof])
     sums.add('action error [rad]', float(error.mean()))
     sums.add('action error of the first step [rad]', float(error[0].mean()))
@@ -165,35 +168,47 @@ def _act(policy: MaskedPolicy, frame: Frame, sums: Sums) -> None:
     if len(chunk.gripper):
         sums.add('gripper error [m]', float(np.abs(chunk.gripper - frame.actions[:, dof]).mean()))
 
-    for off in np.linalg.norm(policy.pointed - frame.points, axis=-1).flatten():
+    if POINTS not in policy.info.outputs:
+        return
+    for off in np.linalg.norm(found.points - frame.points, axis=-1).flatten():
         if np.isfinite(off):
             sums.add('pointed beside it [share of the view]', float(off))
             sums.add('pointed within 0.05 of it', float(off < 0.05))
 
 
-def _plan(policy: MaskedPolicy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
-    if frame.plan is None:
+def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
+    if frame.plan is None or PLAN not in policy.info.outputs:
         return
-    text = policy.start_plan(frame.observation, length=length, steps=steps).run().text.strip()
+    text = finish(policy.start(PLAN, frame.observation, PlanOptions(length, steps))).text.strip()
     sums.add('plan text exact', float(text == frame.text))
     sums.add('current sub-task right', float(text.rpartition(CURRENT)[2].rstrip('.') == frame.plan.current))
 
 
-def _imagine(policy: MaskedPolicy, frame: Frame, sums: Sums, steps: int) -> None:
-    side = policy.config.image_tokenizer.resolution
+def _imagine(policy: Policy, frame: Frame, sums: Sums, steps: int, tokenizer: ImageTokenizer | None) -> None:
+    if IMAGE not in policy.info.outputs:
+        return
+    imagined = finish(policy.start(IMAGE, frame.observation, ImageOptions(steps))).image
+    side = len(imagined)
     true, present = (_pixels(picture, side) for picture in (frame.future, _present(policy, frame)))
-    imagined = policy.start_imagine(frame.observation, steps=steps).run().image
-    with torch.inference_mode():
-        tokenizer = policy.image_tokenizer
-        codes = tokenizer.encode(preprocess(frame.future, side, policy.device)[None])
-        best = (tokenizer.decode(codes).cpu() / 2 + 0.5).clamp(0, 1)
-    for name, picture in (('imagined', _pixels(imagined, side)), ('tokenizer', best), ('present image', present)):
+    pictures = {'imagined': _pixels(imagined, side)}
+    if tokenizer is not None:
+        pictures['tokenizer'] = _best(tokenizer, frame.future)
+    pictures['present image'] = present
+    for name, picture in pictures.items():
         sums.add(f'{name} PSNR [dB]', float(psnr(picture, true)))
         sums.add(f'{name} SSIM', float(ssim(picture, true)))
 
 
-def _present(policy: MaskedPolicy, frame: Frame) -> np.ndarray:
-    return frame.observation.images[policy.config.robot.cameras[0]]
+@torch.inference_mode()
+def _best(tokenizer: ImageTokenizer, picture: np.ndarray) -> Tensor:
+    """(1, 3, side, side) in [0, 1]: the best that the tokenizer can show of a picture."""
+    device = next(tokenizer.parameters()).device
+    codes = tokenizer.encode(preprocess(picture, tokenizer.config.resolution, device)[None])
+    return (tokenizer.decode(codes).cpu() / 2 + 0.5).clamp(0, 1)
+
+
+def _present(policy: Policy, frame: Frame) -> np.ndarray:
+    return frame.observation.images[policy.info.cameras[0]]
 
 
 def _pixels(picture: np.ndarray, side: int) -> Tensor:

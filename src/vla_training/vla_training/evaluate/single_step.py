@@ -5,13 +5,13 @@ chunk, and where its tool is at the end of that is compared with where the exper
 """
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import Progress
 
 from vla_core.profile import RobotProfile
+from vla_model.policy import Policy
 from vla_model.types import Observation
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
@@ -29,24 +29,24 @@ WHERE = {'anywhere': (Away(share=1.0), TASKS), 'close over it': (Away.over(), GR
 
 
 def single_looks(
-    policy: Any, profile: RobotProfile, scenes: int, console: Console | None = None
+    policy: Policy, profile: RobotProfile, scenes: int, console: Console | None = None
 ) -> dict[str, float | int]:
     """Measures by name, means over `scenes` held-out scenes of each task and place of the arm.
 
     Off the expert: of the tool at the end of a chunk, [mm] and, where the hand has to lie along a thing, [deg] about
     the vertical; half a turn more is as good (of a block: a quarter). 'Staying' is a policy that does nothing.
     """
-    robot = policy.config.robot
-    expert, sums, count = answering(profile, robot), Sums(), 0
+    info = policy.info
+    expert, sums, count = answering(profile, info), Sums(), 0
     with Progress(console=console, transient=True) as bar:
         line = bar.add_task('single looks', total=sum(scenes * len(tasks) for _, tasks in WHERE.values()))
         for where, world, seen in _shown(expert, scenes):
             bar.advance(line)
             try:
-                wanted = answer(expert, world, seen.instruction, robot.horizon)[-1, : robot.dof]
+                wanted = answer(expert, world, seen.instruction, info.horizon)[-1, : info.dof]
             except IKError:  # out of the expert's reach
                 continue
-            said = policy.act(seen).positions[-1]
+            said = policy.act(seen).chunk.positions[-1]
             _add(sums, where, seen.instruction, [expert.kinematics.forward(q) for q in (wanted, said, seen.positions)])
             count += 1
     return {'looks': count, **sums.means()}

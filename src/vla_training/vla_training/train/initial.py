@@ -76,7 +76,7 @@ def blocks(network: Network) -> list[nn.Module]:
 
 def check_tokens(base: Opened, tokens: Tokens, folder: Path) -> None:
     """Raises ValueError naming what the tokens have otherwise than the checkpoint."""
-    then, now = _layout(base), _layout(Opened(tokens.config, tokens.text, {}, {}))
+    then, now = _layout(base), _layout(Opened(tokens.config, tokens.text, {}, {}, None))
     changed = [f'{name} is {now[name]}, of the checkpoint {then[name]}' for name in then if now[name] != then[name]]
     if not changed and base.text.tokenizer.to_str() != tokens.text.tokenizer.to_str():
         changed = ['tokenizer.json is another']

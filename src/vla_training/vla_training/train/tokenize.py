@@ -25,6 +25,7 @@ from vla_model.config import ImageTokenizerConfig, ModelConfig, RobotInterface
 from vla_model.families.folder import open_folder
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.observation import squared
+from vla_model.policy import PolicyInfo
 from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
 from vla_model.tokens import bins
@@ -68,7 +69,7 @@ def starts(episode: Episode, dof: int) -> np.ndarray:
     return found
 
 
-def stride(data: Dataset, robot: RobotInterface) -> int:
+def stride(data: Dataset, robot: RobotInterface | PolicyInfo) -> int:
     """Frames per step of a chunk. Raises ValueError where a step is no whole number of frames."""
     frames = robot.dt * data.fps
     if frames < 0.5 or abs(frames - round(frames)) > 1e-6:
@@ -318,7 +319,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
     return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
 
 
-def points_of(data: Dataset, episode: Episode, robot: RobotInterface, count: int) -> np.ndarray:
+def points_of(data: Dataset, episode: Episode, robot: RobotInterface | PolicyInfo, count: int) -> np.ndarray:
     """(T, views, points, 2) int64: where the things are that the task names, in its order, in `count` bins.
 
     NOWHERE: unknown. What is out of the picture is at its edge.

@@ -13,6 +13,7 @@ from vla_model.engines.select import make
 from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from vla_model.network import KeyValues, Network
 from vla_model.observation import check_image, check_state, prefix_steps, state_of
+from vla_model.policy import IMAGE, PLAN, POINTS, ImageOptions, Options, PlanOptions, PolicyInfo, Prediction, no_output
 from vla_model.tokens import bins
 from vla_model.tokens.prompt import PromptBuilder, Template
 from vla_model.tokens.text_tokenizer import TextTokenizer
@@ -32,16 +33,14 @@ class Kept:
 
 
 class MaskedPolicy:
-    """One model on one device. Not thread-safe: one worker owns it.
-
-    `act` is for every cycle. `start_plan` and `start_imagine` return jobs, whose steps fit between two calls of `act`.
-    """
+    """One masked model on one device, see `Policy`. Also for its family: the network, its engine and how it decodes."""
 
     def __init__(
         self, config: ModelConfig, text: TextTokenizer, network: Network, image_tokenizer: ImageTokenizer, model_id: str
     ):
         robot = config.robot
         self.config, self.text, self.model_id = config, text, model_id
+        self.info = info_of(config, model_id)
         self.network, self.image_tokenizer = network.eval(), image_tokenizer.eval()
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
@@ -70,9 +69,6 @@ class MaskedPolicy:
             :, : robot.action_dim - robot.gripper
         ] = True
         self._medians = self._medians.to(self.device)
-        # (views, points, 2) of the newest chunk: where the things are that the instruction names, in its order. x and y
-        # in shares of the view, which bars have made square.
-        self.pointed = np.zeros((len(robot.cameras), 0, 2))
 
     def prepare(self, instruction: str) -> None:
         """Makes `act` faster for instructions as long as this one. May take half a second, the first time.
@@ -81,45 +77,50 @@ class MaskedPolicy:
         """
         self.engine.prepare(len(self.prompts.action(instruction).ids))
 
-    def act(self, observation: Observation, prefix: Chunk | None = None) -> Chunk:
-        """The chunk that follows `observation`.
+    def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
+        """The chunk that follows `observation`, and the places of what the instruction names, see `Policy.act`.
 
-        prefix: the d < horizon first steps, on the same time grid (step i due at t_ref + (i + 1) dt), that the robot
-        will execute anyway. They condition the rest and come back as they are, with confidence 1 and frozen = d.
-        (The network sees them rounded to bins and clipped to the action range.)
+        The network sees the prefix rounded to bins and clipped to the action range.
         Raises ValueError naming what is wrong with the observation or the prefix.
         """
-        robot = self.config.robot
-        if not robot.joints:
-            raise ValueError(
-                f'actions of this model are {robot.action_space}, no joint set-points: see MaskedPolicy.actions'
-            )
+        robot, info = self.config.robot, self.info
         state = state_of(robot, observation)
         origin = np.zeros(robot.action_dim)  # what actions are relative to; the opening is absolute
         if robot.action_space == 'joint_delta':
             origin[: robot.dof] = observation.positions
-        steps = prefix_steps(robot, prefix) if prefix is not None and len(prefix.positions) else None
+        steps = prefix_steps(info, prefix) if prefix is not None and len(prefix.positions) else None
         given = None if steps is None else steps - origin
-        values, probability = self.actions(observation.images, state, observation.instruction, given)
+        values, probability, points = self._decoded(observation.images, state, observation.instruction, given)
         actions = values + origin
         if steps is not None:
             actions[: len(steps)] = steps
-        return Chunk(
-            positions=actions[:, : robot.dof],
-            gripper=actions[:, robot.dof] if robot.gripper else np.zeros(0),
+        chunk = Chunk(
+            positions=actions[:, : info.arm_dim],
+            gripper=actions[:, info.arm_dim] if robot.gripper else np.zeros(0),
             dt=robot.dt,
             frozen=0 if steps is None else len(steps),
             confidence=probability.mean(1),
+            space=info.space,
         )
+        return Prediction(chunk, points)
 
-    @torch.inference_mode()
     def actions(
-        self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str, given: np.ndarray | None = None
+        self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str
     ) -> tuple[np.ndarray, np.ndarray]:
         """((horizon, action_dim) float64 in robot units, (horizon, action_dim) probability of each), as the model says.
 
-        state (state_dim,) and the first steps `given` (d, action_dim) are in robot units, too. Raises ValueError
-        naming what is wrong with images, state or instruction.
+        For what compares engines: `act` gives the same as a chunk. state (state_dim,) is in robot units, too. Raises
+        ValueError naming what is wrong with images, state or instruction.
+        """
+        return self._decoded(images, state, instruction, None)[:2]
+
+    @torch.inference_mode()
+    def _decoded(
+        self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str, given: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Actions and their probability as in `actions`, and (views, points, 2) places as in Prediction.points.
+
+        given: (d, action_dim) the first steps, in robot units.
         """
         robot, vocabulary = self.config.robot, self.config.vocabulary
         template = self.prompts.action(instruction)
@@ -144,22 +145,31 @@ class MaskedPolicy:
         n = robot.chunk_tokens
         both = bin_and_probability[:, :n].reshape(2, robot.horizon, robot.action_dim)
         places = bins.dequantize(bin_and_probability[0, n:].astype(np.int64), vocabulary.bins)
-        self.pointed = (places.reshape(len(robot.cameras), robot.points, 2) + 1) / 2
+        points = (places.reshape(len(robot.cameras), robot.points, 2) + 1) / 2
         values = bins.dequantize(both[0].astype(np.int64), vocabulary.bins)
-        return self.action_ranges.denormalize(values), both[1]
+        return self.action_ranges.denormalize(values), both[1], points
 
-    def start_plan(
-        self, observation: Observation, length: int = 256, steps: int = 64, threshold: float | None = None,
-        cached: bool = False,
-    ) -> decode.Job[Plan]:  # fmt: skip
-        """A job that writes at most `length` tokens in at most `steps` forwards; see `decode.text`.
+    def start(
+        self, output: str, observation: Observation, options: Options | None = None
+    ) -> decode.Job[Plan] | decode.Job[PredictedImage]:
+        """A job that writes a plan text or predicts the first camera's image at the end of the chunk.
 
-        Raises ValueError naming what is wrong with the observation.
+        Raises ValueError naming what is wrong with the observation, an output that there is not, and options of
+        another output.
         """
-        template = self.prompts.plan(observation.instruction, length)
-        return decode.Job(
-            self._plan(observation.t_ref, template, self._fill(template, observation), steps, threshold, cached)
-        )
+        if output == PLAN and isinstance(options, PlanOptions | None):
+            return self._start_plan(observation, options or PlanOptions())
+        if output == IMAGE and isinstance(options, ImageOptions | None):
+            return self._start_image(observation, options or ImageOptions())
+        if output in (PLAN, IMAGE):
+            raise ValueError(f'{type(options).__name__} are not the options of the output {output!r}')
+        raise no_output(self.info, output)
+
+    def _start_plan(self, observation: Observation, o: PlanOptions) -> decode.Job[Plan]:
+        """See `decode.text`."""
+        template = self.prompts.plan(observation.instruction, o.length)
+        ids = self._fill(template, observation)
+        return decode.Job(self._plan(observation.t_ref, template, ids, o.steps, o.threshold, o.cached))
 
     def _plan(
         self, t_ref: int, template: Template, ids: Tensor, steps: int, threshold: float | None, cached: bool
@@ -171,21 +181,15 @@ class MaskedPolicy:
         words = [i for i in tokens.tolist() if i < v.text and i not in (v.eos, v.mask)]
         return Plan(t_ref, self.text.decode(words), float(probability.mean()))
 
-    def start_imagine(
-        self, observation: Observation, steps: int = 18, guidance: float = 0.0, cached: bool = False
-    ) -> decode.Job[PredictedImage]:
-        """A job that predicts the first camera's image at the end of the chunk in `steps` forwards; see `decode.image`.
-
-        guidance: 0, or how much more the instruction counts than without. Raises ValueError naming what is wrong with
-        the observation.
-        """
+    def _start_image(self, observation: Observation, o: ImageOptions) -> decode.Job[PredictedImage]:
+        """See `decode.image`."""
         template = self.prompts.image(observation.instruction)
         ids = self._fill(template, observation)
         unguided = None
-        if guidance:
+        if o.guidance:
             other = self.prompts.image(None)
             unguided = (self._fill(other, observation), other.block)
-        return decode.Job(self._imagine(observation.t_ref, template, ids, steps, guidance, unguided, cached))
+        return decode.Job(self._imagine(observation.t_ref, template, ids, o.steps, o.guidance, unguided, o.cached))
 
     def _imagine(
         self, t_ref: int, template: Template, ids: Tensor, steps: int, guidance: float,
@@ -225,6 +229,11 @@ class MaskedPolicy:
             gripper=float(middle[-1]) if robot.gripper else 0.0,
             instruction='warm up',
         )
+
+    def close(self) -> None:
+        """Forgets images and keys; weights go with the last reference to them."""
+        self.forget_images()
+        self._kept = None
 
     def use(self, name: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
         """Makes `act` run on the engines of these names, see `engine.make`: in this process, without a trial."""
@@ -285,3 +294,27 @@ class MaskedPolicy:
             for camera, codes in zip(some, self.engine.encode(torch.stack(pixels)), strict=True):
                 known[camera] = (found[camera].copy(), codes + offset)
         return torch.stack([self._frames[camera][1] for camera in robot.cameras])
+
+
+def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
+    """What the contract says of a masked model."""
+    robot = config.robot
+    return PolicyInfo(
+        model_id=model_id,
+        trained=config.trained,
+        cameras=robot.cameras,
+        dof=robot.dof,
+        horizon=robot.horizon,
+        dt=robot.dt,
+        gripper=robot.gripper,
+        name=config.name,
+        action_space=robot.action_space,
+        state_dim=robot.state_dim,
+        action_dim=robot.action_dim,
+        outputs=frozenset({PLAN, IMAGE} | ({POINTS} if robot.points else set())),
+        points=robot.points,
+        point_bins=config.vocabulary.bins,
+        takes_prefix=True,
+        learned_prefix=config.inpaints,
+        picture_size=config.image_tokenizer.resolution,
+    )
