@@ -62,8 +62,8 @@ def test_what_trains_on_a_gpu_machine_needs_little():
     assert not imported(names) & {*ROS, 'vla_policy_node', 'vla_sim', 'mujoco', 'av', 'pyarrow', 'rosbags', 'openvino'}
 
 
-def test_types_cost_no_torch():
-    assert 'torch' not in imported(['vla_model', 'vla_model.types'])
+def test_types_and_the_contract_of_policies_cost_no_torch():
+    assert 'torch' not in imported(['vla_model', 'vla_model.types', 'vla_model.policy', 'vla_model.loading'])
 
 
 def test_a_simulated_task_is_named_in_its_own_file_alone():
@@ -74,6 +74,12 @@ def test_a_simulated_task_is_named_in_its_own_file_alone():
         for path in (ROOT / 'src' / package / package).rglob('*.py'):
             if path.parent != tasks:
                 assert not re.search(f"'({'|'.join(names)})'", path.read_text()), f'{path} names a task'
+
+
+def test_random_weights_are_special_in_one_place():
+    for path in (ROOT / 'src').rglob('*.py'):
+        if 'test' not in path.parts and path.name != 'shipped.py':
+            assert not re.search(r"[!=]= *(RANDOM\b|'random-nano')", path.read_text()), path
 
 
 def imports_of(name, path):

@@ -1,6 +1,7 @@
 """The policy of a masked model: an observation in, a chunk of set-points out."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,7 +14,18 @@ from vla_model.engines.select import make
 from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from vla_model.network import KeyValues, Network
 from vla_model.observation import check_image, check_state, prefix_steps, state_of
-from vla_model.policy import IMAGE, PLAN, POINTS, ImageOptions, Options, PlanOptions, PolicyInfo, Prediction, no_output
+from vla_model.policy import (
+    IMAGE,
+    PLAN,
+    POINTS,
+    ImageOptions,
+    Options,
+    PlanOptions,
+    Policy,
+    PolicyInfo,
+    Prediction,
+    no_output,
+)
 from vla_model.tokens import bins
 from vla_model.tokens.prompt import PromptBuilder, Template
 from vla_model.tokens.text_tokenizer import TextTokenizer
@@ -294,6 +306,10 @@ class MaskedPolicy:
             for camera, codes in zip(some, self.engine.encode(torch.stack(pixels)), strict=True):
                 known[camera] = (found[camera].copy(), codes + offset)
         return torch.stack([self._frames[camera][1] for camera in robot.cameras])
+
+
+if TYPE_CHECKING:
+    _keeps_the_contract: type[Policy] = MaskedPolicy
 
 
 def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
