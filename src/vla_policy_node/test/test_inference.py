@@ -2,12 +2,13 @@
 
 import threading
 import time
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from vla_core.observe.streams import JOINTS, NS, Aligned
+from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.policy.inference import Inference
@@ -17,8 +18,6 @@ from vla_policy_node.policy.session import SEAMLESS, Session
 
 class Model:
     """Chunks that stay where the arm is; `spoil` changes them or raises; `gate` closed: it thinks on."""
-
-    pointed = np.zeros((1, 0, 2))
 
     def __init__(self):
         self.seen, self.prefixes, self.prepared, self.spoil = [], [], [], lambda chunk: chunk
@@ -32,7 +31,7 @@ class Model:
         self.seen.append(observation)
         self.prefixes.append(prefix)
         assert self.gate.wait(20)
-        return self.spoil(Chunk(np.tile(observation.positions, (8, 1)), np.zeros(0), 0.1))
+        return Prediction(self.spoil(Chunk(np.tile(observation.positions, (8, 1)), np.zeros(0), 0.1)))
 
 
 class Rig:
@@ -117,7 +116,7 @@ def test_the_epoch_is_the_one_from_before_the_model_was_asked(make):
 
 def test_a_failure_is_told_to_the_session_and_tried_again(make):
     rig = make()
-    rig.model.spoil = lambda chunk: SimpleNamespace(positions=chunk.positions[:0])
+    rig.model.spoil = lambda chunk: replace(chunk, positions=chunk.positions[:0])
     rig.set(1.0)
     rig.session.put('go')
     rig.wait(lambda: 'must be (horizon, 7)' in rig.session.failure)

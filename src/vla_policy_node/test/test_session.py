@@ -7,6 +7,7 @@ import pytest
 
 from vla_core.observe.committed import CommittedActions
 from vla_core.observe.streams import NS, Aligned
+from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.policy import session as module
@@ -42,7 +43,7 @@ def answer(session, t_ref=4 * NS, positions=None):
     ramp[:, 0] = 0.1 * np.arange(1, 9)
     chunk = Chunk(ramp if positions is None else positions, np.zeros(0), 0.1)
     aligned = Aligned(t_ref, {}, {}, index=1, arrived=0.0)
-    return Answer(assignment, aligned, epoch, chunk, np.zeros((0, 0, 2)), 0.03, 0.0, 0)
+    return Answer(assignment, aligned, epoch, Prediction(chunk), 0.03, 0.0, 0)
 
 
 def test_a_chunk_is_sent_while_its_assignment_is_in_force_and_only_then():
