@@ -136,7 +136,7 @@ def test_a_frame_whose_chunk_reaches_into_another_task_does_not_count(dataset, c
         def act(self, observation, prefix=None):
             asked.append((round(observation.t_ref * 1e-8), observation.instruction, float(observation.positions[0])))
             h = self.info.horizon
-            return Prediction(Chunk(np.zeros((h, 7)), np.zeros(h), self.info.dt))
+            return Prediction(Chunk(np.zeros((h, 7)), np.zeros(h), self.info.dt), self.pointed)
 
         def picture(self, observation):
             return self.pictures[0]
