@@ -3,7 +3,6 @@
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from vla_model import decode
 from vla_model.bench.parity_case import ParityCase, Row, fill
+from vla_model.bench.parity_rynnvla_parts import batch, layers
 from vla_model.families.rynnvla import decode as answers
 from vla_model.families.rynnvla import losses, preprocess, prompt, tokens
 from vla_model.families.rynnvla.action_head import ActionHead
@@ -25,7 +25,7 @@ from vla_model.families.rynnvla.mask import chunk_mask
 from vla_model.families.rynnvla.tokens import ACTION, STATE, Scale
 from vla_model.families.rynnvla.vqgan import Vqgan, to_images, to_pixels
 from vla_model.families.rynnvla.weights import head_shape, network_config, released_name, vqgan_config
-from vla_model.network import Network, rotate
+from vla_model.network import Network
 from vla_model.tokens.text_tokenizer import TextTokenizer
 
 LOGITS, HIDDEN, PIXELS, GRADIENTS = 2e-4, 1e-4, 1e-3, 1e-3
@@ -51,7 +51,7 @@ class RynnVlaCase(ParityCase):
             self.text = TextTokenizer.load(Path(place) / 'tokenizer.json')
         self.network, self.head, self.vqgan = cache(self._network), cache(self._head), cache(self._vqgan)
         self.codes, self.hidden, self.prefill = cache(self._codes_of_frames), cache(self._hidden), cache(self._prefill)
-        self.layers, self.chunk, self.world = cache(self._layers), cache(self._chunk), cache(self._world)
+        self.layers, self.chunk, self.world = cache(self._probed), cache(self._chunk), cache(self._world)
         self.loss = cache(self._losses)
         self.checks = [
             (r'norm_(action|state|wm_action)_(?P<end>min|max)', self._constants),
@@ -266,28 +266,8 @@ class RynnVlaCase(ParityCase):
     def _hidden(self, name: str, chunked: bool = True) -> Tensor:
         return self._states(self._ids(name), chunked)
 
-    def _layers(self) -> dict[str, Tensor]:
-        """The tensors of each layer at the probe positions, block by block."""
-        ids, network, at = self._ids('vla_train_ids'), self.network(), torch.from_numpy(self._get('probe_positions'))
-        transformer: Any = network.model['transformer']
-        length, at = ids.shape[1], at.long()
-        rope = network._rope_for(length, ids.device)
-        mask, h = chunk_mask(ids[0].numpy())[None, None], network.embed(ids)
-        blocks, states, found = transformer.blocks, [h], {}
-        first = blocks[0]
-        n = first.attn_norm(h)[:, at]
-        for letter, project, norm, heads in (
-            ('q', first.q_proj, first.q_norm, first.n_heads), ('k', first.k_proj, first.k_norm, first.n_kv_heads),
-        ):  # fmt: skip
-            normed = norm(project(n).unflatten(-1, (heads, first.head_dim)).transpose(1, 2))
-            found[f'layer0_{letter}_normed'] = normed[0].transpose(0, 1)
-            found[f'layer0_{letter}_rotated'] = rotate(normed, rope[0][at], rope[1][at])[0].transpose(0, 1)
-        for block in blocks:
-            h = block(h, rope, slice(None), mask)
-            states.append(h)
-        states[-1] = transformer.ln_f(h)
-        found['hidden_per_layer'] = torch.stack([s[0, at] for s in states])
-        return found
+    def _probed(self) -> dict[str, Tensor]:
+        return layers(self.network(), self._ids('vla_train_ids'), self._ids('probe_positions'))
 
     def _layer(self, name: str, tensor: str) -> Row:
         return self._numbers(name, self.layers()[tensor], HIDDEN)
@@ -389,55 +369,12 @@ class RynnVlaCase(ParityCase):
         codes = tokens.codes_of(self._get('wm_gen_ids'))[0]
         return self._steps(name, to_images(self.vqgan().decode(torch.from_numpy(codes[None]).long()))[0, ::4, ::4])
 
-    # Losses. The reference lets padding behind the queries be attended to; its numbers for a batch are made that way
-    # here, too, and those of each sample alone with our head.
+    # Losses
 
     def _losses(self) -> dict[str, Tensor]:
         with torch.inference_mode(False), torch.enable_grad():
             network, head = self._network(), self._head()
-            return self._of_batch(network, head)
-
-    def _of_batch(self, network: Network, head: ActionHead) -> dict[str, Tensor]:
-        ids, labels = self._ids('loss_ids').clone(), self._ids('loss_labels').clone()
-        mask = torch.stack([chunk_mask(row.numpy()) for row in ids])[:, None]
-        length = ids.shape[1]
-        h = network.hidden(network.embed(ids), slice(0, length), length, mask)
-        has = losses.has_chunk(ids)
-        prompts = [int((row == tokens.ACTION_START).nonzero()[0, 0]) for row in ids[has]]
-        longest = max(prompts)
-        found: dict[str, Tensor] = {}
-        predicted = [_padded_head(head, h[has][i, :n], longest - n) for i, n in enumerate(prompts)]
-        alone = [head(h[has][i : i + 1, :n])[0] for i, n in enumerate(prompts)]
-        targets = [self._targets(row) for row in ids[has]]
-        found['pred_actions'], found['target_actions'] = torch.cat(predicted), torch.cat(targets)
-        learned = labels[:, 1:] != losses.IGNORED
-        logits = network.head(h[:, :-1], EVERYTHING)
-        ce, z = losses.token_losses(logits[learned], labels[:, 1:][learned])
-        l1 = (found['pred_actions'] - found['target_actions']).abs().mean()
-        total = losses.total_loss(ce, z, l1)
-        found['values'] = torch.stack((ce, z, l1, total)).detach()
-        rows, action = [], iter(zip(alone, targets, strict=True))
-        for i in range(len(ids)):
-            ce, z = losses.token_losses(logits[i][learned[i]], labels[i, 1:][learned[i]])
-            ours, theirs = next(action) if has[i] else (torch.zeros(1), torch.zeros(1))
-            rows.append(torch.stack((ce, z, (ours - theirs).abs().mean())))
-        found['per_sample'] = torch.stack(rows).detach()
-        total.backward()
-        parameters = [*network.parameters(), *head.parameters()]
-        first: Any = network.model['transformer'].blocks[0]  # type: ignore[union-attr,index]
-        last: Any = head.output_projection['model']
-        found['grad_q_proj_0'] = first.q_proj.weight.grad
-        found['grad_head_fc2'] = last.fc2.weight.grad
-        found['grad_head_queries'] = head.action_token_embeddings.weight.grad.flatten()[:4096]  # type: ignore[union-attr]
-        norms = [p.grad.double().norm() for p in parameters if p.grad is not None]
-        found['grad_norm'] = torch.stack(norms).norm()[None]
-        return {name: value.detach() for name, value in found.items()}
-
-    def _targets(self, ids: Tensor) -> Tensor:
-        """(horizon, dims) bin centres of the action blocks in ids (T,)."""
-        starts = (ids == tokens.ACTION_START).nonzero()[:, 0].tolist()
-        blocks = np.stack([ids[s + 1 : s + 1 + self.dims].numpy() for s in starts])
-        return torch.from_numpy(tokens.bin_values(blocks, ACTION)).float()
+            return batch(network, head, self._ids('loss_ids').clone(), self._ids('loss_labels').clone())
 
     def _loss(self, name: str, what: str) -> Row:
         if what == 'edge_ce':
@@ -449,13 +386,3 @@ class RynnVlaCase(ParityCase):
 
     def _gradient(self, name: str, what: str) -> Row:
         return self._numbers(name, self.loss()[name], GRADIENTS)
-
-
-def _padded_head(head: ActionHead, context: Tensor, padding: int) -> Tensor:
-    """The head's chunk where `padding` rows of zeros stand behind the queries and are attended to."""
-    count = head.horizon * head.dims
-    table = head.action_token_embeddings.weight.view(1, count, -1)
-    zeros = context.new_zeros(1, padding, context.shape[-1])
-    h = head.transformer_encoder(head.hidden_projection(torch.cat((context[None], table, zeros), 1)))
-    queries = h[:, len(context) : len(context) + count]
-    return head.output_projection['model'](queries.unflatten(1, (head.horizon, -1)).flatten(2))[0]
