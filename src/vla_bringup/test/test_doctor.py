@@ -4,6 +4,7 @@ import json
 import os
 import resource
 import time
+from pathlib import Path
 
 import pytest
 
@@ -243,6 +244,18 @@ def test_evaluations_of_a_checkpoint_are_reported(checkpoint):
         assert list(check_checkpoint(str(checkpoint)))[-1].verdict is FAIL
     finally:
         record.unlink()
+
+
+def test_a_folder_of_any_family_is_checked(tmp_path, monkeypatch):
+    from vla_model import loading
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[3] / 'examples'))
+    monkeypatch.setitem(loading.FAMILIES, 'hold', 'minimal_policy')
+    (tmp_path / 'config.json').write_text(json.dumps({'family': 'hold'}))
+    found = {check.name: check for check in check_checkpoint(str(tmp_path))}
+    assert list(found) == ['checkpoint', 'actions', 'trained', 'weights', 'evaluation']
+    assert found['actions'].fact == 'cameras front; 7 joints; 8 steps of 0.1 s, joint_position'
+    assert 'model id hold-1' in found['weights'].fact
 
 
 def test_a_damaged_checkpoint_fails(checkpoint):

@@ -44,7 +44,7 @@ class Loader(Protocol):
         """The policy. Raises FileNotFoundError or ValueError naming what is wrong, and the remedy."""
 
     def describe(self, reference: str, options: LoadOptions) -> PolicyInfo:
-        """What the policy would be, in less than a second and without its weights; errors as those of `load`."""
+        """What the policy would be, without its weights; errors as those of `load`. Not needed where that is quick."""
 
 
 def load(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy:
@@ -59,7 +59,12 @@ def load(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy:
 def describe(reference: str | Path = '', options: LoadOptions = PLAIN) -> PolicyInfo:
     """What the policy would be, without loading it: its model_id may be the name alone. Raises as `load`."""
     text = model_path(reference)
-    return loader(text).describe(text, options)
+    found = loader(text)
+    if hasattr(found, 'describe'):
+        return found.describe(text, options)
+    policy = found.load(text, options)
+    policy.close()
+    return policy.info
 
 
 def loader(reference: str | Path) -> Loader:

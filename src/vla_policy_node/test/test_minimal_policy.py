@@ -31,7 +31,7 @@ def folder(tmp_path, monkeypatch):
     return tmp_path / 'model'
 
 
-def test_the_node_serves_a_policy_that_only_acts(ros, folder):
+def test_the_node_serves_a_policy_that_only_acts(ros, folder, monkeypatch):
     parameters = {'model': str(folder), 'drive': True, 'rate': 20.0, 'robot.gripper_joint_names': ['']}
     node = ros.add(
         'policy',
@@ -57,7 +57,11 @@ def test_the_node_serves_a_policy_that_only_acts(ros, folder):
             publisher.publish(image)
 
     robot.create_timer(0.03, publish)
+    logged = []
+    monkeypatch.setattr(node.get_logger(), 'info', logged.append)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    without = [text for text in logged if 'has no effect' in text]
+    assert len(without) == 2 and 'plan_rate 0.5 Hz' in without[0] and 'imagine_rate 0.5 Hz' in without[1]
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     instruction.publish(String(data='hold the arm'))
     ros.wait(lambda: len(chunks) > 2, 'chunks')
@@ -83,6 +87,11 @@ def test_what_no_loader_is_for_is_refused_by_name(folder, monkeypatch, reference
         loading.load(reference)
     with pytest.raises(ValueError, match=says):
         loading.describe(reference)
+
+
+def test_a_policy_is_described_by_its_family_or_by_itself(folder):
+    assert loading.describe(folder) == loading.load(folder).info
+    assert not loading.describe('random-nano').trained and loading.describe('nano').trained
 
 
 def test_a_scheme_is_a_line_of_a_table(folder, monkeypatch):
