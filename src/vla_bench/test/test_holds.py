@@ -35,3 +35,11 @@ def test_an_arm_in_contact_is_let_go_fast(kind):
     assert seen.rests <= (0.1 if kind == 'crisp' else 0.36)
     assert seen.velocity > (0.9 if kind == 'crisp' else 0.3)
     assert f'| `BLOCKED` | contact in motion | {kind} | 1 |' in table([seen])
+
+
+@pytest.mark.parametrize('seed', [13, 15, 17, 25, 31])  # up to 1 rad/s
+def test_a_fast_arm_whose_stamps_stand_still_is_not_taken_for_blocked(seed):
+    case = next(case for case in CASES if case.about == 'stamps that stand still')
+    seen = hold(PROFILES['fr3'], 'forward_command', case, seed)
+    assert Hold.JOINT_STATE_STALE in seen.holds
+    assert Hold.BLOCKED not in seen.holds

@@ -156,7 +156,7 @@ def test_the_message_of_a_fault_that_stands_changes_when_it_would_not_be_true_an
 @pytest.mark.parametrize(
     ('driver', 'says'),
     [
-        (lambda at: lambda q, now: (q, at), 'stood still for more than 0.21 s: does the driver repeat one'),
+        (lambda at: lambda q, now: (q, at), 'stood still for more than 0.20 s: does the driver repeat one'),
         (lambda at: lambda q, now: (q, now - 500 * MS), 'the clock of the joint states was set back by 0.'),
     ],
 )

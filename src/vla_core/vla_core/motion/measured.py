@@ -28,14 +28,16 @@ class Measured:
         self._profile, self._max_age = profile, max_age
         self._lower, self._upper = profile.position_lower - OUTSIDE, profile.position_upper + OUTSIDE
         self._stamp = 0  # of the newest that are trusted
+        self._repeated = False  # whether the newest message has the stamp of the one before
         self._stamps, self._back = Stamps(), 0.0  # [s] by which the driver's clock was set back, while it is behind
         self._since_trusted = self._since_any = math.inf  # [s] of control time
 
     def observe(self, positions: np.ndarray, stamp: int, now: int) -> bool:
-        """Take a message that came at `now`; False, with `problem`, if it is not trusted."""
-        self._since_any = 0.0
+        """Take a message that came at `now`; False if it is not trusted, with `problem`, or has the stamp of the one
+        before: then it is not known when it was measured."""
+        self._since_any, self._repeated = 0.0, stamp == self._stamps.newest
         self.problem = self._distrust(positions, stamp, now)
-        if self.problem:
+        if self.problem or self._repeated:
             return False
         self.positions, self._stamp, self._since_trusted = positions, stamp, 0.0
         return True
@@ -71,6 +73,8 @@ class Measured:
             return f'no joint state came for more than {self._since_any:.2f} s: is the robot still publishing?'
         if self.problem:
             return self.problem
+        if self._repeated:
+            return _stands_still(age)
         return (
             f'{_WHAT} is more than {age:.2f} s old: is the robot still publishing, do the clocks agree (use_sim_time)?'
         )
@@ -96,10 +100,7 @@ class Measured:
             if self._back > 0:
                 return set_back('the joint states', self._back)
             if stamp == before:
-                return (
-                    f'the stamp of {_WHAT} has stood still for more than {age:.2f} s: '
-                    'does the driver repeat one message?'
-                )
+                return _stands_still(age)
             return (
                 f'{_WHAT} is {age:.2f} s old when it comes, limit {self._max_age:g} s: do the clocks agree '
                 '(use_sim_time), is the network too slow?'
@@ -120,3 +121,7 @@ class Measured:
             f'{profile.joint_names[joint]} is measured at {positions[joint]:.3f} rad, outside its limits '
             f'[{profile.position_lower[joint]:.4f}, {profile.position_upper[joint]:.4f}]: {cause}'
         )
+
+
+def _stands_still(age: float) -> str:
+    return f'the stamp of {_WHAT} has stood still for more than {age:.2f} s: does the driver repeat one message?'
