@@ -1,12 +1,17 @@
 """The timing of a path: inside the limits at every point, never faster than asked, at rest at the end."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vla_core.motion.config import ExecutorConfig
+from vla_core.motion.limits import Limits
 from vla_core.motion.path import ChunkPath
 from vla_core.motion.retime import retime
+from vla_core.profile import RobotProfile
 
 VELOCITY, ACCELERATION = np.array([2.0, 1.5, 1.0]), np.array([5.0, 4.0, 3.0])
 
@@ -74,3 +79,16 @@ def test_shortest_grids(n):
     timing = timed(s, np.ones((n, 3)), np.zeros((n, 3)), 0.0)
     assert timing is not None
     assert timing.times[-1] > 0
+
+
+@pytest.mark.filterwarnings('error')
+@pytest.mark.parametrize('least', [0.0, 5e-324, 1e-310])
+def test_a_joint_that_hardly_moves_warns_of_nothing(least):
+    s = np.linspace(0.0, 1.0, 20)
+    first, second = np.tile([1.0, least, 0.0], (20, 1)), np.tile([0.0, least, 0.0], (20, 1))
+    timing = retime(s, first, (second[:-1], second[1:]), 0.0, np.ones(20), ACCELERATION)
+    assert timing is not None
+    assert timing.rates.max() == pytest.approx(1.0)
+    profile = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'fr3.yaml')
+    first = np.tile([1.0, least, 0.0, 0.0, 0.0, 0.0, 0.0], (20, 1))
+    assert np.isfinite(Limits(profile, ExecutorConfig()).rate_caps(np.tile(profile.home, (20, 1)), first)).all()

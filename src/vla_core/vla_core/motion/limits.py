@@ -48,7 +48,7 @@ class Limits:
     def rate_caps(self, q: np.ndarray, first: np.ndarray) -> np.ndarray:
         """(n,) largest ds/dt at the points q (n, dof) of a path with derivative `first` by s."""
         down, up = self.velocities(q)
-        with np.errstate(divide='ignore', invalid='ignore'):
+        with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
             bound = np.where(first > 0, up, down)
             caps = np.where(first == 0, np.inf, bound / np.abs(first)).min(axis=1)
         # Between two points it may be as low as at the lower: where the limit falls steeply, it is.

@@ -82,14 +82,14 @@ def _bounds(first: np.ndarray, second: np.ndarray, acceleration: np.ndarray) -> 
 
 def _flat_limit(first: np.ndarray, second: np.ndarray, acceleration: np.ndarray) -> np.ndarray:
     """(n,) largest x that a joint which does not move here can bear."""
-    with np.errstate(divide='ignore', invalid='ignore'):
+    with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
         return np.where(np.abs(first) <= _FLAT, acceleration / np.abs(second), np.inf).min(axis=1)
 
 
 def _meeting(slope: np.ndarray, push: np.ndarray) -> np.ndarray:
     """(n,) largest x at which the bounds on u of all joints have something in common."""
     # Lower bound of joint i below upper bound of joint j: (slope_j - slope_i) x <= push_i + push_j.
-    with np.errstate(divide='ignore', invalid='ignore'):
+    with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
         apart = slope[:, None, :] - slope[:, :, None]
         room = push[:, None, :] + push[:, :, None]
         return np.where(apart > _FLAT, room / apart, np.inf).min(axis=(1, 2))
@@ -101,7 +101,7 @@ def _controllable(highest: np.ndarray, slope: np.ndarray, push: np.ndarray, ds: 
     # x + 2 ds u <= next, so x (1 - 2 ds slope) <= next + 2 ds push.
     factor = 1.0 - 2 * ds[:, None] * slope
     reach = 2 * ds[:, None] * push
-    with np.errstate(divide='ignore', invalid='ignore'):
+    with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
         inverse = np.where(factor > _FLAT, 1.0 / factor, np.inf)
         # From where the next point's highest can be reached from this one's, nothing is to be computed.
         easy = (((highest[1:, None] + reach) * inverse).min(axis=1) >= highest[:-1]).tolist()
