@@ -13,7 +13,7 @@ setup(
     ],
     # Of colcon's build only package.xml counts; these are for pip, e.g. on a GPU machine without ROS.
     python_requires='>=3.10,<3.13',
-    install_requires=['numpy', 'psutil', 'safetensors', 'tokenizers', 'torch>=2.5'],
+    install_requires=['numpy', 'pillow', 'psutil', 'safetensors', 'tokenizers', 'torch>=2.5'],
     extras_require={
         'cuda': ['triton; sys_platform == "linux"'],  # the kernels of cuda-graph; without it torch does the same
         'openvino': ['openvino'],
