@@ -42,7 +42,6 @@ def imported(names, python=sys.executable):
         (('vla_policy_node', 'vla_policy_node'), ('vla_sim', 'vla_training', 'vla_bringup', 'vla_bench')),
         (('vla_sim', 'vla_sim'), ('vla_training', 'vla_bringup', 'vla_bench')),
         (('vla_training', 'vla_training'), ('vla_bringup', 'vla_bench')),
-        (('vla_bringup', 'vla_bringup'), ('vla_bench',)),
     ],
 )
 def test_cores_import_neither_ros_nor_what_stands_above_them(folder, forbidden):

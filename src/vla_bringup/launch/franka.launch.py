@@ -1,7 +1,7 @@
 """A Franka Research 3 with executor and policy: `ros2 launch vla_bringup franka.launch.py --show-args`.
 
 franka_bringup's own franka.launch.py brings up the robot with our controllers (config/controllers); one of them is
-spawned, and the executor speaks its language. Cameras are yours: the robot profile names their topics.
+spawned, and the executor has the adapter for it. Start the cameras yourself: the robot profile names their topics.
 """
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
@@ -25,7 +25,9 @@ from vla_policy_node.adapters.table import ADAPTERS
 
 YES_NO = ['true', 'false']
 ARGUMENTS = [
-    DeclareLaunchArgument('robot_ip', default_value='', description='address of the robot; not with fake hardware'),
+    DeclareLaunchArgument(
+        'robot_ip', default_value='', description='IP address of the robot; empty with fake hardware'
+    ),
     DeclareLaunchArgument(
         'controller',
         default_value=AUTO,
@@ -38,25 +40,27 @@ ARGUMENTS = [
         'gripper',
         default_value='franka',
         choices=list(GRIPPERS),
-        description="franka: Franka's hand, which stands still on fake hardware; position: one that you bring up, see "
-        "the profile's topics.gripper_command and robot.tool_offset; none: the tool is the flange",
+        description="gripper. franka: Franka's hand, which stands still on fake hardware; position: your own, see the "
+        "profile's topics.gripper_command and robot.tool_offset; none: the tool is the flange",
     ),
     DeclareLaunchArgument(
         'robot',
         default_value='fr3',
         description=f'robot profile: the path of a file, or one of {", ".join(profile_names())}',
     ),
-    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of all nodes, e.g. /cell/arm; empty: none'
+    ),
     DeclareLaunchArgument(
         'use_fake_hardware',
         default_value='false',
         choices=YES_NO,
-        description='ros2_control without a robot: joints follow positions at once. Try wiring with it, not motion',
+        description='mock hardware of ros2_control, whose joints follow positions at once: tests wiring, not motion',
     ),
     DeclareLaunchArgument(
         'controllers_yaml',
         default_value='',
-        description='parameters of controller_manager and the controllers; gains are there; empty: fr3.yaml of this '
+        description='parameter file of controller_manager and controllers, with the gains; empty: fr3.yaml of this '
         'package, fr3_fake.yaml with fake hardware',
     ),
     *model_arguments(),
@@ -64,7 +68,7 @@ ARGUMENTS = [
         'drive',
         default_value='false',
         choices=YES_NO,
-        description='true: the policy moves the arm; false: shadow, it infers and publishes, and the arm holds',
+        description='true: the policy moves the arm; false: shadow, chunks are published and never executed',
     ),
     DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
     DeclareLaunchArgument(

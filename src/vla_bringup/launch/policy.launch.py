@@ -22,19 +22,21 @@ ARGUMENTS = [
         'nodes',
         default_value='both',
         choices=['both', 'policy', 'executor'],
-        description='what runs on this machine: the executor belongs on the one that talks to the arm, the policy on '
-        'the one with the GPU',
+        description='nodes on this machine: the executor belongs on the machine of the arm, the policy on the one with '
+        'the GPU',
     ),
-    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of all nodes, e.g. /cell/arm; empty: none'
+    ),
     *model_arguments(),
     DeclareLaunchArgument(
         'drive',
         default_value='false',
         choices=['true', 'false'],
-        description='true: the policy moves the arm; false: shadow, it infers and publishes, and the arm holds',
+        description='true: the policy moves the arm; false: shadow, chunks are published and never executed',
     ),
     DeclareLaunchArgument(
-        'use_sim_time', default_value='false', choices=['true', 'false'], description='times come from /clock'
+        'use_sim_time', default_value='false', choices=['true', 'false'], description='take time from /clock'
     ),
     DeclareLaunchArgument('record', default_value='', description='folder of a rosbag2 to write; empty: none'),
     DeclareLaunchArgument(

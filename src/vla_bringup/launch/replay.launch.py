@@ -1,9 +1,9 @@
 """A bag into the live policy node, in shadow: `ros2 launch vla_bringup replay.launch.py bag:=FOLDER --show-args`.
 
-`ros2 bag play` waits, paused, until the model is loaded and the policy node is active. It plays the cameras, joints and
-instructions of the bag under the names that the nodes here have, and nothing that would come beside their outputs; the
-policy runs on that clock. No executor, so nothing moves. Look at it with RViz. For a report, and for chunks that are
-the same each time, there is `./vla replay`.
+`ros2 bag play` is paused until the policy node is active. It plays cameras, joints and instructions of the bag under
+the topic names of these nodes, without the recorded outputs of the policy. The policy runs on the clock of the bag.
+There is no executor, so the arm does not move. RViz shows the replay. `./vla replay` makes a report and reproducible
+chunks.
 """
 
 import tempfile
@@ -29,27 +29,27 @@ ARGUMENTS = [
         description=f'robot profile that names the topics: the path of a file, or one of {", ".join(profile_names())}',
     ),
     DeclareLaunchArgument(
-        'namespace', default_value='', description='of the topics in the bag, e.g. /cell/arm; empty: none'
+        'namespace', default_value='', description='namespace of the topics in the bag, e.g. /cell/arm; empty: none'
     ),
     DeclareLaunchArgument(
-        'instruction', default_value='', description='for the policy, in place of those in the bag; empty: as the bag'
+        'instruction', default_value='', description='instruction for the policy; empty: the instructions in the bag'
     ),
     *model_arguments(),
     DeclareLaunchArgument(
         'engine',
         default_value='',
-        description='that runs the model: auto, eager, ...; empty: as the parameters have it',
+        description='engine of the model: auto, eager, ...; empty: the value of the parameter files',
     ),
     DeclareLaunchArgument(
-        'threads', default_value='', description='of the processor for the model; empty: as the parameters have it'
+        'threads', default_value='', description='CPU threads of the model; empty: the value of the parameter files'
     ),
     DeclareLaunchArgument(
-        'seed', default_value='', description='of what the model draws at random; empty: as the parameters have it'
+        'seed',
+        default_value='',
+        description='seed of the random draws of the model; empty: the value of the parameter files',
     ),
     DeclareLaunchArgument('rate', default_value='1.0', description='pace of the bag; 0.5 is half as fast as recorded'),
-    DeclareLaunchArgument(
-        'start_offset', default_value='0.0', description='seconds of the bag to leave out at its beginning'
-    ),
+    DeclareLaunchArgument('start_offset', default_value='0.0', description='time skipped at the start of the bag [s]'),
     *parameter_arguments('params_file', 'policy_parameters'),
 ]
 
@@ -65,7 +65,7 @@ def nodes(context: LaunchContext) -> list:
         offset=_number(value, 'start_offset'),
         rate=_number(value, 'rate'),
     )
-    folder = Path(tempfile.mkdtemp(prefix='vla_replay_'))  # the player and the policy read their files there
+    folder = Path(tempfile.mkdtemp(prefix='vla_replay_'))  # for the files of player and policy
     parameters = of_arguments(value)
     given = parameters['policy_parameters']
     parameters['policy_parameters'] = _of_bag(plan, folder) | given | _settings(value, given)
@@ -93,11 +93,13 @@ def _number(value: dict[str, str], name: str) -> float:
 
 
 def _of_bag(plan: Any, folder: Path) -> dict[str, Any]:
-    """Parameters of the policy that the bag decides."""
-    found: dict[str, Any] = {'inpaint': 'never'}  # the arm in the bag does not follow these chunks: none is under way
+    """Return the parameters of the policy that depend on the bag."""
+    found: dict[str, Any] = {
+        'inpaint': 'never'
+    }  # the arm in the bag does not follow these chunks: no action is committed
     if plan.compressed:
         found |= {'cameras': list(plan.cameras), 'camera_topics': list(plan.cameras.values())}
-    if plan.description:  # it is wanted before the player plays anything
+    if plan.description:  # the policy needs it before the player starts
         urdf = folder / 'robot.urdf'
         urdf.write_text(plan.description)
         found['robot_description_file'] = str(urdf)

@@ -1,6 +1,6 @@
 """RViz on a running robot or simulator: `ros2 launch vla_bringup rviz.launch.py --show-args`.
 
-It may run on another machine than the policy; what it shows is in docs/how-to/see-in-rviz.md.
+It may run on another machine than the policy. docs/how-to/see-in-rviz.md describes the displays.
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -12,23 +12,25 @@ from vla_bringup.processes.nodes import rviz_path, show_node
 
 ARGUMENTS = [
     DeclareLaunchArgument(
-        'robot', default_value='sim_panda', description='robot profile, whose RViz configuration is taken, too'
+        'robot', default_value='sim_panda', description='robot profile, also for the RViz configuration'
     ),
     DeclareLaunchArgument(
         'config', default_value='', description='another RViz configuration: a .rviz file; empty: that of the robot'
     ),
-    DeclareLaunchArgument('namespace', default_value='', description='that of the policy, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of the policy, e.g. /cell/arm; empty: none'
+    ),
     DeclareLaunchArgument(
         'show',
         default_value='true',
         choices=['true', 'false'],
-        description='start the node show, which makes most of what is seen; false: it runs elsewhere',
+        description='start the node show, which draws the policy; false: it runs elsewhere',
     ),
     DeclareLaunchArgument(
         'use_sim_time',
         default_value='auto',
         choices=['true', 'false', 'auto'],
-        description='times come from /clock; auto: with robot:=sim_panda',
+        description='take time from /clock; auto: with robot:=sim_panda',
     ),
     *parameter_arguments('params_file'),
 ]
@@ -38,7 +40,7 @@ def nodes(context: LaunchContext) -> list:
     value = context.launch_configurations
     robot, namespace = value['robot'], value['namespace']
     use_sim_time = robot == 'sim_panda' if value['use_sim_time'] == 'auto' else value['use_sim_time'] == 'true'
-    # Its topics are relative: in the namespace they are those of this arm.
+    # RViz's topics are relative: the namespace makes them those of this arm.
     rviz = Node(
         package='rviz2',
         executable='rviz2',

@@ -10,16 +10,18 @@ from vla_model.checkpoints.shipped import default_model
 from vla_sim.tasks import TASKS
 
 ARGUMENTS = [
-    DeclareLaunchArgument('namespace', default_value='', description='of all nodes, e.g. /cell/arm; empty: none'),
+    DeclareLaunchArgument(
+        'namespace', default_value='', description='namespace of all nodes, e.g. /cell/arm; empty: none'
+    ),
     DeclareLaunchArgument('task', default_value=TASKS[0], choices=list(TASKS), description='task of the first episode'),
     DeclareLaunchArgument(
-        'seed', default_value='0', description='layout, colours, camera and light jitter follow from it'
+        'seed', default_value='0', description='seed of layout, colours, camera and light of the first episode'
     ),
     DeclareLaunchArgument(
         'driver',
         default_value='expert',
         choices=['expert', 'policy', 'none'],
-        description='who moves the arm: the scripted expert (the policy runs in shadow), the policy, or nobody',
+        description='source of the motion: the scripted expert (the policy runs in shadow), the policy, or none',
     ),
     DeclareLaunchArgument(
         'real_time_factor', default_value='1.0', description='simulated seconds per second; 0: as fast as possible'

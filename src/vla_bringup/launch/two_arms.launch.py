@@ -1,8 +1,8 @@
 """Two arms, each in a namespace with an executor and a policy of its own: an example to copy.
 
 `ros2 launch vla_bringup two_arms.launch.py --show-args`. By default both are simulated, each on a clock of its own;
-with simulated:=false two robots run already in these namespaces. The arms know nothing of one another: where they can
-meet, give each executor a workspace (guard.planes) that the other stays out of.
+with simulated:=false two robots run already in these namespaces. The arms do not avoid each other: where they can meet,
+give each executor a workspace (guard.planes) outside that of the other.
 """
 
 from launch import LaunchContext, LaunchDescription
@@ -28,9 +28,9 @@ ARGUMENTS = [
         DeclareLaunchArgument(f'{side}_{name}', default_value=default, description=f'{side} arm: {about}')
         for side, task in zip(SIDES, TASKS, strict=False)
         for name, default, about in (
-            ('namespace', f'/{side}', 'namespace of all its nodes'),
+            ('namespace', f'/{side}', 'namespace of its nodes'),
             ('robot', 'sim_panda', PROFILES),
-            ('task', task, f'of the simulated episode: {", ".join(TASKS)}'),
+            ('task', task, f'task of the simulated episode: {", ".join(TASKS)}'),
         )
     ),
     *(
@@ -43,19 +43,19 @@ ARGUMENTS = [
         'driver',
         default_value='expert',
         choices=['expert', 'policy', 'none'],
-        description='who moves the arms: the scripted experts (simulated arms only; the policies run in shadow), the '
-        'policies, or nobody',
+        description='source of the motion: the scripted experts (simulated arms only; the policies run in shadow), the '
+        'policies, or none',
     ),
     DeclareLaunchArgument(
         'rate',
         default_value='',
-        description=f'most inferences per second of each policy [Hz]; empty: as the parameters have it, else {RATE:g}',
+        description=f'highest rate of inferences of each policy [Hz]; empty: the value of the files, else {RATE:g}',
     ),
     DeclareLaunchArgument(
-        'record', default_value='', description='folder in which left/ and right/ become a rosbag2 each; empty: none'
+        'record', default_value='', description='folder for two rosbag2, left/ and right/; empty: none'
     ),
     DeclareLaunchArgument(
-        'autostart', default_value='true', choices=['true', 'false'], description='configure and activate all'
+        'autostart', default_value='true', choices=['true', 'false'], description='configure and activate all nodes'
     ),
 ]
 

@@ -132,7 +132,7 @@ def test_without_the_hand_of_franka_the_tool_frame_is_one_that_is_there(fake, fr
         ({}, 'needs robot_ip'),
         ({'robot_ip': '1.2.3.4', 'controller': 'forward_command'}, 'every millisecond'),
         ({'use_fake_hardware': 'true', 'controller': 'crisp'}, 'does not integrate.*Take joint_trajectory'),
-        ({'use_fake_hardware': 'true', 'controllers_yaml': '/none.yaml'}, 'controllers_yaml /none.yaml is not there'),
+        ({'use_fake_hardware': 'true', 'controllers_yaml': '/none.yaml'}, 'controllers_yaml /none.yaml does not exist'),
         ({'robot_ip': '1.2.3.4', 'robot': 'fr4'}, "no robot profile 'fr4'"),
         ({'robot_ip': '1.2.3.4', 'namespace': 'arm'}, "'/cell/arm'"),
         ({'robot_ip': '1.2.3.4'}, 'franka_bringup is not installed'),

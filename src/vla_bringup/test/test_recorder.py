@@ -179,9 +179,12 @@ def test_a_topic_of_two_types_is_named_at_once_and_at_the_end(probe, tmp_path, m
     words = last_words(monkeypatch, node)
     close(probe, node)
     assert 'none lost' not in words[-1]
-    assert '/arm/sim/task, /arm/other publishes sensor_msgs/msg/Image there, only std_msgs/msg/String is' in words[-1]
+    assert (
+        '/arm/sim/task, /arm/other publishes sensor_msgs/msg/Image there, only std_msgs/msg/String is recorded'
+        in words[-1]
+    )
     assert twice.topic_name in words[-1].partition('NOT RECORDED')[2]
-    assert twice.topic_name not in words[-1].partition('never published')[2]
+    assert twice.topic_name not in words[-1].partition('without publisher')[2]
 
 
 def test_a_message_that_comes_by_two_subscriptions_passes_once_and_equal_ones_as_often_as_sent():
@@ -334,9 +337,9 @@ def test_a_full_disk_ends_the_recording_in_one_line_and_what_was_flushed_stays(p
             pass
 
     node._bag._storage.bio = Full(node._bag._storage.bio)
-    with pytest.raises(SystemExit, match=r'No space left on device.*the arm is not concerned'):
+    with pytest.raises(SystemExit, match=r'No space left on device.*the arm is not affected'):
         probe.wait(lambda: False, 20, 'never', lambda: publisher.publish(String(data='more')))
-    close(probe, node)  # says nothing more
+    close(probe, node)  # no further message
     found = list(messages(tmp_path / 'bag', ['/arm/sim/task'], Damage(), lambda read: None))
     assert [m.data.data for m in found] == ['press the red button']
 

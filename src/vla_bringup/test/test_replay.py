@@ -21,7 +21,7 @@ from vla_bringup.cli import app
 from vla_bringup.replay.driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
 from vla_bringup.replay.feed import Feed, load_setup
 from vla_bringup.replay.live import NodeSettings, policy_spec
-from vla_bringup.replay.measures import Said, bootstrap, interpolate, measure, worst
+from vla_bringup.replay.measures import PredictedChunk, bootstrap, interpolate, measure, worst
 from vla_bringup.replay.offline import Asker, Run, parse_latency, run_offline
 from vla_bringup.replay.replay import result
 from vla_bringup.replay.report import warnings
@@ -92,15 +92,15 @@ def test_a_whole_bag_makes_a_whole_report(bag, tmp_path):
     page = (tmp_path / 'report.html').read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
     assert page.count('data:image/jpeg') >= 2  # a worst moment with both cameras
-    said = rows(tmp_path / 'steps.csv')
-    t_refs = sorted({int(r['t_ref_ns']) for r in said})
+    steps = rows(tmp_path / 'steps.csv')
+    t_refs = sorted({int(r['t_ref_ns']) for r in steps})
     assert np.allclose(np.diff(t_refs), 0.1 * NS, atol=2)
     assert len(t_refs) == 20
     # The arm moves as 0.3 sin(t): what was recorded at due, and the error of staying, are known.
-    one = next(r for r in said if int(r['t_ref_ns']) == t_refs[3] and r['step'] == '4')
+    one = next(r for r in steps if int(r['t_ref_ns']) == t_refs[3] and r['step'] == '4')
     t = int(one['due_ns']) / NS
     assert float(one['recorded_panda_joint1']) == pytest.approx(0.3 * math.sin(t), abs=1e-4)
-    assert float(one['said_panda_joint1']) == pytest.approx(0.3 * math.sin(t_refs[3] / NS), abs=2e-3)
+    assert float(one['predicted_panda_joint1']) == pytest.approx(0.3 * math.sin(t_refs[3] / NS), abs=2e-3)
     numbers = json.loads((tmp_path / 'summary.json').read_text())['models'][0]
     assert numbers['error mean'] == pytest.approx(numbers['error if the arm stays'], rel=0.02)
     assert numbers['chunks'] == 20
@@ -267,9 +267,9 @@ def test_interpolation_is_numpys_where_there_is_something_on_both_sides(stamps, 
         assert math.isnan(found)
 
 
-def said(t, position, at=None, horizon=5, dt=0.1):
+def predicted(t, position, at=None, horizon=5, dt=0.1):
     steps = np.tile([float(position), 0.0], (horizon, 1))
-    return Said(round(t * NS), round((t if at is None else at) * NS), steps, np.zeros(horizon), dt)
+    return PredictedChunk(round(t * NS), round((t if at is None else at) * NS), steps, np.zeros(horizon), dt)
 
 
 def driven(arm, opening, **happened):
@@ -318,7 +318,7 @@ def test_driven_is_where_the_executor_executes_before_the_success_with_the_words
     assert parts_at(fixed, [1.5, 6.0]) == ['another instruction was in force', drives]
     assert parts_at(driven(arm, opening, **told, instruction='lift it'), [1.5, 6.0]) == [drives, drives]
     # A chunk's steps count to the end of its stretch; what reaches into the next episode is compared with nothing.
-    m = measure([said(3.75, 0.0), said(4.75, 0.0)], arm, opening, line)
+    m = measure([predicted(3.75, 0.0), predicted(4.75, 0.0)], arm, opening, line)
     assert [PARTS[p] for p in m.part[0]] == [drives] * 2 + ['steps past the end of the driven stretch'] * 3
     assert [PARTS[p] for p in m.part[1]] == [success] * 2 + [PARTS[ACROSS]] * 3
     seconds = line.seconds(0, 10 * NS)
@@ -329,7 +329,7 @@ def test_driven_is_where_the_executor_executes_before_the_success_with_the_words
 def test_a_new_epoch_ends_what_a_chunk_is_compared_with():
     arm, opening = ramp()
     line = driven(arm, opening, executor=status(0, 1, EXECUTES) + status(1, 2, EXECUTES, epoch=2))
-    m = measure([said(0.75, 0.0)], arm, opening, line)
+    m = measure([predicted(0.75, 0.0)], arm, opening, line)
     assert [p == DRIVEN for p in m.part[0]] == [True] * 2 + [False] * 3
 
 
@@ -347,7 +347,7 @@ def test_without_an_executor_the_motion_of_the_arm_says_where_it_was_driven():
 def test_an_arm_that_was_put_elsewhere_did_not_move_there():
     arm, opening = ramp()
     arm[1][100:, 1] += 1.0  # within 10 ms
-    m = measure([said(0.75, 0.0), said(1.15, 0.0)], arm, opening, driven(arm, opening))
+    m = measure([predicted(0.75, 0.0), predicted(1.15, 0.0)], arm, opening, driven(arm, opening))
     assert [PARTS[p] for p in m.part[0]] == ['driven'] * 2 + [PARTS[ACROSS]] * 3
     assert (m.part[1] == DRIVEN).all()
     np.testing.assert_allclose(m.still[1], [0.1, 0.2, 0.3, 0.4, 0.5], atol=1e-9)
@@ -356,7 +356,7 @@ def test_an_arm_that_was_put_elsewhere_did_not_move_there():
 def test_a_chunk_made_for_new_words_of_an_older_image_counts_nowhere():
     arm, opening = ramp()
     line = driven(arm, opening, words=[(0.0, 'press it'), (1.0, 'stack it')])
-    early, right = (replace(said(t, 0.0, horizon=2), instruction='stack it') for t in (0.95, 1.05))
+    early, right = (replace(predicted(t, 0.0, horizon=2), instruction='stack it') for t in (0.95, 1.05))
     m = measure([early, right], arm, opening, line)
     assert not (m.part[0] == DRIVEN).any()
     assert (m.part[1] == DRIVEN).all()
@@ -365,7 +365,7 @@ def test_a_chunk_made_for_new_words_of_an_older_image_counts_nowhere():
 def test_measures_of_known_chunks():
     arm, opening = ramp()
     line = driven(arm, opening, episodes=[(0.0, 'one'), (0.85, 'two')])
-    m = measure([said(0.5, 0.5), said(0.6, 0.62), said(1.8, 1.8)], arm, opening, line)
+    m = measure([predicted(0.5, 0.5), predicted(0.6, 0.62), predicted(1.8, 1.8)], arm, opening, line)
     np.testing.assert_allclose(m.error[0, :3, 0], [-0.1, -0.2, -0.3], atol=1e-9)
     assert np.isnan(m.error[0, 3:]).all()  # another episode began
     np.testing.assert_allclose(m.norm[1, :2], [0.08, 0.18], atol=1e-9)
@@ -381,9 +381,9 @@ def test_measures_of_known_chunks():
 
 def test_seam_counts_where_the_new_chunk_takes_over():
     arm = np.array([0, NS]), np.zeros((2, 2))
-    rising = said(0.0, 0.0)
+    rising = predicted(0.0, 0.0)
     rising.positions[:] = np.arange(1, 6)[:, None] * 0.1  # position = time
-    late = said(0.1, 0.0, at=0.25)  # its steps 0 (0.2 s) is past; step 1 is due at 0.3 s
+    late = predicted(0.1, 0.0, at=0.25)  # its steps 0 (0.2 s) is past; step 1 is due at 0.3 s
     opening = np.zeros(0, np.int64), np.zeros((0, 1))
     m = measure([rising, late], arm, opening, driven(arm, opening))
     assert m.seam[1] == pytest.approx(0.3, abs=1e-9)

@@ -1,4 +1,4 @@
-"""What runs: nodes, lifecycle states, topics with QoS and measured rates, services, actions; as Markdown."""
+"""The running ROS graph as Markdown: nodes, lifecycle states, topics with QoS and rates, services, actions."""
 
 import os
 import time
@@ -14,7 +14,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.endpoints import UNKNOWN, full_name
 
 HOUSEKEEPING = ('/parameter_events', '/rosout')
-DISCOVERY = 10.0  # [s] at most; a participant that was killed may stay half known
+DISCOVERY = 10.0  # [s] at most, as discovery of a killed participant may never complete
 PARAMETER_SERVICES = (
     'describe_parameters', 'get_parameter_types', 'get_parameters', 'get_type_description', 'list_parameters',
     'set_parameters', 'set_parameters_atomically',
@@ -23,13 +23,13 @@ PARAMETER_SERVICES = (
 
 @dataclass
 class Topic:
-    """One topic."""
+    """A topic with its endpoints and the times of its messages."""
 
     types: list[str]
     publishers: list[str]  # full node names
     subscribers: list[str]
     qos: str  # as offered
-    stamps: list[float] = field(default_factory=list)  # [s] when a message came, on the wall clock
+    stamps: list[float] = field(default_factory=list)  # [s] of receipt, on the wall clock
 
     @property
     def rate(self) -> float | None:
@@ -41,16 +41,19 @@ class Topic:
 
 @dataclass
 class Graph:
-    """A system at one time."""
+    """Nodes, topics, services and actions at one time."""
 
     nodes: dict[str, str]  # full name -> lifecycle state; '' for a plain node
     topics: dict[str, Topic]
-    services: dict[str, str]  # name -> type, without those that every node has
+    services: dict[str, str]  # name -> type, without the parameter services of every node
     actions: dict[str, str]
 
 
 def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
-    """Look at everything the probe can discover, and measure rates for some seconds of wall time; 0: do not."""
+    """Return the graph that the probe discovers, with rates over `seconds` of wall time; 0: without rates.
+
+    settle: discovery ends after this time [s] without a new entry.
+    """
     node = probe.node
     _discover(probe, settle)
     own = node.get_fully_qualified_name()
@@ -71,7 +74,7 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
         try:
             kind = message_class(topic.types[0])
         except ValueError:
-            continue  # of a package that is not installed here: listed, not measured
+            continue  # its package is not installed here: listed without a rate
         note = partial(_note, topic.stamps)
         subscriptions.append(node.create_subscription(kind, name, note, qos.matching(offered), raw=True))
     probe.spin(seconds)
@@ -91,7 +94,7 @@ def capture(probe: Probe, seconds: float = 5.0, settle: float = 1.5) -> Graph:
 
 
 def _discover(probe: Probe, settle: float) -> None:
-    """Spins until nothing new has been found for `settle` seconds and the node of every endpoint is known."""
+    """Spin until discovery adds no entry for `settle` seconds and the node of every endpoint is known."""
     node, deadline = probe.node, time.monotonic() + DISCOVERY
     before, since = None, time.monotonic()
     while time.monotonic() < deadline:
@@ -122,7 +125,7 @@ def _state(probe: Probe, name: str, services: dict[str, str]) -> str:
 
 
 def to_markdown(graph: Graph) -> str:
-    """Tables for a document or a terminal."""
+    """Return the graph as Markdown tables."""
 
     def names(full: list[str]) -> str:
         return ', '.join(f'`{n}`' for n in full) or '-'
@@ -156,7 +159,7 @@ def to_markdown(graph: Graph) -> str:
         '',
         '## Services',
         '',
-        'Beside the parameter services that every node has.',
+        'Without the parameter services, which every node has.',
         '',
         '| service | type |',
         '|---|---|',
@@ -166,12 +169,15 @@ def to_markdown(graph: Graph) -> str:
 
 
 def write_graph(seconds: float, out: Path | None) -> bool:
-    """Print the graph of this ROS domain, or write it to a file. Raises ValueError when there is no node."""
+    """Print the graph of this ROS domain, or write it to a file. Raises ValueError when no node runs.
+
+    seconds: wall time for the rates.
+    """
     with Probe('graph') as probe:
         graph = capture(probe, seconds)
     if not graph.nodes:
         domain = os.environ.get('ROS_DOMAIN_ID', '0')
-        raise ValueError(f'no node in ROS_DOMAIN_ID={domain}: start one, or set ROS_DOMAIN_ID to where it runs')
+        raise ValueError(f'no node in ROS_DOMAIN_ID={domain}: start one, or set the ROS_DOMAIN_ID of the nodes')
     if out is None:
         print(to_markdown(graph))
     else:

@@ -1,4 +1,4 @@
-"""What this machine is and which versions run on it: the small print of every report."""
+"""Machine and versions, for the end of every report."""
 
 import importlib.metadata
 import os
@@ -12,7 +12,7 @@ from vla_model.engines.processor import cpu_name
 
 
 def version(package: str) -> str:
-    """Version of an installed Python package; '-' when it is not installed."""
+    """Return the version of a Python package; '-' when it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -20,14 +20,14 @@ def version(package: str) -> str:
 
 
 def cuda_device() -> str:
-    """Name of the CUDA device that torch would use; 'none' without one. Imports torch."""
+    """Return the name of torch's CUDA device; 'none' without one. Imports torch."""
     import torch
 
     return torch.cuda.get_device_name(0) if torch.cuda.is_available() else 'none'
 
 
 def commit() -> str:
-    """Commit of the checkout this runs from, with '+' when files differ from it; 'unknown' outside a checkout."""
+    """Return the commit of the checkout, with '+' when files differ from it; 'unknown' outside a checkout."""
     root = Path(__file__).resolve().parent
 
     def git(*words: str) -> str:
@@ -42,7 +42,7 @@ def commit() -> str:
 
 
 def facts() -> dict[str, str]:
-    """Machine and versions, in words."""
+    """Return machine and versions: name -> text."""
     system = platform.freedesktop_os_release().get('PRETTY_NAME', platform.system())
     return {
         'processor': f'{cpu_name()}, {len(os.sched_getaffinity(0))} cores',

@@ -1,5 +1,4 @@
-"""The parameters of every node, asked of the nodes themselves: docs/reference/parameters.md, and the table by which
-`overrides` tells what a parameter file may set."""
+"""Writes docs/reference/parameters.md from the running nodes, and the table that `overrides` checks against."""
 
 import json
 import os
@@ -22,7 +21,7 @@ from vla_bringup.processes.supervisor import Supervisor
 from vla_core.profile import profile_parameters
 from vla_policy_node.ros.parameters import CHOICES
 
-# What rclpy adds to every node, and what the robot profile or the launch file says, not a default.
+# Parameters that rclpy adds to every node, and use_sim_time, which the launch sets.
 _SKIP = ('qos_overrides.', 'use_sim_time', 'start_type_description_service')
 _TYPES = {
     ParameterType.PARAMETER_BOOL: 'bool',
@@ -32,7 +31,7 @@ _TYPES = {
     ParameterType.PARAMETER_DOUBLE_ARRAY: 'float list',
     ParameterType.PARAMETER_STRING_ARRAY: 'text list',
 }
-Asked = list[tuple[ParameterDescriptor, ParameterValue | None]]  # the parameters of a node
+Declared = list[tuple[ParameterDescriptor, ParameterValue | None]]  # the parameters of a node
 _HEAD = """\
 # Parameters
 
@@ -43,8 +42,8 @@ configured; setting one later is refused.
 
 
 def write_parameters(out: Path, table: Path) -> bool:
-    """Ask every node for its parameters, write the page and the table. Raises as Supervisor does."""
-    # While there is no table nothing is refused: a profile may have what a node was only now given.
+    """Ask every node for its parameters; write the page and the table. Raises the errors of Supervisor."""
+    # Without the table no parameter is refused: a profile may have one that is new to the node.
     table.unlink(missing_ok=True)
     asked = ask_nodes()
     table.write_text(table_text(asked))
@@ -56,8 +55,8 @@ def write_parameters(out: Path, table: Path) -> bool:
     return True
 
 
-def ask_nodes(policy_parameters: Mapping[str, Value] | None = None) -> dict[str, Asked]:
-    """Start every node in a domain of its own, and ask for its parameters. Raises as Supervisor does."""
+def ask_nodes(policy_parameters: Mapping[str, Value] | None = None) -> dict[str, Declared]:
+    """Start all nodes in their own ROS domain and return their parameters by node. Raises the errors of Supervisor."""
     with domain_coordinator.domain_id() as domain, tempfile.TemporaryDirectory() as temporary:
         os.environ['ROS_DOMAIN_ID'] = str(domain)
         policy = policy_nodes('sim_panda', use_sim_time=True, policy_parameters=policy_parameters)
@@ -71,13 +70,13 @@ def ask_nodes(policy_parameters: Mapping[str, Value] | None = None) -> dict[str,
             asked = {spec.name: _ask(probe, spec) for spec in specs}
     for descriptor, value in asked['recorder']:
         if descriptor.name == 'path' and value is not None:
-            value.string_value = '/bag'  # a folder that is gone means nothing to a reader
+            value.string_value = '/bag'  # the temporary folder is no default
     return asked
 
 
-def table_text(asked: Mapping[str, Asked]) -> str:
-    """What `overrides` must know of every parameter, as JSON, a line for each."""
-    cameras = '|'.join(profile_parameters('sim_panda')['cameras'])  # some parameters are named after one
+def table_text(asked: Mapping[str, Declared]) -> str:
+    """Return type, range and choices of every parameter as JSON, one line each, for `overrides`."""
+    cameras = '|'.join(profile_parameters('sim_panda')['cameras'])  # names in other parameters' names
     nodes = []
     for node, found in asked.items():
         facts = {re.sub(rf'[.]({cameras})$', '.*', d.name): json.dumps(_facts(d, value)) for d, value in found}
@@ -92,8 +91,8 @@ def _section(title: str, rows: list[str]) -> str:
     )
 
 
-def _ask(probe: Probe, spec: NodeSpec) -> Asked:
-    """The parameters of a node and their values; a lifecycle node declares them when it is configured."""
+def _ask(probe: Probe, spec: NodeSpec) -> Declared:
+    """Return the parameters of a node with their values; a lifecycle node is configured, as it declares them then."""
     if spec.lifecycle:
         probe.call(ListParameters, f'{spec.full_name}/list_parameters', ListParameters.Request(), BRING_UP)
         probe.transition(spec.full_name, Transition.TRANSITION_CONFIGURE)
@@ -104,7 +103,7 @@ def _ask(probe: Probe, spec: NodeSpec) -> Asked:
     ).descriptors
     asked = []
     for descriptor in about:
-        # One by one: the answer ends at a parameter that has no value.
+        # A request each: an answer ends at the first parameter without a value.
         request = GetParameters.Request(names=[descriptor.name])
         values = probe.call(GetParameters, f'{spec.full_name}/get_parameters', request).values
         asked.append((descriptor, values[0] if values else None))
@@ -125,7 +124,7 @@ def _row(descriptor: ParameterDescriptor, value: ParameterValue | None) -> str:
 
 
 def _facts(descriptor: ParameterDescriptor, value: ParameterValue | None) -> dict[str, Any]:
-    """What `overrides` checks of a parameter."""
+    """Return type, range and choices of a parameter, which `overrides` checks."""
     found: dict[str, Any] = {'type': _type(descriptor, value)}
     for limits in (*descriptor.floating_point_range, *descriptor.integer_range):
         found |= {'low': limits.from_value, 'high': limits.to_value}

@@ -1,4 +1,4 @@
-"""./vla quantize: a smaller checkpoint, what it costs in numbers, and in episodes where they are asked for."""
+"""./vla quantize: quantizes a checkpoint and compares it with the original, optionally in simulated episodes."""
 
 import math
 import os
@@ -22,11 +22,13 @@ from vla_sim.tasks import TASKS
 from vla_training.train.calibration import calibration
 from vla_training.train.tokenize import Arm
 
-LOST = 0.02  # of the success rate that may go, beyond what so few episodes can tell
+LOST = 0.02  # accepted loss of the success rate, by its one-sided 95 % bound
 
 
 @dataclass(frozen=True)
 class Options:
+    """Options of the quantization."""
+
     model: Path
     scheme: str
     data: Path  # tokens or data set
@@ -44,7 +46,10 @@ class Options:
 
 
 def run_quantize(o: Options) -> bool:
-    """True where the checkpoint passes its gate, or was forced. Raises ValueError or FileNotFoundError."""
+    """Quantize and print the comparison. Return True if the checkpoint passes its gate or is kept by force.
+
+    Raises ValueError or FileNotFoundError for wrong options.
+    """
     console = Console()
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
     arm = Arm(RobotProfile.load(o.robot), urdf_text)
@@ -69,7 +74,7 @@ def run_quantize(o: Options) -> bool:
 
 
 def print_plan(model: str) -> bool:
-    """Sizes in each scheme, on each Orin, of a checkpoint folder, or of '8b'."""
+    """Print the memory of each scheme on each Orin. model: checkpoint folder, or '8b' for the released size."""
     config = memory.released() if model == '8b' else open_folder(Path(model_path(model))).config
     print(memory.table(replace(config, quantization=None)))
     return True
@@ -79,18 +84,18 @@ def _mixed(o: Options, data: Calibration, console: Console) -> dict[str, str]:
     found = sensitivity(o.model, data, o.activations, o.image_tokenizer, o.device)
     layers, group = stored_layers(o.model, o.image_tokenizer)
     chosen = choose(found, layers, group, o.bits)
-    table = Table('layer', 'KL, 4 bits (nats)', 'KL, 8 bits', 'taken', title='What rounding one layer changes')
+    table = Table('layer', 'KL, 4 bits (nats)', 'KL, 8 bits', 'chosen', title='Divergence when one layer is rounded')
     for layer in sorted(layers, key=lambda n: -found[n, 'int4'])[:12]:
         four, eight = found[layer, 'int4'], found[layer, 'int8']
         table.add_row(
-            layer.removeprefix('model.transformer.'), f'{four:.2g}', f'{eight:.2g}', chosen.get(layer, 'as it is')
+            layer.removeprefix('model.transformer.'), f'{four:.2g}', f'{eight:.2g}', chosen.get(layer, 'unchanged')
         )
     console.print(table)
     return chosen
 
 
 def _drive(o: Options, result: Result) -> list[str]:
-    """Drives the simulated arm with both; the rates go into the folder. Returns what is wrong with them, in words."""
+    """Evaluate both checkpoints in simulation and write the rates into the folder. Return the failures as sentences."""
     from vla_training.evaluate.evaluate import evaluate
 
     profile = RobotProfile.load(o.robot)
@@ -111,13 +116,13 @@ def _drive(o: Options, result: Result) -> list[str]:
     if success['lost_at_least'] > LOST:
         return [
             f'success fell from {success["original"]:.1%} to {success["quantized"]:.1%} of {len(pairs)} episodes, '
-            f'by {success["lost_at_least"]:.1%} at least (95 %), {LOST:.0%} may go'
+            f'by {success["lost_at_least"]:.1%} at least (95 %); the limit is {LOST:.0%}'
         ]
     return []
 
 
 def compare_success(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
-    """Of (original, quantized) in the same scenes: rates, and how much is lost at least (95 %, one-sided)."""
+    """Compare successes (original, quantized) in the same scenes: rates, and the one-sided 95 % bound of the loss."""
     n = len(pairs)
     lost = [float(a) - float(b) for a, b in pairs]
     mean = sum(lost) / n
@@ -132,7 +137,7 @@ def compare_success(pairs: list[tuple[bool, bool]]) -> dict[str, float]:
 
 def _report(console: Console, result: Result) -> None:
     gate = result.gate
-    title = f'Against the original, {gate["checks"]} prompts that calibrated nothing'
+    title = f'Against the original, {gate["checks"]} prompts outside the calibration'
     table = Table('', 'exact', 'bfloat16', 'quantized', title=title)
     rows = [
         ('cosine of logits', 'logit_cosine', 1.0, '.5f'),
@@ -144,10 +149,10 @@ def _report(console: Console, result: Result) -> None:
         ('error to the demonstrator, p99 (mrad)', 'error_p99', 1e3, '.2f'),
     ]
     for label, key, factor, form in rows:
-        cells = [gate[who].get(key) for who in ('exact', 'bfloat16', 'quantized')]
+        cells = [gate[weights].get(key) for weights in ('exact', 'bfloat16', 'quantized')]
         table.add_row(label, *('' if c is None else format(c * factor, form) for c in cells))
     images = gate['images']
-    table.add_row('equal image codes', '', *(f'{images[who]:.1%}' for who in ('bfloat16', 'quantized')))
+    table.add_row('equal image codes', '', *(f'{images[weights]:.1%}' for weights in ('bfloat16', 'quantized')))
     if 'success' in gate:
         success = gate['success']
         table.add_row(

@@ -1,4 +1,4 @@
-"""Reference pages that follow from the sources: messages and their codes, the robot profile."""
+"""Reference pages from the sources: messages, their codes, and the robot profile."""
 
 import re
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ _LINE = re.compile(
 
 @dataclass
 class Part:
-    """Message, request, response, goal, result or feedback."""
+    """A part of an interface: message, request, response, goal, result or feedback."""
 
     about: str = ''
     fields: list[tuple[str, str, str]] = field(default_factory=list)  # name, type, meaning
@@ -28,9 +28,10 @@ class Part:
 
 
 def parse(text: str) -> list[Part]:
-    """The parts of an interface file. Comments before the first field describe the part, others what they are beside.
+    """Return the parts of an interface file.
 
-    Raises ValueError naming a line that is none.
+    A comment before the first field describes the part, another one its field or constant. Raises ValueError with the
+    first line that cannot be parsed.
     """
     parts = [Part()]
     for line in text.splitlines():
@@ -53,7 +54,7 @@ def parse(text: str) -> list[Part]:
 
 
 def messages_page(package: Path) -> str:
-    """package: the source folder of vla_msgs."""
+    """Return the page of messages. package: source folder of vla_msgs."""
     lines = [
         '# Messages',
         '',
@@ -75,7 +76,7 @@ def messages_page(package: Path) -> str:
 
 
 def codes_page(package: Path) -> str:
-    """All constants of all messages, services and actions, those with a common prefix together."""
+    """Return the page of all constants, grouped by prefix. package: source folder of vla_msgs."""
     lines = [
         '# Codes', '',
         'Written by `./vla reference` from `src/vla_msgs`. What makes the executor hold, and what ends it, is in',
@@ -90,7 +91,7 @@ def codes_page(package: Path) -> str:
 
 
 def profile_page() -> str:
-    """Entries of the robot profile: those of the dataclass, then the others that the shipped profiles have."""
+    """Return the page of the robot profile: entries of the dataclass, then those of the shipped profiles alone."""
     profiles = {name: yaml.safe_load(Path(profile_path(name)).read_text()) for name in profile_names()}
     values = {name: content['/**']['ros__parameters'] for name, content in profiles.items()}
     lines = [
@@ -121,14 +122,14 @@ def profile_page() -> str:
 
 
 def write_reference(root: Path) -> bool:
-    """root: of the repository."""
+    """Write all pages into the repository at root."""
     for name, text in pages(root).items():
         (root / 'docs' / 'reference' / name).write_text(text)
     return True
 
 
 def pages(root: Path) -> dict[str, str]:
-    """File name -> text. Raises ValueError where the sources are not there."""
+    """Return file name -> text. Raises ValueError where the sources are missing."""
     package = root / 'src' / 'vla_msgs'
     if not package.is_dir():
         raise ValueError(f'{package} is not there: run this at the root of the repository')

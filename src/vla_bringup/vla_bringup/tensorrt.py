@@ -1,4 +1,4 @@
-"""./vla tensorrt export, build, verify: a checkpoint as TensorRT engines, step by step."""
+"""./vla tensorrt export, build, verify: makes TensorRT engines of a checkpoint."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,17 +12,20 @@ from vla_model.checkpoints.shipped import model_path
 from vla_training.cli import Checkpoint
 
 app = typer.Typer(
-    no_args_is_help=True, help='A checkpoint as TensorRT engines: export, build, verify. See docs/how-to/tensorrt.md.'
+    no_args_is_help=True,
+    help='Make TensorRT engines of a checkpoint: export, build, verify. See docs/how-to/tensorrt.md.',
 )
-Dtype = Annotated[str, typer.Option(help='Of what is not quantized: bfloat16, float16, float32.')]
+Dtype = Annotated[str, typer.Option(help='Precision of layers that are not quantized: bfloat16, float16, float32.')]
 
 
 @app.command('export')
 def export(
     checkpoint: Checkpoint,
     dtype: Dtype = 'bfloat16',
-    image_dtype: Annotated[str, typer.Option(help='Of the image tokenizer: float16, float32.')] = 'float16',
-    plan_tokens: Annotated[int, typer.Option(min=1, help='As the plan_tokens of the policy node.')] = 112,
+    image_dtype: Annotated[str, typer.Option(help='Precision of the image tokenizer: float16, float32.')] = 'float16',
+    plan_tokens: Annotated[
+        int, typer.Option(min=1, help='Tokens of a plan, as the parameter plan_tokens of the policy node.')
+    ] = 112,
     check: Annotated[bool, typer.Option(help='Compare the graphs with torch, in ONNX Runtime on the CPU.')] = True,
 ) -> None:
     """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""
@@ -52,19 +55,19 @@ def export(
 def build(
     checkpoint: Checkpoint,
     dtype: Dtype = 'bfloat16',
-    workspace: Annotated[float, typer.Option(min=0.1, help='Most memory that TensorRT uses in between [GiB].')] = 8.0,
-    level: Annotated[int, typer.Option(min=0, max=5, help='Of optimization; higher ones take longer.')] = 3,
+    workspace: Annotated[float, typer.Option(min=0.1, help='Workspace memory of TensorRT [GiB].')] = 8.0,
+    level: Annotated[int, typer.Option(min=0, max=5, help='Level of optimization; higher levels take longer.')] = 3,
 ) -> None:
-    """Build the engines for this GPU and this TensorRT, from what was exported."""
+    """Build the engines for this GPU and this TensorRT from the exported graphs."""
     from vla_model.engines import onnx_manifest, tensorrt_runtime
     from vla_model.export import tensorrt_build
     from vla_model.families.mmact.loading import LoadOptions, load
 
     def run() -> None:
-        tensorrt_runtime.library()  # before the checkpoint is read
+        tensorrt_runtime.library()  # raises before the checkpoint is read
         folder = onnx_manifest.folder_of(load(checkpoint, LoadOptions('cpu', 'float32')).model_id, dtype)
         for name, seconds in tensorrt_build.build(folder, workspace, level).items():
-            typer.echo(f'{name}: {f"{seconds:.0f} s" if seconds else "was there"}')
+            typer.echo(f'{name}: {f"{seconds:.0f} s" if seconds else "already built"}')
         typer.echo(str(tensorrt_runtime.built_in(folder)))
 
     _end(run)
@@ -73,11 +76,13 @@ def build(
 @app.command('verify')
 def verify(
     checkpoint: Checkpoint,
-    observations: Annotated[Path, typer.Option(help='What the robot saw: a folder that ./vla train tokenize wrote.')],
+    observations: Annotated[
+        Path, typer.Option(help='Recorded observations: a folder that ./vla train tokenize wrote.')
+    ],
     dtype: Dtype = 'bfloat16',
-    count: Annotated[int, typer.Option(min=1, help='How many observations, evenly over the folder.')] = 200,
+    count: Annotated[int, typer.Option(min=1, help='Number of observations, evenly over the folder.')] = 200,
 ) -> None:
-    """Compare the engines with torch on recorded observations. Only engines that pass are used."""
+    """Compare the engines with torch on recorded observations; the policy node uses only engines that pass."""
     from vla_model.engines import onnx_manifest, tensorrt_runtime
     from vla_model.export import tensorrt_verify
     from vla_model.families.mmact.loading import LoadOptions, load
@@ -95,7 +100,7 @@ def verify(
 
 
 def _end(run: Callable[[], None]) -> None:
-    """An error that names its remedy ends the program with it, and with exit code 1."""
+    """Run a command. A ValueError or FileNotFoundError is printed, and the exit code is 1."""
     try:
         run()
     except (ValueError, FileNotFoundError) as error:

@@ -1,4 +1,4 @@
-"""Reads a rosbag2: messages of chosen topics in order of time, decoded by the definitions in the bag itself."""
+"""Reads a rosbag2: messages of chosen topics in order of time, decoded with the definitions in the bag."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -13,7 +13,7 @@ class Message(NamedTuple):
     """One message of a bag."""
 
     topic: str  # as in the bag, with namespace
-    time: int  # [ns] bag time: the recorder's clock when it came
+    time: int  # [ns] bag time: the recorder's clock at the receipt
     data: Any  # fields as in the .msg file; arrays are numpy
 
 
@@ -26,7 +26,7 @@ class RawMessage(NamedTuple):
 
 
 class Bag:
-    """An open bag; use it in a with statement. Raises ValueError with the remedy when it cannot be read."""
+    """An open bag, for a with statement. Raises ValueError with the remedy when it cannot be read."""
 
     def __init__(self, path: str | Path) -> None:
         if not Path(path).exists():
@@ -45,14 +45,14 @@ class Bag:
 
     @property
     def topics(self) -> dict[str, str]:
-        """Topic -> message type of everything in the bag, also of topics without a message."""
+        """Topic -> message type, also of topics without a message."""
         return {c.topic: c.msgtype for c in self._reader.connections}
 
     @property
     def counts(self) -> dict[str, int]:
         """Topic -> number of messages."""
         counts: Counter[str] = Counter()
-        for c in self._reader.connections:  # a topic has several where its publishers came and went
+        for c in self._reader.connections:  # a topic has a connection per publisher profile
             counts[c.topic] += c.msgcount
         return counts
 
@@ -63,16 +63,16 @@ class Bag:
 
     @property
     def seconds(self) -> float:
-        """From the first to the last message."""
+        """Time from the first to the last message [s]."""
         return self._reader.duration / 1e9
 
     def messages(self, topics: Iterable[str] | None = None) -> Iterator[Message]:
-        """Messages of these topics (absolute names; None: all) by bag time. A topic that the bag lacks is no error."""
+        """Yield the messages of these topics (absolute names; None: all) by bag time; unknown topics are ignored."""
         for connection, time, data in self._read(topics):
             yield Message(connection.topic, time, self._reader.deserialize(data, connection.msgtype))
 
     def raw(self, topics: Iterable[str], until: int) -> Iterator[RawMessage]:
-        """Messages of these topics from before a bag time [ns], by bag time."""
+        """Yield the serialized messages of these topics before a bag time [ns], by bag time."""
         for connection, time, data in self._read(topics, until):
             yield RawMessage(connection.topic, time, bytes(data))
 

@@ -9,12 +9,12 @@ from rosbags.typesys import Stores, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
 _PRIMITIVE = re.compile(
-    r'(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?(\[.*\])?'  # wstring: no codec, told later
+    r'(bool|byte|char|float32|float64|u?int(8|16|32|64)|w?string)(<=\d+)?(\[.*\])?'  # wstring is reported later
 )
 
 
 def definition(kind: str) -> str:
-    """Text of the .msg file of pkg/msg/Type. Raises ValueError when it is not installed."""
+    """Return the text of the .msg file of pkg/msg/Type. Raises ValueError when it is not installed."""
     package, _, name = kind.split('/')
     try:
         return Path(get_package_share_directory(package), 'msg', f'{name}.msg').read_text()
@@ -23,7 +23,7 @@ def definition(kind: str) -> str:
 
 
 def parts(text: str, package: str) -> list[str]:
-    """Message types (pkg/msg/Type) that the fields of a definition are made of."""
+    """Return the message types (pkg/msg/Type) of the fields of a definition."""
     found = []
     for line in text.splitlines():
         words = line.split('#')[0].split()
@@ -35,14 +35,14 @@ def parts(text: str, package: str) -> list[str]:
 
 
 class MessageTypes:
-    """What is needed to write messages of installed types into a bag, looked up on first use."""
+    """Definitions and type hashes of installed message types, looked up on first use."""
 
     def __init__(self) -> None:
         self.store: Typestore = get_typestore(Stores.EMPTY)
         self._full: dict[str, str] = {}
 
     def full_definition(self, kind: str) -> str:
-        """The definition with those of its parts, as rosbag2 and MCAP keep it. Raises ValueError if one is missing."""
+        """Return the definition with those of its parts, as rosbag2 stores it. Raises ValueError if one is missing."""
         if kind not in self._full:
             texts: dict[str, str] = {}
             open_kinds = [kind]
@@ -59,13 +59,13 @@ class MessageTypes:
         return self._full[kind]
 
     def type_hash(self, kind: str) -> str:
-        """RIHS01 hash of the type, the one that DDS discovery carries on Jazzy."""
+        """Return the RIHS01 hash of the type, which DDS discovery has on Jazzy."""
         self.full_definition(kind)
         return self.store.hash_rihs01(kind)
 
 
 def message_class(kind: str) -> type:
-    """The Python class of pkg/msg/Type. Raises ValueError when it is not installed."""
+    """Return the Python class of pkg/msg/Type. Raises ValueError when it is not installed."""
     package, _, name = kind.split('/')
     try:
         return getattr(importlib.import_module(f'{package}.msg'), name)

@@ -1,4 +1,4 @@
-"""./vla record: the recorder node in this process."""
+"""./vla record: runs the recorder node in this process."""
 
 import sys
 import tempfile
@@ -12,7 +12,10 @@ from vla_bringup.processes.supervisor import command
 def record(
     out: Path, robot: str, namespace: str, minutes: float, compress: bool, use_sim_time: bool, keep_free: float
 ) -> bool:
-    """Record until Ctrl-C or the time is over. Raises ValueError for what the user can mend."""
+    """Record until Ctrl-C or for `minutes` of wall time (0: no limit). Raises ValueError for wrong options.
+
+    keep_free: least free space on the disk [GB].
+    """
     spec = spec_of(
         robot,
         out.absolute(),

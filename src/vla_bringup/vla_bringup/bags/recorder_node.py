@@ -1,4 +1,4 @@
-"""Writes a rosbag2 (MCAP) of the robot's topics: what `ros2 bag record` does, where there is no rosbag2."""
+"""Writes a rosbag2 (MCAP) of the robot's topics, as `ros2 bag record` does; needs no rosbag2."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ from vla_policy_node.ros.images import COMPRESSED, decode_image
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.ros.run import run
 
-# Everything in docs/reference/interfaces.md whose name is not up to the robot profile.
+# Topics of docs/reference/interfaces.md that have a fixed name; the robot profile has the others.
 FIXED_TOPICS = (
     '/tf',
     '/tf_static',
@@ -53,19 +53,19 @@ FIXED_TOPICS = (
 )
 PRIVILEGED_TOPICS = ('sim/objects',)
 IMAGE = 'sensor_msgs/msg/Image'
-LOOK = 0.1  # [s] between two looks for topics that are not recorded yet
-FLUSH, TELL = 1.0, 10.0  # [s] between two flushes with a look at all publishers, and two lines in the log
+LOOK = 0.1  # [s] between two searches for topics that are not recorded yet
+FLUSH, REPORT = 1.0, 10.0  # [s] between two flushes, and between two lines in the log
 
 
 class RecorderNode(Node):
-    """Subscribes to each topic of its list as soon as it is published, and writes the bytes as they come.
+    """Subscribes to each topic of its list as soon as it has a publisher, and writes the serialized messages.
 
-    Publishers may come, go and come back with another QoS: see Topic. What cannot be recorded is named at once and at
-    the end.
+    Publishers may start, end and return with another QoS: see Topic. A topic that cannot be recorded is reported at
+    once and at the end.
 
-    Bag time is the node's clock: simulation time with use_sim_time. The bag is complete once the node is destroyed; one
-    that is killed leaves all but the last second, without index. When the disk fails or is full the node ends with
-    one line; nothing depends on it.
+    Bag time is the node's clock: simulation time with use_sim_time. The bag is complete once the node is destroyed. A
+    node that is killed loses the last second and the index. When the disk fails or is full the node ends with one
+    line; no other node depends on it.
     """
 
     def __init__(self, name: str = 'recorder', **kwargs) -> None:
@@ -73,39 +73,37 @@ class RecorderNode(Node):
         path = Path(declare(self, 'path', Parameter.Type.STRING, 'folder of the bag; must not exist', read_only=True))
         topics = declare(self, 'topics', self._robot_topics(), 'topics to record', read_only=True)
         if not topics:
-            raise ValueError(
-                'parameter topics is empty: name what to record, or leave it out for the topics of the robot'
-            )
-        if declare(self, 'privileged', False, 'record what only the simulator knows, too', read_only=True):
+            raise ValueError('parameter topics is empty: name the topics, or leave it out for the topics of the robot')
+        if declare(self, 'privileged', False, 'also record the privileged topics of the simulator', read_only=True):
             topics = [*topics, *PRIVILEGED_TOPICS]
         self._quality = declare(
-            self, 'jpeg_quality', 0, 'images become jpeg of this quality on <topic>/compressed; 0: left as they are',
+            self, 'jpeg_quality', 0, 'JPEG quality of images, on <topic>/compressed; 0: raw images',
             low=0, high=100, read_only=True,
         )  # fmt: skip
         minutes = declare(
-            self, 'minutes', 0.0, 'ends after so many minutes of wall time; 0: when it is stopped',
+            self, 'minutes', 0.0, 'duration of the recording in wall time [min]; 0: until it is stopped',
             low=0.0, high=1e5, read_only=True,
         )  # fmt: skip
         free = declare(
-            self, 'keep_free', 1.0, 'ends before its disk has less room than this [GB]', low=0.0, high=1e5,
+            self, 'keep_free', 1.0, 'the recording ends when the disk has less free space [GB]', low=0.0, high=1e5,
             read_only=True,
         )  # fmt: skip
         self._wanted = {self.resolve_topic_name(topic) for topic in topics}
         self._types = MessageTypes()
         self._recorded: dict[str, Connection] = {}
-        self._topics: dict[str, Topic] = {}  # that are recorded
-        self._refused: dict[str, str] = {}  # topic -> why it, or a part of it, is not recorded
-        self._early: list[tuple[Connection, bytes]] = []  # what came before the clock ran
-        self._unreadable: Counter[str] = Counter()  # topic -> images that could not become jpeg
+        self._topics: dict[str, Topic] = {}  # of the recorded topics
+        self._refused: dict[str, str] = {}  # topic -> reason why it, or a part of it, is not recorded
+        self._early: list[tuple[Connection, bytes]] = []  # received before the clock ran
+        self._unreadable: Counter[str] = Counter()  # topic -> number of images that JPEG cannot have
         self._bag = BagWriter(path, free * GB)
         self._closed = False
-        self._flushed = self._told = time.monotonic()
-        self._end = self._told + 60.0 * minutes if minutes else None
+        self._flushed = self._reported = time.monotonic()
+        self._end = self._reported + 60.0 * minutes if minutes else None
         # Not on the node's clock: simulation time may not run yet.
         self.create_timer(LOOK, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _robot_topics(self) -> list[str]:
-        """The default list; names of the robot's own topics are the robot profile's."""
+        """Declare the topics of the robot profile, and return the default list of topics."""
         joints = declare(self, 'topics.joint_states', 'joint_states', 'measured joints (JointState)')
         fingers = declare(self, 'topics.gripper_joint_states', joints, 'measured fingers (JointState)')
         command = declare(self, 'topics.joint_command', 'target_joint', 'input of the joint controller')
@@ -127,13 +125,13 @@ class RecorderNode(Node):
                 self._begin(topic, publishers)
         self._keep(self._housekeeping)
 
-    def _look_again(self) -> None:
-        """At the publishers of what is recorded: others may have come."""
+    def _follow_publishers(self) -> None:
+        """Subscribe to new publishers of the recorded topics."""
         for name, topic in self._topics.items():
             publishers = self.get_publishers_info_by_topic(name)
             for p in publishers:
                 if p.topic_type != topic.kind:
-                    self._refuse(name, f'{full_name(p)} publishes {p.topic_type} there, only {topic.kind} is')
+                    self._refuse(name, f'{full_name(p)} publishes {p.topic_type} there, only {topic.kind} is recorded')
             topic.follow(publishers)
             topic.drop_unneeded()
 
@@ -146,20 +144,20 @@ class RecorderNode(Node):
         now = time.monotonic()
         if now - self._flushed >= FLUSH:
             self._flushed = now
-            self._look_again()
+            self._follow_publishers()
             self._bag.flush()
             self._bag.check_space()
-        if now - self._told >= TELL:
-            self._told = now
+        if now - self._reported >= REPORT:
+            self._reported = now
             self.get_logger().info(f'{self._bag.summary}{self._losses}')
         if self._end is not None and now >= self._end:
             self._end = None
-            os.kill(os.getpid(), signal.SIGINT)  # as a person would
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C does
 
     def _begin(self, topic: str, publishers: Sequence[TopicEndpointInfo]) -> None:
         kinds = sorted({p.topic_type for p in publishers})
         if len(kinds) > 1:
-            self._refuse(topic, f'it is published with several types: {", ".join(kinds)}')
+            self._refuse(topic, f'its publishers have several types: {", ".join(kinds)}')
             return
         jpeg = self._quality > 0 and kinds[0] == IMAGE
         written = ('sensor_msgs/msg/CompressedImage', topic + COMPRESSED) if jpeg else (kinds[0], topic)
@@ -175,7 +173,7 @@ class RecorderNode(Node):
         self._topics[topic] = found
         self._refused.pop(topic, None)
         found.follow(publishers)
-        self.get_logger().info(f'recording {written[1]} ({written[0]}; {found.asked})')
+        self.get_logger().info(f'recording {written[1]} ({written[0]}; {found.requested})')
 
     @property
     def _losses(self) -> str:
@@ -197,7 +195,7 @@ class RecorderNode(Node):
             return
         jpeg = io.BytesIO()
         Pillow.fromarray(pixels).save(jpeg, 'JPEG', quality=self._quality)
-        # The format's words are those of image_transport's plugin: what the pixels were, what cv2 reads them as.
+        # The format of image_transport's plugin: encoding of the raw image, and that of the JPEG for OpenCV.
         out = CompressedImage(header=msg.header, format=f'{msg.encoding}; jpeg compressed bgr8', data=jpeg.getvalue())
         self._write(topic, serialize_message(out))
 
@@ -206,7 +204,7 @@ class RecorderNode(Node):
             return
         now = self.get_clock().now().nanoseconds
         self._early.append((self._recorded[topic], data))
-        if now > 0:  # else use_sim_time is set and no /clock has come yet
+        if now > 0:  # 0 before the first /clock with use_sim_time
             self._keep(functools.partial(self._flush_early, now))
 
     def _flush_early(self, now: int) -> None:
@@ -215,7 +213,7 @@ class RecorderNode(Node):
         self._early.clear()
 
     def _keep(self, action: Callable[[], None]) -> None:
-        """Do something to the bag; end the node in one line if the disk does not take it."""
+        """Run an action on the bag. Raises SystemExit with one line if the disk refuses it."""
         if self._closed:
             return
         try:
@@ -223,10 +221,10 @@ class RecorderNode(Node):
         except OSError as error:
             self._closed = True
             unfinished = self._bag.close()
-            rest = 'what is in it can be read, without index' if unfinished else 'it is complete up to here'
+            rest = 'it can be read, without index' if unfinished else 'it is complete up to here'
             raise SystemExit(
                 f'recording ended: {error.strerror or error}. {self._bag.path}: {self._bag.summary}; {rest}. '
-                'Free space and start another recording; the arm is not concerned'
+                'Free space and start another recording; the arm is not affected'
             ) from None
 
     def destroy_node(self) -> None:
@@ -237,7 +235,7 @@ class RecorderNode(Node):
             missing = sorted(self._wanted - self._recorded.keys() - self._refused.keys())
             self.get_logger().info(
                 f'{self._bag.path}: {self._bag.summary} of {len(self._recorded)} topics{self._losses}'
-                + (f'; never published: {", ".join(missing)}' if missing else '')
+                + (f'; without publisher: {", ".join(missing)}' if missing else '')
                 + (f'; NOT complete: {trouble}' if trouble else '')
             )
         super().destroy_node()

@@ -1,4 +1,4 @@
-"""A rosbag2 (MCAP) under way: what was written a moment ago can be read, whatever happens next."""
+"""Writes a rosbag2 (MCAP) whose flushed chunks can be read after a crash."""
 
 import functools
 import shutil
@@ -19,10 +19,13 @@ GB = 1e9
 
 
 class BagWriter:
-    """A new bag. Every method but close and abandon may raise OSError, when the disk says so."""
+    """A new bag. Methods except close raise OSError when the disk refuses to write."""
 
     def __init__(self, path: Path, keep_free: float = 0.0) -> None:
-        """keep_free [bytes]: `check_space` raises below. Raises ValueError when the folder exists or cannot be made."""
+        """path: folder to make. keep_free: limit of `check_space` [byte].
+
+        Raises ValueError when the folder exists or cannot be made.
+        """
         self.path, self._keep_free = path, keep_free
         if path.exists():
             raise ValueError(f'{path} exists already: choose another path for the bag, or move it away')
@@ -33,10 +36,10 @@ class BagWriter:
             self.check_space()
         except (OSError, WriterError) as error:
             if path.is_dir():
-                shutil.rmtree(path)  # we made it
+                shutil.rmtree(path)  # made here
             why = getattr(error, 'strerror', None) or error
             raise ValueError(f'cannot write a bag to {path}: {why}. Choose a folder with room to write') from error
-        # Each chunk gets a checksum: damage is noticed when it is read. rosbags has no setting for it.
+        # Each chunk has a checksum, so a reader notices damage. rosbags has no setting for it.
         storage: Any = self._writer.storage
         checked = {int(zstd.CompressionParameter.checksum_flag): 1}
         storage.compressor = functools.partial(zstd.compress, options=checked)
@@ -48,36 +51,36 @@ class BagWriter:
         self.messages = self.received = 0  # received: bytes of messages, before compression
 
     def add(self, topic: str, kind: str, definition: str, type_hash: str, offered: Sequence[QoSProfile]) -> Connection:
-        """A topic, before the first message of it."""
+        """Add a topic before its first message, and return its connection. offered: QoS of its publishers."""
         return self._writer.add_connection(
             topic, kind, msgdef=definition, rihs01=type_hash, offered_qos_profiles=[bag_qos(q) for q in offered]
         )
 
     def write(self, connection: Connection, now: int, data: bytes) -> None:
-        """A serialized message at bag time now [ns]."""
+        """Write a serialized message at bag time now [ns]."""
         self._writer.write(connection, now, data)
         self.messages += 1
         self.received += len(data)
 
     def flush(self) -> None:
-        """End the chunk and hand it to the system: a process that is killed loses nothing of it."""
+        """End the chunk and hand it to the system, which writes it even if the process is killed."""
         if self._storage.chunk.msgs:
             self._storage.close_chunk()
         self._storage.bio.flush()
 
     def check_space(self) -> None:
-        """Raises OSError when the disk is fuller than it should be."""
+        """Raise OSError when the disk has less free space than keep_free."""
         free = shutil.disk_usage(self.path).free
         if free < self._keep_free:
             raise OSError(f'only {free / GB:.2f} GB are free on its disk, keep_free is {self._keep_free / GB:g} GB')
 
     def count(self, connection: Connection) -> int:
-        """Messages of a topic."""
+        """Return the number of messages of a topic."""
         return self._writer.counts[connection.id]
 
     @property
     def summary(self) -> str:
-        """Messages, bytes and rates since it was opened."""
+        """Messages, bytes and rates since the bag was opened, as text."""
         size = sum(f.stat().st_size for f in self.path.iterdir()) if self.path.is_dir() else 0
         seconds = max(time.monotonic() - self._began, 1e-3)
         return (
@@ -86,7 +89,7 @@ class BagWriter:
         )
 
     def close(self) -> str:
-        """Write index and metadata; '' or why that failed. What was flushed can be read all the same."""
+        """Write index and metadata. Return '' or the reason of a failure, after which flushed chunks can be read."""
         if not self._open:
             return ''
         self._open = False
@@ -95,14 +98,14 @@ class BagWriter:
         except OSError as error:
             try:
                 self._storage.bio.close()
-            except OSError:  # its buffer does not fit either
+            except OSError:  # the disk has no space for the buffer either
                 pass
             return str(error.strerror or error)
         return ''
 
 
 def bag_qos(q: QoSProfile) -> Qos:
-    """The same profile as the bag keeps it."""
+    """Return the profile in the form of the bag's metadata."""
 
     def time_of(duration: Duration) -> QosTime:
         return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))

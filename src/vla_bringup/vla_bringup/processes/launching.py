@@ -1,4 +1,4 @@
-"""Node list to launch actions. Needs launch_ros, which only a real ROS installation brings; the supervisor does not."""
+"""Makes launch actions of a node list. Needs launch_ros, which the ROS wheels lack; the supervisor needs none."""
 
 import tempfile
 from collections.abc import Mapping
@@ -29,11 +29,11 @@ from vla_policy_node.adapters.command_topic import is_controller
 from vla_policy_node.ros.run import REST, SHUTDOWN
 
 RETRY = 1.0  # [s] between two attempts to activate a node
-LOOK, LATER = 0.3, 0.7  # [s] between two looks at what a node waits for, and from when it is there
+LOOK, LATER = 0.3, 0.7  # [s] between two checks of a node's conditions, and from their fulfilment to the activation
 
 
 def parameter_arguments(*names: str, prefix: str = '', about: str = '') -> list[DeclareLaunchArgument]:
-    """The launch arguments that set parameters, all of overrides.ARGUMENTS or those of these names."""
+    """Return the launch arguments that set parameters: those of these names, or all of overrides.ARGUMENTS."""
     return [
         DeclareLaunchArgument(prefix + name, default_value='', description=about + ARGUMENTS[name])
         for name in names or ARGUMENTS
@@ -41,7 +41,7 @@ def parameter_arguments(*names: str, prefix: str = '', about: str = '') -> list[
 
 
 def model_arguments(*, prefix: str = '', about: str = '', default: str = '') -> list[DeclareLaunchArgument]:
-    """The launch arguments that choose a model and where it runs."""
+    """Return the launch arguments for the model and its device."""
     defaults = {'model': default}
     return [
         DeclareLaunchArgument(prefix + name, default_value=defaults.get(name, ''), description=about + text)
@@ -52,12 +52,12 @@ def model_arguments(*, prefix: str = '', about: str = '', default: str = '') -> 
 def launch_actions(
     specs: list[NodeSpec], *, autostart: bool = True, when: Mapping[str, list[Action]] | None = None
 ) -> list[Action]:
-    """What starts these nodes and, with autostart, configures and activates those with a lifecycle.
+    """Return the actions that start these nodes and, with autostart, configure and activate the lifecycle nodes.
 
-    When one of the essential nodes ends, all are stopped: half a robot stack is worse than none. when: a lifecycle
-    state -> what to do when one of the nodes comes to it.
+    When an essential node ends, all nodes are stopped, as a part of a robot stack must not run alone. when: lifecycle
+    state -> actions when a node reaches it.
     """
-    folder = Path(tempfile.mkdtemp(prefix='vla_parameters_'))  # the nodes read their files there
+    folder = Path(tempfile.mkdtemp(prefix='vla_parameters_'))  # for the parameter files
     nodes = [action for spec in specs for action in _node(spec, folder, autostart, when or {})]
     return [OpaqueFunction(function=_shut_down_once), *nodes]
 
@@ -73,7 +73,7 @@ def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list
         remappings=list(spec.remappings),
         output='screen',
         on_exit=[Shutdown(reason=f'{spec.full_name} ended')] if spec.essential else None,
-        sigterm_timeout=str(REST + SHUTDOWN),  # [s] after SIGINT: what a node takes at most to end by itself
+        sigterm_timeout=str(REST + SHUTDOWN),  # [s] after SIGINT: longest time of an orderly end
     )
     if not (spec.lifecycle and autostart):
         return [node]
@@ -81,14 +81,14 @@ def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list
     def change(transition: int) -> EmitEvent:
         return EmitEvent(event=ChangeState(lifecycle_node_matcher=matches_action(node), transition_id=transition))
 
-    # rclpy's transition events carry no label: the states tell which one it was.
+    # rclpy's transition events have no label: the two states identify the transition.
     configured = OnStateTransition(
         target_lifecycle_node=node,
         start_state='configuring',
         goal_state='inactive',
         entities=[OpaqueFunction(function=_when_there, args=[spec, change(Transition.TRANSITION_ACTIVATE)])],
     )
-    # A node that cannot be activated yet (no joint state has come, say) is inactive again: ask until it can.
+    # A node that refuses (without a joint state yet, for example) returns to inactive and is activated again.
     refused = OnStateTransition(
         target_lifecycle_node=node,
         start_state='activating',
@@ -103,19 +103,19 @@ def _node(spec: NodeSpec, folder: Path, autostart: bool, when: Mapping[str, list
     ]
 
 
-def _when_there(context: LaunchContext, spec: NodeSpec, activate: Action, told: bool = False) -> list[Action]:
-    """Activate when what the node waits for is there: a first try without it would leave an error in the log."""
+def _when_there(context: LaunchContext, spec: NodeSpec, activate: Action, reported: bool = False) -> list[Action]:
+    """Activate once the node's conditions are met, as an earlier attempt would leave an error in the log."""
     node = get_ros_node(context)
     missing = [f'a {kind} of {topic}' for kind, topic in spec.waits_for if not _there(node, spec, kind, topic)]
-    if not missing:  # the node itself may hear of it a little later than we
+    if not missing:  # discovery of the node may be later
         return [TimerAction(period=LATER, actions=[activate])] if spec.waits_for else [activate]
     again = OpaqueFunction(function=_when_there, args=[spec, activate, True])
     wait = TimerAction(period=LOOK, actions=[again])
-    return [wait] if told else [LogInfo(msg=f'{spec.full_name} waits for {" and ".join(missing)}'), wait]
+    return [wait] if reported else [LogInfo(msg=f'{spec.full_name} waits for {" and ".join(missing)}'), wait]
 
 
 def _there(node: Any, spec: NodeSpec, kind: str, topic: str) -> bool:
-    # From the executor's place: its own publisher is no writer of what it waits for.
+    # The executor's own publishers do not count.
     name = topic if topic.startswith('/') else f'{spec.namespace}/{topic}'
     if kind == 'writer':
         return node.count_publishers(name) > 0
@@ -123,10 +123,9 @@ def _there(node: Any, spec: NodeSpec, kind: str, topic: str) -> bool:
 
 
 def _shut_down_once(context: LaunchContext) -> None:
-    """Let further Shutdowns do nothing in the ROS adapter of this launch, which raises an error then.
+    """Make later Shutdown events harmless: the ROS adapter of launch raises an error on a second one.
 
-    Each node that stops the others when it ends, franka_bringup's controller manager for one, asks for one more while
-    all are stopped already: a clean Ctrl-C would have exit code 1.
+    Each essential node that ends emits a Shutdown, also during a Ctrl-C. The error would give a clean end exit code 1.
     """
     adapter = get_ros_adapter(context)
     shut_down = adapter.shutdown

@@ -1,4 +1,4 @@
-"""The node list of the suite. It exists here once: the launch files and the supervisor both read it."""
+"""The node list of the suite, for launch files and supervisor."""
 
 import re
 from collections.abc import Mapping
@@ -16,17 +16,17 @@ from vla_model.checkpoints.shipped import RANDOM
 
 @dataclass(frozen=True)
 class NodeSpec:
-    """One node as a process of its own."""
+    """A node in its own process."""
 
     package: str
     executable: str
     name: str
     namespace: str = ''  # '' or '/cell/arm'
-    parameters: dict[str, Value] = field(default_factory=dict)  # all that it gets, the robot profile's included
+    parameters: dict[str, Value] = field(default_factory=dict)  # all, with those of the robot profile
     lifecycle: bool = False  # must be configured and activated
     remappings: tuple[tuple[str, str], ...] = ()
-    waits_for: tuple[tuple[str, str], ...] = ()  # ('reader' or 'writer', topic): there before it is activated
-    essential: bool = True  # when it ends, the others are stopped
+    waits_for: tuple[tuple[str, str], ...] = ()  # ('reader' or 'writer', topic): must exist before the activation
+    essential: bool = True  # the other nodes are stopped when it ends
 
     def __post_init__(self) -> None:
         if self.namespace and not re.fullmatch(r'(/[A-Za-z][A-Za-z0-9_]*)+', self.namespace):
@@ -37,11 +37,11 @@ class NodeSpec:
 
     @property
     def full_name(self) -> str:
-        """Fully qualified node name, e.g. /arm/policy."""
+        """Full node name, e.g. /arm/policy."""
         return f'{self.namespace}/{self.name}'
 
     def write_parameters(self, folder: Path) -> Path:
-        """The parameters as a ROS parameter file, which holds in every namespace."""
+        """Write the parameters as a ROS parameter file for every namespace, and return its path."""
         path = folder / f'{self.file_stem}.yaml'
         path.write_text(parameter_file(self.parameters))
         return path
@@ -53,7 +53,7 @@ class NodeSpec:
 
 
 def share(*parts: str) -> Path:
-    """A file or folder that this package installs."""
+    """Return the path of a file or folder of the installed package."""
     return Path(get_package_share_directory('vla_bringup'), *parts)
 
 
@@ -67,9 +67,10 @@ def sim_nodes(
     expert: bool = True,
     params_file: str = '',
 ) -> list[NodeSpec]:
-    """The simulated robot and, if wanted, the scripted expert that drives it.
+    """Return the simulator and, with `expert`, the scripted expert that drives it.
 
-    robot: profile by name or path. real_time_factor: 0 is as fast as possible. params_file: on top of the profile.
+    robot: profile by name or path. real_time_factor: 0 is as fast as possible. params_file: ROS parameter file on top
+    of the profile.
     """
     arguments: dict[str, dict[str, Value]] = {
         'sim': {'task': task, 'seed': seed, 'real_time_factor': float(real_time_factor)},
@@ -97,12 +98,13 @@ def policy_nodes(
     executor_parameters: Mapping[str, Value] | None = None,
     policy_parameters: Mapping[str, Value] | None = None,
 ) -> list[NodeSpec]:
-    """What runs beside the robot: the executor, then the policy.
+    """Return the executor and the policy, in this order.
 
-    drive False: the policy's chunks are for show. model, device: '' as the files have it, else random-nano on the CPU.
-    rate: most inferences per second of observation time [Hz], 0 as the files have it. params_file: a ROS parameter
-    file on top of the profile; executor_parameters and policy_parameters: on top of that. executor_arguments: what the
-    launch decides, and these must not change. Raises ValueError naming what is wrong in them.
+    drive: False runs the policy in shadow. model, device: '' means the value of the files, else random-nano on the CPU.
+    rate: highest rate of inferences in observation time [Hz], 0 means the value of the files. params_file: ROS
+    parameter file on top of the profile; executor_parameters and policy_parameters are on top of it.
+    executor_arguments: values of the launch, which the other sources must not contradict. Raises ValueError with the
+    wrong name or value.
     """
     arguments: dict[str, Value] = {'use_sim_time': use_sim_time, 'drive': drive}
     arguments |= {'model': model} if model else {}
@@ -124,15 +126,15 @@ def policy_nodes(
 
 
 def show_node(robot: str, *, namespace: str = '', use_sim_time: bool = False, params_file: str = '') -> NodeSpec:
-    """What RViz shows of the policy, see docs/how-to/see-in-rviz.md. It costs next to nothing while nobody looks."""
+    """Return the node that draws the policy for RViz, see docs/how-to/see-in-rviz.md; idle without subscribers."""
     parameters = merged('show', namespace, robot, params_file, {'use_sim_time': use_sim_time})
     return NodeSpec('vla_policy_node', 'show', 'show', namespace, parameters)
 
 
 def rviz_path(robot: str) -> str:
-    """The RViz configuration of a robot, by the name or file of its profile, or a .rviz file.
+    """Return the path of an RViz configuration. robot: name or file of a robot profile, or a .rviz file.
 
-    Raises ValueError when there is none.
+    Raises ValueError when no configuration exists.
     """
     if Path(robot).is_file():
         if Path(robot).suffix == '.rviz':
@@ -146,7 +148,7 @@ def rviz_path(robot: str) -> str:
 
 
 def waits_for(executor: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
-    """What an executor with these parameters needs before it can be activated: a controller, and joint states."""
+    """Return the endpoints that an executor with these parameters needs: a controller, and joint states."""
     return (
         ('reader', str(executor.get('topics.joint_command', 'target_joint'))),
         ('writer', str(executor.get('topics.joint_states', 'joint_states'))),
@@ -154,7 +156,7 @@ def waits_for(executor: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
 
 
 def on_its_own(spec: NodeSpec) -> NodeSpec:
-    """With clock and transforms in its namespace: for several simulators at once, each with its own time."""
+    """Return the spec with clock and transforms in its namespace, for several simulators with their own times."""
     own = tuple((f'/{name}', name) for name in ('clock', 'tf', 'tf_static'))
     return replace(spec, remappings=(*spec.remappings, *own))
 
@@ -172,10 +174,10 @@ def recorder_node(
     params_file: str = '',
     executor: NodeSpec | None = None,
 ) -> NodeSpec:
-    """The recorder. path: folder of the bag, must not exist. privileged: also the simulator's object poses.
+    """Return the recorder. path: folder of the bag, must not exist. privileged: also record the object poses.
 
-    compress: images become jpeg. minutes: of wall time, 0 without end. keep_free [GB]: of its disk. params_file: on top
-    of the profile. executor: whose topics are recorded, also those that the launch gave it.
+    compress: write images as JPEG. minutes: duration in wall time, 0 for no limit. keep_free: least free disk space
+    [GB]. params_file: ROS parameter file on top of the profile. executor: node whose topics are recorded.
     """
     arguments: dict[str, Value] = {
         'use_sim_time': use_sim_time,

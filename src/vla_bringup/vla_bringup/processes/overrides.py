@@ -1,7 +1,7 @@
-"""Parameters on top of the robot profile: ROS parameter files, and mappings that are given at launch.
+"""Parameters on top of the robot profile: ROS parameter files, and mappings of launch arguments.
 
-They are merged here, not by ROS: there a section for one node in a file would win over what the launch decides, and a
-misspelt name would be ignored. `./vla parameters` writes config/parameters.json, which has what each node declares.
+They are merged here and not by ROS: with ROS a section for one node would override the launch arguments, and a misspelt
+name would be ignored. `./vla parameters` writes config/parameters.json with the declared parameters of each node.
 """
 
 import difflib
@@ -20,23 +20,23 @@ from vla_model.checkpoints.shipped import KNOWN, RANDOM
 
 Value = bool | int | float | str | list
 TABLE = Path('config', 'parameters.json')
-ROS = ('use_sim_time', 'start_type_description_service')  # what every node has
+ROS = ('use_sim_time', 'start_type_description_service')  # of every node
 TYPES = {
     'bool': (bool,), 'int': (int,), 'float': (float,), 'text': (str,), 'float list': (list,), 'text list': (list,),
 }  # fmt: skip
-_FLOAT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')  # a number to ROS, text to PyYAML
+_FLOAT = re.compile(r'[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+')  # a number for ROS, text for PyYAML
 
 
 def known() -> dict[str, dict[str, dict[str, Any]]]:
-    """Node -> parameter -> type and, where there are such, low, high and choices. Empty without the table."""
+    """Return node -> parameter -> type and, if declared, low, high and choices. Empty without the table."""
     path = Path(get_package_share_directory('vla_bringup'), TABLE)
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
 def of_text(text: str, node: str, source: str) -> dict[str, Value]:
-    """Parameters of a node from a YAML mapping, '{engine: eager, rate: 5.0}'. source: the argument that has it.
+    """Return the parameters of a node from a YAML mapping, e.g. '{engine: eager, rate: 5.0}'.
 
-    Raises ValueError naming a parameter that the node does not have, or a value that it cannot have.
+    source: name of the argument, for errors. Raises ValueError for an unknown parameter or a value out of range.
     """
     try:
         content = parse(text)
@@ -48,16 +48,19 @@ def of_text(text: str, node: str, source: str) -> dict[str, Value]:
 
 
 def checked(values: Mapping[str, Any], node: str, source: str) -> dict[str, Value]:
-    """Parameters that are for this node alone, integers as floats where it has floats. Raises as of_text."""
+    """Return the checked parameters of a node; integers become floats where it declares floats.
+
+    Raises the errors of `of_text`.
+    """
     _refuse_unknown(values, [node], source)
     return _typed(values, node, source)
 
 
 def of_file(path: str, node: str, namespace: str, *, ours: bool = True) -> dict[str, Value]:
-    """What a ROS parameter file has for a node, by name, later sections over earlier ones.
+    """Return the parameters of a ROS parameter file for a node; a later section overrides an earlier one.
 
-    ours: each section must be for nodes of the suite in this namespace. Raises ValueError naming file, section and
-    parameter: a file that is none, a section for no node, a parameter that no node has, a value that it cannot have.
+    ours: require that each section is for nodes of the suite in this namespace. Raises ValueError with file, section
+    and parameter for a wrong file, a section without a node, an unknown parameter, or a value out of range.
     """
     table, found = known(), dict[str, Any]()
     for section, values in _sections(path):
@@ -78,10 +81,10 @@ def merged(
     node: str, namespace: str, robot: str, params_file: str, arguments: Mapping[str, Value],
     more: Mapping[str, Value] | None = None, defaults: Mapping[str, Value] | None = None,
 ) -> dict[str, Value]:  # fmt: skip
-    """All parameters of a node: defaults, the profile of the robot, params_file (may be ''), arguments, and `more`.
+    """Return all parameters of a node: defaults, robot profile, params_file (may be ''), arguments, `more`.
 
-    The later one wins; but params_file and `more` must not have another value than an argument, which says what the
-    launch is for (drive, say). Raises ValueError as of_file, and where they do.
+    A later source overrides an earlier one. But params_file and `more` must not contradict an argument, such as drive.
+    Raises the errors of `of_file`, and ValueError for such a contradiction.
     """
     file = of_file(params_file, node, namespace) if params_file else {}
     more = checked(more or {}, node, f'{node}_parameters')
@@ -96,22 +99,25 @@ def merged(
     return {**(defaults or {}), **base, **file, **arguments, **more}
 
 
-# Launch arguments that choose the model, and those that set parameters: name -> what it is for.
+# Launch arguments for the model, and those that set parameters: name -> description.
 MODEL = {
-    'model': f'{KNOWN}; empty: as the parameters have it, else {RANDOM}',
-    'device': 'torch device of the model: cpu, cuda, cuda:1; empty: as the parameters have it, else cpu',
+    'model': f'{KNOWN}; empty: the value of the parameter files, else {RANDOM}',
+    'device': 'torch device of the model: cpu, cuda, cuda:1; empty: the value of the parameter files, else cpu',
 }
 ARGUMENTS = {
     'params_file': 'ROS parameter file on top of the robot profile; empty: none',
-    'executor_parameters': 'of the executor, on top of that: a YAML mapping, "{rate: 200.0, seams: cross_fade}"',
-    'policy_parameters': 'of the policy, on top of that: a YAML mapping, "{engine: eager, plan_rate: 0.0}"',
-    'velocity_fraction': 'of the executor: largest speed, as a fraction of the limits; 0.2 for a first motion; empty: '
-    'as the parameters have it',
+    'executor_parameters': 'executor parameters on top of params_file: a YAML mapping, "{rate: 200.0}"',
+    'policy_parameters': 'policy parameters on top of params_file: a YAML mapping, "{engine: eager, plan_rate: 0.0}"',
+    'velocity_fraction': 'largest speed of the executor as a fraction of the limits; 0.2 for a first motion; empty: '
+    'the value of the parameter files',
 }
 
 
 def of_arguments(values: Mapping[str, str], prefix: str = '') -> dict[str, Any]:
-    """What the launch arguments of these names, behind the prefix, give to nodes.policy_nodes. Raises as of_text."""
+    """Return the keyword arguments for nodes.policy_nodes from launch arguments with a prefix.
+
+    Raises the errors of `of_text`.
+    """
     text = {name: values.get(prefix + name, '').strip() for name in ARGUMENTS}
     found: dict[str, Any] = {'params_file': str(Path(text['params_file']).absolute()) if text['params_file'] else ''}
     for node in ('executor', 'policy'):
@@ -127,7 +133,7 @@ def of_arguments(values: Mapping[str, str], prefix: str = '') -> dict[str, Any]:
 
 
 def _sections(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(full name of nodes, may have * and **; their parameters, flat) in the order of the file."""
+    """Yield (full node name, may contain * and **; its parameters by dotted name) in the order of the file."""
     try:
         content = parse(Path(path).read_text())
     except (OSError, UnicodeDecodeError) as error:
@@ -149,7 +155,7 @@ def _below(tree: dict[str, Any], name: str) -> Iterator[tuple[str, dict[str, Any
 
 
 def _pattern(section: str) -> re.Pattern[str]:
-    """Of the nodes that a section is for: * is one name, ** any number of them, as in ROS."""
+    """Return the pattern of the full node names of a section: * is one name, ** any number, as in ROS."""
     parts = ['(/[^/]+)*' if p == '**' else '/[^/]+' if p == '*' else '/' + re.escape(p) for p in section[1:].split('/')]
     return re.compile(''.join(parts))
 
@@ -199,7 +205,7 @@ def _value(value: Any, about: Mapping[str, Any], label: str) -> Value:
 
 
 def _number(value: Any) -> Any:
-    """A float where ROS would take one."""
+    """Return the text as a float where ROS reads a number; else the value."""
     if isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     return float(value) if isinstance(value, str) and _FLOAT.fullmatch(value) else value

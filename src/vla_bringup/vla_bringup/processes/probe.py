@@ -1,4 +1,4 @@
-"""A look at a running system from outside: one node, spun only while something is waited for."""
+"""Observes a running system with one node, which is spun only while it waits."""
 
 import math
 import time
@@ -13,11 +13,11 @@ from rclpy.client import Client
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-LOST = 5.0  # [s] after which a request for a transition is checked on
+LOST = 5.0  # [s] after which the result of a transition is checked
 RETRY = 0.5  # [s] between two attempts to activate a node
-MATCH = 0.1  # [s] a server may learn of us later than we of it; what it answers before is lost
-BRING_UP = 300.0  # [s] for nodes to come up and the arm to move; a dead node ends the wait
-ASK_AGAIN = 1.0  # [s] without an answer to a question about a state
+MATCH = 0.1  # [s] a server may discover the client later than the client it; an earlier response is lost
+BRING_UP = 300.0  # [s] for the start of nodes and the motion of the arm; a dead node ends the wait
+ASK_AGAIN = 1.0  # [s] without a response to a request for a state
 
 
 class TransitionFailed(RuntimeError):
@@ -29,14 +29,14 @@ class TransitionFailed(RuntimeError):
 
 
 class Probe:
-    """Context, node and executor of its own; use it in a with statement.
+    """A node with its own context and executor, for a with statement.
 
-    check: called while waiting; it raises when waiting has become pointless (a process ended, say).
+    check: called while waiting; it raises to end the wait, for example when a process ended.
     """
 
     def __init__(self, name: str, namespace: str = '', domain_id: int | None = None) -> None:
         self.context = rclpy.Context()
-        # The program's own signal handling stays: rclpy's would invalidate the context before the nodes are stopped.
+        # rclpy's signal handling is off: it would invalidate the context before the nodes are stopped.
         rclpy.init(context=self.context, domain_id=domain_id, signal_handler_options=SignalHandlerOptions.NO)
         self.node = rclpy.create_node(
             name,
@@ -55,12 +55,12 @@ class Probe:
     def __exit__(self, *_: object) -> None:
         self.executor.shutdown(timeout_sec=2.0)
         for waitable in [w for w in self.node.waitables if isinstance(w, ActionClient)]:
-            waitable.destroy()  # destroy_node() does not; the participant would stay in the domain until collected
+            waitable.destroy()  # without it the participant would stay in the domain until it is collected
         self.node.destroy_node()
         rclpy.shutdown(context=self.context)
 
     def spin(self, seconds: float) -> None:
-        """Handle what arrives for a time on the wall clock."""
+        """Process messages for this wall time [s]."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
             self.check()
@@ -69,9 +69,9 @@ class Probe:
     def wait(
         self, condition: Callable[[], Any], timeout: float, what: str, each: Callable[[], None] | None = None
     ) -> Any:
-        """Spin until condition() is true and return it. each is called on every turn (20 Hz or more).
+        """Spin until condition() is true and return its value. each is called in every turn (20 Hz or more).
 
-        Raises TimeoutError saying `what` did not happen, after timeout seconds on the wall clock.
+        Raises TimeoutError with the text `what` after timeout [s of wall time].
         """
         end = time.monotonic() + timeout
         while not (result := condition()):
@@ -84,9 +84,9 @@ class Probe:
         return result
 
     def call(self, kind: type, service: str, request: Any, timeout: float = 10.0, repeat: float = math.inf) -> Any:
-        """Call a service and return the response. Raises TimeoutError naming the service.
+        """Call a service and return the response. Raises TimeoutError with the name of the service.
 
-        repeat: ask again after so long without an answer [s]; for calls that do no harm twice.
+        repeat: time without a response [s] after which the request is sent again; only for harmless repetitions.
         """
         end = time.monotonic() + timeout
         client = self._clients.get((kind, service))
@@ -106,14 +106,14 @@ class Probe:
                     raise
 
     def lifecycle_state(self, name: str, timeout: float = 5.0) -> str:
-        """Label of a lifecycle node's state: unconfigured, inactive, active or finalized. name: with namespace."""
+        """Return the state of a lifecycle node: unconfigured, inactive, active or finalized. name: full node name."""
         return self._state(name, timeout).label
 
     def _state(self, name: str, timeout: float) -> State:
         return self.call(GetState, f'{name}/get_state', GetState.Request(), timeout, ASK_AGAIN).current_state
 
     def transition(self, name: str, transition: int, timeout: float = 60.0) -> None:
-        """Take a lifecycle node through one Transition.TRANSITION_*. Raises TransitionFailed when it refuses."""
+        """Request one Transition.TRANSITION_* of a lifecycle node. Raises TransitionFailed when it refuses."""
         request = ChangeState.Request(transition=Transition(id=transition))
         end = time.monotonic() + timeout
         before = self._state(name, timeout).id
@@ -121,7 +121,7 @@ class Probe:
             try:
                 done = self.call(ChangeState, f'{name}/change_state', request, LOST).success
                 break
-            except TimeoutError:  # lost in discovery, or the node is busy with it and answers when it is done
+            except TimeoutError:  # lost in discovery, or the node is still busy with the transition
                 if self._state(name, max(end - time.monotonic(), ASK_AGAIN)).id != before:
                     return
                 if time.monotonic() > end:
@@ -133,10 +133,10 @@ class Probe:
             )
 
     def bring_up(self, name: str, timeout: float = 60.0) -> None:
-        """Configure and activate a lifecycle node, from whatever state it is in.
+        """Configure and activate a lifecycle node from any state, within timeout [s].
 
-        A node that cannot be activated yet (no joint state has come, say) is asked again until the time is up.
-        Raises TransitionFailed, or TimeoutError when the node does not answer.
+        A node that refuses the activation, for example without a joint state, is activated again until the timeout.
+        Raises TransitionFailed, or TimeoutError when the node does not respond.
         """
         end = time.monotonic() + timeout
         state = self._state(name, timeout)

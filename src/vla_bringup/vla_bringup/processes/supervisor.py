@@ -1,4 +1,4 @@
-"""Runs nodes as processes without `ros2 launch`: starts them, notices one that ends, stops them all."""
+"""Runs nodes as processes without `ros2 launch`: starts them, detects the end of one, stops all."""
 
 import ctypes
 import os
@@ -14,11 +14,11 @@ from vla_bringup.processes.nodes import NodeSpec
 from vla_model.engines.trial import ending
 
 STOP_TIME = 10.0  # [s] from SIGINT to SIGKILL
-LAST_LINES = 25  # of a log, shown when its node ended
+LAST_LINES = 25  # last lines of a log, shown when its node ended
 
 
 class NodeEnded(RuntimeError):
-    """A node's process ended by itself. name: with namespace; code: its exit code, negative for a signal."""
+    """The process of a node ended by itself. name: full node name; code: exit code, negative for a signal."""
 
     def __init__(self, name: str, code: int, text: str) -> None:
         super().__init__(text)
@@ -26,7 +26,10 @@ class NodeEnded(RuntimeError):
 
 
 def command(spec: NodeSpec, folder: Path) -> list[str]:
-    """The command line of a node; its parameters go into a file in folder. Raises ValueError if it is not installed."""
+    """Return the command line of a node and write its parameter file into folder.
+
+    Raises ValueError if the node is not installed.
+    """
     try:
         program = Path(get_package_prefix(spec.package), 'lib', spec.package, spec.executable)
     except PackageNotFoundError:
@@ -38,14 +41,14 @@ def command(spec: NodeSpec, folder: Path) -> list[str]:
         words += ['-r', f'{old}:={new}']
     if spec.parameters:
         words += ['--params-file', str(spec.write_parameters(folder))]
-    # What the node logs comes on its output, which we keep: no second copy in ~/.ros/log.
+    # The log of the node is its output, which is kept: no second copy in ~/.ros/log.
     return [*words, '--disable-external-lib-logs']
 
 
 class Supervisor:
-    """Use it in a with statement: however the block is left, every process is stopped and none stays behind.
+    """Starts nodes inside a with statement; at its end every process is stopped.
 
-    folder: gets one log file and one parameter file per node. environment: on top of this process's own.
+    folder: for a log file and a parameter file per node. environment: added to that of this process.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str] | None = None) -> None:
@@ -67,14 +70,14 @@ class Supervisor:
             raise ValueError(f'{spec.full_name} runs already')
         words = command(spec, self.folder)
         log = self.folder / f'{spec.file_stem}.log'
-        with log.open('wb') as output:  # a file, not a pipe: a pipe that nobody reads would block the node
+        with log.open('wb') as output:  # a file, not a pipe: a full pipe without a reader would block the node
             self._processes[spec.full_name] = subprocess.Popen(
                 words,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env=self._environment,
-                start_new_session=True,  # Ctrl-C in the terminal reaches us alone; we stop the nodes in order
+                start_new_session=True,  # Ctrl-C reaches this process alone, which stops the nodes in order
                 preexec_fn=_in_child,  # noqa: PLW1509 (it takes no lock)
             )
         self._logs[spec.full_name] = log
@@ -87,22 +90,22 @@ class Supervisor:
                 raise NodeEnded(name, code, text)
 
     def alive(self, name: str) -> bool:
-        """Whether a node that was started still runs. name: with namespace."""
+        """Return whether a started node still runs. name: full node name."""
         return self._processes[name].poll() is None
 
     def pid(self, name: str) -> int:
-        """Process id of a node. name: with namespace."""
+        """Return the process id of a node. name: full node name."""
         return self._processes[name].pid
 
     def last_lines(self, name: str) -> str:
-        """The end of a node's output."""
+        """Return the last lines of a node's output."""
         lines = self._logs[name].read_text(errors='replace').splitlines()
-        return '\n'.join('    ' + line for line in lines[-LAST_LINES:]) or '    (it wrote nothing)'
+        return '\n'.join('    ' + line for line in lines[-LAST_LINES:]) or '    (no output)'
 
     def stop(self, names: list[str] | None = None) -> dict[str, int]:
-        """Stop nodes, all by default and the last started first; return the exit codes of those that still ran.
+        """Stop nodes, all by default, in reverse order of their start; return the exit codes of those that still ran.
 
-        SIGINT to each in turn, as soon as the one before has ended or had STOP_TIME, then SIGKILL to its group.
+        Each gets SIGINT after the end of the one before, and SIGKILL to its group after STOP_TIME.
         """
         names = list(reversed(self._processes)) if names is None else names
         going = {name: self._processes.pop(name) for name in names}
@@ -111,7 +114,7 @@ class Supervisor:
             for name in names:
                 if going[name].poll() is None:
                     codes[name] = _stop(going[name])
-        finally:  # a second Ctrl-C leaves nothing behind either
+        finally:  # a second Ctrl-C, too, stops all processes
             for process in going.values():
                 _kill(process)
         return codes
@@ -128,7 +131,7 @@ def _stop(process: subprocess.Popen) -> int:
 
 
 def _kill(process: subprocess.Popen) -> None:
-    """SIGKILL to the process and to what it may have started."""
+    """Send SIGKILL to the process group of a process."""
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
@@ -136,12 +139,12 @@ def _kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-# Loaded before any fork: between fork and exec nothing but plain calls is safe.
+# Loaded before any fork: between fork and exec only plain calls are safe.
 _prctl = ctypes.CDLL(None).prctl if sys.platform == 'linux' else None
 _PR_SET_PDEATHSIG = 1
 
 
 def _in_child() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job hands down an ignored SIGINT
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the background job of a shell passes on an ignored SIGINT
     if _prctl is not None:
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # if we are killed, the nodes stop, too
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # the nodes stop if this process is killed

@@ -1,4 +1,4 @@
-"""Where the robot of a bag was driven: only there a chunk can be compared with what it did."""
+"""Finds the driven time of a bag: only there a chunk can be compared with the motion of the robot."""
 
 import itertools
 from collections import Counter
@@ -13,17 +13,20 @@ from vla_msgs.msg import ExecutorStatus
 
 NS = 1_000_000_000
 EXECUTING = ExecutorStatus.STATE_EXECUTING
-STATUS_MAX_AGE = 1.0  # [s] the executor reports at 10 Hz: one that is silent for longer drives nothing
-REST = 0.5  # [s] an arm that moves less than MOVED within this time before and after an instant is at rest then
-LOOK = 0.05  # [s] between two states that this is judged by
+STATUS_MAX_AGE = 1.0  # [s] the executor reports at 10 Hz: after a longer silence it does not drive
+REST = 0.5  # [s] half of the window in which an arm at rest moves less than MOVED
+LOOK = 0.05  # [s] between two states of that comparison
 MOVED = 5e-3  # [rad] of any joint
 MOVED_GRIPPER = 2e-3  # [m]
-LOST = 0.5  # [s] behind a gap of joint states as long as this the arm may have been put elsewhere
-LEAP, LEAP_SPEED = 0.05, 2.0  # [rad] between two joint states, and times the joint's limit: put there, not moved there
-APART = NS // 2  # [ns] between what was before a clock was set back and what comes after: no time of the bag
-SETTLE = 0.5  # [s] after a step of the clock messages of before may still come
+LOST = 0.5  # [s] after a longer gap of joint states the arm may have been reset
+LEAP, LEAP_SPEED = (
+    0.05,
+    2.0,
+)  # [rad] between two joint states, and factor of the joint's speed limit: a larger step is a reset, no motion
+APART = NS // 2  # [ns] inserted where a clock was set back
+SETTLE = 0.5  # [s] after a clock step in which earlier messages may be received
 
-# Parts of the comparisons. The first is the headline, those up to NOT_COMPARED are the rest.
+# Parts of the comparisons. DRIVEN is the headline, the parts up to NOT_COMPARED are the rest.
 DRIVEN, IDLE, DONE, OTHER, STILL, STEP, PAST, ACROSS, UNKNOWN = range(9)
 PARTS = (
     'driven',
@@ -41,35 +44,35 @@ NOT_COMPARED = (ACROSS, UNKNOWN)
 
 @dataclass
 class Events:
-    """What a bag says about who drove the arm and why. Times [ns] grow over the whole bag."""
+    """Events of a bag that decide about driven time. Times [ns] increase over the whole bag."""
 
     executor: Series = field(default_factory=Series)  # (state, epoch, source)
-    episodes: Series = field(default_factory=Series)  # what to call each
+    episodes: Series = field(default_factory=Series)  # name of each
     success: Series = field(default_factory=Series)  # bool
-    words: Series = field(default_factory=Series)  # the instruction in force, as the bag says
-    # A clock was set back: from the last time before to the first after it. Nothing lies between.
+    words: Series = field(default_factory=Series)  # instruction in force in the bag
+    # A clock was set back: (last time before, first time after), without messages between them.
     steps: list[tuple[int, int]] = field(default_factory=list)
     end: int = 0
 
 
 @dataclass(frozen=True)
 class Stretch:
-    """A time in which nothing changed that decides about comparisons."""
+    """A span of time with one part, one episode and one instruction."""
 
     start: int  # [ns]
     end: int  # [ns]
-    part: int  # DRIVEN or why not, up to STEP
-    whole: int  # stretches with the same number belong together: no reset, new instruction or clock step in between
-    episode: int  # index into Events.episodes; -1: before the first, or there are none
+    part: int  # DRIVEN or a reason, up to STEP
+    whole: int  # equal numbers: no reset, new instruction or clock step between the stretches
+    episode: int  # index into Events.episodes; -1: before the first, or without episodes
     words: str  # the instruction in force; '': unknown
 
 
 @dataclass(frozen=True)
 class Timeline:
-    """All of a bag in stretches, without gaps.
+    """A whole bag in stretches, without gaps.
 
-    by_executor: else the motion of the arm alone decided. by_words: a chunk counts only where the bag says the words
-    that it follows; else the bag never says them, and it counts anywhere.
+    by_executor: whether the executor's status decided, or the motion of the arm alone. by_words: whether the bag has
+    the instruction of the chunks anywhere; then a chunk counts only where that instruction is in force.
     """
 
     stretches: list[Stretch]
@@ -82,11 +85,11 @@ class Timeline:
         return np.array([s.start for s in self.stretches], np.int64)
 
     def at(self, times: np.ndarray) -> np.ndarray:
-        """Index of the stretch at each of times [ns]; the first or last for what is outside."""
+        """Return the index of the stretch at each of times (n,) [ns]; outside the bag the first or last."""
         return np.clip(np.searchsorted(self.starts, times, side='right') - 1, 0, len(self.stretches) - 1)
 
     def seconds(self, start: int, end: int) -> Counter[int]:
-        """Part -> time [s] between start and end [ns]."""
+        """Return part -> time [s] between start and end [ns]."""
         found: Counter[int] = Counter()
         for s in self.stretches:
             if (length := min(s.end, end) - max(s.start, start)) > 0:
@@ -101,10 +104,11 @@ def timeline(
     velocity: np.ndarray,
     instruction: str = '',
 ) -> Timeline:
-    """arm, opening: stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m] of what the robot did.
+    """Return the timeline of a bag.
 
-    velocity: (dof,) [rad/s] limits of the joints. instruction: what the model is told all the time; where the bag says
-    these words anywhere, only the times at which it does count as driven with them.
+    arm, opening: measured stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m]. velocity: (dof,) [rad/s] limits of
+    the joints. instruction: fixed instruction of the model; if the bag has it anywhere, only the times with it in force
+    count as driven.
     """
     executor = _Steps(events.executor, STATUS_MAX_AGE)
     by_executor = any(state == EXECUTING for state, *_ in events.executor.values)
@@ -118,14 +122,14 @@ def timeline(
     times = {*events.episodes.times, *events.words.times, *cuts, *after, *ends, *executor.changes}
     times |= {t for m in moves for t in m.changes}
     last = max([events.end, *arm[0][-1:].tolist(), *times]) + 1
-    # Nothing before the first known time is told apart from it.
+    # Times before the first known one belong to it.
     points = sorted({min(times, default=0), *times, last})
     stretches: list[Stretch] = []
     key: Any = None
     whole_key: Any = None
     whole = -1
     for start, end in itertools.pairwise(points):
-        said, episode = words.at(start) or '', episodes.index(start)
+        words_in_force, episode = words.at(start) or '', episodes.index(start)
         state, epoch, source = executor.at(start) or (-1, -1, '')
         if any(before <= start < step for before, step in events.steps):
             part = UNKNOWN
@@ -133,7 +137,7 @@ def timeline(
             part = IDLE
         elif any(a <= start < b for a, b in successes):
             part = DONE
-        elif by_words and instruction and said and said != instruction:
+        elif by_words and instruction and words_in_force and words_in_force != instruction:
             part = OTHER
         elif not any(m.at(start) for m in moves):
             part = STILL
@@ -141,13 +145,13 @@ def timeline(
             part = STEP
         else:
             part = DRIVEN
-        found = (int(np.searchsorted(cuts, start, side='right')), episode, said)
+        found = (int(np.searchsorted(cuts, start, side='right')), episode, words_in_force)
         whole += found != whole_key
         whole_key = found
         if (new := (part, whole, epoch, source)) == key:
-            stretches[-1] = Stretch(stretches[-1].start, end, part, whole, episode, said)
+            stretches[-1] = Stretch(stretches[-1].start, end, part, whole, episode, words_in_force)
         else:
-            stretches.append(Stretch(start, end, part, whole, episode, said))
+            stretches.append(Stretch(start, end, part, whole, episode, words_in_force))
         key = new
     return Timeline(stretches or [Stretch(0, last, STILL, 0, -1, '')], by_executor, by_words)
 
@@ -155,15 +159,17 @@ def timeline(
 def parts_of(
     line: Timeline, t_ref: np.ndarray, due: np.ndarray, known: np.ndarray, instructions: Sequence[str]
 ) -> np.ndarray:
-    """(n, horizon) int8, the part of each step. t_ref (n,), due (n, horizon) [ns]; known: a state was recorded then;
-    instructions: of the n chunks."""
+    """Return the part of each step, (n, horizon) int8.
+
+    t_ref: (n,) [ns]. due: (n, horizon) [ns]. known: whether a state was recorded then. instructions: one per chunk.
+    """
     here = line.at(t_ref)
     label = np.array([s.part for s in line.stretches], np.int8)[here]
     end = np.array([s.end for s in line.stretches], np.int64)
     whole = np.array([s.whole for s in line.stretches], np.int64)
-    said = [line.stretches[i].words for i in here]
-    other = [line.by_words and '' not in (a, b) and a != b for a, b in zip(instructions, said, strict=True)]
-    label[(label == DRIVEN) & np.array(other)] = OTHER  # made for new words, of images from before them
+    words_in_force = [line.stretches[i].words for i in here]
+    other = [line.by_words and '' not in (a, b) and a != b for a, b in zip(instructions, words_in_force, strict=True)]
+    label[(label == DRIVEN) & np.array(other)] = OTHER  # for a new instruction, from images before it
     found = np.repeat(label[:, None], due.shape[1], 1)
     past = due >= end[here][:, None]
     found[past & (label == DRIVEN)[:, None]] = PAST
@@ -173,7 +179,7 @@ def parts_of(
 
 
 class _Steps:
-    """A series that keeps each value until the next one; max_age [s]: or for so long."""
+    """A series that holds each value until the next one, at most for max_age [s]."""
 
     def __init__(self, series: Series, max_age: float = 0.0) -> None:
         self._times = np.sort(np.array(series.times, np.int64))
@@ -183,18 +189,18 @@ class _Steps:
             self.changes += (self._times + self._age).tolist()
 
     def index(self, time: int) -> int:
-        """Of the value at time [ns]; -1: none."""
+        """Return the index of the value at time [ns]; -1: none."""
         i = int(np.searchsorted(self._times, time, side='right')) - 1
         return -1 if i >= 0 and self._age and time - self._times[i] >= self._age else i
 
     def at(self, time: int) -> Any:
-        """The value at time [ns]; None: none."""
+        """Return the value at time [ns]; None: none."""
         i = self.index(time)
         return self._values[i] if i >= 0 else None
 
 
 def _successes(events: Events) -> list[tuple[int, int]]:
-    """From each success that held to the end of its episode [ns]."""
+    """Return (start, end) [ns] from each lasting success to the end of its episode."""
     spans = []
     for start, end in itertools.pairwise([*sorted(events.episodes.times), events.end + NS]):
         if (since := success_time(events.success, start, end)) is not None:
@@ -203,7 +209,7 @@ def _successes(events: Events) -> list[tuple[int, int]]:
 
 
 def _breaks(stamps: np.ndarray, positions: np.ndarray, velocity: np.ndarray) -> list[int]:
-    """[ns] where the arm was put elsewhere, or may have been: it cannot have moved from one state to the next."""
+    """Return the times [ns] of possible resets: the arm cannot have moved from one state to the next."""
     if len(stamps) < 2:
         return []
     apart = np.diff(stamps) / NS
@@ -213,7 +219,7 @@ def _breaks(stamps: np.ndarray, positions: np.ndarray, velocity: np.ndarray) -> 
 
 
 def _moving(stamps: np.ndarray, values: np.ndarray, least: float) -> Series:
-    """From each change on [ns], whether any of values (k, n) moves by more than `least` within REST around."""
+    """Return a series over time [ns]: whether any of values (k, n) moves by more than `least` within REST around it."""
     found = Series()
     _, kept = np.unique(stamps // int(LOOK * NS), return_index=True)
     times, places = stamps[kept], values[kept]

@@ -1,4 +1,4 @@
-"""A bag as the policy node would have met it: messages with the time on the node's clock."""
+"""Messages of a bag with the time on the clock of the policy node."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -21,11 +21,11 @@ JOINT_KIND = 'sensor_msgs/msg/JointState'
 
 
 class Feed:
-    """Iterate over it: (now [ns], message), now never going back but where the bag's clock was set back.
+    """An iterable of (now [ns], message); now decreases only where the clock of the bag was set back.
 
-    now is what /clock said last, where the bag has it, else the time of recording. setup: topics of the robot profile;
-    a camera whose images are in the bag as `<topic>/compressed` is read from there, whichever comes first.
-    seconds: of the bag to read; 0: all. Raises ValueError when the path is no bag.
+    now is the newest /clock of the bag, else the time of recording. setup: topics of the robot profile. A camera is
+    read from its topic or from `<topic>/compressed`, the first that has messages. seconds: length to read; 0: all.
+    Raises ValueError when the path is no bag.
     """
 
     def __init__(
@@ -37,11 +37,11 @@ class Feed:
         cameras = self.setup.cameras
         joints = [setup.joint_states, *([setup.gripper_joint_states] if setup.gripper else [])]
         kinds = {topic: IMAGE_KINDS[topic.endswith(COMPRESSED)] for topic in cameras.values()}
-        self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # what the policy looks at: topic -> type
+        self.inputs = kinds | dict.fromkeys(joints, JOINT_KIND)  # inputs of the policy: topic -> type
         self.instructions = [setup.topic(name) for name in INSTRUCTIONS]
         self.events = {setup.topic(name): name for name in (CHUNKS, EXECUTOR, SUCCESS)}  # topic -> which
-        # A recorder may find /clock after the cameras, whose stamps are of simulated time from the first on.
-        self.has_clock, self.clocks = CLOCK in self.seen or has_messages(path, CLOCK), 0  # how many came
+        # A recorder may discover /clock after the cameras, whose stamps are simulation time already.
+        self.has_clock, self.clocks = CLOCK in self.seen or has_messages(path, CLOCK), 0  # number of messages
 
     def __iter__(self) -> Iterator[tuple[int, Message]]:
         began = -1
@@ -55,10 +55,10 @@ class Feed:
             yield now, m
 
     def _timed(self) -> Iterator[tuple[int, Message]]:
-        """Messages with the bag's time [ns], which goes back only where a clock was set back."""
+        """Yield messages with the bag's time [ns], which decreases only where a clock was set back."""
         wanted = [CLOCK, *self.inputs, *self.instructions, *self.events]
         now, period, self.clocks = -1, 0, 0
-        early: list[Message] | None = [] if self.has_clock else None  # no /clock came yet
+        early: list[Message] | None = [] if self.has_clock else None  # before the first /clock
         for m in messages(self.path, wanted, self.report.damage, self._progress):
             if m.topic == CLOCK:
                 time = to_ns(m.data.clock)
@@ -73,21 +73,22 @@ class Feed:
             elif not self.has_clock:
                 now, period = m.time if m.period != period else max(now, m.time), m.period
             yield now, m
-        for m in early or ():  # of no /clock anything could be read
+        for m in early or ():  # no /clock was readable
             self.has_clock = False
             now = max(now, m.time)
             yield now, m
 
     def description(self) -> str:
-        """The robot's URDF. Raises ValueError when the bag has none."""
+        """Return the robot's URDF. Raises ValueError when the bag has none."""
         topic = self.setup.topic(DESCRIPTION)
         for m in messages(self.path, [topic], Damage(), lambda read: None):
             return str(m.data.data)
         raise ValueError(f'the model needs the robot description, and the bag has no {topic}: record it, too')
 
     def frames(self, moments: list[tuple[int, int]]) -> dict[int, dict[str, Any]]:
-        """What the cameras had shown at (t_ref [ns], images that had come): the number of images -> camera -> image,
-        (height, width, 3) uint8 RGB. Reads the bag once more."""
+        """Return the images at moments (t_ref [ns], number of images until then): number -> camera -> image.
+
+        An image is (height, width, 3) uint8 RGB. The bag is read again."""
         names = {topic: name for name, topic in self.setup.cameras.items()}
         best: dict[int, dict[str, tuple[int, Message]]] = {count: {} for _, count in moments}
         for number, m in enumerate(messages(self.path, list(names), Damage(), lambda read: None), 1):
@@ -103,15 +104,15 @@ class Feed:
                 try:
                     found.setdefault(count, {})[name] = decode_image(m.data, m.topic)
                 except ValueError:
-                    continue  # told by the first reading
+                    continue  # reported by the first reading
         return found
 
 
 def _before_clock(early: list[Message], first: int) -> Iterator[tuple[int, Message]]:
-    """Messages that were recorded before the first /clock, which says `first` [ns], with the time.
+    """Yield messages that were recorded before the first /clock, `first` [ns], with their time [ns].
 
-    The clock ran, only the recorder had not found it yet: nothing comes before it was stamped, so the newest stamp is
-    the best that is known of the time.
+    The clock ran before the recorder discovered it. No message is received before its stamp, so the newest stamp is
+    the best estimate of the time.
     """
     stamps = [to_ns(m.data.header.stamp) if hasattr(m.data, 'header') else 0 for m in early]
     now = min((s for s in stamps if 0 < s <= first), default=first)
@@ -121,5 +122,5 @@ def _before_clock(early: list[Message], first: int) -> Iterator[tuple[int, Messa
 
 
 def load_setup(robot: str, namespace: str) -> Setup:
-    """From a robot profile, by name or file. Raises ValueError."""
+    """Return the topics of a robot profile, by name or file. Raises ValueError for a wrong profile."""
     return Setup.load(robot, namespace=namespace, fps=10, actions=STATES)

@@ -14,12 +14,12 @@ from vla_bringup.replay.offline import Run
 
 COLOURS = ('#1f4e9c', '#d95f02')  # of the models
 GREY, SHADE, LACK = '#777777', '#e8e8e8', '#fbe0c8'
-FANS = 60  # chunks that are drawn at most, each as a thin line from where it begins
+FANS = 60  # most chunks in the figure, each a thin line from its start
 
 
 @dataclass(frozen=True)
 class Result:
-    """One model on the bag. began: first time of the bag [ns], 0 of all time axes."""
+    """Results of one model on the bag. began: first time of the bag [ns], the origin of all time axes."""
 
     name: str
     run: Run
@@ -31,33 +31,35 @@ class Result:
 
     @property
     def times(self) -> np.ndarray:
-        """(n,) [s] of the chunks."""
+        """Times of the chunks, (n,) [s]."""
         return (np.array([c.t_ref + c.shift for c in self.run.cycles], np.int64) - self.began) * NS
 
     @property
     def driven(self) -> Measures:
-        """Only what is compared in the headline."""
+        """Measures of the driven part."""
         return self.measures.of(DRIVEN)
 
     @property
     def steps(self) -> np.ndarray:
-        """(horizon,) [s] from t_ref to each step."""
+        """Time from t_ref to each step, (horizon,) [s]."""
         return self.dt * np.arange(1, self.measures.error.shape[1] + 1)
 
 
 def write_figures(results: Sequence[Result], folder: Path) -> list[tuple[str, str]]:
-    """PNG files; returns (file name, what it shows)."""
+    """Write PNG files; return (file name, caption) of each."""
     made = [
         (
             'error_by_horizon',
             _horizon,
-            'How far what was said lies from what the robot did where it was driven, by the time ahead',
+            'Error of the chunks to the driven motion of the robot, over the time ahead',
         ),
-        ('joints', _joints, 'What the robot did (black), and what the chunks said (colour); grey: not driven'),
+        ('joints', _joints, 'Motion of the robot (black) and chunks (colour); grey: not driven'),
         ('timeline', _timeline, 'Each chunk: error and seam where it was driven, inference time, confidence'),
     ]
-    if any(r.run.surprises for r in results):
-        made.append(('surprise', _surprise, 'How far what the first camera saw was from what was imagined (0 .. 1)'))
+    if any(r.run.prediction_errors for r in results):
+        made.append(
+            ('prediction_error', _prediction_error, 'Prediction error of the image of the first camera (0 .. 1)')
+        )
     written = []
     for name, draw, caption in made:
         figure = draw(results)
@@ -171,29 +173,29 @@ def _timeline(results: Sequence[Result]) -> Figure:
     return figure
 
 
-def _surprise(results: Sequence[Result]) -> Figure:
+def _prediction_error(results: Sequence[Result]) -> Figure:
     figure = Figure(figsize=(12, 2.6), layout='constrained')
     ax = figure.subplots()
     for result, colour in zip(results, COLOURS, strict=False):
-        if result.run.surprises:
-            due, values = zip(*result.run.surprises, strict=True)
+        if result.run.prediction_errors:
+            due, values = zip(*result.run.prediction_errors, strict=True)
             ax.plot((np.array(due) - result.began) * NS, values, color=colour, marker='o', label=result.name)
     ax.set_ylim(0, 1)
-    ax.set_xlabel('time that was imagined [s]')
+    ax.set_xlabel('time of the predicted image [s]')
     ax.legend(fontsize=8, frameon=False)
     _clean(ax)
     return figure
 
 
 def _shade(ax: Axes, result: Result) -> None:
-    """Grey where the robot was not driven."""
+    """Shade times in which the robot was not driven."""
     for s in result.line.stretches:
         if s.part != DRIVEN:
             ax.axvspan((s.start - result.began) * NS, (s.end - result.began) * NS, color=SHADE, zorder=0, linewidth=0)
 
 
 def _gaps(times: np.ndarray) -> list[tuple[float, float]]:
-    """[s] between chunks that are more than twice as far apart as usual."""
+    """Return the spans [s] between chunks that are more than twice the usual period apart."""
     if len(times) < 3:
         return []
     steps = np.diff(times)

@@ -1,4 +1,4 @@
-"""Numbers of a replay by what the robot did: driven or not and why, by episode, by instruction. Angles in mrad."""
+"""Numbers of a replay by part (driven, or the reason why not), by episode, by instruction. Angles in mrad."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,16 +10,16 @@ from vla_bringup.replay.figures import Result
 from vla_bringup.replay.measures import Measures, mean_known
 
 REST = 'not driven, together'
-REASONS = range(DRIVEN + 1, PAST + 1)  # parts that are compared and are not driven
+REASONS = range(DRIVEN + 1, PAST + 1)  # compared parts that are not driven
 
 
 def number(value: Any) -> float | None:
-    """For JSON, which has no NaN."""
+    """Return a float for JSON; None in place of NaN, which JSON lacks."""
     return round(float(value), 4) if np.isfinite(value) else None
 
 
 def errors(m: Measures) -> dict[str, Any]:
-    """Mean errors of the steps that have a recorded state, beside those of an arm that stays, on the same steps."""
+    """Return mean errors over the steps with a recorded state, and those of an arm at rest on the same steps."""
     by_step = 1e3 * mean_known(m.norm, 0) if len(m.norm) else np.full(1, np.nan)
     return {
         'chunks compared': int(np.isfinite(m.norm).any(1).sum()),
@@ -35,9 +35,9 @@ def errors(m: Measures) -> dict[str, Any]:
 
 
 def parts(result: Result) -> list[dict[str, Any]]:
-    """A row for the driven part, one for the rest, and one for each reason; those that are not compared come last.
+    """Return a row for the driven part, one for the rest, and one for each reason; parts without comparison are last.
 
-    seconds: of the bag's time; None for parts that are steps of chunks and no time.
+    seconds: time in the bag; None for parts that consist of steps.
     """
     m, session = result.measures, result.run.session
     seconds = result.line.seconds(session.began, session.events.end)
@@ -50,7 +50,7 @@ def parts(result: Result) -> list[dict[str, Any]]:
 
 
 def episodes(result: Result) -> list[dict[str, Any]]:
-    """A row per episode of the simulator; of other robots per time without new instruction, reset or clock step."""
+    """Return a row per episode; without a simulator per span without new instruction, reset or clock step."""
     told = result.run.session.events.episodes
     stretches = [result.line.stretches[i] for i in result.measures.stretch]
     if told.values:
@@ -71,7 +71,7 @@ def episodes(result: Result) -> list[dict[str, Any]]:
 
 
 def instructions(result: Result) -> list[dict[str, Any]]:
-    """A row per instruction, in the order in which the model was told."""
+    """Return a row per instruction of the model, in order of time."""
     words = [c.instruction for c in result.run.cycles]
     order = list(dict.fromkeys(words))
     keys = np.array([order.index(w) for w in words])
@@ -79,7 +79,7 @@ def instructions(result: Result) -> list[dict[str, Any]]:
 
 
 def _groups(result: Result, keys: np.ndarray) -> Iterator[tuple[int, Measures]]:
-    """Key -> the driven part of its chunks; keys (n,)."""
+    """Yield (key, driven measures of its chunks). keys: (n,), one per chunk."""
     driven = result.measures.of(DRIVEN)
     for key in np.unique(keys).tolist():
         yield key, driven.chunks(keys == key)

@@ -1,4 +1,4 @@
-"""Launch actions around `ros2 bag play`: what is latched before it, and when it is resumed."""
+"""Launch actions around `ros2 bag play`: latched messages before it, and its resumption."""
 
 from typing import Any
 
@@ -15,34 +15,34 @@ from vla_policy_node.ros.optional import message_type
 
 
 def give_latched(context: LaunchContext, plan: Playback) -> list[Action]:
-    """Publishes what was latched before the player starts, and keeps it so."""
+    """Publish the latched messages before the player starts, and keep their publishers."""
     node, kept = get_ros_node(context), []
     for latched in plan.before:
         publisher = node.create_publisher(message_class(latched.kind), latched.topic, qos.LATCHED_BY_MANY)
         for data in latched.messages:
             publisher.publish(data)
         kept.append(publisher)
-    context.extend_globals({'vla_latched': kept})  # as long as the launch
+    context.extend_globals({'vla_latched': kept})  # kept until the launch ends
     return []
 
 
 def failed(context: LaunchContext) -> None:
-    """When the policy could not be configured. Raises RuntimeError, which ends the launch with exit code 1."""
+    """Raise RuntimeError because the policy could not be configured: the launch ends with exit code 1."""
     if not context.is_shutdown:
-        raise RuntimeError('the policy could not be configured: its own lines have the cause')
+        raise RuntimeError('the policy could not be configured: its log has the cause')
 
 
 def over(event: Any, context: LaunchContext) -> list[Action]:
-    """When the player has ended. Raises RuntimeError, which ends the launch with exit code 1, when that was a fault."""
+    """Return the end of the launch after that of the player. Raises RuntimeError (exit code 1) if the player failed."""
     if context.is_shutdown:
         return []
     if event.returncode:
-        raise RuntimeError(f'ros2 bag play ended with exit code {event.returncode}: its own lines have the cause')
-    return [Shutdown(reason='the bag is over')]
+        raise RuntimeError(f'ros2 bag play ended with exit code {event.returncode}: its log has the cause')
+    return [Shutdown(reason='the bag has ended')]
 
 
 def resume(context: LaunchContext, plan: Playback) -> list[Action]:
-    """Lets the player go on, once it is there with its topics. Called when the policy is active: it subscribes then."""
+    """Resume the player once its topics exist. Called when the policy is active, as it subscribes at activation."""
     try:
         kind = message_type('rosbag2_interfaces', 'srv', 'Resume', f'{PLAYER}/resume')
     except ValueError as error:
@@ -60,7 +60,7 @@ def _when_ready(context: LaunchContext, plan: Playback, client: Any, kind: Any) 
     def call(_: LaunchContext) -> None:
         client.call_async(kind.Request())
 
-    # The policy may hear of the player's topics a little later than we.
+    # The policy may discover the player's topics later than the launch.
     return [
         TimerAction(
             period=LATER, actions=[LogInfo(msg='the policy is active: the bag plays'), OpaqueFunction(function=call)]

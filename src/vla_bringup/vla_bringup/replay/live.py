@@ -1,4 +1,4 @@
-"""The policy node itself on a bag, over DDS: in a domain of its own, in shadow, on the bag's clock."""
+"""Runs the policy node on a bag over DDS: in its own ROS domain, in shadow, on the clock of the bag."""
 
 import time
 from collections.abc import Callable
@@ -29,8 +29,8 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_training.bag import Message
 
-RESEND, PATIENCE = 1.0, 30.0  # [s] a message that is not taken is sent again; until that is given up
-ANSWER = 120.0  # [s] for one chunk: a large model on a processor
+RESEND, PATIENCE = 1.0, 30.0  # [s] a message without ~/taken is sent again; time limit of that
+ANSWER = 120.0  # [s] for one chunk: a large model on a CPU
 CONFIGURE = 600.0  # [s] to load the model
 
 
@@ -49,12 +49,12 @@ class NodeSettings:
 
 
 def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
-    """The policy node in shadow and in lockstep, listening to the topics of the bag."""
+    """Return the policy node in shadow and in lock-step, with the topics of the bag."""
     setup = feed.setup
     namespace = setup.namespace
     more: dict[str, Any] = {
         'engine': s.engine,
-        'image_engine': 'eager',  # as the offline mode has it: equal images give equal chunks
+        'image_engine': 'eager',  # as in offline mode: equal images give equal chunks
         'image_dtype': 'float32',
         'threads': s.threads,
         'seed': s.seed,
@@ -79,14 +79,14 @@ def policy_spec(s: NodeSettings, feed: Feed) -> NodeSpec:
 
 
 def run_live(feed: Feed, run: Run, settings: NodeSettings, logs: Path, real_time_factor: float) -> None:
-    """All of the bag into the policy node, which answers into `run`.
+    """Send the whole bag to the policy node, and store its chunks in `run`.
 
-    real_time_factor 0: as fast as the node goes, and each answer is waited for: the chunks are those of run_offline.
-    Above 0: the bag at this multiple of its pace; no message is lost, but the model may be too slow for some sets.
-    Raises ValueError saying what the node could not do, with the end of its log.
+    real_time_factor 0: wait for each chunk; the chunks are those of run_offline. Above 0: multiple of the bag's pace.
+    No message is lost, but the model may be too slow for some sets. Raises ValueError with the failure and the end of
+    the node's log.
     """
     urdf = feed.description() if needs_description(settings.model) else ''
-    with domain_coordinator.domain_id() as domain:  # one that nobody on this machine uses: no arm hears of it
+    with domain_coordinator.domain_id() as domain:  # unused on this machine: no arm receives the messages
         environment = {'ROS_DOMAIN_ID': str(domain)}
         try:
             with interruptible(), Supervisor(logs, environment) as supervisor:
@@ -111,7 +111,7 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
         while factor == 0 and (due := session.look()) is not None:
             player.answer(due)
         if factor:
-            session.look()  # counts sets that are not usable
+            session.look()  # counts unusable sets
             player.collect()
 
     for now, message in feed:
@@ -134,12 +134,12 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
 
 
 class Player:
-    """Sends clock and messages one by one, each when the node has taken the one before."""
+    """Sends clock and messages one by one, each after the ~/taken of the one before."""
 
     def __init__(self, probe: Probe, feed: Feed, run: Run, urdf: str) -> None:
         self._probe, self._feed, self._run = probe, feed, run
-        self._taken: dict[str, int | None] = {}  # what -> its stamp [ns]; None: not yet
-        self._chunks: list[tuple[ActionChunk, int]] = []  # with the bag's time at which each came
+        self._taken: dict[str, int | None] = {}  # stream -> newest taken stamp [ns]; None: not yet
+        self._chunks: list[tuple[ActionChunk, int]] = []  # with the bag's time of receipt [ns]
         self._failure = self._status = ''
         self._now = 0
         node, policy = probe.node, f'{feed.setup.namespace}/policy'
@@ -160,26 +160,26 @@ class Player:
         probe.wait(
             lambda: all(p.get_subscription_count() for p in mine) and node.count_publishers(chunks.topic_name),
             PATIENCE,
-            'the policy node listens to the topics of the bag',
+            'the policy node subscribes to the topics of the bag',
         )
 
     def clock(self, now: int) -> None:
-        """The bag's clock [ns]."""
+        """Send the bag's clock [ns]."""
         self._now = now
         self._deliver(CLOCK, now, lambda: self._clock.publish(Clock(clock=to_time(now))))
 
     def send(self, m: Message) -> None:
-        """A message of a camera or of joints, as it was recorded."""
+        """Send a recorded message of a camera or of joints."""
         raw, stamp = bytes(m.raw), to_ns(m.data.header.stamp)
         self._deliver(m.topic, stamp, lambda: self._publishers[m.topic].publish(raw))
 
     def instruct(self, words: str) -> None:
         self._taken[INSTRUCTION] = None
-        self._instruction.publish(String(data=words))  # once: sent again it would count as another one
+        self._instruction.publish(String(data=words))  # once: a second message would be another instruction
         self._probe.wait(lambda: self._taken[INSTRUCTION] is not None, PATIENCE, 'the policy node takes an instruction')
 
     def answer(self, due: Due) -> None:
-        """Waits for the chunk that the node must give now. Raises ValueError when it is another one, or none."""
+        """Wait for the chunk that is due now. Raises ValueError for another chunk, or none."""
         try:
             self._probe.wait(lambda: self._chunks or self._failure, ANSWER, '')
         except TimeoutError:
@@ -193,12 +193,13 @@ class Player:
         if (to_ns(msg.header.stamp), msg.instruction) != (due.aligned.t_ref, due.instruction) or self._chunks:
             raise ValueError(
                 f'the policy node answered to {to_ns(msg.header.stamp) / NS:.3f} s ("{msg.instruction}") where the bag '
-                f'has a set for {due.aligned.t_ref / NS:.3f} s ("{due.instruction}"): does somebody else publish here?'
+                f'has a set for {due.aligned.t_ref / NS:.3f} s ("{due.instruction}"): stop other publishers in this '
+                'ROS domain'
             )
         self._keep(msg, due.now, due.shift, due.images)
 
     def collect(self) -> None:
-        """What the node has said so far."""
+        """Store the chunks that were received so far."""
         while self._chunks:
             msg, at = self._chunks.pop(0)
             session = self._run.session
@@ -207,7 +208,7 @@ class Player:
             raise ValueError(self._failure)
 
     def spin_until(self, wall: float) -> None:
-        """Until the wall clock's time.monotonic() [s]."""
+        """Spin until this time.monotonic() [s]."""
         if (left := wall - time.monotonic()) > 0:
             self._probe.spin(left)
 
@@ -225,7 +226,7 @@ class Player:
         self._run.model_id = msg.model_id
 
     def _deliver(self, what: str, stamp: int, publish: Callable[[], None]) -> None:
-        """Sends until it is taken; the same sent twice changes nothing."""
+        """Publish until the node reports it taken; a repetition has no effect."""
         self._taken[what] = None
         give_up = time.monotonic() + PATIENCE
         while self._taken[what] != stamp:
@@ -250,5 +251,5 @@ class Player:
 
 
 def needs_description(model: str) -> bool:
-    """Whether the model's actions are of the end-effector, for which the policy node wants the URDF."""
+    """Return whether the model's actions are end-effector poses, for which the policy node needs the URDF."""
     return not describe(model).joints

@@ -1,4 +1,4 @@
-"""Numbers of a replay: what the model said against what the robot did."""
+"""Numbers of a replay: chunks of the model compared with the motion of the robot."""
 
 import itertools
 import math
@@ -11,16 +11,16 @@ from vla_bringup.replay.driven import ACROSS, Timeline, parts_of
 from vla_core.motion.path import ChunkPath
 
 NS = 1e-9
-GAP = 0.1  # [s] between two recorded states further apart nothing is known
-GRIPPER_GAP = 0.3  # [s] same of the gripper: Franka's sends 10 to 15 states a second
+GAP = 0.1  # [s] longest gap of joint states for interpolation
+GRIPPER_GAP = 0.3  # [s] the same of the gripper: Franka's hand publishes 10 to 15 states per second
 
 
 @dataclass(frozen=True)
-class Said:
-    """One chunk: step i is due at t_ref + (i + 1) dt."""
+class PredictedChunk:
+    """A chunk of the model; step i is due at t_ref + (i + 1) dt."""
 
-    t_ref: int  # [ns] on a time axis that only grows, as everything here
-    at: int  # [ns] when it was there
+    t_ref: int  # [ns] on an increasing time axis, as all times here
+    at: int  # [ns] at which the chunk was ready
     positions: np.ndarray  # (horizon, dof) [rad]
     gripper: np.ndarray  # (horizon,) [m], or (0,)
     dt: float  # [s]
@@ -29,20 +29,20 @@ class Said:
 
 @dataclass(frozen=True)
 class Measures:
-    """Of n chunks. NaN where nothing was recorded for a time."""
+    """Measures of n chunks; NaN where no state was recorded."""
 
     due: np.ndarray  # (n, horizon) [ns]
-    part: np.ndarray  # (n, horizon) int8, which of replay_driven.PARTS each step belongs to
-    stretch: np.ndarray  # (n,) index of the stretch of the timeline that t_ref lies in
+    part: np.ndarray  # (n, horizon) int8, index into driven.PARTS
+    stretch: np.ndarray  # (n,) index of the stretch at t_ref
     recorded: np.ndarray  # (n, horizon, dof) [rad]
-    error: np.ndarray  # (n, horizon, dof) [rad] said - recorded
+    error: np.ndarray  # (n, horizon, dof) [rad] predicted - recorded
     gripper_recorded: np.ndarray  # (n, horizon) [m]
     gripper_error: np.ndarray  # (n, horizon) [m]; all NaN without a gripper
-    staying: np.ndarray  # (n, horizon, dof) [rad] the error if the arm stays where it is
-    seam: np.ndarray  # (n,) [rad] largest joint jump from the chunk before, where this one takes over
+    staying: np.ndarray  # (n, horizon, dof) [rad] error of an arm at rest
+    seam: np.ndarray  # (n,) [rad] largest joint jump from the chunk before, at the switch to this one
 
     def of(self, *parts: int) -> 'Measures':
-        """The same chunks, with nothing recorded for the steps that do not belong to these parts."""
+        """Return the measures with NaN for steps outside these parts."""
         out = ~np.isin(self.part, parts)
         arrays = {
             name: np.where(out[..., None] if value.ndim == 3 else out, np.nan, value)
@@ -52,36 +52,36 @@ class Measures:
         return replace(self, **arrays, seam=np.where(out.all(1), np.nan, self.seam))
 
     def chunks(self, chosen: np.ndarray) -> 'Measures':
-        """Those of (n,) bool."""
+        """Return the measures of the chosen chunks, (n,) bool."""
         return Measures(**{f.name: getattr(self, f.name)[chosen] for f in fields(self)})
 
     @property
     def norm(self) -> np.ndarray:
-        """(n, horizon) [rad] length of the error over the joints."""
+        """Length of the error over the joints, (n, horizon) [rad]."""
         return np.linalg.norm(self.error, axis=-1)
 
     @property
     def still(self) -> np.ndarray:
-        """(n, horizon) [rad] same if the arm stays where it is."""
+        """Length of the error of an arm at rest, (n, horizon) [rad]."""
         return np.linalg.norm(self.staying, axis=-1)
 
     @property
     def cycle(self) -> np.ndarray:
-        """(n,) [rad] mean of `norm` over the steps that were recorded."""
+        """Mean of `norm` over the recorded steps, (n,) [rad]."""
         return mean_known(self.norm, 1)
 
 
 def mean_known(values: np.ndarray, axis: int) -> np.ndarray:
-    """Mean over an axis of what is not NaN; NaN where nothing is left."""
+    """Return the mean over an axis without NaN; NaN where all values are NaN."""
     known = np.isfinite(values)
     count = known.sum(axis)
     return np.where(count > 0, np.where(known, values, 0.0).sum(axis) / np.maximum(count, 1), np.nan)
 
 
 def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_gap: float = GAP) -> np.ndarray:
-    """(m, k) values at times (m,) [ns], linear between the two of stamps (n,) [ns, growing] around each.
+    """Interpolate values (n, k) at increasing stamps (n,) [ns] linearly; return (m, k) at times (m,) [ns].
 
-    NaN outside, and where the two are more than max_gap [s] apart.
+    NaN outside, and where the neighbours are more than max_gap [s] apart.
     """
     if not len(stamps):
         return np.full((len(times), values.shape[1]), np.nan)
@@ -99,38 +99,43 @@ def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_g
 
 
 def measure(
-    said: Sequence[Said], arm: tuple[np.ndarray, np.ndarray], opening: tuple[np.ndarray, np.ndarray], line: Timeline
+    predicted: Sequence[PredictedChunk],
+    arm: tuple[np.ndarray, np.ndarray],
+    opening: tuple[np.ndarray, np.ndarray],
+    line: Timeline,
 ) -> Measures:
-    """arm, opening: stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m] of what the robot did.
+    """Compare chunks, all of one horizon, with the motion of the robot. Raises ValueError without a chunk.
 
-    line: where it was driven. All chunks must have the same horizon. Raises ValueError when there is none.
+    arm, opening: measured stamps (k,) [ns] and values (k, dof) [rad], (k, 1) [m]. line: the driven time.
     """
-    if not said:
+    if not predicted:
         raise ValueError('there is no chunk to measure')
-    t_ref = np.array([s.t_ref for s in said], np.int64)
-    horizon, dof = said[0].positions.shape
+    t_ref = np.array([s.t_ref for s in predicted], np.int64)
+    horizon, dof = predicted[0].positions.shape
     after = np.arange(1, horizon + 1)
-    due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in said])
-    recorded = interpolate(*arm, due.ravel()).reshape(len(said), horizon, dof)
-    fingers = interpolate(*opening, due.ravel(), GRIPPER_GAP).reshape(len(said), horizon)
+    due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in predicted])
+    recorded = interpolate(*arm, due.ravel()).reshape(len(predicted), horizon, dof)
+    fingers = interpolate(*opening, due.ravel(), GRIPPER_GAP).reshape(len(predicted), horizon)
     # A chunk is compared with an arm that stays on the same steps: both need the state at t_ref.
     staying = interpolate(*arm, t_ref)[:, None] - recorded
     recorded[np.isnan(staying)] = np.nan
-    part = parts_of(line, t_ref, due, np.isfinite(staying).all(-1), [s.instruction for s in said])
+    part = parts_of(line, t_ref, due, np.isfinite(staying).all(-1), [s.instruction for s in predicted])
     recorded[part == ACROSS], staying[part == ACROSS], fingers[part == ACROSS] = np.nan, np.nan, np.nan
-    error = np.stack([s.positions for s in said]) - recorded
-    grip = np.stack([s.gripper if s.gripper.size else np.full(horizon, np.nan) for s in said]) - fingers
+    error = np.stack([s.positions for s in predicted]) - recorded
+    grip = np.stack([s.gripper if s.gripper.size else np.full(horizon, np.nan) for s in predicted]) - fingers
     stretch = line.at(t_ref)
     whole = np.array([line.stretches[i].whole for i in stretch])
-    return Measures(due, part, stretch, recorded, error, fingers, grip, staying, seams(said, whole))
+    return Measures(due, part, stretch, recorded, error, fingers, grip, staying, seams(predicted, whole))
 
 
-def seams(said: Sequence[Said], whole: np.ndarray) -> np.ndarray:
-    """(n,) [rad] where each chunk takes over, at its first step that is due after it came: the largest |difference| of
-    a joint to the path of the chunk before. NaN for the first, where the chunk before had ended, and where `whole` (n,)
-    changes: other words, a reset or a step of the clock."""
-    found = np.full(len(said), np.nan)
-    for k, (old, new) in enumerate(itertools.pairwise(said), 1):
+def seams(predicted: Sequence[PredictedChunk], whole: np.ndarray) -> np.ndarray:
+    """Return the seam of each chunk, (n,) [rad]: the largest joint difference to the path of the chunk before.
+
+    It is taken at the first step that is due after the chunk was ready. NaN for the first chunk, after the end of the
+    chunk before, and where `whole` (n,) changes: a new instruction, a reset or a clock step.
+    """
+    found = np.full(len(predicted), np.nan)
+    for k, (old, new) in enumerate(itertools.pairwise(predicted), 1):
         step = max(math.floor((new.at - new.t_ref) * NS / new.dt + 1e-9), 0)  # its index; it is due after `at`
         if whole[k] != whole[k - 1] or step >= len(new.positions) or new.t_ref <= old.t_ref:
             continue
@@ -142,9 +147,10 @@ def seams(said: Sequence[Said], whole: np.ndarray) -> np.ndarray:
 
 
 def bootstrap(differences: np.ndarray, block: int, draws: int = 4000, seed: int = 0) -> tuple[float, float, float]:
-    """Mean of paired differences (n,) in the order of time, and its 95 % interval, by the circular block bootstrap
-    (Politis and Romano, 1992): neighbours are alike, so runs of `block` are drawn, not single ones. NaN are left out;
-    all three are NaN where nothing is left."""
+    """Return mean, low and high of the 95 % interval of paired differences (n,) in the order of time.
+
+    Circular block bootstrap (Politis and Romano, 1992): neighbours are correlated, so runs of `block` are drawn. NaN
+    are left out; the result is NaN if none is left."""
     d = differences[np.isfinite(differences)]
     if not len(d):
         return math.nan, math.nan, math.nan
@@ -157,7 +163,7 @@ def bootstrap(differences: np.ndarray, block: int, draws: int = 4000, seed: int 
 
 
 def worst(values: np.ndarray, times: np.ndarray, count: int, apart: float) -> list[int]:
-    """Indices of the largest values (n,), at most `count`, at times (n,) [ns] that are `apart` [s] from one another."""
+    """Return the indices of at most `count` largest values (n,) whose times (n,) [ns] are `apart` [s] or more."""
     chosen: list[int] = []
     for i in np.argsort(-np.nan_to_num(values, nan=-1.0), kind='stable'):
         if len(chosen) == count or not np.isfinite(values[i]):

@@ -1,4 +1,4 @@
-"""The model on a bag without a ROS graph, as fast as it goes."""
+"""Runs the model on a bag without a ROS graph, as fast as possible."""
 
 import time
 from collections.abc import Callable
@@ -15,26 +15,28 @@ from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_policy_node.policy.inference import check_chunk, to_observation
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
-PLANS = PlanOptions(length=112, steps=32, threshold=0.9, cached=True)  # the policy node's own
+PLANS = PlanOptions(length=112, steps=32, threshold=0.9, cached=True)  # as in the policy node
 IMAGES = ImageOptions(steps=18, cached=True)
 
 
 @dataclass
 class Run:
-    """What one model said to one bag."""
+    """Outputs of one model on one bag."""
 
     model_id: str
     session: Session
     trained: bool = True
     cycles: list[Cycle] = field(default_factory=list)
-    # Times [ns] of these are on the axis that only grows, see Session.
+    # These times [ns] are on the increasing axis, see Session.
     plans: list[tuple[int, str]] = field(default_factory=list)  # t_ref, words
-    surprises: list[tuple[int, float]] = field(default_factory=list)  # time that was imagined, 0..1
-    failures: list[tuple[int, str]] = field(default_factory=list)  # t_ref [ns], why the model gave nothing
+    prediction_errors: list[tuple[int, float]] = field(
+        default_factory=list
+    )  # (time of the predicted image [ns], error 0..1)
+    failures: list[tuple[int, str]] = field(default_factory=list)  # (t_ref [ns], reason of a failed inference)
 
 
 def parse_latency(text: str) -> str | float:
-    """'zero', 'measured', 'recorded', or seconds. Raises ValueError."""
+    """Return 'zero', 'measured', 'recorded', or the number of seconds. Raises ValueError for other texts."""
     if text in (ZERO, MEASURED, RECORDED):
         return text
     try:
@@ -47,17 +49,17 @@ def parse_latency(text: str) -> str | float:
 
 
 def prepare(policy: Policy, feed: Feed, model: str) -> Policy:
-    """The policy for this robot, warmed up, as the policy node makes it. Raises ValueError when they do not fit."""
+    """Return the policy, adapted to the robot of the bag and warmed up. Raises ValueError when they do not fit."""
     policy = adapt_to_robot(policy, feed.setup.profile, feed.setup.cameras, model, feed.description)
     policy.warm_up()
     return policy
 
 
 class Asker:
-    """Asks the model and keeps what it says.
+    """Runs the model and stores its outputs.
 
-    latency: how long the model thinks on the bag's clock, see parse_latency: new sets are passed over meanwhile.
-    plan_rate, imagine_rate: most plan texts and imagined images per second of the bag [Hz]; 0: none.
+    latency: inference time on the clock of the bag, see parse_latency; new sets are skipped meanwhile. plan_rate,
+    imagine_rate: highest rates of plan texts and predicted images in time of the bag [Hz]; 0: none.
     """
 
     def __init__(
@@ -73,16 +75,16 @@ class Asker:
             self._works.append((round(NS / plan_rate), self._plan))
         if imagine_rate:
             self._works.append((round(NS / imagine_rate), self._imagine))
-        self._next = [-(2**63)] * len(self._works)  # [ns] when each is due again
+        self._next = [-(2**63)] * len(self._works)  # [ns] next time of each
         self._expectations, self._shift = Expectations(), 0
 
     def __call__(self, due: Due) -> None:
         session, aligned = self.run.session, due.aligned
         observation = to_observation(aligned, due.instruction)
-        if due.shift != self._shift:  # a clock was set back: what was imagined is of another time
+        if due.shift != self._shift:  # a clock was set back: predicted images are of another time
             self._expectations, self._shift = Expectations(), due.shift
         self._saw(observation)
-        if due.instruction != self._prepared:  # as the node does, or graphs of other shapes would round otherwise
+        if due.instruction != self._prepared:  # as in the node: graphs of other shapes round differently
             self._prepared = due.instruction
             with suppress(ValueError):  # which `act` raises again
                 self._policy.prepare(due.instruction)
@@ -90,7 +92,7 @@ class Asker:
         try:
             chunk = self._policy.act(observation).chunk
             check_chunk(chunk, session.setup.profile.dof)
-        except Exception as error:  # what the node tells as INFERENCE_FAILED
+        except Exception as error:  # INFERENCE_FAILED in the node
             self.run.failures.append((aligned.t_ref, str(error)))
             return
         taken = time.perf_counter() - begun
@@ -120,16 +122,18 @@ class Asker:
         self._expectations.imagined(observation.instruction, image)
 
     def _saw(self, observation: Observation) -> None:
-        """What the model looks at is compared with what it imagined: with sets, not with each image."""
+        """Compare the images of a set with the predicted image of that time."""
         self._expectations.saw(observation.t_ref, observation.images[self._camera])
         while self._expectations.ready:
             pair = self._expectations.take()
             if pair is not None and pair.owner == observation.instruction:
-                self.run.surprises.append((pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed)))
+                self.run.prediction_errors.append(
+                    (pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed))
+                )
 
 
 def run_offline(feed: Feed, session: Session, ask: Callable[[Due], None]) -> None:
-    """All of the bag. ask is called for each set that the model would be asked about."""
+    """Run the session over the whole bag; ask is called for each set that is due."""
     for now, message in feed:
         if session.step(now):
             while (due := session.look()) is not None:

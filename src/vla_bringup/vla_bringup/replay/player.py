@@ -1,4 +1,4 @@
-"""A bag for `ros2 bag play`: what is played under which name, and what was latched before the player starts."""
+"""A bag for `ros2 bag play`: topics with their names in the graph, and messages to latch before the player starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,7 +17,7 @@ from vla_policy_node.ros.images import COMPRESSED
 from vla_training.bag.setup import Setup
 
 INSTRUCTION = 'policy/instruction'
-# Where a bag has the instruction: the first that has messages. Episodes of the simulator count before other words.
+# Topics of the instruction, of which the first with messages counts. Simulated episodes precede other instructions.
 WORDS = ('sim/task', 'policy/instruction_in_force', INSTRUCTION)
 STATIC = '/tf_static'
 PLAYER = '/rosbag2_player'  # the node that `ros2 bag play` makes
@@ -26,32 +26,32 @@ LATCHED = {'history': 'keep_last', 'depth': 100, 'reliability': 'reliable', 'dur
 
 
 class Latched(NamedTuple):
-    """What was published before the player starts, to be latched on a topic."""
+    """A message from before the start, to be latched on a topic."""
 
-    topic: str  # under which the nodes have it
+    topic: str  # name in the graph
     kind: str
     messages: Sequence[bytes]
 
 
 @dataclass(frozen=True)
 class Playback:
-    """What the player plays."""
+    """Topics, remappings and latched messages for the player."""
 
     bag: Path
     rate: float
     offset: float  # [s]
-    topics: dict[str, str]  # as in the bag -> as the nodes have it
-    inputs: Sequence[str]  # of those that the nodes have: what the policy cannot do without
-    own_clock: bool  # the bag's /clock is played, else the player makes one of the times of recording
+    topics: dict[str, str]  # name in the bag -> name in the graph
+    inputs: Sequence[str]  # names in the graph that the policy requires
+    own_clock: bool  # play the bag's /clock; False: the player makes one from the times of recording
     namespace: str
     cameras: dict[str, str]  # name -> topic with its images
-    compressed: bool  # whether one of them is another topic than the robot profile has
+    compressed: bool  # whether a camera is on another topic than in the robot profile
     description: str = ''  # URDF
     before: list[Latched] = field(default_factory=list)
-    instruction: bool = True  # whether there is one to be had from bag or caller
+    instruction: bool = True  # whether bag or caller has an instruction
 
     def command(self, qos_file: Path, *, paused: bool) -> list[str]:
-        """The player. qos_file: as write_qos left it."""
+        """Return the command line of the player. qos_file: written by write_qos."""
         remaps = [f'{old}:={new}' for old, new in self.topics.items() if old != new]
         return [
             'ros2', 'bag', 'play', str(self.bag), '--rate', str(self.rate), '--start-offset', str(self.offset),
@@ -62,21 +62,23 @@ class Playback:
         ]  # fmt: skip
 
     def write_qos(self, path: Path) -> Path:
-        """The file of QoS overrides: what is latched in a running system is so here, whatever the bag says of it."""
+        """Write the QoS overrides and return the path: topics that are latched in a running system are latched here."""
         latched = {STATIC, self.topic(DESCRIPTION), self.topic(INSTRUCTION)}
         path.write_text(yaml.safe_dump({old: LATCHED for old, new in self.topics.items() if new in latched}))
         return path
 
     def topic(self, name: str) -> str:
-        """Absolute, in the namespace of the nodes."""
+        """Return the absolute name of a topic in the namespace of the nodes."""
         return f'{self.namespace}/{name}'
 
 
 def playback(
     path: Path, robot: str, namespace: str, *, instruction: str = '', offset: float = 0.0, rate: float = 1.0
 ) -> Playback:
-    """What to play of a bag. instruction: in place of those in the bag. offset: [s] into the bag; what was latched
-    until then is given at once. Raises ValueError naming what is wrong with the bag or with an argument."""
+    """Return the playback of a bag. instruction: replaces those in the bag.
+
+    offset: start in the bag [s]; messages latched before it are published at once. Raises ValueError for a wrong bag or
+    argument."""
     if offset < 0 or rate <= 0:
         raise ValueError(f'start_offset is {offset:g} s and rate {rate:g}: must be 0 or more, and above 0')
     setup = load_setup(robot, namespace)
@@ -129,7 +131,7 @@ def _plan(path: Path, bag: Bag, setup: Setup, instruction: str, offset: float, r
     )
 
 
-LATEST = (DESCRIPTION, INSTRUCTION)  # of these the newest message counts, of /tf_static all do
+LATEST = (DESCRIPTION, INSTRUCTION)  # their newest message counts; of /tf_static all do
 
 
 def _latched(found: Sequence[RawMessage], names: dict[str, str], kinds: dict[str, str]) -> list[Latched]:

@@ -1,4 +1,4 @@
-"""./vla replay: yesterday's bag through today's model."""
+"""./vla replay: runs a recorded bag through a model and writes a report."""
 
 import shlex
 import sys
@@ -20,7 +20,7 @@ from vla_bringup.replay.driven import timeline
 from vla_bringup.replay.feed import Feed, load_setup
 from vla_bringup.replay.figures import Result
 from vla_bringup.replay.live import NodeSettings, run_live
-from vla_bringup.replay.measures import Said, measure
+from vla_bringup.replay.measures import PredictedChunk, measure
 from vla_bringup.replay.offline import ZERO, Asker, Run, parse_latency, prepare, run_offline
 from vla_bringup.replay.report import (
     GROUP_TITLES,
@@ -40,7 +40,7 @@ from vla_training.bag import bag_files
 from vla_training.convert.bag_faults import why_nothing
 
 OFFLINE, LIVE = 'offline', 'live'
-NARROW_WITHOUT = (  # columns that have no room on a terminal
+NARROW_WITHOUT = (  # columns that a terminal has no space for
     'begins [s]',
     'error middle step',
     'chunks compared',
@@ -51,18 +51,18 @@ NARROW_WITHOUT = (  # columns that have no room on a terminal
 
 @dataclass(frozen=True)
 class Options:
-    """What is replayed, and how."""
+    """Options of a replay."""
 
     bag: Path
     model: str = RANDOM
-    against: str = ''  # another model, on the same bag
+    against: str = ''  # second model on the same bag
     robot: str = 'sim_panda'
     mode: str = OFFLINE
     out: Path = Path('out/replay')
-    instruction: str = ''  # empty: as the bag says
+    instruction: str = ''  # empty: the instructions in the bag
     namespace: str = ''
     rate: float = 10.0  # [Hz] most inferences per second of the bag
-    real_time_factor: float = 0.0  # live; 0: as fast as the node goes, exact
+    real_time_factor: float = 0.0  # live; 0: wait for each chunk
     latency: str = ZERO  # offline
     plan_rate: float = 0.0  # [Hz] offline; 0: none
     imagine_rate: float = 0.0  # [Hz] same
@@ -74,7 +74,7 @@ class Options:
 
 
 def run_replay(options: Options) -> bool:
-    """Replay and report; True when something could be replayed. Raises ValueError saying why nothing could be."""
+    """Replay the bag and write the report; return True. Raises ValueError with the reason when there is no chunk."""
     check(options)
     console = make_console()
     runs, feed = [], None
@@ -89,12 +89,12 @@ def run_replay(options: Options) -> bool:
         f'{n} = {r.model_id}' if len(runs) == 2 else r.model_id for n, r in zip(names, runs, strict=True)
     )
     write_report(options.out, results, feed.report, how(options, runs), feed.frames, title)
-    tell(console, results, feed, options)
+    print_summary(console, results, feed, options)
     return True
 
 
 def check(options: Options) -> None:
-    """Raises ValueError for options that contradict one another, before anything is loaded."""
+    """Raise ValueError for contradictory options, before the model is loaded."""
     parse_latency(options.latency)
     if options.mode not in (OFFLINE, LIVE):
         raise ValueError(f'--mode must be {OFFLINE} or {LIVE}, got {options.mode!r}')
@@ -105,7 +105,7 @@ def check(options: Options) -> None:
 
 
 def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
-    """One model on the bag. Raises ValueError when it gave no chunk at all."""
+    """Run one model on the bag. Raises ValueError without a chunk."""
     setup = load_setup(options.robot, options.namespace)
     with progress(options.bag, Path(model).name, console) as advance:
         feed = Feed(options.bag, setup, seconds=options.seconds, progress=advance)
@@ -142,7 +142,7 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
 
 
 def nothing(feed: Feed, run: Run) -> str:
-    """Why there is no chunk, in one line."""
+    """Return the reason why there is no chunk, in one line."""
     fault = run.session.fault
     if run.failures:
         why = f'the model failed each time: {run.failures[0][1]}'
@@ -154,20 +154,22 @@ def nothing(feed: Feed, run: Run) -> str:
 
 
 def result(run: Run, name: str) -> Result:
-    """The numbers of a run that has chunks."""
+    """Return the numbers of a run with chunks."""
     profile, session = run.session.setup.profile, run.session
     arm, opening = session.arm.arrays(profile.dof), session.opening.arrays(1)
     fixed = session.instruction if session.fixed else ''
     line = timeline(session.events, arm, opening, profile.velocity, fixed)
-    said = [
-        Said(c.t_ref + c.shift, c.at + c.shift, c.chunk.positions, c.chunk.gripper, c.chunk.dt, c.instruction)
+    predicted = [
+        PredictedChunk(c.t_ref + c.shift, c.at + c.shift, c.chunk.positions, c.chunk.gripper, c.chunk.dt, c.instruction)
         for c in run.cycles
     ]
-    return Result(name, run, measure(said, arm, opening, line), line, said[0].dt, profile.joint_names, session.began)
+    return Result(
+        name, run, measure(predicted, arm, opening, line), line, predicted[0].dt, profile.joint_names, session.began
+    )
 
 
 def how(options: Options, runs: list[Run]) -> dict[str, str]:
-    """The small print."""
+    """Return the settings of the replay: name -> text."""
     pace = 'each answer waited for' if options.real_time_factor == 0 else f'{options.real_time_factor:g} x real time'
     times = {
         OFFLINE: f'offline; inference time on the clock of the bag: {options.latency}',
@@ -184,8 +186,8 @@ def how(options: Options, runs: list[Run]) -> dict[str, str]:
     }
 
 
-def tell(console: Console, results: list[Result], feed: Feed, options: Options) -> None:
-    """What stands in the report, in short."""
+def print_summary(console: Console, results: list[Result], feed: Feed, options: Options) -> None:
+    """Print the main numbers of the report."""
     numbers = [summary(r) for r in results]
     table = Table('', *(r.name for r in results), title=f'{feed.report.bag}; angles in mrad')
     for key in numbers[0]:
@@ -213,7 +215,7 @@ def tell(console: Console, results: list[Result], feed: Feed, options: Options) 
 
 
 def group_table(rows: list[dict[str, Any]], title: str) -> Table:
-    """Some of the columns: all of them stand in the report."""
+    """Return a table with the main columns of rows; the report has all."""
     keys = [key for key in rows[0] if key not in NARROW_WITHOUT]
     table = Table(*keys, title=title)
     for row in rows:
@@ -223,7 +225,7 @@ def group_table(rows: list[dict[str, Any]], title: str) -> Table:
 
 @contextmanager
 def progress(bag: Path, model: str, console: Console) -> Iterator[Callable[[int], None]]:
-    """A bar; gives what is told the bytes read so far. Raises ValueError when there is no bag."""
+    """Show a progress bar; yields a function for the bytes read so far. Raises ValueError when there is no bag."""
     size = sum(f.stat().st_size for f in bag_files(bag))
     columns = (
         TextColumn('{task.description}'),

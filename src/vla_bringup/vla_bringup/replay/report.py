@@ -1,4 +1,4 @@
-"""The report of a replay: one HTML file that needs nothing beside it, CSV tables, figures, summary.json."""
+"""The report of a replay: one self-contained HTML file, CSV tables, figures, summary.json."""
 
 import base64
 import csv
@@ -19,11 +19,11 @@ from vla_bringup.replay.groups import episodes, errors, instructions, number, pa
 from vla_bringup.replay.measures import NS, bootstrap, mean_known, worst
 from vla_training.convert.report import BagReport, notes
 
-WORST, APART = 6, 1.0  # moments that are shown, [s] from one another
+WORST, APART = 6, 1.0  # number of shown moments, least time between two [s]
 SHOWN = 240  # [pixel] height of a frame in the report
 GROUPS = {'parts': parts, 'episodes': episodes, 'instructions': instructions}
 GROUP_TITLES = {
-    'parts': 'What was compared, and what was left out',
+    'parts': 'Compared and excluded parts',
     'episodes': 'By episode, where it was driven',
     'instructions': 'By instruction, where it was driven',
 }
@@ -37,7 +37,7 @@ padding:6px 12px;margin:6px 0}.moments{display:flex;flex-wrap:wrap;gap:16px}figu
 
 
 def summary(result: Result) -> dict[str, Any]:
-    """The numbers of one model. Angles in mrad, times in ms unless named."""
+    """Return the numbers of one model. Angles in mrad, times in ms unless named."""
     cycles = result.run.cycles
     inference = 1e3 * np.array([c.inference_time for c in cycles])
     latency = 1e3 * NS * np.array([c.at - c.t_ref for c in cycles])
@@ -54,12 +54,16 @@ def summary(result: Result) -> dict[str, Any]:
         **{f'inference {p} [ms]': _percentile(inference, p) for p in ('p50', 'p95', 'p99', 'max')},
         **{f't_ref to chunk, clock of the bag, {p} [ms]': _percentile(latency, p) for p in ('p50', 'p95', 'max')},
         **({'inference of the chunks in the bag p50 [ms]': _percentile(recorded, 'p50')} if len(recorded) else {}),
-        **({'surprise mean': number(np.mean([v for _, v in result.run.surprises]))} if result.run.surprises else {}),
+        **(
+            {'prediction error mean': number(np.mean([v for _, v in result.run.prediction_errors]))}
+            if result.run.prediction_errors
+            else {}
+        ),
     }
 
 
 def comparison(results: Sequence[Result]) -> dict[str, Any]:
-    """Second minus first model, on the driven steps that both have, with a 95 % interval (block bootstrap)."""
+    """Return second minus first model on the common driven steps, with a 95 % interval (block bootstrap)."""
     a, b = results
     at = {(c.t_ref, c.shift): i for i, c in enumerate(a.run.cycles)}
     pairs = [(at[key], j) for j, c in enumerate(b.run.cycles) if (key := (c.t_ref, c.shift)) in at]
@@ -84,21 +88,21 @@ def comparison(results: Sequence[Result]) -> dict[str, Any]:
 
 
 def verdict(found: dict[str, Any], names: Sequence[str]) -> str:
-    """One sentence about a comparison."""
+    """Return a sentence about a comparison."""
     if not found['chunks in common']:
         return 'The two models have no chunk in common where the robot was driven.'
     mean, (low, high) = found['mean error, second minus first [mrad]'], found['95 % interval [mrad]']
     if mean is None:
         return 'The steps that both models have were not driven or not recorded: there is no error to compare.'
     a, b = names
-    words = 'no difference that this bag can tell' if low <= 0 <= high else f'{b if mean < 0 else a} is nearer'
+    words = 'no significant difference on this bag' if low <= 0 <= high else f'{b if mean < 0 else a} is nearer'
     return f'{b} minus {a}: {mean:+.2f} mrad (95 % interval {low:+.2f} .. {high:+.2f}): {words}.'
 
 
 def write_report(
     folder: Path, results: Sequence[Result], report: BagReport, facts: dict[str, str], frames: Any, title: str
 ) -> None:
-    """frames: as Feed.frames."""
+    """Write the report into the folder. frames: as of Feed.frames."""
     tables(folder, results, report)
     numbers = [summary(r) for r in results]
     bag = report.as_dict()
@@ -114,7 +118,7 @@ def write_report(
     if len(results) == 2:
         page.append(f'<p><b>{escape(verdict(content["comparison"], [r.name for r in results]))}</b></p>')
     page.append(
-        '<p>Angles in mrad. Error: length over the joints of what was said minus what the robot did; the robot '
+        '<p>Angles in mrad. Error: length over the joints of what was predicted minus what the robot did; the robot '
         'did not follow these chunks, so it grows with the time ahead even for a good model. Joint error: the mean '
         'magnitude over joints and steps, as ./vla train evaluate gives it for frames of a data set. Seam: largest '
         'joint jump from one chunk to the next where the next takes over. Errors and seams are of the driven part; '
@@ -140,7 +144,7 @@ def write_report(
 
 
 def how_decided(result: Result) -> str:
-    """One sentence: what says where the robot was driven."""
+    """Return a sentence with the criterion of driven time."""
     driven, rest = (row['seconds'] for row in parts(result)[:2])
     share = f'{driven:.1f} of {driven + rest:.1f} s are compared'
     moves = 'the arm or gripper moves within half a second, before the success of an episode'
@@ -156,13 +160,15 @@ def groups_table(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def warnings(bag: dict[str, Any]) -> list[str]:
-    """What is missing of the bag, a line each."""
+    """Return a line for each fault of the bag."""
     return notes(bag | {'gaps_that_ended_an_episode': {'count': 0}})
 
 
 def tables(folder: Path, results: Sequence[Result], report: BagReport) -> None:
-    """chunks.csv, steps.csv and error_by_horizon.csv, a block per model, and streams.csv: angles in rad, times in s.
-    parts.csv, episodes.csv and instructions.csv, a block per model: angles in mrad."""
+    """Write the CSV tables, with a block per model.
+
+    chunks.csv, steps.csv, error_by_horizon.csv, streams.csv: angles in rad, times in s. parts.csv, episodes.csv,
+    instructions.csv: angles in mrad."""
     joints = results[0].joint_names
     with (
         (folder / 'chunks.csv').open('w', newline='') as chunk_file,
@@ -173,8 +179,10 @@ def tables(folder: Path, results: Sequence[Result], report: BagReport) -> None:
         chunks.writerow(
             ('model', 't_ref_ns', 'at_ns', 'error', 'seam', 'inference_time', 'confidence', 'instruction', 'part')
         )
-        said, did = [f'said_{j}' for j in joints], [f'recorded_{j}' for j in joints]
-        steps.writerow(('model', 't_ref_ns', 'step', 'due_ns', *said, 'said_gripper', *did, 'recorded_gripper', 'part'))
+        predicted, did = [f'predicted_{j}' for j in joints], [f'recorded_{j}' for j in joints]
+        steps.writerow(
+            ('model', 't_ref_ns', 'step', 'due_ns', *predicted, 'predicted_gripper', *did, 'recorded_gripper', 'part')
+        )
         horizons.writerow(('model', 'step', 'after', 'compared', 'error', *joints, 'gripper', 'error_staying'))
         for r in results:
             m = r.measures
@@ -229,7 +237,7 @@ def _moments(results: Sequence[Result], frames: Any) -> str:
     return (
         f'<div class="moments">{"".join(parts)}</div>'
         if parts
-        else '<p>There is nothing to compare with: see what was left out.</p>'
+        else '<p>There is no motion to compare with: see the excluded parts.</p>'
     )
 
 
@@ -275,10 +283,10 @@ def _percentile(values: np.ndarray, name: str) -> float | None:
 
 
 def shown(value: Any) -> str:
-    """A number of `summary` for people."""
+    """Return a number of `summary` as text for the page."""
     return '-' if value is None else f'{value:.2f}' if isinstance(value, float) else str(value)
 
 
 def _cell(value: Any) -> str:
-    """The shortest text that reads back as the same number; empty for NaN."""
+    """Return the shortest text of a number that reads back exactly; empty for NaN."""
     return repr(float(value)) if np.isfinite(value) else ''

@@ -1,5 +1,6 @@
-"""What the policy node would know at each moment of a bag, and when it would act. Stands for the node offline, and
-says what the node must do live."""
+"""The state of the policy node at each moment of a bag, and the times of its inferences.
+
+It replaces the node offline, and defines the expected chunks live."""
 
 from dataclasses import dataclass, field
 
@@ -23,7 +24,7 @@ TOLERANCE = int(clocks.FUTURE_TOLERANCE * NS)
 
 @dataclass(frozen=True)
 class Due:
-    """The model is to be asked now."""
+    """A set of observations for which an inference is due now."""
 
     aligned: Aligned
     instruction: str
@@ -34,26 +35,26 @@ class Due:
 
 @dataclass(frozen=True)
 class Cycle:
-    """One answer of the model."""
+    """One inference of the model."""
 
     t_ref: int  # [ns]
-    at: int  # [ns] on the bag's clock: when the chunk was there
+    at: int  # [ns] on the bag's clock, at which the chunk was ready
     instruction: str
     chunk: Chunk
     inference_time: float  # [s] wall time
-    shift: int = 0  # [ns] to the time axis that only grows
-    images: int = 0  # that had come
+    shift: int = 0  # [ns] offset to the increasing time axis
+    images: int = 0  # number of images received before
 
 
 @dataclass
 class Track:
-    """What the robot did: values by time, as they came."""
+    """Measured values over time, in order of receipt."""
 
-    stamps: list[int] = field(default_factory=list)  # [ns] on the time axis that only grows
+    stamps: list[int] = field(default_factory=list)  # [ns] on the increasing time axis
     values: list[np.ndarray] = field(default_factory=list)
 
     def arrays(self, width: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stamps (n,) int64, growing, and values (n, width); of two with one stamp the later one."""
+        """Return increasing stamps (n,) int64 and values (n, width); of equal stamps the last value."""
         if not self.stamps:
             return np.zeros(0, np.int64), np.zeros((0, width))
         stamps = np.array(self.stamps, np.int64)[::-1]
@@ -62,13 +63,13 @@ class Track:
 
 
 class Session:
-    """Feed it the clock and the messages in order; ask `look` after each: the same steps as the node takes.
+    """Takes clock and messages in order; `look` after each returns the inference that the node would start.
 
-    instruction: in force from the first message on; empty: as the bag says, where the simulator's episodes count
-    before other words, as in training.
+    instruction: in force from the first message; empty: the instructions in the bag, in which simulated episodes
+    precede other instructions, as in training.
 
-    Where a clock was set back the same times exist twice. What is kept for comparisons (tracks, events, cycles with
-    their shift) is on a time axis that only grows: there, what comes after is APART from what was before.
+    A clock that was set back repeats times. Tracks, events and cycles are therefore on an increasing time axis, in
+    which such a step inserts APART.
     """
 
     def __init__(self, feed: Feed, *, rate: float, instruction: str = '') -> None:
@@ -87,27 +88,27 @@ class Session:
         self._cadence = Cadence(rate)
         self.instruction, self._episodes = instruction.strip(), False
         self._words = ''  # the instruction in force, as the bag says
-        self._shift_before = 0  # [ns] until a clock was set back last
-        self.now, self.shift = -1, 0  # [ns] the clock of the bag; what its times need to the axis that only grows
+        self._shift_before = 0  # [ns] end of the time before the last clock step
+        self.now, self.shift = -1, 0  # [ns] clock of the bag; offset to the increasing axis
         self.began = -1  # [ns] the first time
-        self._busy_until = 0  # [ns] until then the model thinks
+        self._busy_until = 0  # [ns] end of the present inference
         self._newest, self._fresh, self._image = -1, False, False
-        self.images = 0  # that came, used or not
-        self.fault = ''  # why there was no usable set, the last time that there was none
+        self.images = 0  # received, used or not
+        self.fault = ''  # reason of the last unusable set
         self.arm, self.opening = Track(), Track()
         self.events = Events()
         self._cameras = set(setup.cameras.values())
         self._last: dict[str, int] = {}  # stream -> stamp of the newest message [ns]
-        self._noted: dict[str, str] = {}  # stream -> what is told of it in the message in hand
-        self._holes = 0  # [ns] of the axis that only grows: no time of the bag
+        self._noted: dict[str, str] = {}  # stream -> note of the intake about the present message
+        self._holes = 0  # [ns] on the increasing axis, inserted
         self.inference_times: list[float] = []  # [s] of the chunks in the bag
 
     def step(self, now: int) -> bool:
-        """The clock; whether it moved."""
+        """Set the clock [ns]; return whether it moved."""
         if now == self.now:
             return False
         if now < self.now:
-            if self._feed.clocks > 1:  # the first one is no step: time was that of the recorder before
+            if self._feed.clocks > 1:  # the first one is no step: before it, time was that of the recorder
                 self._tell_clock(clocks.set_back(CLOCK, (self.now - now) / NS))
             self._intake.streams.clear()
             self._newest, self._busy_until, self._fresh = -1, 0, True
@@ -120,25 +121,25 @@ class Session:
         return True
 
     def _set_back(self, back: int, now: int) -> None:
-        """A clock was set back by so much [ns], of the bag or of one stream: what follows is apart from what was.
+        """Handle a step back [ns] of the bag's clock or of one stream: insert APART on the increasing axis.
 
-        now: the clock of the bag from here on [ns]."""
+        now: the clock of the bag after the step [ns]."""
         before = self.now + self.shift
         self._shift_before, self.shift = self.shift, self.shift + back + APART
         self.events.steps.append((before, now + self.shift))
         self._holes += now + self.shift - before
 
     def take(self, m: Message) -> bool:
-        """A message; whether it put an instruction in force."""
+        """Take a message; return whether it put an instruction in force."""
         self._image = False
         try:
             if m.topic in self._feed.inputs:
                 self._input(m)
             elif m.topic in self._feed.instructions:
-                return self._told(m)
+                return self._take_instruction(m)
             elif m.topic in self._feed.events:
                 self._event(self._feed.events[m.topic], m)
-        except (AttributeError, TypeError, IndexError) as error:  # another type than the topic should have
+        except (AttributeError, TypeError, IndexError) as error:  # wrong type for this topic
             self._bad_message(m.topic, f'{m.kind}: {error}')
         return False
 
@@ -156,7 +157,7 @@ class Session:
             self._stored(stream, stamp, value)
 
     def _notes(self, topic: str, stamp: int, stored: set[str]) -> None:
-        """What the intake told of the message in hand. A stream that was stored nevertheless had its clock set back."""
+        """Handle the intake's notes about the present message. A stored message with a note had its clock set back."""
         back = 0
         for stream, told in self._noted.items():
             if stream in stored:
@@ -173,15 +174,15 @@ class Session:
 
     @property
     def _elapsed(self) -> int:
-        """[ns] since the bag began."""
+        """Time since the start of the bag [ns]."""
         return max(self.now + self.shift - self.began - self._holes, 0)
 
     def look(self) -> Due | None:
-        """What to ask the model now, if anything; `busy` [ns] after an answer the model can be asked again."""
+        """Return the set that is due now, or None; none is due while the model is `busy`."""
         if self.now < self._busy_until:
             return None
         last, fresh, self._fresh = self._cadence.last, self._fresh, False
-        # Without a new image only a set that was not complete before can be due.
+        # Without a new image only a set that was incomplete before can be due.
         if not fresh and last is not None and self._newest - last < self._cadence.interval:
             return None
         found = self._intake.observe(self.now)
@@ -201,15 +202,15 @@ class Session:
         return Due(found, self.instruction, self.now, self.shift, self.images)
 
     def shift_of(self, t_ref: int) -> int:
-        """[ns] to the time axis that only grows, for a chunk that comes now and answers t_ref [ns]."""
+        """Return the offset to the increasing time axis [ns] of a chunk that is ready now, for its t_ref [ns]."""
         return self._shift_before if t_ref > self.now + TOLERANCE else self.shift
 
     def busy(self, nanoseconds: int) -> None:
-        """The model thinks for so long on the bag's clock."""
+        """Mark the model busy for this time [ns] on the bag's clock."""
         self._busy_until, self._fresh = self.now + nanoseconds, True
 
     def end(self) -> None:
-        """The bag is over: what only all of it shows goes to the report."""
+        """Complete the report at the end of the bag."""
         self.report.judge_stamps()
         if self.arm.values:
             self.report.moved(np.min(self.arm.values, axis=0))
@@ -228,8 +229,8 @@ class Session:
             self._newest = max(self._newest, stamp)
             self._fresh = self._image = True
 
-    def _told(self, m: Message) -> bool:
-        """As vla_training/convert/recording.py: where the simulator tells its episodes, theirs counts."""
+    def _take_instruction(self, m: Message) -> bool:
+        """Take an instruction; with simulated episodes theirs counts, as in vla_training/convert/recording.py."""
         episode = hasattr(m.data, 'instruction')
         text = (m.data.instruction if episode else m.data.data).strip()
         now = self.now + self.shift
