@@ -16,6 +16,6 @@ def test_the_executor_is_measured_beside_a_busy_policy(tmp_path):
     for name in ('listener period', 'node period', 'step', 'ingest'):
         times = row[name]
         assert 0 < times['p50'] <= times['p95'] <= times['p99'] <= times['max']
-    assert row['chunks'].get('ACCEPTED', 0) > 0 and row['heard']['chunks'] > 0
+    assert row['chunks'].get('ACCEPTED', 0) > 0 and row['policy outputs']['chunks'] > 0
     assert set(row['CPU share']) == {'sim', 'executor', 'policy', 'this bench'} and row['CPU share']['executor'] > 0
     assert content['machine']['processor'] in (tmp_path / 'executor.md').read_text()

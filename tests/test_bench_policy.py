@@ -19,7 +19,7 @@ def test_an_episode_is_run_once_and_recorded(tmp_path):
     assert 'press_button | 1 | 100.0 %' in (tmp_path / 'summary.md').read_text()
     results = json.loads((tmp_path / 'results.json').read_text())
     assert results['facts']['plans and images'] == 'asked for'
-    assert any(set(values) == {'plan texts', 'imagined images'} for values in results['measures'].values())
+    assert any(set(values) == {'plan texts', 'predicted images'} for values in results['measures'].values())
 
     assert bench_policy(options)
     assert (tmp_path / 'episodes.jsonl').read_text() == records  # nothing was left to do

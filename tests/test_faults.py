@@ -1,6 +1,6 @@
-"""Parts fail in mid-motion on the simulated robot: the executor says which, in time, and the arm comes to rest.
+"""Parts fail in mid-motion on the simulated robot: the executor reports it in time, and the arm comes to rest.
 
-A few of what `./vla bench faults` strikes at.
+These are some of the faults of `./vla bench faults`.
 """
 
 import math
@@ -17,7 +17,7 @@ def test_the_arm_comes_to_rest_and_the_code_is_right(name, tmp_path, monkeypatch
     monkeypatch.setenv('ROS_DOMAIN_ID', '0')  # run_fault sets its own; restored afterwards
     fault = next(f for f in FAULTS if f.name == name)
     result = run_fault(fault, seed=3, folder=tmp_path)
-    assert result.said == fault.says
+    assert result.reported == fault.expected
     assert math.isfinite(result.held)
     assert (result.velocity <= 1.0, result.acceleration <= 1.0) == (True, True)
-    assert result.speed_after < 0.8 * 2.61 + 0.2  # what may be sent, and what the compliant arm adds
+    assert result.speed_after < 0.8 * 2.61 + 0.2  # limit of the set-points, and the overshoot of the compliant arm

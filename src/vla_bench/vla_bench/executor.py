@@ -1,6 +1,6 @@
-"""How steady set-points are: the executor as a process, over DDS, beside a busy policy and a simulated robot.
+"""./vla bench executor: periods of set-points over DDS, beside a busy policy and a simulated robot.
 
-The executor runs on wall time, as on a real arm; what the others say in the simulator's time is restamped on the way.
+The executor runs on wall time, as on a real arm. Messages in simulation time are stamped anew between the nodes.
 """
 
 import json
@@ -38,59 +38,62 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 
 TASK, INSTRUCTION = 'stack_block', 'stack the red block on the blue block'
-MOVED = (('joint_states', f'{RAW}/joint_states'), ('action_chunk', f'{RAW}/action_chunk'))  # to be restamped
-THINKS = 5.0  # [Hz] of inferences, so that there are gaps for plan texts and predicted images
-SETTLE = 6.0  # [s] from the first motion until it counts: what the diagnostics tell of before is over
-FOLLOW = 0.05  # share of a deviation by which the offset between the clocks moves: discovery and load make it jitter
+MOVED = (
+    ('joint_states', f'{RAW}/joint_states'),
+    ('action_chunk', f'{RAW}/action_chunk'),
+)  # topics that are stamped anew
+THINKS = 5.0  # [Hz] of inferences, slow enough for plan texts and predicted images between them
+SETTLE = 6.0  # [s] from the first motion to the measurement; earlier values leave the diagnostics
+FOLLOW = 0.05  # gain of the low-pass filter of the clock offset, which discovery and load make jitter
 NAMES = ('p50', 'p95', 'p99', 'max')
 
 
 @dataclass(frozen=True)
 class Options:
-    """What runs, and where the report goes."""
+    """Options of the benchmark."""
 
     out: Path
     model: str = RANDOM  # or a checkpoint folder
     device: str = 'cpu'
     rate: float = 200.0  # [Hz] of set-points
-    seconds: float = 30.0  # [s] measured, with the guard and without
-    quick: bool = False  # two seconds with the guard, to see that everything works
+    seconds: float = 30.0  # [s] of each part, with and without collision monitor
+    quick: bool = False  # two seconds with collision monitor
 
     @property
     def measured(self) -> float:
         return 2.0 if self.quick else self.seconds
 
 
-class Desk:
-    """Between simulator, policy and executor: passes on with wall time as stamps, listens, counts."""
+class Relay:
+    """Relays messages between simulator, policy and executor with stamps of wall time, and counts them."""
 
     def __init__(self, probe: Probe) -> None:
         node = self._node = probe.node
-        self._offset: int | None = None  # [ns] from the simulator's time to ours
+        self._offset: int | None = None  # [ns] from simulation time to wall time
         self._joints = node.create_publisher(JointState, 'joint_states', qos.SENSOR_OUT)
         self._chunks = node.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
-        self.received: list[int] = []  # [ns] when DDS had a set-point
+        self.received: list[int] = []  # [ns] at which DDS received a set-point
         self.status = ExecutorStatus()
         self.executing: list[bool] = []
-        self.heard: Counter[str] = Counter()
+        self.outputs: Counter[str] = Counter()
         self.times: list[dict[str, str]] = []  # of the executor's diagnostics
-        self.foresight: dict[str, str] = {}  # of the policy's: plan and imagine, whether they find room
+        self.foresight: dict[str, str] = {}  # of the policy: whether plan and imagine have time
         listen: Any = node.create_subscription
         listen(JointState, f'{RAW}/joint_states', self._on_joints, qos.SENSOR)
         listen(ActionChunk, f'{RAW}/action_chunk', self._on_chunk, qos.CHUNK)
         listen(JointState, 'target_joint', self._on_set_point, qos.CHANGES)
         listen(ExecutorStatus, 'executor/status', self._on_status, qos.LATCHED)
         listen(DiagnosticArray, '/diagnostics', self._on_diagnostics, qos.STATUS)
-        # Who listens makes the policy think of it.
-        listen(String, 'policy/plan_text', lambda _: self.heard.update(['plan texts']), qos.LATCHED)
-        listen(Image, 'policy/predicted_image', lambda _: self.heard.update(['predicted images']), qos.SENSOR)
+        # The policy decodes plans and images only for subscribers.
+        listen(String, 'policy/plan_text', lambda _: self.outputs.update(['plan texts']), qos.LATCHED)
+        listen(Image, 'policy/predicted_image', lambda _: self.outputs.update(['predicted images']), qos.SENSOR)
         self._instruction = node.create_publisher(String, 'policy/instruction', qos.LATCHED)
         self._instruction.publish(String(data=INSTRUCTION))
 
     def begin(self) -> None:
-        """Forget what was before."""
+        """Clear all counts before the measurement."""
         self.received, self.executing, self.times = [], [], []
-        self.heard.clear()
+        self.outputs.clear()
 
     def _on_joints(self, msg: JointState) -> None:
         now = self._node.get_clock().now().nanoseconds
@@ -103,7 +106,7 @@ class Desk:
         if self._offset is not None:
             msg.header.stamp = to_time(to_ns(msg.header.stamp) + self._offset)
             self._chunks.publish(msg)
-            self.heard.update(['chunks'])
+            self.outputs.update(['chunks'])
 
     def _on_set_point(self, msg: JointState, info: dict[str, Any]) -> None:
         self.received.append(info['received_timestamp'])
@@ -121,13 +124,13 @@ class Desk:
 
 
 def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
-    """Bring everything up in a ROS domain of its own and watch. folder: for the model and the logs.
+    """Start the system in its own ROS domain and return the measurements. folder: for the model and the logs.
 
     Raises TimeoutError when the arm never moves, NodeEnded when a node dies.
     """
     model = options.model if not is_random(options.model) else str(gentle_model(folder / 'model', 0))
     sim = replace(sim_nodes(ROBOT, task=TASK, expert=False)[0], remappings=MOVED[:1])
-    # The executor runs on the clock of the machine, the policy on that of the simulator.
+    # The executor runs on wall time, the policy on simulation time.
     executor, _ = policy_nodes(ROBOT, executor_parameters={'rate': float(options.rate), 'guard.enabled': guarded})
     _, policy = policy_nodes(ROBOT, model=model, device=options.device, drive=True, rate=THINKS, use_sim_time=True)
     policy = replace(policy, remappings=MOVED)
@@ -136,24 +139,24 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
         Supervisor(folder / 'logs', {'ROS_DOMAIN_ID': str(domain)}) as supervisor,
         Probe('bench', domain_id=int(domain)) as probe,
     ):
-        desk = Desk(probe)
+        relay = Relay(probe)
         for spec in (sim, executor, policy):
             supervisor.start(spec)
         probe.check = supervisor.check
         for name in (policy.full_name, executor.full_name):
             probe.bring_up(name, BRING_UP)
-        probe.wait(lambda: any(desk.executing), BRING_UP, 'the arm moves')
+        probe.wait(lambda: any(relay.executing), BRING_UP, 'the arm moves')
         probe.spin(0.0 if options.quick else SETTLE)
-        desk.begin()
-        before = np.array(desk.status.verdict_counts, int)
+        relay.begin()
+        before = np.array(relay.status.verdict_counts, int)
         processes = {s.name: psutil.Process(supervisor.pid(s.full_name)) for s in (sim, executor, policy)}
         processes['this bench'] = psutil.Process(os.getpid())
         spent = {name: _spent(process) for name, process in processes.items()}
         probe.spin(options.measured)
         shares = {name: (_spent(p) - spent[name]) / options.measured for name, p in processes.items()}
-        probe.wait(lambda: desk.times and STEP in desk.times[-1], 10.0, 'diagnostics of the executor')
-        verdicts = np.array(desk.status.verdict_counts, int) - before
-        return summary(desk, guarded, options.rate, shares, {v.name: int(verdicts[v]) for v in Verdict if verdicts[v]})
+        probe.wait(lambda: relay.times and STEP in relay.times[-1], 10.0, 'diagnostics of the executor')
+        verdicts = np.array(relay.status.verdict_counts, int) - before
+        return summary(relay, guarded, options.rate, shares, {v.name: int(verdicts[v]) for v in Verdict if verdicts[v]})
 
 
 def _spent(process: psutil.Process) -> float:
@@ -162,31 +165,34 @@ def _spent(process: psutil.Process) -> float:
 
 
 def summary(
-    desk: Desk, guarded: bool, rate: float, shares: dict[str, float], verdicts: dict[str, int]
+    relay: Relay, guarded: bool, rate: float, shares: dict[str, float], verdicts: dict[str, int]
 ) -> dict[str, Any]:
-    """One row of the report. Times in ms; of the executor's own the worst that its diagnostics told: each tells
-    percentiles of the newest 1000."""
-    gaps = np.diff(np.sort(desk.received)) * 1e-6
+    """Return a row of the report. Times in ms.
+
+    Times of the executor are the worst percentiles of its diagnostics, each over the newest 1000 steps."""
+    gaps = np.diff(np.sort(relay.received)) * 1e-6
     row: dict[str, Any] = {
         'guard': guarded,
-        'set-points': len(desk.received),
+        'set-points': len(relay.received),
         'late share': float((gaps > 1500.0 / rate).mean()),
         'CPU share': shares,
         'chunks': verdicts,
-        'executing share': float(np.mean(desk.executing)),
-        'heard': dict(desk.heard),
-        'foresight': dict(desk.foresight),
-        'listener period': dict(zip(NAMES, map(float, np.percentile(gaps, (50, 95, 99, 100))), strict=True)),
+        'executing share': float(np.mean(relay.executing)),
+        'policy outputs': dict(relay.outputs),
+        'decoders': dict(relay.foresight),
+        'subscriber period': dict(zip(NAMES, map(float, np.percentile(gaps, (50, 95, 99, 100))), strict=True)),
     }
     for name, key in (('node period', PERIOD), ('step', STEP), ('ingest', INGEST)):
-        told = [[float(x) for x in values[key].split(',')] for values in desk.times if key in values]
+        told = [[float(x) for x in values[key].split(',')] for values in relay.times if key in values]
         row[name] = dict(zip(NAMES, np.max(told, axis=0).tolist(), strict=True)) if told else {}
     return row
 
 
 def bench_executor(options: Options) -> bool:
-    """Measure with the guard and without, write executor.json and executor.md, print the table. Raises ValueError,
-    FileNotFoundError for what the user can mend."""
+    """Measure with and without collision monitor, write executor.json and executor.md, print the table.
+
+    Raises ValueError or FileNotFoundError for wrong options.
+    """
     console = make_console()
     rows = []
     with interruptible():
@@ -202,7 +208,10 @@ def bench_executor(options: Options) -> bool:
     }
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / 'executor.json').write_text(json.dumps({**about, 'rows': rows}, indent=1) + '\n')
-    head, lines = ['', *('with guard' if r['guard'] else 'without guard' for r in rows)], cells(rows)
+    head, lines = (
+        ['', *('with collision monitor' if r['guard'] else 'without collision monitor' for r in rows)],
+        cells(rows),
+    )
     (options.out / 'executor.md').write_text(markdown(about, head, lines))
     table = Table(*head)
     for line in lines:
@@ -213,7 +222,7 @@ def bench_executor(options: Options) -> bool:
 
 
 def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
-    """Lines of the table: a name, and a cell for each row."""
+    """Return the lines of the table: a name, and a cell for each row."""
 
     def spread(times: dict[str, float]) -> str:
         return ' / '.join(f'{times[n]:.2f}' for n in NAMES) if times else '-'
@@ -222,15 +231,15 @@ def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
         return ', '.join(f'{name} {n}' for name, n in of.items()) or 'none'
 
     parts = [
-        ('period at a listener [ms], p50 / p95 / p99 / max', [spread(r['listener period']) for r in rows]),
+        ('period at a subscriber [ms], p50 / p95 / p99 / max', [spread(r['subscriber period']) for r in rows]),
         ('period in the node [ms]', [spread(r['node period']) for r in rows]),
         ('a control step [ms]', [spread(r['step']) for r in rows]),
-        ('a chunk taken or refused [ms]', [spread(r['ingest']) for r in rows]),
+        ('ingest of a chunk [ms]', [spread(r['ingest']) for r in rows]),
         ('set-points, later than 1.5 periods', [f'{r["set-points"]}, {100 * r["late share"]:.2f} %' for r in rows]),
         ('arm executing', [f'{100 * r["executing share"]:.0f} %' for r in rows]),
         ('verdicts on chunks', [counts(r['chunks']) for r in rows]),
-        ('from the policy', [counts(r['heard']) for r in rows]),
-        ('its decoders', [', '.join(f'{name}: {told}' for name, told in r['foresight'].items()) for r in rows]),
+        ('from the policy', [counts(r['policy outputs']) for r in rows]),
+        ('its decoders', [', '.join(f'{name}: {text}' for name, text in r['decoders'].items()) for r in rows]),
     ]
     parts += [
         (f'CPU of {name} [% of one core]', [f'{100 * r["CPU share"][name]:.0f}' for r in rows])
@@ -240,7 +249,7 @@ def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 
 def markdown(about: dict[str, Any], head: list[str], lines: list[list[str]]) -> str:
-    """The page: what ran where, and the table."""
+    """Return the page: settings, machine and table."""
     told = [f'- {key}: {value}' for key, value in about.items() if key != 'machine']
     told += [f'- {key}: {value}' for key, value in about['machine'].items()]
     table = [f'| {" | ".join(head)} |', '|' + '---|' * len(head), *(f'| {" | ".join(line)} |' for line in lines)]

@@ -15,22 +15,22 @@ ROBOTS = ('fr3', 'sim_panda')
 _HEAD = """\
 # Steps of set-points in every hold, measured
 
-Written by `./vla bench holds`. The executor moves the arm by chunks until something happens; the arm is 30 ms late.
-No physics and no DDS take part: the messages of the adapters are sampled every 10 ms as their controllers follow them,
-a trajectory by the cubics between its points. Robots: {robots}, {runs} runs of each.
+Written by `./vla bench holds`. The executor moves the arm by chunks until an event; the arm is 30 ms late. There
+are no physics and no DDS: the messages of the adapters are sampled every 10 ms as their controllers follow them, a
+trajectory by the cubics between its points. Robots: {robots}, {runs} runs of each.
 
 "largest step" is from one control step of 10 ms to the next. The other two are shares of the hard limits, which depend
 on the position where the robot has such limits. Each value is the worst of its runs, from activation to rest.
 "at rest after" counts from the status that names the hold.
 
-An impedance controller (`crisp`) that lets go keeps the velocity limits only: its set-points are a force, and the
-sooner it is gone the better. Every other row keeps all limits.
+An impedance controller (`crisp`) that releases its force keeps the velocity limits only: its set-points are a force,
+which must end at once. Every other row keeps all limits.
 
 """
 
 
 def bench_holds(runs: int, out: Path | None) -> bool:
-    """Drive each case `runs` times for each controller and robot, print the table; whether all went as it must."""
+    """Run each case `runs` times for each controller and robot, print the table; return whether all kept the limits."""
     console = make_console()
     jobs = [(r, k, c, s) for r in ROBOTS for k in CONTROLLERS for c in CASES for s in range(runs)]
     profiles = {robot: RobotProfile.load(profile_path(robot)) for robot in ROBOTS}
@@ -42,10 +42,10 @@ def bench_holds(runs: int, out: Path | None) -> bool:
             held.append(seen)
             if not seen.within or case.hold not in seen.holds:
                 good = False
-                came = ', '.join(h.name for h in seen.holds)
+                holds = ', '.join(h.name for h in seen.holds)
                 console.print(
                     f'WRONG: {robot}, {kind}, {case.hold.name} ({case.about}), seed {seed}: {seen.velocity:.3f} of the '
-                    f'velocity limit, {seen.acceleration:.3f} of the acceleration limit; holds: {came}'
+                    f'velocity limit, {seen.acceleration:.3f} of the acceleration limit; holds: {holds}'
                 )
     rows = table(held)
     print(rows)

@@ -1,6 +1,6 @@
-"""What the long-running processes keep: the simulator over resets, policy and executor over their lifecycle.
+"""./vla bench memory: memory of the simulator over resets, and of policy and executor over lifecycles.
 
-Each runs as the demo runs it, over DDS; its memory, threads and open files are read from the system after each round.
+The nodes run over DDS as in the demo. Memory, threads and open files are read from the system after each round.
 """
 
 import csv
@@ -27,8 +27,8 @@ from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
 from vla_sim.tasks import TASKS
 
-IMAGES = 3  # of the front camera that are waited for in each episode: the new scene is drawn
-LEARNING = 0.25  # share of the rounds at the beginning that the slope leaves out: caches fill
+IMAGES = 3  # images of the front camera per episode, which show the new scene
+LEARNING = 0.25  # first share of the rounds, in which caches fill: not part of the slope
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
 
 
 class Sample(NamedTuple):
-    """One process after one round."""
+    """Memory, threads and files of one process after one round."""
 
     node: str
     round: int
@@ -52,7 +52,7 @@ class Sample(NamedTuple):
 
 
 def measure(options: Options, folder: Path) -> Iterator[Sample]:
-    """One sample after each round. Raises RuntimeError, TimeoutError when a node does not do what it should."""
+    """Yield a sample after each round. Raises RuntimeError or TimeoutError when a node fails."""
     sim = sim_nodes(ROBOT, expert=False)[0]
     executor, policy = policy_nodes(ROBOT, model=options.model, device=options.device, drive=False, use_sim_time=True)
     with (
@@ -81,7 +81,7 @@ def _cycles(spec: NodeSpec, cycles: int, supervisor: Supervisor, probe: Probe) -
     supervisor.start(spec)
     process = psutil.Process(supervisor.pid(spec.full_name))
     for count in range(cycles):
-        probe.bring_up(spec.full_name, BRING_UP)  # activation is tried until the joints have been heard
+        probe.bring_up(spec.full_name, BRING_UP)  # activation is repeated until joint states are received
         for transition in (Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP):
             probe.transition(spec.full_name, transition)
         yield _sample(spec.name, count + 1, 'cleaned up', process)
@@ -92,13 +92,13 @@ def _sample(node: str, count: int, what: str, process: psutil.Process) -> Sample
 
 
 def slope(memory: list[float]) -> float:
-    """[MB per round] of a straight line through all but the first quarter; nan: too few."""
+    """Return the slope of the memory without its first quarter [MB per round]; NaN with too few values."""
     kept = memory[int(LEARNING * len(memory)) :]
     return float(np.polyfit(np.arange(len(kept)), kept, 1)[0]) if len(kept) > 2 else float('nan')
 
 
 def bench_memory(options: Options) -> bool:
-    """Measure, write memory.csv as it goes, print every sample and a table."""
+    """Measure, append each sample to memory.csv, print the samples and a table."""
     console = make_console()
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / 'memory.csv'

@@ -1,7 +1,7 @@
-"""What the policy node adds to its model: from the stamp of the newest image to the chunk, less the model's own time.
+"""./vla bench overhead: time from the stamp of the newest image to the chunk, without the time of the model.
 
-The node runs as a process, over DDS, beside the simulator, on wall time as on a robot: what the simulator sends is
-stamped anew on the way, cameras in pairs, so that nothing of rendering or of the simulated clock's steps is in it.
+The policy node runs as a process over DDS, on wall time as on a robot. Messages of the simulator are stamped anew,
+cameras in pairs, so that rendering and the steps of the simulated clock do not count.
 """
 
 import json
@@ -34,7 +34,7 @@ from vla_policy_node.ros.chunk_msg import to_ns, to_time
 
 CAMERAS = ('front/image_raw', 'wrist/image_raw')
 MOVED = tuple((topic, f'{RAW}/{topic}') for topic in ('joint_states', *CAMERAS))
-SETTLE = 3.0  # [s] from the first chunk until it counts
+SETTLE = 3.0  # [s] from the first chunk to the measurement
 TARGET = 8.0  # [ms] p99
 
 
@@ -46,14 +46,14 @@ class Options:
     seconds: float = 60.0  # measured
 
 
-class Desk:
-    """Passes on what the simulator sends with the time of now; keeps what comes of it."""
+class Relay:
+    """Relays messages of the simulator with stamps of wall time, and records the chunks."""
 
     def __init__(self, probe: Probe) -> None:
         node = self._node = probe.node
         self._pair: dict[str, Image] = {}
         self.inference: dict[int, float] = {}  # sequence -> [s]
-        self.latency: dict[int, float] = {}  # sequence -> [s] t_ref -> published, as the node says
+        self.latency: dict[int, float] = {}  # sequence -> [s] from t_ref to the publication, from the status
         make: Any = node.create_publisher
         self._joints = make(JointState, 'joint_states', qos.SENSOR_OUT)
         self._images = {topic: make(Image, topic, qos.SENSOR_OUT) for topic in CAMERAS}
@@ -87,25 +87,25 @@ class Desk:
             self.latency[int(msg.sequence)] = float(msg.latency)
 
     def overheads(self) -> np.ndarray:
-        """[ms] of each chunk that both were told of."""
+        """Return the overhead of each chunk with both times, (n,) [ms]."""
         both = sorted(self.inference.keys() & self.latency.keys())
         return np.array([1e3 * (self.latency[n] - self.inference[n]) for n in both])
 
 
 def waiting(pid: int) -> tuple[float, float]:
-    """[s] that the threads of a process ran, and waited for a core while they could have run (Linux schedstat)."""
+    """Return the times [s] that the threads of a process ran and waited for a core (Linux schedstat)."""
     ran = waited = 0
     for file in Path(f'/proc/{pid}/task').glob('*/schedstat'):
         try:
             on, off, _ = map(int, file.read_text().split())
-        except (OSError, ValueError):  # a thread that ended meanwhile
+        except (OSError, ValueError):  # the thread ended meanwhile
             continue
         ran, waited = ran + on, waited + off
     return ran * 1e-9, waited * 1e-9
 
 
 def measure(options: Options, folder: Path) -> dict[str, Any]:
-    """One run. Raises RuntimeError, TimeoutError when a node does not do what it should."""
+    """Run the benchmark and return its numbers. Raises RuntimeError or TimeoutError when a node fails."""
     sim = replace(sim_nodes(ROBOT, expert=False)[0], remappings=MOVED)
     _, policy = policy_nodes(
         ROBOT, model=options.model, device=options.device, rate=10.0, policy_parameters={'threads': 1}
@@ -115,28 +115,28 @@ def measure(options: Options, folder: Path) -> dict[str, Any]:
         Supervisor(folder / 'logs', {'ROS_DOMAIN_ID': str(domain)}) as supervisor,
         Probe('bench', domain_id=int(domain)) as probe,
     ):
-        desk = Desk(probe)
+        relay = Relay(probe)
         for spec in (sim, policy):
             supervisor.start(spec)
         probe.check = supervisor.check
         probe.bring_up(policy.full_name, BRING_UP)
-        probe.wait(lambda: desk.inference, BRING_UP, 'the first chunk')
+        probe.wait(lambda: relay.inference, BRING_UP, 'the first chunk')
         probe.spin(SETTLE)
-        desk.inference, desk.latency = {}, {}
+        relay.inference, relay.latency = {}, {}
         pid = supervisor.pid(policy.full_name)
         ran, waited = waiting(pid)
         others = psutil.cpu_times()
         probe.spin(options.seconds)
         ran, waited = (b - a for a, b in zip((ran, waited), waiting(pid), strict=True))
         after = psutil.cpu_times()
-    overheads = desk.overheads()
+    overheads = relay.overheads()
     if not len(overheads):
         raise RuntimeError('no chunk came with a status while it was measured')
     busy = sum(after) - sum(others) - (after.idle - others.idle)
     return {
         'chunks': len(overheads),
         'overhead [ms]': _spread(overheads),
-        'model [ms]': _spread(1e3 * np.array(list(desk.inference.values()))),
+        'model [ms]': _spread(1e3 * np.array(list(relay.inference.values()))),
         'node: ran [% of one core]': 100 * ran / options.seconds,
         'node: ready but waiting for a core [% of that]': 100 * waited / max(ran + waited, 1e-9),
         'machine: busy [% of all cores]': 100 * busy / max(sum(after) - sum(others), 1e-9),
@@ -148,7 +148,7 @@ def _spread(values: np.ndarray) -> dict[str, float]:
 
 
 def bench_overhead(options: Options) -> bool:
-    """Measure, write overhead.json, print a table; whether p99 is within 8 ms."""
+    """Measure, write overhead.json, print a table; return whether p99 is at most 8 ms."""
     console = make_console()
     with interruptible(), tempfile.TemporaryDirectory() as folder:
         row = measure(options, Path(folder))

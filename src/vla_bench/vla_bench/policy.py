@@ -1,4 +1,4 @@
-"""Success of a policy through real processes: simulator, executor and policy node, over DDS, against the wall clock."""
+"""./vla bench policy: success of a policy in real processes over DDS: simulator, executor and policy node."""
 
 import os
 from collections.abc import Mapping
@@ -24,34 +24,34 @@ from vla_training.evaluate.evaluate import Job, jobs_of
 from vla_training.evaluate.records import Record, RecordFile
 from vla_training.evaluate.report import print_report, write_report
 
-EXPERT = 'expert'  # drives instead of a policy: what the harness itself can reach
+EXPERT = 'expert'  # the scripted expert drives: upper bound of the success
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which episodes, and how they run."""
+    """Options of the benchmark."""
 
     tasks: tuple[str, ...]
     episodes: int  # per task
-    contrasts: int  # scenes per task that come twice, with two instructions
+    contrasts: int  # scenes per task, each used with two instructions
     seed: int  # of the first held-out episode
     out: Path
     model: str  # random-nano, a checkpoint folder, or EXPERT
     device: str = 'cpu'
     rate: float = RATE  # [Hz] most inferences per second
-    real_time_factor: float = 1.0  # more would let the model think longer in the simulator's time, less shorter
+    real_time_factor: float = 1.0  # a lower factor gives the model more wall time per simulated second
     time_limit: float = 30.0  # [s] of simulation per episode
-    listen: bool = False  # to plan texts and imagined images, which the policy makes only while somebody does
+    listen: bool = False  # subscribe to plan texts and predicted images, which the policy makes for subscribers only
 
 
 @dataclass
 class Watch:
-    """What the executor says while an episode runs."""
+    """Status of the executor during an episode."""
 
     counts: tuple[int, ...] = ()  # of verdicts, since it was configured
     seams: tuple[float, ...] = ()  # [rad]
     newest: tuple[int, int] = (0, 0)  # epoch and sequence of the chunk
-    counts_before: tuple[int, ...] = ()  # when the episode began
+    counts_before: tuple[int, ...] = ()  # at the start of the episode
 
     def take(self, msg: ExecutorStatus) -> None:
         self.counts = tuple(int(n) for n in msg.verdict_counts)
@@ -64,7 +64,7 @@ class Watch:
         self.seams, self.counts_before = (), self.counts
 
     def grown(self) -> tuple[int, int]:
-        """Chunks that came since `begin`, and how many of them were refused."""
+        """Return the number of chunks since `begin`, and of those that were refused."""
         grown = [a - b for a, b in zip(self.counts, self.counts_before or (0,) * len(self.counts), strict=True)]
         if grown:
             grown[ExecutorStatus.REJECT_SHADOW] = 0
@@ -73,9 +73,9 @@ class Watch:
 
 
 def bench_policy(options: Options) -> bool:
-    """Run the episodes that `options.out` has no record of yet and write the report; whether all of them ran.
+    """Run the episodes without a record in `options.out`, and write the report; return whether all ran.
 
-    Raises ValueError for what the user can mend before anything runs.
+    Raises ValueError for wrong options before a node starts.
     """
     console = make_console()
     jobs = jobs_of(options.tasks, options.episodes, options.seed, options.contrasts)
@@ -83,20 +83,20 @@ def bench_policy(options: Options) -> bool:
         raise ValueError('no episodes: give --episodes or --contrasts above 0')
     trouble = ''
     with domain_coordinator.domain_id() as domain:
-        os.environ['ROS_DOMAIN_ID'] = str(domain)  # one that nobody on this machine uses; for the nodes and for us
+        os.environ['ROS_DOMAIN_ID'] = str(domain)  # unused on this machine; for the nodes and the probe
         try:
             with interruptible(), Supervisor(options.out / 'logs') as supervisor:
                 try:
                     _run(supervisor, console, options, jobs)
                 except TransitionFailed as error:
                     trouble = f'{error}:\n{supervisor.last_lines(error.node)}'
-                except (RuntimeError, TimeoutError) as error:  # NodeEnded among them
+                except (RuntimeError, TimeoutError) as error:  # NodeEnded is one
                     trouble = str(error)
                 supervisor.stop()
         except KeyboardInterrupt:
             trouble = 'interrupted: all nodes are stopped'
     if trouble:
-        console.print(f'{trouble}\nRun the same command again to go on.', style='red', markup=False)
+        console.print(f'{trouble}\nRun the same command again to continue.', style='red', markup=False)
     return not trouble
 
 
@@ -114,14 +114,14 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
         probe.check = supervisor.check
         watch = Watch()
         probe.node.create_subscription(ExecutorStatus, 'executor/status', watch.take, qos.LATCHED)
-        heard = {'plan texts': 0, 'imagined images': 0}
+        received = {'plan texts': 0, 'predicted images': 0}
         if options.listen:
 
             def on_plan(msg: String) -> None:
-                heard['plan texts'] += bool(msg.data)  # an empty one takes back the one before
+                received['plan texts'] += bool(msg.data)  # an empty text ends the plan before
 
             def on_image(_: Image) -> None:
-                heard['imagined images'] += 1
+                received['predicted images'] += 1
 
             probe.node.create_subscription(String, 'policy/plan_text', on_plan, qos.LATCHED)
             probe.node.create_subscription(Image, 'policy/predicted_image', on_image, qos.SENSOR)
@@ -173,7 +173,7 @@ def _run(supervisor: Supervisor, console: Console, options: Options, jobs: list[
             times = {'p50': newest.inference_p50, 'p95': newest.inference_p95, 'p99': newest.inference_p99}
             measures['Inference of the policy node, last 200'] = {f'{k} [s]': float(v) for k, v in times.items()}
         if left and options.listen:
-            measures[f'Beside the actions, in the {len(left)} episodes that ran last'] = heard
+            measures[f'Beside the actions, in the {len(left)} episodes that ran last'] = received
     write_report(options.out, facts, records, measures)
     print_report(console, facts, records, measures)
     console.print(f'{options.out}/summary.md, results.json and figures are ready')

@@ -1,4 +1,4 @@
-"""./vla bench replay: how fast a bag is decoded and aligned, without a model."""
+"""./vla bench replay: speed of decoding and aligning a bag, without a model; and the writer of synthetic bags."""
 
 import io
 import tempfile
@@ -25,24 +25,27 @@ from vla_core.profile import profile_parameters
 ROBOT = 'sim_panda'
 SIDE, IMAGE_RATE, JOINT_RATE = 256, 30, 100  # [pixel], [Hz], [Hz]
 WANTED = 20.0  # times real time
-SCENES = 8  # different pictures
+SCENES = 8  # number of different images
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one reading."""
+    """Numbers of one reading of a bag."""
 
     kind: str
     size: float  # [MB] of the bag
     sets: int  # complete sets that were due
     cpu: float  # [s] of this process
     wall: float  # [s]
-    p50: float  # [s] between two messages, decoding, storing and aligning among it
+    p50: float  # [s] per message, with decoding, storing and aligning
     p99: float
 
 
 def bench_replay(seconds: float) -> bool:
-    """Prints the table; whether both bags are read at WANTED times real time or faster, by CPU time on one core."""
+    """Print the table; return whether both bags are read at WANTED times real time, by CPU time on one core.
+
+    seconds: length of the bags.
+    """
     console = make_console()
     speeds = []
     for kind in ('raw', 'jpeg'):
@@ -71,7 +74,7 @@ def bench_replay(seconds: float) -> bool:
 
 
 def read_speed(path: Path, kind: str) -> Speed:
-    """All of a bag through feed, decode and alignment; the sets that are due at 10 Hz are counted."""
+    """Read a bag through feed, decode and alignment; count the sets that are due at 10 Hz."""
     feed = Feed(path, load_setup(ROBOT, ''))
     session, sets = Session(feed, rate=10.0, instruction='go on'), list[int]()
     moments: list[float] = []
@@ -103,11 +106,11 @@ def write_bag(
     received: Callable[[int], int] = lambda ns: ns,
     clock: Callable[[int], int | None] | None = None,
 ) -> None:
-    """A bag of the simulated robot's topics: cameras at 30 Hz, joints at 100 Hz, made-up pictures with noise.
+    """Write a synthetic bag of the simulated robot: cameras at 30 Hz, joints at 100 Hz, images with noise.
 
-    change: takes topic, number and message, gives the message to write, or None for none. received: takes a time
-    [ns], gives what the recorder's clock says then. clock: same for /clock, which is written at 100 Hz if
-    given; None: no message.
+    seconds: length of the bag. side: of the images [pixel]. change(topic, number, message) returns the message to
+    write, or None for none. received(time [ns]) returns the time on the recorder's clock [ns]. clock(time [ns]) returns
+    the time of a /clock at 100 Hz [ns], or None for no message; without clock the bag has no /clock.
     """
     store = get_typestore(Stores.ROS2_HUMBLE)
     types = store.types
@@ -151,8 +154,8 @@ def write_bag(
         connections: dict[str, Any] = {}
         for ns, topic, k in sorted(entries):
             if clock is not None and topic == '/clock':
-                said = clock(ns)
-                message = None if said is None else types['rosgraph_msgs/msg/Clock'](clock=header(said).stamp)
+                now = clock(ns)
+                message = None if now is None else types['rosgraph_msgs/msg/Clock'](clock=header(now).stamp)
             else:
                 message = change(topic, k, joints(ns) if topic == '/joint_states' else image(ns, k))
             if message is None:
@@ -164,7 +167,7 @@ def write_bag(
 
 
 def _pictures(side: int) -> list[tuple[np.ndarray, bytes]]:
-    """Pixels and JPEG of smooth pictures with the noise of a camera."""
+    """Return pixels (side, side, 3) uint8 and JPEG of smooth images with the noise of a camera."""
     rng, found = np.random.default_rng(0), []
     for _ in range(SCENES):
         small = Image.fromarray(rng.integers(0, 256, (side // 16, side // 16, 3)).astype(np.uint8))

@@ -1,4 +1,4 @@
-"""How fast the simulator is on this machine: physics, camera images, and both as the node runs them."""
+"""./vla bench sim: times of physics and camera images, and the real-time factor of both as in the node."""
 
 import os
 import platform
@@ -19,10 +19,10 @@ _BATCH = 5  # physics steps at a time, as in the node
 
 
 def bench_sim(seconds: float = 10.0, *, image_size: int = 256, camera_rate: float = 10.0) -> dict[str, Any]:
-    """Measure for about `seconds` of wall time. Times in the result are in the units that its keys name.
+    """Measure for about `seconds` of wall time, and return the numbers; the keys have the units.
 
-    physics: per task, one step of 1 ms with the controller; cameras: one pair of images; together: physics as fast
-    as it goes with images of both cameras at camera_rate (of simulation time) from the render thread.
+    physics: per task, one step of 1 ms with the controller. cameras: one pair of images. together: physics as fast as
+    possible, with images of both cameras at camera_rate in simulation time from the render thread.
     """
     share = seconds / 5
     worlds = {task: World(task, image_size=image_size) for task in TASKS}
@@ -39,7 +39,7 @@ def bench_sim(seconds: float = 10.0, *, image_size: int = 256, camera_rate: floa
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result of bench_sim as text for people."""
+    """Return the result of bench_sim as text."""
     machine, together = result['machine'], result['together']
     lines = [', '.join(f'{key} {value}' for key, value in machine.items()), '']
     lines.append('physics with controller, one step of 1 ms [us]      p50    p95    p99   real-time factor')

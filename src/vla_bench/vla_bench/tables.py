@@ -1,4 +1,4 @@
-"""The tables of ./vla bench."""
+"""./vla bench expert: success rate of the scripted expert."""
 
 from functools import partial
 
@@ -11,7 +11,7 @@ from vla_sim.rollout import EpisodeResult, success_rate
 
 
 def bench_expert(tasks: tuple[str, ...], seeds: range, processes: int) -> bool:
-    """Run the expert without ROS, print a table per task; whether at least 98 % of the episodes of each succeeded."""
+    """Run the expert without ROS and print a table; return whether 98 % of the episodes of each task succeeded."""
     console = make_console()
     profile = RobotProfile.load('sim_panda')
     table = Table('task', 'episodes', 'success', '95 % interval (Wilson)', 'time p50', 'peak speed', 'failing seeds')

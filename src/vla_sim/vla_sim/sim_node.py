@@ -32,8 +32,8 @@ from vla_policy_node.ros.run import run
 from vla_sim import messages
 from vla_sim.commander import Commander
 from vla_sim.controller import DAMPING, STIFFNESS, Gains
-from vla_sim.memory import return_large_blocks
 from vla_sim.pacer import Pacer
+from vla_sim.rendering.memory import return_large_blocks
 from vla_sim.tasks import TASKS, check_task
 
 if TYPE_CHECKING:

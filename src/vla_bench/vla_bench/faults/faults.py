@@ -1,4 +1,4 @@
-"""What the arm does when a part fails in mid-motion, measured on the simulated robot with real processes."""
+"""Injects faults in mid-motion into real processes, and measures the motion of the simulated arm."""
 
 import json
 import math
@@ -26,30 +26,30 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros import qos
 
 ROBOT = 'sim_panda'
-MOVING = 0.3  # [rad/s] the fastest joint must have this before the fault strikes
+MOVING = 0.3  # [rad/s] of the fastest joint, before which no fault is injected
 WATCH = 2.0  # [s] of simulation watched after the fault
 
 
 @dataclass
 class Scene:
-    """What a fault can strike at."""
+    """The running system into which a fault is injected."""
 
     supervisor: Supervisor
     probe: Probe
     relay: Relay
-    kept: list = field(default_factory=list)  # what must live on: a publisher, for example
+    kept: list = field(default_factory=list)  # objects that must stay alive, such as publishers
 
 
 @dataclass(frozen=True)
 class Fault:
-    """One thing that goes wrong. driver: who moves the arm. says: what the executor must; 'dead': it is the victim."""
+    """A fault. driver: 'policy' or 'expert'. expected: the executor's hold; 'dead' if the fault kills the executor."""
 
     name: str
     about: str
     driver: str
-    says: str
+    expected: str
     strike: Callable[[Scene], None]
-    known_after: float = 0.0  # [s] before this nobody can know
+    known_after: float = 0.0  # [s] from the fault until it can be detected
 
 
 def _signal(name: str, number: int) -> Callable[[Scene], None]:
@@ -64,8 +64,8 @@ def _unplug(scene: Scene) -> None:
         raise RuntimeError(f'the front camera cannot be unplugged: {result.reason}')
 
 
-def _spoil(**changes: float) -> Callable[[Scene], None]:
-    """Sets attributes of the relay."""
+def _disturb(**changes: float) -> Callable[[Scene], None]:
+    """Return a function that sets attributes of the relay."""
 
     def strike(scene: Scene) -> None:
         for name, value in changes.items():
@@ -85,7 +85,7 @@ def _press(scene: Scene) -> None:
 
 
 JUMP = 1_000_000_000  # [ns]
-DISCOVERY = 0.2  # [s] until DDS knows of a publisher everywhere, on a busy machine
+DISCOVERY = 0.2  # [s] for DDS to discover a publisher on a busy machine
 FAULTS = (
     Fault('policy killed', 'kill -9 of the policy that drives', 'policy', 'CHUNKS_STOPPED',
           _signal('/policy', signal.SIGKILL), 0.8),
@@ -95,22 +95,23 @@ FAULTS = (
     Fault('source killed', 'kill -9 of the expert that drives', 'expert', 'CHUNKS_STOPPED',
           _signal('/expert', signal.SIGKILL), 0.8),
     Fault('executor killed', 'kill -9 of the executor', 'expert', 'dead', _signal('/executor', signal.SIGKILL)),
-    Fault('controller gone', 'nobody listens to set-points any more', 'expert', 'CONTROLLER_MISSING',
-          lambda scene: scene.relay.leave_the_controller()),
+    Fault('controller gone', 'set-points have no subscriber any more', 'expert', 'CONTROLLER_MISSING',
+          lambda scene: scene.relay.remove_controller()),
     Fault('two publishers', 'another node sends set-points, too', 'expert', 'COMPETING_PUBLISHER', _compete, DISCOVERY),
-    Fault('joints frozen', 'joint states stop', 'expert', 'JOINT_STATE_STALE', _spoil(frozen=True), 0.2),
-    Fault('joints NaN', 'a joint position is NaN from now on', 'expert', 'JOINT_STATE_STALE', _spoil(nan=True), 0.2),
-    Fault('clock forward', 'the clock and all stamps jump 1 s ahead', 'expert', 'CLOCK_JUMP', _spoil(offset=JUMP)),
-    Fault('clock back', 'the clock and all stamps jump 1 s back', 'expert', 'CLOCK_JUMP', _spoil(offset=-JUMP)),
+    Fault('joints frozen', 'joint states stop', 'expert', 'JOINT_STATE_STALE', _disturb(frozen=True), 0.2),
+    Fault('joints NaN', 'a joint position is NaN from now on', 'expert', 'JOINT_STATE_STALE', _disturb(nan=True), 0.2),
+    Fault('clock forward', 'the clock and all stamps jump 1 s ahead', 'expert', 'CLOCK_JUMP', _disturb(offset=JUMP)),
+    Fault('clock back', 'the clock and all stamps jump 1 s back', 'expert', 'CLOCK_JUMP', _disturb(offset=-JUMP)),
     Fault('emergency stop', 'true on ~/emergency_stop', 'expert', 'EMERGENCY_STOP', _press),
-    Fault('late chunks', 'chunks come 0.2 s later than before', 'expert', 'NONE', _spoil(delay=0.2)),
+    Fault('late chunks', 'chunks are 0.2 s later than before', 'expert', 'NONE', _disturb(delay=0.2)),
 )  # fmt: skip
 
 
 def gentle_model(folder: Path, seed: int) -> Path:
-    """A checkpoint with random weights whose chunks last 0.8 s and are slow enough for the executor to take.
+    """Write a checkpoint with random weights into folder and return it.
 
-    The steps of a random chunk have nothing to do with each other; few and far apart, they make the arm move about.
+    Its chunks last 0.8 s and are slow enough for the executor. The steps of a random chunk are independent: few steps
+    with long intervals keep the arm moving.
     """
     from vla_model.families.mmact.loading import LoadOptions, load, save
 
@@ -124,7 +125,7 @@ def gentle_model(folder: Path, seed: int) -> Path:
 
 
 def run_fault(fault: Fault, seed: int = 0, folder: Path | None = None) -> FaultResult:
-    """Bring everything up in a domain of its own, let the arm move, strike, and watch.
+    """Start the system in its own ROS domain, inject the fault in mid-motion, and return the measurements.
 
     folder: for the logs of the nodes. Raises TimeoutError when the arm never moves, NodeEnded when another node dies.
     """
@@ -158,27 +159,27 @@ def _watch(fault: Fault, scene: Scene) -> FaultResult:
         probe.bring_up(name, BRING_UP)
 
     def moves() -> bool:
-        return record.speed() > MOVING and record.said() == 'NONE'
+        return record.speed() > MOVING and record.hold() == 'NONE'
 
     probe.wait(moves, BRING_UP, 'the arm moves')
     record.strike()
     fault.strike(scene)
-    probe.check = lambda: None  # a dead node is what was ordered
-    probe.wait(lambda: record.elapsed() > WATCH, BRING_UP, 'the simulation goes on')
+    probe.check = lambda: None  # the fault may kill a node
+    probe.wait(lambda: record.elapsed() > WATCH, BRING_UP, 'the simulation continues')
     return record.result(fault, scene.supervisor.alive('/executor'))
 
 
 def bench_faults(runs: int, out: Path | None) -> bool:
-    """Strike each fault `runs` times, print the table; whether all went as it must every time."""
+    """Inject each fault `runs` times, print the table; return whether every run was as expected."""
     results = []
     for fault in FAULTS:
         for seed in range(runs):
             r = run_fault(fault, seed)
             results.append(r)
             print(
-                f'{fault.name}, seed {seed}: {r.said}, known after {r.known:.2f} s, held after {r.held:.2f} s, at most '
-                f'{r.speed_after:.2f} rad/s{"" if r.good else "  WRONG"}',
+                f'{fault.name}, seed {seed}: {r.reported}, known after {r.known:.2f} s, at rest after {r.held:.2f} s, '
+                f'at most {r.speed_after:.2f} rad/s{"" if r.good else "  WRONG"}',
                 flush=True,
             )
     write_report(results, out, f'a joint faster than {MOVING} rad/s')
-    return all(r.good and (math.isfinite(r.held) or r.fault.says == 'NONE') for r in results)
+    return all(r.good and (math.isfinite(r.held) or r.fault.expected == 'NONE') for r in results)

@@ -1,4 +1,4 @@
-"""A relay between the simulator, the executor and a source of chunks, that can spoil what passes."""
+"""A relay between simulator, executor and source of chunks, which can disturb their messages."""
 
 import math
 import threading
@@ -17,23 +17,23 @@ from vla_msgs.msg import ActionChunk
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 
-RAW = 'raw'  # where the nodes that are remapped have their ends: raw/joint_states, ...
+RAW = 'raw'  # namespace of the remapped topics: raw/joint_states, ...
 SIM = (('joint_states', f'{RAW}/joint_states'), ('target_joint', f'{RAW}/target_joint'), ('/clock', f'{RAW}/clock'))
 SOURCE = (('action_chunk', f'{RAW}/action_chunk'),)
-_RELEASE = 0.005  # [s] between two looks at chunks that are held back
+_RELEASE = 0.005  # [s] between two checks of delayed chunks
 
 
 class Relay:
-    """In a thread of its own; use it in a with statement. Attributes may be set from any thread.
+    """Relays messages in its own thread, inside a with statement. Attributes may be set from any thread.
 
-    frozen, nan: of joint states. offset: [ns] added to the clock and the stamps of joint states. delay: [s] of wall
-    time that chunks are held back.
+    frozen: drop joint states. nan: set a joint position to NaN. offset: added to the clock and the stamps of joint
+    states [ns]. delay: of chunks, in wall time [s].
     """
 
     def __init__(self) -> None:
         self.frozen = self.nan = False
         self.offset, self.delay = 0, 0.0
-        self._joint_offset = self._clock_offset = 0  # [ns] that are in force
+        self._joint_offset = self._clock_offset = 0  # [ns] in force
         self._held: list[tuple[float, ActionChunk]] = []
         self._context = rclpy.Context()
         rclpy.init(context=self._context, signal_handler_options=SignalHandlerOptions.NO)
@@ -61,8 +61,8 @@ class Relay:
         self._node.destroy_node()
         rclpy.shutdown(context=self._context)
 
-    def leave_the_controller(self) -> None:
-        """Nobody listens to target_joint any more; the simulator keeps its last set-point."""
+    def remove_controller(self) -> None:
+        """End the subscription to target_joint; the simulator keeps its last set-point."""
         self._executor.create_task(lambda: self._node.destroy_subscription(self._controller))
 
     def _on_joints(self, msg: JointState) -> None:
@@ -76,7 +76,7 @@ class Relay:
         self._joints.publish(msg)
 
     def _on_clock(self, msg: Clock) -> None:
-        # Stamps jump ahead before the clock does and back after it: joint states are never old for want of another.
+        # Stamps jump ahead before the clock and back after it, so joint states are never stale through the jump.
         if self.offset < self._clock_offset or self._joint_offset == self.offset:
             self._clock_offset = self.offset
         self._clock.publish(Clock(clock=to_time(to_ns(msg.clock) + self._clock_offset)))

@@ -1,4 +1,4 @@
-"""What was seen of a fault, judged, and the page about all of them: docs/reference/faults.md."""
+"""Measurements of a fault, their verdict, and the page docs/reference/faults.md."""
 
 import math
 from dataclasses import dataclass
@@ -15,40 +15,40 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.joints import decode_joints
 
-STILL = 0.01  # [rad/s] below this on every joint the arm counts as still
-PROMPT = 0.1  # [s] in which the executor must say what it can know
+STILL = 0.01  # [rad/s] the arm is at rest when every joint is slower
+PROMPT = 0.1  # [s] in which the executor must report a detectable fault
 
 
 @dataclass(frozen=True)
 class FaultResult:
-    """What the arm did, from measured joint states, and what it was sent; times of simulation."""
+    """Motion of the arm, from measured joint states, and the set-points after a fault; simulation times."""
 
     fault: Any
-    speed_before: float  # [rad/s] of the fastest joint when the fault struck
+    speed_before: float  # [rad/s] of the fastest joint at the fault
     speed_after: float  # [rad/s] largest of any joint afterwards
-    known: float  # [s] until the executor said what it must; infinite if it never did
-    held: float  # [s] until all joints were still; infinite if they never were
-    travel: float  # [rad] furthest that any joint went until then
-    velocity: float  # largest of what was sent afterwards, as a fraction of the limits
-    acceleration: float  # same
-    said: str  # the code; several: all holds that it gave
+    known: float  # [s] until the executor reported the expected hold; infinite: never
+    held: float  # [s] until all joints were at rest; infinite: never
+    travel: float  # [rad] largest travel of a joint until then
+    velocity: float  # largest of the set-points afterwards, as a fraction of the limits
+    acceleration: float  # the same
+    reported: str  # hold, or all holds joined by commas
 
     @property
     def good(self) -> bool:
-        """The right code, in time, and no limit broken."""
-        right = self.said == self.fault.says
-        prompt = self.fault.says in ('dead', 'NONE') or self.known <= self.fault.known_after + PROMPT
+        """Whether the expected hold was reported in time, and set-points kept the limits."""
+        right = self.reported == self.fault.expected
+        prompt = self.fault.expected in ('dead', 'NONE') or self.known <= self.fault.known_after + PROMPT
         return right and prompt and self.velocity <= 1.0 and self.acceleration <= 1.0
 
 
 class Recording:
-    """Joint states as measured, set-points as sent, and what the executor says, each with the simulation's time."""
+    """Measured joint states, set-points and holds of the executor, each with simulation time."""
 
     def __init__(self, profile: RobotProfile) -> None:
         self._profile = profile
         self.joints: list[tuple[float, np.ndarray, np.ndarray]] = []  # time [s], positions, velocities
         self._targets: list[tuple[float, np.ndarray]] = []  # stamp [s], velocities
-        self._statuses: list[tuple[float, str]] = []  # time of arrival [s], hold
+        self._statuses: list[tuple[float, str]] = []  # time of receipt [s], hold
         self._struck = (0, 0, 0)
 
     def on_joints(self, msg: JointState) -> None:
@@ -63,17 +63,17 @@ class Recording:
         self._statuses.append((now, Hold(msg.hold_reason).name))
 
     def speed(self) -> float:
-        """[rad/s] of the fastest joint now."""
+        """Return the present speed of the fastest joint [rad/s]."""
         return float(np.abs(self.joints[-1][2]).max())
 
-    def said(self) -> str:
+    def hold(self) -> str:
         return self._statuses[-1][1] if self._statuses else ''
 
     def strike(self) -> None:
         self._struck = (len(self.joints) - 1, len(self._targets), len(self._statuses))
 
     def elapsed(self) -> float:
-        """[s] since the strike."""
+        """Return the time since the fault [s]."""
         return self.joints[-1][0] - self.joints[self._struck[0]][0]
 
     def result(self, fault: Any, alive: bool) -> FaultResult:
@@ -85,7 +85,7 @@ class Recording:
         until = int(still[0]) if len(still) else len(seen) - 1
         velocity, acceleration = self._sent()
         statuses = self._statuses[self._struck[2] :]
-        first = next((t - t0 for t, hold in statuses if hold == fault.says), math.inf)
+        first = next((t - t0 for t, hold in statuses if hold == fault.expected), math.inf)
         holds = dict.fromkeys(hold for _, hold in statuses if hold not in ('NONE', 'IDLE'))
         return FaultResult(
             fault,
@@ -96,17 +96,17 @@ class Recording:
             travel=max(float(np.abs(q - q0).max()) for _, q, _ in seen[: until + 1]),
             velocity=velocity,
             acceleration=acceleration,
-            said=', '.join(holds) or ('NONE' if alive else 'dead'),
+            reported=', '.join(holds) or ('NONE' if alive else 'dead'),
         )
 
     def _sent(self) -> tuple[float, float]:
-        """Largest velocity and acceleration of set-points since just before the strike, as fractions of the limits."""
+        """Return the largest velocity and acceleration of set-points after the fault, as fractions of the limits."""
         sent = self._targets[max(self._struck[1] - 1, 0) :]
         if len(sent) < 2:
             return 0.0, 0.0
         times, v = np.array([t for t, _ in sent]), np.array([v for _, v in sent])
         steps = np.diff(times)
-        usable = (steps > 0.004) & (steps < 0.05)  # not over a jump of the clock
+        usable = (steps > 0.004) & (steps < 0.05)  # excludes a jump of the clock
         a = np.abs(np.diff(v, axis=0)[usable]) / steps[usable, None]
         return (
             float((np.abs(v) / self._profile.velocity).max()),
@@ -117,27 +117,27 @@ class Recording:
 _HEAD = """\
 # Faults, measured
 
-Written by `./vla bench faults`: real processes over DDS, the simulated arm in motion ({moving}) when
-the fault strikes. "known" is how long it took until the executor's status had the code, "at rest" until every joint was
-slower than {still} rad/s; speeds and travel are of the joint that is worst, from measured joint states; "sent" is the
-largest velocity and acceleration of the set-points afterwards as a share of the robot's limits. Medians, the worst in
-brackets.
+Written by `./vla bench faults`: real processes over DDS. The fault is injected while the simulated arm moves
+({moving}). "known" is the time until the executor's status has the code. "at rest" is the time until every
+joint is slower than {still} rad/s. Speeds and travel are those of the worst joint, from measured joint states. "sent"
+is the largest velocity and acceleration of the set-points afterwards, as a share of the robot's limits. Values are
+medians, with the worst run in brackets.
 
-What takes the arm away from the executor is known within {prompt:g} s of when it can be known: a second publisher once
-DDS has told of it, joint states are stale after 0.2 s. When chunks stop, the arm finishes the chunk that it has, at
-most 0.8 s here, and brakes on its path; with a camera unplugged the policy first waits until the image is too old (0.3
-s). When the executor dies, nothing brakes: the controller holds the last set-point, and the compliant arm runs into it.
-After a jump of the clock the source may go on at once, in the new epoch. Chunks that come late are no fault while they
-reach far enough. An error of the robot's hardware under ros2_control is in
+The executor reports a fault that takes the arm away from it within {prompt:g} s of its detection: a competing
+publisher after discovery by DDS, stale joint states after 0.2 s. When chunks stop, the arm finishes the present chunk,
+at most 0.8 s here, and brakes on its path. With an unplugged camera the policy first waits until the image is too old
+(0.3 s). When the executor dies, no node brakes: the controller holds the last set-point, and the compliant arm moves
+into it. After a jump of the clock the source may continue at once, in the new epoch. Late chunks are no fault while
+their horizon is long enough. An error of the robot's hardware under ros2_control is in
 [interfaces](interfaces.md#after-a-fault-of-the-robot).
 
 """
 
 
 def markdown(results: list[FaultResult]) -> str:
-    """A table, one line per fault."""
+    """Return the Markdown table, one line per fault."""
     lines = [
-        '| fault | what happens | runs | executor says | known | at rest '
+        '| fault | what happens | runs | executor reports | known | at rest '
         '| speed before | largest after | travel | sent |',
         '|---|---|---|---|---|---|---|---|---|---|',
     ]
@@ -152,7 +152,7 @@ def markdown(results: list[FaultResult]) -> str:
 
         sent = f'{max(r.velocity for r in runs):.0%}, {max(r.acceleration for r in runs):.0%}'
         lines.append(
-            f'| {fault.name} | {fault.about} | {len(runs)} | {", ".join(sorted({r.said for r in runs}))} '
+            f'| {fault.name} | {fault.about} | {len(runs)} | {", ".join(sorted({r.reported for r in runs}))} '
             f'| {cell("known", "s")} | {cell("held", "s")} | {cell("speed_before", "rad/s")} '
             f'| {cell("speed_after", "rad/s")} | {cell("travel", "rad", 3)} | {sent} |'
         )
@@ -160,7 +160,7 @@ def markdown(results: list[FaultResult]) -> str:
 
 
 def write_report(results: list[FaultResult], out: Path | None, moving: str) -> None:
-    """Print the table; write the page."""
+    """Print the table, and write the page to out. moving: condition of the motion, as text."""
     table = markdown(results)
     print(table)
     if out is not None:
