@@ -107,8 +107,9 @@ class ImageTokenizerConfig:
 
 
 # What an action says: joint_delta is relative to the joints of the observation, ee_relative to the tool's pose then,
-# ee_delta (as in LIBERO) to its pose one step before, the others are absolute. Poses are in the base frame.
-ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_relative', 'ee_delta', 'ee_position')
+# ee_delta to its pose one step before; osc_delta is the input of LIBERO's operational-space controller, which covers a
+# part of it; the others are absolute. Poses are in the base frame.
+ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_relative', 'ee_delta', 'osc_delta', 'ee_position')
 
 
 @dataclass(frozen=True)

@@ -151,6 +151,38 @@ def test_deltas_go_from_pose_to_pose(kinematics):
     np.testing.assert_allclose(chunk.confidence, 0.5)
 
 
+def test_inputs_of_liberos_controller_are_no_displacements(kinematics):
+    """Shares of a constant input that the tool covers, step by step: of the law, and measured in LIBERO within 0.02."""
+    said = np.tile([0.0, 0.02, 0.0, 0.0, 0.0, 0.1, 0.03], (8, 1))
+    chunk = EndEffectorPolicy(Model('osc_delta', said), kinematics, PROFILE).act(seen()).chunk
+    at, rotation, _ = kinematics(HOME)
+    poses = [kinematics(q)[:2] for q in chunk.positions]
+    ways = np.diff([at[1], *(there[1] for there, _ in poses)]) / 0.02
+    x, v, integrated = 0.0, 0.0, []
+    for _ in said:
+        goal, before = x + 1.0, x
+        for _ in range(5000):  # stiffness 150, damping 2 sqrt(150), by small steps
+            v += (150 * (goal - x) - 2 * np.sqrt(150) * v) * 1e-5
+            x += v * 1e-5
+        integrated.append(x - before)
+    np.testing.assert_allclose(ways, integrated, atol=1e-3)
+    np.testing.assert_allclose(ways[:5], [0.125, 0.22, 0.244, 0.253, 0.259], atol=0.02)
+    assert ways[-1] == pytest.approx(0.2655, abs=1e-3)
+    turned = rotation_vector(poses[-1][1] @ rotation.T)[2] / 0.1
+    assert turned == pytest.approx(ways.sum(), abs=2e-3)
+
+
+def test_an_arm_in_motion_coasts_when_the_inputs_end(kinematics):
+    policy = EndEffectorPolicy(Model('osc_delta', np.zeros((8, 7))), kinematics, PROFILE)
+    moving = replace(seen(), velocities=np.array([0.2, 0, 0, 0, 0, 0, 0]))
+    chunk = policy.act(moving).chunk
+    at, _, jacobian = kinematics(HOME)
+    ways = np.diff([at[1], *(kinematics(q)[0][1] for q in chunk.positions)])
+    assert ways[0] == pytest.approx(jacobian[1, 0] * 0.2 * 0.05 * 0.542, rel=0.01)
+    assert (ways > -1e-5).all()
+    assert ways[-1] < 0.1 * ways[0]
+
+
 def test_relative_poses_all_count_from_the_observation(kinematics):
     said = np.linspace(0, 1, 8)[:, None] * [0.08, 0.02, -0.04, 0.0, 0.1, 0.2, 0.0]
     chunk = EndEffectorPolicy(Model('ee_relative', said), kinematics, PROFILE).act(seen()).chunk
@@ -173,7 +205,7 @@ def test_poses_out_of_the_workspace_are_moved_onto_its_sides(kinematics):
 
 
 @pytest.mark.parametrize(
-    ('space', 'size'), [('ee_relative', 6), ('ee_delta', 6), ('ee_position', 6), ('ee_position', 7)]
+    ('space', 'size'), [('ee_relative', 6), ('ee_delta', 6), ('osc_delta', 6), ('ee_position', 6), ('ee_position', 7)]
 )
 def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, size):
     rng = np.random.default_rng(1)

@@ -1,8 +1,10 @@
 """Models that think in poses of the tool: their chunks turned into joint set-points. No ROS, no torch.
 
-`ee_delta` is the action of LIBERO: six numbers, a translation [m] and a rotation vector [rad] in the base frame, each
-relative to the pose of the step before (the first: to that of the observation). `ee_relative` is the same with all of
-them relative to the pose of the observation, so that errors do not add up along a chunk (UMI, Chi et al. 2024).
+`ee_delta` is six numbers, a translation [m] and a rotation vector [rad] in the base frame, each relative to the pose of
+the step before (the first: to that of the observation): right for data recorded as commanded poses. `osc_delta` has the
+same numbers as inputs of LIBERO's operational-space controller, which covers a part of each; see operational_space.py.
+`ee_relative` is relative to the pose of the observation, so that errors do not add up along a chunk (UMI, Chi et al.
+2024).
 `ee_position` is the pose itself in the base frame: a position and a rotation vector, or a quaternion (w, x, y, z) where
 an action has one number more. What the model counts in other units becomes metres and radians by robot.action_low and
 action_high of the checkpoint.
@@ -13,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from vla_core.kinematics import operational_space
 from vla_core.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_core.profile import RobotProfile
 from vla_model.config import RobotInterface
@@ -21,6 +24,7 @@ from vla_model.policy import Job, Options, Policy, PolicyInfo, Prediction
 from vla_model.types import JOINTS, TOOL, Chunk, Observation
 
 Acting = RobotInterface | PolicyInfo  # what tells how actions are counted
+OSC = 'osc_delta'
 _INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the tool goes a little further out
 
 
@@ -53,14 +57,18 @@ class EndEffectorPolicy:
         origin = observation.positions
         if prefix is None or not len(prefix.positions):
             found = self._policy.act(observation)
-            poses = to_poses(kinematics, tool, origin, origin, found.chunk.positions)
+            poses = to_poses(kinematics, tool, origin, origin, found.chunk.positions, observation.velocities)
             positions = _reach(kinematics, profile, origin, *poses)
         else:
             steps = prefix_steps(self.info, prefix)
-            given = to_actions(kinematics, tool, origin, steps)
+            given = to_actions(kinematics, tool, origin, steps, observation.velocities)
             found = self._policy.act(observation, replace(prefix, positions=given[:, : tool.arm_dim], space=TOOL))
             before = steps[-1, : tool.dof]
-            poses = to_poses(kinematics, tool, origin, before, found.chunk.positions[len(steps) :])
+            if tool.action_space == OSC:  # the pose after a step follows from all before it
+                whole = to_poses(kinematics, tool, origin, origin, found.chunk.positions, observation.velocities)
+                poses = whole[0][len(steps) :], whole[1][len(steps) :]
+            else:
+                poses = to_poses(kinematics, tool, origin, before, found.chunk.positions[len(steps) :])
             positions = np.vstack([steps[:, : tool.dof], _reach(kinematics, profile, before, *poses)])
         return replace(found, chunk=replace(found.chunk, positions=positions, space=JOINTS))
 
@@ -92,12 +100,20 @@ def check_actions(robot: Acting) -> None:
 
 
 def to_poses(
-    kinematics: Kinematics, robot: Acting, origin: np.ndarray, before: np.ndarray, actions: np.ndarray
+    kinematics: Kinematics,
+    robot: Acting,
+    origin: np.ndarray,
+    before: np.ndarray,
+    actions: np.ndarray,
+    velocities: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(n, 3) [m] and (n, 3, 3) in the base frame: what actions (n, action_dim) ask the tool for.
 
     origin, before: (dof,) joint positions [rad] of the observation, and of the step before the first of the actions.
+    velocities: (dof,) [rad/s] of the joints at the latter; None: at rest.
     """
+    if robot.action_space == OSC:
+        return operational_space.poses(_tool(kinematics, before, velocities), actions[:, :6], robot.dt)
     moves, size = actions[:, :3], robot.action_dim - robot.gripper
     turns = np.array([rotation_matrix(a[3:6]) if size == 6 else quaternion_matrix(a[3:7]) for a in actions])
     if robot.action_space == 'ee_position':
@@ -112,10 +128,21 @@ def to_poses(
     return at + np.cumsum(moves, axis=0), np.array(rotations)
 
 
-def to_actions(kinematics: Kinematics, robot: Acting, origin: np.ndarray, steps: np.ndarray) -> np.ndarray:
+def to_actions(
+    kinematics: Kinematics, robot: Acting, origin: np.ndarray, steps: np.ndarray, velocities: np.ndarray | None = None
+) -> np.ndarray:
     """(n, action_dim): the actions that lead from origin (dof,) through steps (n, dof + gripper); see to_poses."""
     size = robot.action_dim - robot.gripper
     actions = np.zeros((len(steps), robot.action_dim))
+    if robot.gripper:
+        actions[:, size] = steps[:, robot.dof]
+    if robot.action_space == OSC:
+        reached = [kinematics(step[: robot.dof])[:2] for step in steps]
+        positions, rotations = (np.array(part) for part in zip(*reached, strict=True))
+        actions[:, :6] = operational_space.actions(
+            _tool(kinematics, origin, velocities), positions, rotations, robot.dt
+        )
+        return actions
     at, rotation, _ = kinematics(origin)
     for action, step in zip(actions, steps, strict=True):
         there, turned, _ = kinematics(step[: robot.dof])
@@ -125,9 +152,13 @@ def to_actions(kinematics: Kinematics, robot: Acting, origin: np.ndarray, steps:
         action[3:size] = rotation_vector(turn) if size == 6 else _quaternion(turn)
         if robot.action_space == 'ee_delta':
             at, rotation = there, turned
-    if robot.gripper:
-        actions[:, size] = steps[:, robot.dof]
     return actions
+
+
+def _tool(kinematics: Kinematics, positions: np.ndarray, velocities: np.ndarray | None) -> operational_space.Tool:
+    at, rotation, jacobian = kinematics(positions)
+    velocity = jacobian @ velocities if velocities is not None else np.zeros(6)
+    return operational_space.Tool(at, rotation, velocity, rotation)
 
 
 def _reach(

@@ -31,7 +31,7 @@ from vla_model.statistics import Statistics
 from vla_model.tokens import bins
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
-from vla_policy_node.policy.end_effector import check_actions, to_actions
+from vla_policy_node.policy.end_effector import OSC, check_actions, to_actions
 from vla_training.data import shards
 from vla_training.data.annotate import plan_texts
 from vla_training.data.features import ACTION, POINTS, STATE, SUBTASK, SUCCESS, executed, image
@@ -113,6 +113,8 @@ def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarra
         return chunk
     if robot.action_space == 'joint_delta':
         return np.column_stack([chunk[:, : robot.dof] - q, chunk[:, robot.dof :]])
+    if robot.action_space == OSC:
+        raise ValueError('recorded joints do not give the inputs of a controller (osc_delta): train ee_relative')
     assert kinematics is not None
     return to_actions(kinematics, robot, q, chunk)
 
