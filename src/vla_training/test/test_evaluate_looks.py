@@ -8,6 +8,9 @@ import pytest
 
 from vla_core.profile import RobotProfile
 from vla_model.config import ModelConfig
+from vla_model.families.mmact.policy import info_of
+from vla_model.policy import Prediction
+from vla_model.types import Chunk
 from vla_training.evaluate import single_step as evaluate_looks
 from vla_training.evaluate.single_step import single_looks
 
@@ -15,7 +18,8 @@ PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config'
 
 
 def policy(config: ModelConfig, act) -> SimpleNamespace:
-    return SimpleNamespace(config=config, act=lambda seen: SimpleNamespace(positions=act(seen)))
+    info = info_of(config, 'a policy')
+    return SimpleNamespace(info=info, act=lambda seen: Prediction(Chunk(act(seen), np.zeros(0), info.dt)))
 
 
 def test_a_policy_is_measured_beside_the_expert(config, monkeypatch):
