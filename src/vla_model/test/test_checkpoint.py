@@ -198,3 +198,13 @@ def test_a_tokenizer_of_another_length(folder):
     path.write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r'tokens, config.json'):
         loading.load(folder)
+
+
+def test_a_folder_names_its_family_or_is_of_the_usual_one(saved, tmp_path, nano):
+    folder = shutil.copytree(saved, tmp_path / 'copy')
+    content = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps(content | {'family': 'mmact'}))
+    assert loading.load(folder).model_id == nano.model_id
+    (folder / 'config.json').write_text(json.dumps(content | {'family': 'other'}))
+    with pytest.raises(ValueError, match="of the family 'other': this is for the family 'mmact' alone"):
+        loading.load(folder)
