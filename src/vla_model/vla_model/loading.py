@@ -11,7 +11,11 @@ from vla_model.config import read_json
 from vla_model.policy import Policy, PolicyInfo
 
 # Where the loader of a kind of policy is: a module with the functions of `Loader`. To add one is to add a line.
-FAMILIES = {'mmact': 'vla_model.families.mmact.loading'}  # by the field 'family' of a folder's config.json
+FAMILIES = {  # by the field 'family' of a folder's config.json
+    'mmact': 'vla_model.families.mmact.loading',
+    'rynnvla': 'vla_model.families.rynnvla.loading',
+}
+RELEASED = {'chameleon': 'rynnvla'}  # family of a released folder, by the field 'model_type'
 SCHEMES: dict[str, str] = {}  # by the scheme of a URL
 USUAL = 'mmact'  # checkpoints without that field are of this family
 
@@ -84,7 +88,8 @@ def loader(reference: str | Path) -> Loader:
 def family_of(folder: str | Path) -> str:
     """The family that a folder's config.json names, or the usual one."""
     path = Path(folder) / 'config.json'
-    return str(read_json(path).get('family', USUAL)) if path.is_file() else USUAL
+    content = read_json(path) if path.is_file() else {}
+    return str(content.get('family') or RELEASED.get(content.get('model_type', ''), USUAL))
 
 
 def _module(name: str) -> Loader:

@@ -39,6 +39,7 @@ class PolicyInfo:
     point_bins: int = 0  # places along an edge of the view that `points` tell apart; 0: they are not in bins
     takes_prefix: bool = False  # `act` can continue steps that are given
     learned_prefix: bool = False  # and was trained to
+    needs_tool: bool = False  # the observation must have the pose of the tool
     picture_size: int = 0  # [px] side of the square that it sees and predicts; 0: unknown
 
     @property

@@ -17,6 +17,8 @@ class Observation:
     velocities: np.ndarray  # (dof,) [rad/s]
     gripper: float  # opening between the fingers [m]; 0.0 where the robot has none
     instruction: str
+    # (6,) position [m] and rotation vector [rad] of the tool in the base frame; None unless the policy needs it.
+    tool: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

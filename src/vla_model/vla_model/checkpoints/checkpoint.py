@@ -5,7 +5,7 @@ Tensors are read one by one into the memory where they stay, so beside the model
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -95,17 +95,23 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
 
 
 def load_into(
-    module: nn.Module, stored: Mapping[str, Stored], device: torch.device, dtype: torch.dtype, folder: Path
+    module: nn.Module,
+    stored: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path,
+    name_of: Callable[[str], str] = str,
 ) -> dict[str, str]:
     """Gives `module`, made on the meta device, its weights: on `device`, numbers in `dtype`. Returns their digests.
 
+    name_of: gives the stored name of one of the module's tensors, which is also its name in digests and errors.
     Raises ValueError naming tensors that are missing, too many, of another shape, not finite, or a damaged file.
     """
-    expected = module.state_dict()
+    expected = {name_of(name): t for name, t in module.state_dict().items()}
     check_names(expected, stored, folder)
     cast(module, dtype)
     module.to_empty(device=device)
-    targets = module.state_dict()
+    targets = {name_of(name): t for name, t in module.state_dict().items()}
     digests: dict[str, str] = {}
     for name, tensor in read_tensors(stored):
         digests[name] = digest(tensor)

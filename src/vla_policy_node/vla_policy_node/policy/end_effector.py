@@ -40,12 +40,12 @@ class EndEffectorPolicy:
         self._policy, self._kinematics, self._profile = policy, kinematics, profile
         self._tool = tool = policy.info
         size = tool.dof + tool.gripper
-        if tool.state_dim not in (0, size):
+        if tool.state_dim not in (0, size) and not tool.needs_tool:
             raise ValueError(
                 f'the model wants a state of {tool.state_dim} numbers; only joints and gripper can be given, '
                 f'{size} numbers'
             )
-        self.info = replace(tool, action_space='joint_position', action_dim=size)
+        self.info = replace(tool, action_space='joint_position', action_dim=size, needs_tool=False)
 
     def prepare(self, instruction: str) -> None:
         """See `Policy.prepare`."""
@@ -55,6 +55,8 @@ class EndEffectorPolicy:
         """See `Policy.act`. Raises ValueError, too, when the arm does not reach a step."""
         tool, profile, kinematics = self._tool, self._profile, self._kinematics
         origin = observation.positions
+        if tool.needs_tool:
+            observation = self._with_tool(observation)
         if prefix is None or not len(prefix.positions):
             found = self._policy.act(observation)
             poses = to_poses(kinematics, tool, origin, origin, found.chunk.positions, observation.velocities)
@@ -72,8 +74,14 @@ class EndEffectorPolicy:
             positions = np.vstack([steps[:, : tool.dof], _reach(kinematics, profile, before, *poses)])
         return replace(found, chunk=replace(found.chunk, positions=positions, space=JOINTS))
 
+    def _with_tool(self, observation: Observation) -> Observation:
+        at, rotation, _ = self._kinematics(observation.positions)
+        return replace(observation, tool=np.append(at, rotation_vector(rotation)))
+
     def start(self, output: str, observation: Observation, options: Options | None = None) -> Job[Any]:
         """See `Policy.start`."""
+        if self._tool.needs_tool:
+            observation = self._with_tool(observation)
         return self._policy.start(output, observation, options)
 
     def warm_up(self) -> None:

@@ -32,3 +32,7 @@ SO100_STATE = _scale(
     [-88.68164062, 24.16992188, -8.70117188, -59.06250000, -161.01562500, -2.15053773],
     [73.47656250, 193.27148438, 182.46093750, 101.60156250, 172.61718750, 68.23027802],
 )
+# LIBERO: what an action of 1 asks its controller for, [m] and [rad]; and the distance [m] along the hand's z axis from
+# the tool centre point of a Panda to the point whose position is in the state.
+LIBERO_INPUT = np.array([0.05, 0.05, 0.05, 0.5, 0.5, 0.5])
+LIBERO_TOOL = -0.0069

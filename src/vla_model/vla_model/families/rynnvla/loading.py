@@ -1,0 +1,107 @@
+"""Loads a released RynnVLA-002 folder. It needs, beside the released config.json, tokenizer.json and shards:
+
+- `robot.json`, see robot.RobotFile: which constants, which cameras;
+- `vqgan/model.safetensors`, the Chameleon image tokenizer, and `vqgan/config.json` with the content of its `vqgan.yaml`
+  (`ddconfig`, `n_embed`, `embed_dim`). `vqgan.ckpt` is a pickle, which is not read: convert it on the machine where you
+  trust it, `safetensors.torch.save_file(torch.load('vqgan.ckpt', weights_only=True)['state_dict'], ...)`.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from vla_model.checkpoints import checkpoint
+from vla_model.checkpoints.checkpoint import Stored
+from vla_model.config import read, read_json
+from vla_model.engines.subject import set_threads
+from vla_model.families.rynnvla.action_head import ActionHead
+from vla_model.families.rynnvla.policy import RynnVlaPolicy
+from vla_model.families.rynnvla.robot import FILE, RobotFile
+from vla_model.families.rynnvla.vqgan import Vqgan
+from vla_model.families.rynnvla.weights import head_shape, network_config, released_name, vqgan_config
+from vla_model.loading import PLAIN, LoadOptions
+from vla_model.network import Network
+from vla_model.policy import IMAGE, PolicyInfo
+from vla_model.tokens.text_tokenizer import TextTokenizer
+
+VQGAN, HEAD = 'vqgan', 'action_head.'
+_IGNORED = ('loss.', 'model.vqmodel.')  # a discriminator; the encoder half of the image tokenizer, which is not asked
+_DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+
+
+def describe(reference: str | Path, options: LoadOptions = PLAIN) -> PolicyInfo:
+    """What the policy would be, without its weights: model_id is the folder's name alone."""
+    folder = Path(reference)
+    content, robot = _files(folder)
+    return _info(folder.name, content, robot)
+
+
+def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
+    """The policy of a released folder. Raises FileNotFoundError or ValueError naming file, tensor or field."""
+    folder, device = Path(reference), torch.device(options.device)
+    if options.engine not in ('eager', 'auto') or options.reuse != 1 or options.act_steps != 1:
+        raise ValueError('RynnVLA-002 runs with engine eager, act_steps 1 and reuse 1')
+    precision = options.dtype if options.dtype != 'auto' else 'bfloat16' if device.type == 'cuda' else 'float32'
+    if precision not in _DTYPES:
+        raise ValueError(f"dtype must be 'auto' or one of {list(_DTYPES)}, got {options.dtype!r}")
+    set_threads(options.threads)
+    content, robot = _files(folder)
+    text = TextTokenizer.load(folder / 'tokenizer.json')
+    place = Path(options.image_tokenizer) if options.image_tokenizer is not None else folder / VQGAN
+    checkpoint.check_has_weights(place, f'put the image tokenizer there as safetensors, see {__name__}')
+    image_config = _read(place / 'config.json', vqgan_config)
+    horizon, dims = head_shape(content)
+    with torch.device('meta'):
+        network, vqgan = Network(_read(folder / 'config.json', network_config)), Vqgan(image_config)
+        head = ActionHead(network.config.d_model, horizon, dims)
+    stored = _stored(folder)
+    if not robot.needs_logits:
+        network.model['transformer'].ff_out = nn.Identity()  # type: ignore[union-attr]
+        stored.pop('lm_head.weight', None)
+    of_head = {name: s for name, s in stored.items() if name.startswith(HEAD)}
+    backbone = {name: s for name, s in stored.items() if name not in of_head}
+    digests = checkpoint.load_into(network, backbone, device, _DTYPES[precision], folder, released_name)
+    digests |= checkpoint.load_into(head, of_head, device, torch.float32, folder, (HEAD + '{}').format)
+    digests |= checkpoint.load_into(vqgan, _stored(place), device, torch.float32, place)
+    text_of = '\n'.join([str(content), str(robot), *(f'{name} {digests[name]}' for name in sorted(digests))])
+    model_id = f'{folder.name}-{hashlib.sha256(text_of.encode()).hexdigest()[:12]}'
+    return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan)
+
+
+def _info(model_id: str, content: Mapping[str, Any], robot: RobotFile) -> PolicyInfo:
+    horizon, dims = head_shape(content)
+    kind = robot.kind
+    if len(kind.action.low) != dims:
+        raise ValueError(f'{FILE}: constants {robot.constants!r} are for {len(kind.action.low)} dimensions, not {dims}')
+    return PolicyInfo(
+        model_id, True, robot.cameras, kind.dof, horizon, robot.dt, gripper=True, name='rynnvla-002',
+        action_space=kind.action_space, state_dim=len(kind.state.low), action_dim=dims,
+        outputs=frozenset({IMAGE} if robot.world else ()), picture_size=256, needs_tool=kind.tool,
+    )  # fmt: skip
+
+
+def _files(folder: Path) -> tuple[dict[str, Any], RobotFile]:
+    checkpoint.check_folder(folder)
+    content = read_json(folder / 'config.json')
+    path = folder / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing: a released folder does not know its robot, see {__name__}')
+    return content, _read(path, lambda found: read(RobotFile, dict(found), ''))
+
+
+def _read(path: Path, make: Any) -> Any:
+    """What `make` makes of a JSON file. Errors name the file."""
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} is missing, see {__name__}')
+    try:
+        return make(read_json(path))
+    except (ValueError, KeyError) as error:
+        raise ValueError(f'{path}: {error}') from None
+
+
+def _stored(folder: Path) -> dict[str, Stored]:
+    return {name: s for name, s in checkpoint.list_tensors(folder).items() if not name.startswith(_IGNORED)}
