@@ -50,7 +50,7 @@ COVERED = {
     'train frames': 'src/vla_training/test/test_tokenize.py',
     'train images': 'src/vla_training/test/test_tokenize.py',
     'train tokenize': 'src/vla_training/test/test_tokenize.py',
-    'train glances': 'src/vla_training/test/test_glances.py',
+    'train static-scenes': 'src/vla_training/test/test_static_scenes.py',
     'train fit': 'src/vla_training/test/test_ablate.py',
     'train evaluate': 'src/vla_training/test/test_evaluate.py',
     'bench model': 'src/vla_model/test/test_bench.py',

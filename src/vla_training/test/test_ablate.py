@@ -32,8 +32,8 @@ def test_variants_differ_in_what_is_learned_and_in_nothing_else(tmp_path):
     assert [s.weights for s in made['+ text'].stages] == [{'text': 0.1}, {'action': 1.0, 'text': 0.05}]
     assert [s.weights for s in made['+ image'].stages] == [{'image': 0.1}, {'action': 1.0, 'image': 0.05}]
     assert made['+ both'].stages == recipe().stages
-    looking = recipe(stages=[{**STAGES[1], 'glances': 0.5}])
-    assert {run.recipe.stages[0].glances for run in runs(looking, tmp_path, 1)} == {0.5}
+    static = recipe(stages=[{**STAGES[1], 'static_scenes': 0.5}])
+    assert {run.recipe.stages[0].static_scenes for run in runs(static, tmp_path, 1)} == {0.5}
     budget = {v: sum(s.steps * r.batch for s in r.stages if s.action) for v, r in made.items()}
     assert set(budget.values()) == {24}
 
@@ -45,7 +45,7 @@ def test_seeds_are_complete_one_after_the_other(tmp_path):
 
 
 def test_a_recipe_without_actions_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='no stage that learns actions'):
+    with pytest.raises(ValueError, match='no stage of the recipe learns actions'):
         runs(recipe(stages=STAGES[:1]), tmp_path, 1)
 
 
@@ -55,7 +55,7 @@ def test_every_run_gets_a_checkpoint(tokens_folder, tmp_path):
     logs = [(folder.parent / 'log.csv').read_text() for folder in found]
     assert list(ablate.fit(recipe(), tokens_folder, tmp_path, seeds=1, threads=1)) == found
     assert [(folder.parent / 'log.csv').read_text() for folder in found] == logs  # nothing was left to train
-    with pytest.raises(FileNotFoundError, match='fit it first'):
+    with pytest.raises(FileNotFoundError, match='train it first'):
         ablate.evaluate(recipe(), tmp_path / 'elsewhere', tmp_path / 'none.yaml')
 
 
@@ -71,14 +71,14 @@ def test_the_table_pools_episodes_and_tells_the_spread_of_seeds(tmp_path):
     assert [row[0] for row in rows] == ['action', '+ text', '+ image', '+ both']
     assert rows[0][1].startswith('30.0 % (') and rows[0][2] == '30.0 +- 14.1 %'
     assert rows[3][1].startswith('90.0 %') and rows[3][2] == '90.0 +- 0.0 %'
-    assert head[3].startswith('more than') and rows[0][3] == '' and rows[3][3].startswith('+60.0 (+')
+    assert head[3].startswith('gain over') and rows[0][3] == '' and rows[3][3].startswith('+60.0 (+')
 
 
 def test_the_table_has_the_errors_of_chunks_where_they_were_measured(tmp_path):
     made = runs(recipe(), tmp_path, seeds=2)
     results = [Result(run, outcomes(1, 2), 0.010 + 0.002 * run.seed) for run in made]
     head, rows = table(results)
-    assert head[-1].startswith('error of chunks') and rows[0][-1] == '11.0 +- 1.4'
+    assert head[-1].startswith('action error') and rows[0][-1] == '11.0 +- 1.4'
     assert len(table([Result(run, outcomes(1, 2)) for run in made])[0]) == len(head) - 1
 
 

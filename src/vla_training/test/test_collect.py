@@ -11,11 +11,11 @@ from vla_sim.expert import Expert
 from vla_sim.kinematics import tool_down
 from vla_sim.rollout import FRAME, TICK
 from vla_sim.world import World
-from vla_training.collect.collect import How, collect
-from vla_training.collect.dagger import Lead, Leader
+from vla_training.collect.collect import CollectSettings, collect
+from vla_training.collect.dagger import Dagger, RolloutPolicy
 from vla_training.collect.dart import Disturbance, Push
 from vla_training.collect.episode import record_episode
-from vla_training.collect.scenes import HELD_OUT, Away, begin_away
+from vla_training.collect.scenes import HELD_OUT, StartPose, randomise_start
 from vla_training.data import features
 from vla_training.data.features import (
     ACTION,
@@ -23,7 +23,7 @@ from vla_training.data.features import (
     DONE,
     EXECUTED,
     FPS,
-    POINTS,
+    GROUNDING_POINTS,
     REMAINING,
     STATE,
     SUBTASK,
@@ -69,7 +69,7 @@ def test_an_undisturbed_episode(stage):
     assert all(sequence == everything[0] for sequence in everything) and len(everything[0]) == 3
     # What is pressed is where its name points: a button of that colour, in the front view.
     wanted = next(p for p in world.episode.placements if p.name == world.episode.goal.object)
-    x, y = json.loads(columns[POINTS][0])['front'][wanted.name.replace('_', ' ')]
+    x, y = json.loads(columns[GROUNDING_POINTS][0])['front'][wanted.name.replace('_', ' ')]
     picture = recording.images['front'][0]
     scale = picture.shape[0] / world.camera_info('front').height
     seen = picture[round(y * scale), round(x * scale)] / 255.0
@@ -99,7 +99,7 @@ def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
     world, cameras, expert = stage
     begun, after = [], 0.5
     for seed in (11, 12):
-        columns = record_episode(world, cameras, expert, seed, away=Away(share=1.0), tail=after).columns()
+        columns = record_episode(world, cameras, expert, seed, start=StartPose(share=1.0), tail=after).columns()
         begun.append(columns[STATE][0, :7])
         assert columns[SUCCESS][-1] and after * FPS <= columns[SUCCESS].sum() <= after * FPS + 2
     assert all(np.abs(q - expert.profile.home).max() > 0.1 for q in begun) and np.abs(begun[0] - begun[1]).max() > 0.1
@@ -110,7 +110,7 @@ def test_an_arm_begins_over_what_is_named_turned_any_way(stage):
     turns, far = [], []
     for seed in range(20):
         world.reset(seed)
-        begin_away(world, expert, Away.over(), np.random.default_rng(seed))
+        randomise_start(world, expert, StartPose.near_object(), np.random.default_rng(seed))
         (x, y, z), rotation = world.tool_pose()
         named = world.objects()[world.episode.goal.object][0]
         far.append(np.hypot(x - named[0], y - named[1]))
@@ -132,9 +132,13 @@ class Sideways:
 
 def test_the_expert_goes_on_from_where_a_policy_led(stage):
     world, cameras, expert = stage
-    leader = Leader.__new__(Leader)
-    leader.lead, leader.profile, leader.policy = Lead('', share=1.0, seconds=(2.0, 2.0)), expert.profile, Sideways()
-    recording = record_episode(world, cameras, expert, seed=3, tail=0.5, leader=leader)
+    rollout = RolloutPolicy.__new__(RolloutPolicy)
+    rollout.dagger, rollout.profile, rollout.policy = (
+        Dagger('', share=1.0, seconds=(2.0, 2.0)),
+        expert.profile,
+        Sideways(),
+    )
+    recording = record_episode(world, cameras, expert, seed=3, tail=0.5, rollout_policy=rollout)
     first = recording.rows[0]
     assert first[STATE][0] > 0.25 + expert.profile.home[0], 'the record begins where it led to'
     assert np.abs(recording.rows[1][STATE] - first[STATE]).max() < 0.03, 'at rest'
@@ -142,12 +146,12 @@ def test_the_expert_goes_on_from_where_a_policy_led(stage):
     # Where nothing is left to do the episode begins anew; so does one that the seed leaves to the expert.
     world.success = lambda: True
     try:
-        assert not leader.leads(world, cameras, 3)
+        assert not rollout.drive(world, cameras, 3)
     finally:
         del world.success
     assert world.joint_positions == pytest.approx(expert.profile.home + world.episode.joint_offset)
-    leader.lead = Lead('', share=0.0)
-    assert not leader.leads(world, cameras, 3)
+    rollout.dagger = Dagger('', share=0.0)
+    assert not rollout.drive(world, cameras, 3)
 
 
 def test_an_arm_begins_over_the_table_and_touches_nothing(stage):
@@ -155,7 +159,7 @@ def test_an_arm_begins_over_the_table_and_touches_nothing(stage):
     heights = []
     for seed in range(30):
         world.reset(seed)
-        begin_away(world, expert, Away(), np.random.default_rng(seed))
+        randomise_start(world, expert, StartPose(), np.random.default_rng(seed))
         (x, y, z), _ = world.tool_pose()
         assert 0.15 < x < 0.9 and abs(y) < 0.6
         heights.append(z)
@@ -197,7 +201,7 @@ def test_a_data_set_that_was_edited_elsewhere_is_not_gone_on_with(profile, tmp_p
     writer.add_episode({STATE: np.zeros((2, 2), np.float32)}, {}, 'press it')
     writer.close()
     with pytest.raises(ValueError, match='Give another folder'):
-        collect(tmp_path / 'd', profile, ('press_button',), range(2), how=How())
+        collect(tmp_path / 'd', profile, ('press_button',), range(2), settings=CollectSettings())
     assert len(Dataset(tmp_path / 'd')) == 2  # and it is left as it was
 
 
@@ -213,16 +217,20 @@ def test_a_push_is_smooth_and_small_near_the_table():
 
 def test_held_out_seeds_are_refused(profile, tmp_path):
     with pytest.raises(ValueError, match='held out for evaluation'):
-        collect(tmp_path / 'out', profile, ('press_button',), range(HELD_OUT - 1, HELD_OUT + 1), how=How())
+        collect(
+            tmp_path / 'out', profile, ('press_button',), range(HELD_OUT - 1, HELD_OUT + 1), settings=CollectSettings()
+        )
     assert not (tmp_path / 'out').exists()
 
 
 @pytest.mark.slow
 def test_a_data_set_is_gone_on_with(profile, tmp_path):
     out = tmp_path / 'data'
-    found = collect(out, profile, ('press_button',), range(2), how=How(push=None, away=None))
+    found = collect(out, profile, ('press_button',), range(2), settings=CollectSettings(push=None, start=None))
     assert found == {'press_button': (2, 2)}
-    assert collect(out, profile, ('press_button',), range(3), how=How(push=None, away=None)) == {'press_button': (1, 1)}
+    assert collect(out, profile, ('press_button',), range(3), settings=CollectSettings(push=None, start=None)) == {
+        'press_button': (1, 1)
+    }
     data = Dataset(out)
     assert [e.extra['seed'] for e in data.episodes] == [0, 1, 2]
     assert data.episode(2).task in {'press the red button'} | {e.task for e in data.episodes}

@@ -83,6 +83,12 @@ def test_records_survive_a_cut_and_belong_to_one_setting(tmp_path):
         RecordFile(tmp_path, {'model': 'a', 'latency': 0.08})
 
 
+def test_episodes_of_earlier_versions_are_continued(tmp_path):
+    RecordFile(tmp_path, {'model': 'm', 'estimate': 'median', 'seams': 'inpaint'}).add(record())
+    facts = {'model': 'm', 'action_decoding': 'median', 'blending': 'inpaint'}
+    assert RecordFile(tmp_path, facts).records == RecordFile(tmp_path, facts).records == [record()]
+
+
 def test_tables_count_what_the_records_say(tmp_path):
     records = [
         record(),

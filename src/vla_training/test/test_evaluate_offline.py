@@ -11,7 +11,7 @@ from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.policy import PLAN, Prediction
 from vla_model.types import Chunk, Plan, PredictedImage
 from vla_training.data.annotate import plan_texts
-from vla_training.data.features import ACTION, DONE, POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
+from vla_training.data.features import ACTION, DONE, GROUNDING_POINTS, STATE, SUBTASK, VELOCITY, image, robot_features
 from vla_training.evaluate.offline import NOT_TRAINED, recorded_frames
 from vla_training.lerobot import Dataset, DatasetWriter, Feature, encode_video
 
@@ -23,7 +23,7 @@ def dataset(tmp_path_factory):
     """Two episodes, one of which was trained on; the grey of the images grows with time."""
     folder = tmp_path_factory.mktemp('data') / 'set'
     features = robot_features(JOINTS, {'front': (SIZE, SIZE), 'wrist': (SIZE, SIZE)}) | {SUBTASK: Feature('string')}
-    features |= {POINTS: Feature('string')}
+    features |= {GROUNDING_POINTS: Feature('string')}
     writer = DatasetWriter(folder, 10, 'panda', features)
     for seed in (5, NOT_TRAINED + 5):
         state = np.tile(np.linspace(0.0, 0.5, LENGTH)[:, None], 8).astype(np.float32)
@@ -35,7 +35,7 @@ def dataset(tmp_path_factory):
             VELOCITY: np.zeros((LENGTH, 7), np.float32),
             DONE: np.arange(LENGTH) == LENGTH - 1,
             SUBTASK: ['move above the red button'] * 10 + ['press the red button'] * 10,
-            POINTS: ['{"front": {"red button": [31.5, 15.5]}, "wrist": {"red button": [700, 20]}}'] * LENGTH,
+            GROUNDING_POINTS: ['{"front": {"red button": [31.5, 15.5]}, "wrist": {"red button": [700, 20]}}'] * LENGTH,
         }
         writer.add_episode(
             columns, {image(c): video for c in ('front', 'wrist')}, 'press the red button', {'seed': seed}
@@ -119,10 +119,10 @@ def test_it_counts_how_far_beside_the_thing_a_policy_points(dataset, config):
     policy.pointed[0, 0] = 0.5, 0.55  # the button is at 0.5, 0.25 of the front camera's view
     policy.pointed[:, 1] = 0.9  # nothing else is named, and what is out of the wrist's view does not count
     found = recorded_frames(policy, dataset, frames=4, decoded=1)
-    assert found['pointed beside it [share of the view]'] == pytest.approx(0.3, abs=0.01)  # 64 bins
-    assert found['pointed within 0.05 of it'] == 0.0
+    assert found['grounding error [share of the view]'] == pytest.approx(0.3, abs=0.01)  # 64 bins
+    assert found['grounding error below 0.05'] == 0.0
     policy_without = Knows(dataset, replace(config, robot=replace(config.robot, points=0)))
-    assert 'pointed within 0.05 of it' not in recorded_frames(policy_without, dataset, frames=4, decoded=1)
+    assert 'grounding error below 0.05' not in recorded_frames(policy_without, dataset, frames=4, decoded=1)
 
 
 def test_a_frame_whose_chunk_reaches_into_another_task_does_not_count(dataset, config, tmp_path, second_task):

@@ -10,9 +10,9 @@ from PIL import Image
 
 from vla_model.config import ImageTokenizerConfig
 from vla_training.image_tokenizer.frames import FrameSet, FrameWriter
+from vla_training.image_tokenizer.grounding import grounding_loss
 from vla_training.image_tokenizer.losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_tokenizer.metrics import CodeUsage, psnr, ssim
-from vla_training.image_tokenizer.pointing import pointing_loss
 from vla_training.image_tokenizer.state import load_image_tokenizer
 from vla_training.image_tokenizer.trainer import (
     ImageTokenizerTrainer,
@@ -102,7 +102,7 @@ def test_whole_episodes_are_held_out(folder):
     train, held = frames.split()
     assert len(train) + len(held) == len(frames)
     assert frames.episode[held].unique().tolist() == [5]
-    with pytest.raises(ValueError, match='one episode only'):
+    with pytest.raises(ValueError, match='are of one episode'):
         replace(frames, episode=torch.zeros(60, dtype=torch.int64)).split()
 
 
@@ -218,7 +218,7 @@ def test_ssim_and_psnr_follow_their_definitions():
     assert ssim(ta, tb).item() == pytest.approx(np.mean(values), abs=1e-4)
     assert ssim(ta, ta).item() == pytest.approx(1)
     assert psnr(ta, tb).item() == pytest.approx(-10 * np.log10(np.mean((a - b) ** 2)), abs=1e-3)
-    with pytest.raises(ValueError, match='windows of 11 px'):
+    with pytest.raises(ValueError, match='at least 11 px'):
         ssim(ta[..., :10], tb[..., :10])
 
 
@@ -298,12 +298,12 @@ def test_bad_settings_and_frames_are_named(folder, tmp_path):
 
 def test_pointing_counts_what_is_in_the_picture():
     places = torch.tensor([[[0.0, 0.5], [np.nan, np.nan]], [[0.2, -3.0], [-0.4, 0.0]]])
-    pointed = torch.tensor([[[0.1, 0.5], [9.0, 9.0]], [[9.0, 9.0], [-0.4, 0.4]]], requires_grad=True)
-    loss, off = pointing_loss(pointed, places)
+    predicted = torch.tensor([[[0.1, 0.5], [9.0, 9.0]], [[9.0, 9.0], [-0.4, 0.4]]], requires_grad=True)
+    loss, off = grounding_loss(predicted, places)
     assert float(loss.detach()) == pytest.approx((0.1 + 0.4) / 4) and float(off.detach()) == pytest.approx(0.125)
     loss.backward()
-    assert torch.isfinite(pointed.grad).all() and not pointed.grad[0, 1].any() and not pointed.grad[1, 0].any()
-    assert float(pointing_loss(pointed, torch.full_like(places, np.nan))[0]) == 0
+    assert torch.isfinite(predicted.grad).all() and not predicted.grad[0, 1].any() and not predicted.grad[1, 0].any()
+    assert float(grounding_loss(predicted, torch.full_like(places, np.nan))[0]) == 0
 
 
 def test_places_move_with_the_picture(tmp_path):

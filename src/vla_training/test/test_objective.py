@@ -94,7 +94,7 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
     action = tokens.action[:40].long()
     given = torch.arange(40)[:, None] % 3  # of 4 steps
     objective = Objective(tokens, masking, CPU)
-    slower = objective._astray(action, given, generator.manual_seed(0))
+    slower = objective._perturbed(action, given, generator.manual_seed(0))
     rest = objective.rest
     assert torch.equal(slower[given[:, 0] == 0], action[given[:, 0] == 0])
     for row, k in enumerate(given[:, 0].tolist()):
@@ -107,11 +107,11 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
         assert torch.allclose(off[k:], off[k - 1] * 0.4 ** torch.arange(1, 5 - k)[:, None], atol=1.01)
     assert (slower != action).any() and torch.equal(slower[..., -1], action[..., -1])  # the gripper as it was
     noisy = Objective(tokens, Masking(plan_tokens=32, prefix_noise=0.1), CPU)
-    off = (noisy._astray(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
+    off = (noisy._perturbed(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
     assert 0.03 < float(off.std()) / float(noisy.spread[1, :-1].square().mean().sqrt()) < 0.3
     hand = Objective(tokens, Masking(plan_tokens=32, prefix_hand=1.0), CPU)
     opening = torch.arange(action[..., -1].numel()).view_as(action[..., -1]) % 60
-    early = hand._astray(torch.cat((action[..., :-1], opening[..., None]), -1), given, generator.manual_seed(0))
+    early = hand._perturbed(torch.cat((action[..., :-1], opening[..., None]), -1), given, generator.manual_seed(0))
     assert torch.equal(early[..., :-1], action[..., :-1])
     for row, k in enumerate(given[:, 0].tolist()):
         assert torch.equal(early[row, k:, -1], opening[row, k:])
@@ -119,7 +119,7 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
         assert len(early[row, :k, -1].unique()) <= 1
     assert (early[given[:, 0] == 2, 1, -1] == opening[given[:, 0] == 2, -1]).float().mean() > 0.2
     nowhere = torch.full_like(action, -1)
-    assert torch.equal(noisy._astray(nowhere, given, generator), nowhere)
+    assert torch.equal(noisy._perturbed(nowhere, given, generator), nowhere)
     absolute = replace(
         tokens, config=replace(tokens.config, robot=replace(tokens.config.robot, action_space='ee_delta'))
     )

@@ -24,7 +24,7 @@ from vla_training.data.features import (
     EXECUTED,
     EXECUTED_BEFORE,
     FPS,
-    POINTS,
+    GROUNDING_POINTS,
     REMAINING,
     STATE,
     SUBTASK,
@@ -40,7 +40,7 @@ from vla_training.train.tokenize import (
     actions_of,
     chunks_of,
     frames_used,
-    named,
+    names_in,
     starts,
     tokenize,
 )
@@ -68,7 +68,7 @@ def dataset(tmp_path_factory):
         columns[COMPLETED], columns[REMAINING] = [''] * length, ['move away'] * length
         columns[SUBTASK][-1] = ''
         seen = {'the': [40.0, 100.0], 'red button': [63.5, 127.5], 'blue button': [0, 0], 'button': [500, 64]}
-        columns[POINTS] = [json.dumps({'front': seen}) for _ in range(length)]
+        columns[GROUNDING_POINTS] = [json.dumps({'front': seen}) for _ in range(length)]
         columns[STATE] = (np.arange(length)[:, None] * 0.01 * np.arange(1, 9)).astype(np.float32)
         columns[STATE][:, 3] = -1 + columns[STATE][:, 3] / 10
         columns[STATE][:, 5] += 1
@@ -236,7 +236,7 @@ def test_what_the_task_names_is_pointed_at_in_its_order(dataset, images, tmp_pat
     shares = (bins.dequantize(tokens.points[0, 0].numpy(), tokens.config.vocabulary.bins) + 1) / 2
     assert np.allclose(shares, [[40.5 / 256, 100.5 / 256], [0.25, 0.5]], atol=1e-3)
     assert (tokens.points[:, 1] == -1).all()
-    assert named('put the tomato in the red bowl', ['red bowl', 'lemon', 'tomato']) == ['tomato', 'red bowl']
+    assert names_in('put the tomato in the red bowl', ['red bowl', 'lemon', 'tomato']) == ['tomato', 'red bowl']
 
 
 def test_copies_differ_in_their_images_alone(dataset, images, tmp_path):

@@ -50,45 +50,45 @@ def test_it_learns(tokens, tmp_path, optimizer):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_a_stage_says_how_much_is_looked_at_only(tokens, tmp_path):
-    glance = torch.arange(len(tokens)) % 2 == 1
-    action = torch.where(glance[:, None, None], -1, tokens.action)
-    looked = replace(tokens, action=action, glance=glance)
-    stages = [{'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'glances': g} for g in (0.0, 0.75, -1.0)]
-    trainer = Trainer(recipe(stages=stages), looked, tmp_path)
+def test_a_stage_sets_the_share_of_static_scenes(tokens, tmp_path):
+    static = torch.arange(len(tokens)) % 2 == 1
+    action = torch.where(static[:, None, None], -1, tokens.action)
+    mixed = replace(tokens, action=action, static=static)
+    stages = [{'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'static_scenes': g} for g in (0.0, 0.75, -1.0)]
+    trainer = Trainer(recipe(stages=stages), mixed, tmp_path)
     counts, seen = [], set()
     for _ in range(6):
         rows = trainer._rows()
-        counts.append(int(glance[rows].sum()))
+        counts.append(int(static[rows].sum()))
         seen |= set(rows[: 16 - counts[-1]].tolist())
         if counts[-1] == 12:
-            assert not glance[rows[:4]].any(), 'the first ones make plans and images'
+            assert not static[rows[:4]].any(), 'the first ones make plans and images'
         trainer.train_step()
         trainer.step += 1
     assert counts[:4] == [0, 0, 12, 12] and 0 < counts[4] < 16 and len(seen) > 16
-    with pytest.raises(ValueError, match='has no glances: make some'):
+    with pytest.raises(ValueError, match='has no static-scene samples: make some'):
         Trainer(recipe(stages=stages[1:]), tokens, tmp_path / 'none')._rows()
-    with pytest.raises(ValueError, match='glances and answers are shares up to 1'):
-        recipe(stages=[stages[0] | {'action': 0.0, 'glances': 1.0}])
+    with pytest.raises(ValueError, match='static_scenes and labelled_scenes are shares up to 1'):
+        recipe(stages=[stages[0] | {'action': 0.0, 'static_scenes': 1.0}])
 
 
-def test_a_stage_says_how_many_glances_have_an_answer(tokens, tmp_path):
-    glance, answered = torch.arange(len(tokens)) % 2 == 1, torch.arange(len(tokens)) % 4 == 1
-    action = torch.where((glance & ~answered)[:, None, None], -1, tokens.action)
-    looked = replace(tokens, action=action, glance=glance)
-    stage = {'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'glances': 0.25, 'answers': 0.5}
-    trainer = Trainer(recipe(stages=[stage]), looked, tmp_path)
+def test_a_stage_sets_the_share_of_labelled_scenes(tokens, tmp_path):
+    static, labelled = torch.arange(len(tokens)) % 2 == 1, torch.arange(len(tokens)) % 4 == 1
+    action = torch.where((static & ~labelled)[:, None, None], -1, tokens.action)
+    mixed = replace(tokens, action=action, static=static)
+    stage = {'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1, 'static_scenes': 0.25, 'labelled_scenes': 0.5}
+    trainer = Trainer(recipe(stages=[stage]), mixed, tmp_path)
     rows = trainer._rows()
-    assert (~glance[rows]).tolist() == [True] * 4 + [False] * 12
-    assert answered[rows].tolist() == [False] * 4 + [True] * 8 + [False] * 4
-    with pytest.raises(ValueError, match='has no answers: make some'):
-        Trainer(recipe(stages=[stage]), replace(looked, action=tokens.action * 0 - 1), tmp_path / 'none')._rows()
-    for wrong, said in (
-        ({'answers': 0.8}, 'shares up to 1'),
-        ({'answers': -0.1}, 'shares up to 1'),
-        ({'glances': -1.0}, 'glances needs one'),
+    assert (~static[rows]).tolist() == [True] * 4 + [False] * 12
+    assert labelled[rows].tolist() == [False] * 4 + [True] * 8 + [False] * 4
+    with pytest.raises(ValueError, match='has no labelled static-scene samples: make some'):
+        Trainer(recipe(stages=[stage]), replace(mixed, action=tokens.action * 0 - 1), tmp_path / 'none')._rows()
+    for wrong, message in (
+        ({'labelled_scenes': 0.8}, 'shares up to 1'),
+        ({'labelled_scenes': -0.1}, 'shares up to 1'),
+        ({'static_scenes': -1.0}, 'needs a share for static_scenes'),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             recipe(stages=[stage | wrong])
 
 
@@ -194,6 +194,16 @@ def test_what_is_wrong_with_a_recipe_is_named(change, message):
         recipe(**change)
 
 
+def test_recipes_of_earlier_versions_are_read():
+    stage = {'steps': 2, 'action': 1.0, 'text': 0.1, 'image': 0.1}
+    old = {'stages': [stage | {'glances': 0.25, 'answers': 0.5}], 'masking': {'points_weight': 3.0}}
+    new = {
+        'stages': [stage | {'static_scenes': 0.25, 'labelled_scenes': 0.5}],
+        'masking': {'grounding_weight': 3.0},
+    }
+    assert Recipe.from_dict(old) == Recipe.from_dict(new)
+
+
 def test_lr_warms_up_and_falls(tokens, tmp_path):
     trainer = Trainer(replace(recipe(), lr=1.0), tokens, tmp_path)
     rates = [trainer.lr(i) for i in range(9)]
@@ -216,5 +226,5 @@ def test_curves_have_a_line_per_modality_and_split(tokens, tmp_path, monkeypatch
     assert [label for _, label in labels[-12:]] == names * 2
     assert (tmp_path / 'loss.png').stat().st_size > 1000
     (tmp_path / 'log.csv').write_text('step,action_loss\n')
-    with pytest.raises(ValueError, match='nothing to plot'):
+    with pytest.raises(ValueError, match='no step to plot'):
         plot_log(tmp_path / 'log.csv', tmp_path / 'loss.png')

@@ -1,7 +1,7 @@
-"""Does it help to learn plans and images beside actions? The same recipe with and without them, over several seeds.
+"""Measures whether learning plans and images helps actions: one recipe with and without them, over several seeds.
 
-The budget that is the same is the number of contexts whose chunks are learned; plans and images come on top. A stage
-that would teach nothing is left out. Fitting and evaluating can be done on different machines.
+All variants learn the same number of contexts with chunks. Plans and images come on top. A stage without a loss is left
+out. Training and evaluation can run on different machines.
 """
 
 import json
@@ -21,20 +21,22 @@ from rich.table import Table
 
 from vla_training.train.recipe import Recipe, Stage
 
-ERROR = 'action error [rad]'  # of evaluate_offline
+ERROR = 'action error [rad]'  # measure of evaluate/offline.py
 VARIANTS = {'action': (False, False), '+ text': (True, False), '+ image': (False, True), '+ both': (True, True)}
 
 
 @dataclass(frozen=True)
 class Run:
-    variant: str
+    """One training run of the study."""
+
+    variant: str  # of VARIANTS
     seed: int
     recipe: Recipe
     folder: Path
 
 
 def runs(recipe: Recipe, out: Path, seeds: int) -> list[Run]:
-    """Every variant with `seeds` seeds, seed by seed, so that what is cut is complete up to some seed."""
+    """Return every variant with `seeds` seeds, seed by seed: an interrupted study is complete up to some seed."""
     made = []
     for seed in range(recipe.seed, recipe.seed + seeds):
         for variant in VARIANTS:
@@ -50,7 +52,7 @@ def _variant(recipe: Recipe, variant: str, seed: int) -> Recipe:
         if stage.action or text * stage.text or image * stage.image:
             stages.append(replace(stage, text=text * stage.text, image=image * stage.image))
     if not any(stage.action for stage in stages):
-        raise ValueError('the recipe has no stage that learns actions: there is nothing to compare')
+        raise ValueError('no stage of the recipe learns actions, so there is nothing to compare: give one a weight')
     return replace(recipe, name=f'{recipe.name} {variant}', seed=seed, stages=tuple(stages))
 
 
@@ -58,10 +60,10 @@ def fit(
     recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, seeds: int = 3, device: str = 'cpu',
     minutes: float = math.inf, threads: int = 0, processes: int = 1,
 ) -> Iterator[Path]:  # fmt: skip
-    """Trains every run that has not been trained to its end. tokens: as of train. minutes: per run.
+    """Train every run that is not complete. Yield the checkpoints.
 
-    processes: runs at a time, which share the cores and say nothing. Small networks get more done so. Yields the
-    checkpoints.
+    tokens: as in trainer.train. minutes: per run. processes: runs at a time, which share the cores and print nothing.
+    Small networks train faster in this way.
     """
     if processes > 1:
         threads = threads or max(1, len(os.sched_getaffinity(0)) // processes)
@@ -82,16 +84,16 @@ def _fit(job: tuple[Run, Path | Sequence[Path], str, float, int]) -> Path:
 
 
 def _quiet() -> None:
-    """Bars of several processes would write over each other; log.csv of each run tells how far it is."""
-    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115, PTH123, for as long as the process lives
+    """Silence stdout: progress bars of several processes would overwrite each other. log.csv has the progress."""
+    sys.stdout = open(os.devnull, 'w')  # noqa: SIM115, PTH123, until the process ends
 
 
 @dataclass(frozen=True)
 class Result:
-    """Closed-loop success of one run by (task, seed of the scene); and how far its chunks are from the wanted."""
+    """Closed-loop success and action error of one run."""
 
     run: Run
-    scenes: dict[tuple[str, int], bool]
+    scenes: dict[tuple[str, int], bool]  # (task, seed of the scene) -> success
     error: float | None = None  # [rad] mean over joints, steps and recorded frames; None: not measured
 
     def of(self, task: str) -> list[bool]:
@@ -99,16 +101,16 @@ class Result:
 
     @property
     def rate(self) -> float:
-        """Mean over the tasks, which have as many scenes each."""
+        """Return the mean success over the tasks. All tasks have the same number of scenes."""
         return mean(self.scenes.values())
 
 
 def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, episodes: int = 25, processes: int = 0,
              dataset: Path | None = None, console: Console | None = None, **options: Any) -> list[Result]:  # fmt: skip
-    """Drives every run's checkpoint through the same held-out scenes, writes `ablation.md` and prints its table.
+    """Evaluate every run in the same held-out scenes, write `ablation.md` and print its table. Return the results.
 
-    dataset: recorded episodes that were not trained on, for the error of chunks. options: of drive.Drive. Raises
-    FileNotFoundError where a run has no checkpoint yet.
+    dataset: recorded episodes that were not trained on, for the action error. options: fields of drive.Drive. Raises
+    FileNotFoundError where a run has no checkpoint.
     """
     from vla_core.profile import RobotProfile
     from vla_training.evaluate.evaluate import evaluate as drive
@@ -117,7 +119,7 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
     every = runs(recipe, out, seeds)
     for run in every:
         if not (run.folder / 'checkpoint' / 'config.json').is_file():
-            raise FileNotFoundError(f'{run.folder} has no checkpoint: fit it first')
+            raise FileNotFoundError(f'{run.folder} has no checkpoint: train it first, without --no-fit')
     robot = RobotProfile.load(profile)
     results = []
     for run in every:
@@ -139,8 +141,11 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
 
 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
-    """(head, rows): per variant the success by task over all seeds, with Wilson's 95 % interval, over the seeds, and by
-    how much that is more than with actions alone."""
+    """Return (head, rows), a row per variant.
+
+    A row has the success per task over all seeds with Wilson's 95 % interval, its mean and deviation over seeds, and
+    the gain over actions alone.
+    """
     from vla_training.evaluate.records import Share
 
     names = list(dict.fromkeys(task for task, _ in results[0].scenes))
@@ -157,14 +162,14 @@ def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
         cells.append('{:+.1f} ({:+.1f} to {:+.1f})'.format(*gain(chosen, alone)) if variant != 'action' else '')
         errors = [1000 * r.error for r in chosen if r.error is not None]
         rows.append([variant, *cells, *([_with_spread(errors)] if errors else [])])
-    head = ['learned', *names, 'mean over tasks +- deviation over seeds', 'more than action alone [points]']
-    return head + ['error of chunks [mrad] +- the same'] * any(r.error is not None for r in results), rows
+    head = ['learned', *names, 'mean over tasks +- deviation over seeds', 'gain over action alone [points]']
+    return head + ['action error [mrad] +- deviation'] * any(r.error is not None for r in results), rows
 
 
 def gain(these: list[Result], those: list[Result], draws: int = 10_000) -> tuple[float, float, float]:
-    """Percentage points by which these succeed more often than those in the same scenes, and 95 % of its bootstrap.
+    """Return the gain of these over those in the same scenes [percentage point], and its bootstrapped 95 % interval.
 
-    Each draw takes as many seeds of either, and as many scenes of each task, the same ones for both.
+    Each draw resamples the seeds of both, and the scenes of each task, the same scenes for both.
     """
     scenes = sorted(these[0].scenes)
     a, b = (np.array([[r.scenes[scene] for scene in scenes] for r in group], float) for group in (these, those))
@@ -189,7 +194,7 @@ def markdown(head: list[str], rows: list[list[str]], seeds: int, episodes: int, 
     lines = as_table(tuple(head), [tuple(row) for row in rows])
     lines += [
         f'{seeds} seeds; {episodes} held-out episodes per task and seed, the same for all; {recipe.batch} chunks in '
-        f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. In brackets: 95 % intervals (Wilson), all '
-        'seeds together; of the differences, bootstrapped over seeds and scenes.'
+        f'each of {sum(s.steps for s in recipe.stages if s.action)} steps. Brackets hold 95 % intervals: Wilson over '
+        'all seeds for success, bootstrapped over seeds and scenes for gains.'
     ]
-    return '\n'.join(['# What plans and images add', '', *lines, ''])
+    return '\n'.join(['# Gain by plans and images', '', *lines, ''])

@@ -1,4 +1,4 @@
-"""./vla train ...: from demonstrations to a checkpoint."""
+"""Defines the commands of ./vla train."""
 
 import functools
 import math
@@ -10,27 +10,31 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-app = typer.Typer(no_args_is_help=True, help='From demonstrations to a checkpoint that the policy node loads.')
-Out = Annotated[Path, typer.Option(help='Folder to write; one that was cut is gone on with.')]
-TaskIds = Annotated[str, typer.Option(help='Comma-separated task ids; all by default.')]
-Robot = Annotated[str, typer.Option(help='Robot profile: the name of one of the suite, or a file.')]
+app = typer.Typer(no_args_is_help=True, help='Make a checkpoint for the policy node from demonstrations.')
+Out = Annotated[Path, typer.Option(help='Folder to write. An interrupted run in it is continued.')]
+TaskIds = Annotated[str, typer.Option(help='Comma-separated task ids. Default: all.')]
+Robot = Annotated[str, typer.Option(help='Robot profile: a name of the suite, or a file.')]
 Model = Annotated[
-    str, typer.Option(help='Checkpoint folder, nano (the trained model of the suite), or random-nano; by default nano.')
+    str, typer.Option(help='Checkpoint folder, nano (the trained model of the suite), or random-nano. Default: nano.')
 ]
 Checkpoint = Annotated[
     str, typer.Argument(help='Checkpoint folder, nano (the trained model of the suite), or random-nano.')
 ]
 SIMULATED = 'sim_panda'
-Device = Annotated[str, typer.Option(help='cpu, cuda.')]
+Minutes = Annotated[float, typer.Option(min=0.0, help='Stop and save after this time [min]. 0: at the end.')]
+Device = Annotated[str, typer.Option(help='cpu or cuda.')]
 TOKENS = Path('out/train/tokens')
 TokenFolders = Annotated[
     list[Path] | None,
-    typer.Option(help='Folder that ./vla train tokenize wrote; may be given again.', show_default=str(TOKENS)),
+    typer.Option(
+        help='Folder of tokens (./vla train tokenize). Give the option again for more folders.',
+        show_default=str(TOKENS),
+    ),
 ]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A command of `app`; what is the user's to mend is said in one line."""
+    """Register a command of `app`. An error that the user can mend is printed in one line, with exit code 1."""
 
     @functools.wraps(function)
     def run(*args, **kwargs) -> None:
@@ -44,9 +48,9 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
 
 
 def trains() -> None:
-    """Lets torch's threads spin while they wait for work, as they usually do; call it before torch is loaded.
+    """Let torch's threads spin while they wait for work. Call it before torch is loaded.
 
-    The robot's must not (see vla_model), but here nobody else wants the cores: a step takes 0.4 instead of 0.6 s.
+    On the robot they must not (see vla_model). Training has the cores alone: a step takes 0.4 instead of 0.6 s.
     """
     os.environ.setdefault('GOMP_SPINCOUNT', '300000')
 
@@ -65,54 +69,60 @@ def collect(
     robot: Robot = SIMULATED,
     out: Out = Path('out/train/dataset'),
     tasks: TaskIds = '',
-    episodes: Annotated[int, typer.Option(min=1, help='Per task.')] = 300,
-    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 10_000,
-    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
-    push: Annotated[bool, typer.Option(help='Push the arm off its path now and then.')] = True,
-    away: Annotated[bool, typer.Option(help='Begin most episodes elsewhere than at home.')] = True,
-    tail: Annotated[float, typer.Option(min=0.0, help='Seconds recorded after success.')] = 3.5,
-    depth: Annotated[bool, typer.Option(help='Record the depth map of the first camera, too.')] = False,
-    lead: Annotated[
-        str, typer.Option(help='Checkpoint that drives most episodes at first; recorded is how the expert goes on.')
+    episodes: Annotated[int, typer.Option(min=1, help='Number of episodes per task.')] = 300,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the first episode.')] = 10_000,
+    processes: Annotated[int, typer.Option(min=0, help='Worker processes. 0: one per core.')] = 0,
+    push: Annotated[bool, typer.Option(help='Push the arm off its path now and then (DART).')] = True,
+    random_start: Annotated[bool, typer.Option(help='Start most episodes at a random pose, not at home.')] = True,
+    tail: Annotated[float, typer.Option(min=0.0, help='Time recorded after success [s].')] = 3.5,
+    depth: Annotated[bool, typer.Option(help='Also record the depth map of the first camera.')] = False,
+    dagger: Annotated[
+        str, typer.Option(help='Checkpoint that drives most episodes first. The expert then finishes and is recorded.')
     ] = '',
 ) -> None:
-    """Expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
+    """Collect expert episodes in the simulator, without ROS, as a LeRobotDataset v3."""
     from vla_core.profile import RobotProfile
     from vla_model.checkpoints.shipped import model_path
-    from vla_training.collect.collect import Away, How, Lead, Push
+    from vla_training.collect.collect import CollectSettings, Dagger, Push, StartPose
     from vla_training.collect.collect import collect as run
 
     workers = processes or len(os.sched_getaffinity(0))
     seeds = range(seed, seed + episodes)
-    leads = Lead(model_path(lead)) if lead else None
-    how = How(Push() if push else None, Away() if away else None, leads, tail, depth)
-    found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, how=how)
+    rollouts = Dagger(model_path(dagger)) if dagger else None
+    settings = CollectSettings(Push() if push else None, StartPose() if random_start else None, rollouts, tail, depth)
+    found = run(out, RobotProfile.load(robot), _tasks(tasks), seeds, processes=workers, settings=settings)
     for task, (n, good) in found.items():
-        Console().print(f'{task}: {n} episodes, {good} of them good and kept')
+        Console().print(f'{task}: {n} episodes, {good} of them successful and kept')
 
 
 @command
 def convert(
-    bags: Annotated[list[Path], typer.Argument(help='Folders of rosbag2, or single .mcap or .db3 files.')],
+    bags: Annotated[list[Path], typer.Argument(help='rosbag2 folders, or single .mcap or .db3 files.')],
     robot: Robot = SIMULATED,
     out: Out = Path('out/train/dataset'),
     fps: Annotated[int, typer.Option(min=1, max=100, help='Frames per second of the data set.')] = 10,
     actions: Annotated[
-        str, typer.Option(help='states: where the arm was one frame later; set-points: where it was sent.')
+        str,
+        typer.Option(help='Source of the actions: states (measured one frame later) or set-points (sent for then).'),
     ] = 'states',
-    instruction: Annotated[str, typer.Option(help='For every episode; empty: as the bag says.')] = '',
-    subtasks: Annotated[Path | None, typer.Option(help='CSV or JSON with time, subtask (and bag).')] = None,
-    namespace: Annotated[str, typer.Option(help='Of the robot in the bag.')] = '',
-    shortest: Annotated[int, typer.Option(min=1, help='Shorter episodes are left out (frames).')] = 10,
+    instruction: Annotated[str, typer.Option(help='Instruction of every episode. Default: that of the bag.')] = '',
+    subtasks: Annotated[
+        Path | None,
+        typer.Option(help='File of sub-tasks: CSV or JSON with time [s], subtask and, for several bags, bag.'),
+    ] = None,
+    namespace: Annotated[str, typer.Option(help='Namespace of the robot in the bag.')] = '',
+    shortest: Annotated[int, typer.Option(min=1, help='Shortest episode [frame]. Shorter ones are left out.')] = 10,
     camera_gap: Annotated[
         float,
-        typer.Option(min=0.0, help='An image stands in for missing ones of its camera up to this age (s); 0: never.'),
+        typer.Option(
+            min=0.0, help='Largest age of an image that replaces missing ones of its camera [s]. 0: none is replaced.'
+        ),
     ] = 0.3,
     encoding: Annotated[
-        str, typer.Option(help='rgb8 or bgr8: the colours of images that do not give their order (8UC3).')
+        str, typer.Option(help='Order of the colours of 8UC3 images, which do not give it: rgb8 or bgr8.')
     ] = '',
 ) -> None:
-    """Recorded bags, also damaged ones, to a LeRobotDataset v3; says what was lost."""
+    """Convert recorded bags, also damaged ones, to a LeRobotDataset v3, and report all losses."""
     from vla_training.convert.convert import convert as run
 
     run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest, camera_gap, encoding)
@@ -121,11 +131,9 @@ def convert(
 @command
 def annotate(
     dataset: Annotated[Path, typer.Argument(help='LeRobotDataset v3 with sub-tasks.')],
-    out: Annotated[
-        Path | None, typer.Option(help='File to write; meta/plans.jsonl in the data set by default.')
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help='File to write. Default: meta/plans.jsonl in the data set.')] = None,
 ) -> None:
-    """The plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
+    """Write the plan of each frame as JSON lines, with the keys of MM-ACT's annotation files."""
     from vla_training.data.annotate import write_records
 
     path, count = write_records(dataset, out)
@@ -136,9 +144,11 @@ def annotate(
 def frames(
     dataset: Annotated[Path, typer.Option(help='LeRobotDataset v3.')] = Path('out/train/dataset'),
     out: Annotated[Path, typer.Option(help='New folder.')] = Path('out/train/frames'),
-    count: Annotated[int, typer.Option(min=100, help='About so many, spread over the data set.')] = 12_000,
+    count: Annotated[
+        int, typer.Option(min=100, help='Approximate number of frames, spread over the data set.')
+    ] = 12_000,
 ) -> None:
-    """Camera frames out of a data set, for the image tokenizer: about 5 kB each."""
+    """Sample camera frames of a data set for the image tokenizer, about 5 kB each."""
     from vla_model.checkpoints import nano
     from vla_training.image_tokenizer.sample_frames import sample_frames
 
@@ -149,17 +159,17 @@ def frames(
 
 @command
 def images(
-    frames: Annotated[Path, typer.Option(help='Folder that ./vla train frames wrote.')] = Path('out/train/frames'),
+    frames: Annotated[Path, typer.Option(help='Folder of frames (./vla train frames).')] = Path('out/train/frames'),
     out: Out = Path('out/train/images'),
-    steps: Annotated[int, typer.Option(min=1)] = 20_000,
-    batch: Annotated[int, typer.Option(min=1)] = 16,
-    lr: Annotated[float, typer.Option(min=0.0, help='At its highest.')] = 2e-3,
-    init: Annotated[Path | None, typer.Option(help='Tokenizer to begin with, of the same shape.')] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[int, typer.Option(min=1, help='Number of steps.')] = 20_000,
+    batch: Annotated[int, typer.Option(min=1, help='Images per step.')] = 16,
+    lr: Annotated[float, typer.Option(min=0.0, help='Highest learning rate.')] = 2e-3,
+    init: Annotated[Path | None, typer.Option(help='Folder of an initial tokenizer of the same shape.')] = None,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of weights, batches and augmentation.')] = 0,
     device: Device = 'cpu',
-    minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
+    minutes: Minutes = 0.0,
 ) -> None:
-    """Train the image tokenizer; go on where it stopped."""
+    """Train the image tokenizer. An interrupted run continues."""
     trains()
     from vla_model.checkpoints import nano
     from vla_training.image_tokenizer.trainer import train_image_tokenizer
@@ -187,37 +197,43 @@ def evaluate(
     robot: Robot = SIMULATED,
     out: Out = Path('out/evaluation'),
     tasks: TaskIds = '',
-    episodes: Annotated[int, typer.Option(min=0, help='Per task, of seeds that are held out.')] = 100,
+    episodes: Annotated[int, typer.Option(min=0, help='Number of held-out episodes per task.')] = 100,
     contrasts: Annotated[
-        int, typer.Option(min=0, help='Scenes per task in which the wrong thing is as near; they come twice.')
+        int, typer.Option(min=0, help='Contrast scenes per task: the wrong object is as near. Each is driven twice.')
     ] = 25,
-    seed: Annotated[int, typer.Option(min=0, help='Of the first episode.')] = 2_000_000,
-    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
-    latency: Annotated[float, typer.Option(min=0.0, help='Observation to chunk at the executor (s).')] = 0.08,
-    period: Annotated[float, typer.Option(min=0.1, help='Between two inferences (s).')] = 0.2,
-    time_limit: Annotated[float, typer.Option(min=0.1, help='Of an episode (s).')] = 30.0,
-    act_steps: Annotated[int, typer.Option(min=1, help='Forwards per chunk.')] = 1,
-    reuse: Annotated[int, typer.Option(min=1, help='Chunks per full forward; the others compute what changed.')] = 1,
-    estimate: Annotated[str, typer.Option(help='Of a set-point: median, or mode, the most probable.')] = 'median',
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the first episode.')] = 2_000_000,
+    processes: Annotated[int, typer.Option(min=0, help='Worker processes. 0: one per core.')] = 0,
+    latency: Annotated[float, typer.Option(min=0.0, help='Time from observation to chunk at the executor [s].')] = 0.08,
+    period: Annotated[float, typer.Option(min=0.1, help='Time between two inferences [s].')] = 0.2,
+    time_limit: Annotated[float, typer.Option(min=0.1, help='Longest episode [s].')] = 30.0,
+    act_steps: Annotated[int, typer.Option(min=1, help='Forward passes per chunk.')] = 1,
+    reuse: Annotated[
+        int, typer.Option(min=1, help='Chunks per full forward pass. The others compute changed tokens only.')
+    ] = 1,
+    action_decoding: Annotated[
+        str, typer.Option(help='Value read from the distribution of a set-point: median or mode.')
+    ] = 'median',
     inpaint: Annotated[
         str,
-        typer.Option(help='The model is given the steps under way: auto (where it has learned it), always, never.'),
+        typer.Option(help='Give the action prefix to the model: auto (if it was trained for it), always or never.'),
     ] = 'auto',
-    seams: Annotated[
-        str, typer.Option(help="The executor's: latest, inpaint, cross_fade, weighted, temporal_ensemble.")
+    blending: Annotated[
+        str, typer.Option(help='Chunk blending: latest, inpaint, cross_fade, weighted or temporal_ensemble.')
     ] = 'inpaint',
-    engine: Annotated[str, typer.Option(help='What runs the network, see ./vla bench model.')] = 'eager',
-    image_engine: Annotated[str, typer.Option(help='What runs the image encoder, the same way.')] = 'eager',
+    engine: Annotated[str, typer.Option(help='Engine of the network, see ./vla bench model.')] = 'eager',
+    image_engine: Annotated[str, typer.Option(help='Engine of the image encoder, see ./vla bench model.')] = 'eager',
     device: Device = 'cpu',
-    dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
-    looks: Annotated[
-        int, typer.Option(min=0, help="Scenes per task that are only looked at: one chunk, next to the expert's.")
+    dataset: Annotated[
+        Path | None, typer.Option(help='Recorded episodes that were not trained on, for errors on recorded frames.')
+    ] = None,
+    single_step: Annotated[
+        int, typer.Option(min=0, help="Scenes per task in which one chunk is compared with the expert's.")
     ] = 0,
     record: Annotated[
-        bool, typer.Option('--record', help="Leave the numbers and the robot profile in the checkpoint's folder.")
+        bool, typer.Option('--record', help="Copy the numbers and the robot profile into the checkpoint's folder.")
     ] = False,
 ) -> None:
-    """Closed-loop success of a checkpoint in the simulator without ROS, plans and images on recorded frames."""
+    """Measure the closed-loop success of a checkpoint in the simulator, without ROS."""
     from vla_core.profile import RobotProfile, profile_path
     from vla_model.checkpoints.shipped import model_path
     from vla_training.evaluate.evaluate import evaluate as run
@@ -236,15 +252,15 @@ def evaluate(
         seed=seed,
         processes=processes,
         dataset=dataset,
-        looks=looks,
+        single_step=single_step,
         latency=latency,
         period=period,
         time_limit=time_limit,
         act_steps=act_steps,
         reuse=reuse,
-        estimate=estimate,
+        action_decoding=action_decoding,
         inpaint=inpaint,
-        seams=seams,
+        blending=blending,
         engine=engine,
         image_engine=image_engine,
         device=device,
@@ -260,25 +276,26 @@ def tokenize(
     image_tokenizer: Annotated[
         Path | None,
         typer.Option(
-            help='Folder of the trained one; with --like only where it is not in the checkpoint.',
+            help='Folder of the trained image tokenizer. With --like only if the checkpoint lacks it.',
             show_default='out/train/images',
         ),
     ] = None,
     out: Out = Path('out/train/tokens'),
-    like: Annotated[str, typer.Option(help='Checkpoint that shall be fine-tuned with the tokens.')] = '',
+    like: Annotated[str, typer.Option(help='Checkpoint to fine-tune with the tokens.')] = '',
     keep_statistics: Annotated[
-        bool, typer.Option('--keep-statistics', help='Of --like: where robot and motions are the same.')
+        bool, typer.Option('--keep-statistics', help='Keep the statistics of --like, for the same robot and motions.')
     ] = False,
     actions: Annotated[
-        str, typer.Option(help='Of a new model: ee_relative (poses of the tool) or joint_delta.')
+        str, typer.Option(help='Action space of a new model: ee_relative (poses of the tool) or joint_delta.')
     ] = 'ee_relative',
     urdf: Annotated[
-        Path | None, typer.Option(help='Of the robot, for actions of the tool.', show_default='the simulated Panda')
+        Path | None,
+        typer.Option(help='URDF of the robot, for actions of the tool.', show_default='the simulated Panda'),
     ] = None,
     copies: Annotated[int, typer.Option(min=0, help='Further copies of each frame, in other light.')] = 0,
     device: Device = 'cpu',
 ) -> None:
-    """Images to codes, states and chunks to bins, texts to ids: what training reads."""
+    """Make tokens for training: images to codes, states and chunks to bins, texts to ids."""
     trains()
     from vla_core.profile import RobotProfile
     from vla_model.checkpoints import nano
@@ -307,48 +324,53 @@ def tokenize(
 
 
 @command
-def glances(
+def static_scenes(
     robot: Robot = SIMULATED,
-    tokens: Annotated[Path, typer.Option(help='Folder that ./vla train tokenize wrote.')] = TOKENS,
-    scenes: Annotated[int, typer.Option(min=1, help='Per task.')] = 10_000,
-    seed: Annotated[int, typer.Option(min=0, help='Of the first scene.')] = 100_000,
-    sentences: Annotated[int, typer.Option(min=1, help='Per scene.')] = 2,
+    tokens: Annotated[Path, typer.Option(help='Folder of tokens (./vla train tokenize).')] = TOKENS,
+    scenes: Annotated[int, typer.Option(min=1, help='Number of scenes per task.')] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of the first scene.')] = 100_000,
+    sentences: Annotated[int, typer.Option(min=1, help='Number of instructions per scene.')] = 2,
     tasks: TaskIds = '',
-    answers: Annotated[
-        bool, typer.Option('--answers', help='With the chunk that the expert would begin with.')
+    label_actions: Annotated[
+        bool, typer.Option('--label-actions', help='Store the chunk with which the expert would start.')
     ] = False,
-    over: Annotated[
-        bool, typer.Option('--over', help='The arm close over what is named first, the hand turned any way.')
+    near_object: Annotated[
+        bool,
+        typer.Option('--near-object', help='Start the arm close above the named object, the hand turned at random.'),
     ] = False,
-    processes: Annotated[int, typer.Option(min=0, help='0: one per core.')] = 0,
+    processes: Annotated[int, typer.Option(min=0, help='Worker processes. 0: one per core.')] = 0,
 ) -> None:
-    """Scenes of the simulator that are only looked at, added to tokens: which words mean which thing."""
+    """Add static-scene samples to tokens: images and instructions that teach which words name which object."""
     from vla_core.profile import RobotProfile
     from vla_sim.assets.robot import urdf_text
-    from vla_training.collect.collect import Away
-    from vla_training.collect.static_scenes import Look
-    from vla_training.collect.static_scenes import glances as run
+    from vla_training.collect.collect import StartPose
+    from vla_training.collect.static_scenes import SceneSettings
+    from vla_training.collect.static_scenes import write_static_scenes as run
     from vla_training.train.tokenize import Arm
 
     workers = processes or len(os.sched_getaffinity(0))
-    look = Look(_tasks(tasks), sentences, Away.over() if over else Away(), answers)
+    start = StartPose.near_object() if near_object else StartPose()
+    settings = SceneSettings(_tasks(tasks), sentences, start, label_actions)
     seeds = range(seed, seed + scenes)
-    Console().print(run(tokens, Arm(RobotProfile.load(robot), urdf_text), seeds, look, processes=workers))
+    Console().print(run(tokens, Arm(RobotProfile.load(robot), urdf_text), seeds, settings, processes=workers))
+
+
+app.command('glances', hidden=True)(static_scenes)  # its name in earlier versions
 
 
 @command
 def fit(
-    recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
+    recipe: Annotated[Path, typer.Argument(help='Recipe in YAML, such as those in vla_training/recipes.')],
     tokens: TokenFolders = None,
     out: Out = Path('out/train/run'),
     device: Device = 'cpu',
-    minutes: Annotated[float, typer.Option(min=0.0, help='Stop and save after that; 0: at the end.')] = 0.0,
-    threads: Annotated[int, typer.Option(min=0, help='Of a CPU; 0: all cores.')] = 0,
+    minutes: Minutes = 0.0,
+    threads: Annotated[int, typer.Option(min=0, help='CPU threads. 0: all cores.')] = 0,
     shard: Annotated[
-        bool, typer.Option('--shard', help='One of the processes of torchrun, which share the run (FSDP).')
+        bool, typer.Option('--shard', help='Share the run with the other processes of torchrun (FSDP).')
     ] = False,
 ) -> None:
-    """Train or fine-tune the model; go on where it stopped."""
+    """Train or fine-tune the model. An interrupted run continues."""
     trains()
     from vla_training.train.recipe import Recipe
     from vla_training.train.trainer import train
@@ -367,8 +389,10 @@ def fit(
 
 
 @command
-def plot(run: Annotated[Path, typer.Argument(help='Folder that fit wrote.')] = Path('out/train/run')) -> None:
-    """The losses of a run over its steps, RUN/loss.png; fit does it, too, whenever it saves."""
+def plot(
+    run: Annotated[Path, typer.Argument(help='Folder of a run (./vla train fit).')] = Path('out/train/run'),
+) -> None:
+    """Plot the losses of a run into RUN/loss.png. `fit` does so whenever it saves."""
     from vla_training.plot import plot_log
 
     if not (run / 'log.csv').is_file():
@@ -379,22 +403,26 @@ def plot(run: Annotated[Path, typer.Argument(help='Folder that fit wrote.')] = P
 
 @command
 def ablate(
-    recipe: Annotated[Path, typer.Argument(help='YAML, such as those in vla_training/recipes.')],
+    recipe: Annotated[Path, typer.Argument(help='Recipe in YAML, such as those in vla_training/recipes.')],
     robot: Robot = SIMULATED,
     tokens: TokenFolders = None,
     out: Out = Path('out/train/ablation'),
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    episodes: Annotated[int, typer.Option(min=1, help='Per task and run; held-out scenes.')] = 25,
-    minutes: Annotated[float, typer.Option(min=0.0, help='Of training per run; 0: to the end.')] = 0.0,
+    seeds: Annotated[int, typer.Option(min=1, help='Number of seeds per variant.')] = 3,
+    episodes: Annotated[int, typer.Option(min=1, help='Number of held-out episodes per task and run.')] = 25,
+    minutes: Annotated[float, typer.Option(min=0.0, help='Longest training per run [min]. 0: to the end.')] = 0.0,
     device: Device = 'cpu',
     fit: Annotated[bool, typer.Option(help='Train the runs.')] = True,
-    processes: Annotated[int, typer.Option(min=1, help='Runs that are trained at a time.')] = 1,
-    evaluate: Annotated[bool, typer.Option(help='Drive the simulated arm with each.')] = True,
-    engine: Annotated[str, typer.Option(help='What runs the network then, see ./vla bench model.')] = 'eager',
-    image_engine: Annotated[str, typer.Option(help='What runs the image encoder then.')] = 'eager',
-    dataset: Annotated[Path | None, typer.Option(help='Recorded episodes, not trained on, to compare with.')] = None,
+    processes: Annotated[int, typer.Option(min=1, help='Number of runs that train at a time.')] = 1,
+    evaluate: Annotated[bool, typer.Option(help='Evaluate each run in the simulator.')] = True,
+    engine: Annotated[
+        str, typer.Option(help='Engine of the network in the evaluation, see ./vla bench model.')
+    ] = 'eager',
+    image_engine: Annotated[str, typer.Option(help='Engine of the image encoder in the evaluation.')] = 'eager',
+    dataset: Annotated[
+        Path | None, typer.Option(help='Recorded episodes that were not trained on, for errors on recorded frames.')
+    ] = None,
 ) -> None:
-    """Actions alone, with plans, with images, with both: the same recipe, several seeds, success of each."""
+    """Compare actions alone, with plans, with images and with both: one recipe, several seeds."""
     trains()
     from vla_core.profile import profile_path
     from vla_training import ablate as study

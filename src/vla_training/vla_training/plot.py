@@ -1,4 +1,4 @@
-"""Curves of a run's log.csv."""
+"""Plots the curves of a run's log.csv."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 LOSSES = {
     'loss': ('action_loss', 'val_action_loss', 'text_loss', 'val_text_loss', 'image_loss', 'val_image_loss'),
-    'share of tokens that are right': (
+    'share of right tokens': (
         'action_right', 'val_action_right', 'text_right', 'val_text_right', 'image_right', 'val_image_right',
     ),
 }  # fmt: skip
 
 
 def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES) -> None:
-    """A picture with one panel per label, a line per column that the log has; those of validation are dashed.
+    """Write a picture with a panel per label and a line per column of the log. Lines of validation are dashed.
 
     Raises ValueError where the log has none of the columns.
     """
@@ -24,16 +24,16 @@ def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES)
     found = {name: [(float(r['step']), float(r[name])) for r in rows if r.get(name)]
              for names in panels.values() for name in names}  # fmt: skip
     if not any(found.values()):
-        raise ValueError(f'{log} has nothing to plot: the run has not logged a step yet')
-    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(_what(n) for n in found))}
+        raise ValueError(f'{log} has no step to plot: train for log_every steps first')
+    colours = {name: f'C{i}' for i, name in enumerate(dict.fromkeys(_modality(n) for n in found))}
     figure = Figure(figsize=(9, 3 * len(panels)), layout='constrained')
     all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
     for axes, (label, names) in zip(all_axes, panels.items(), strict=True):
         for name in names:
             if found[name]:
                 held = name.startswith('val_')
-                style = {'color': colours[_what(name)], 'linestyle': '--' if held else '-'}
-                text = f'{_what(name)}, validation' if held else _what(name)
+                style = {'color': colours[_modality(name)], 'linestyle': '--' if held else '-'}
+                text = f'{_modality(name)}, validation' if held else _modality(name)
                 axes.plot(*zip(*found[name], strict=True), label=text, marker='.' if held else '', **style)
         if axes.lines:
             axes.legend()
@@ -45,6 +45,6 @@ def plot_log(log: Path, out: Path, panels: Mapping[str, Sequence[str]] = LOSSES)
     figure.savefig(out)
 
 
-def _what(column: str) -> str:
-    """The modality of a column, or its name."""
+def _modality(column: str) -> str:
+    """Return the modality of a column, or its name."""
     return column.removeprefix('val_').removesuffix('_loss').removesuffix('_right')

@@ -1,1 +1,1 @@
-"""Data from the simulator: expert episodes and static-scene samples."""
+"""Collects data from the simulator: expert episodes and static-scene samples."""

@@ -1,4 +1,4 @@
-"""A policy drives first, then the expert takes over: data from the states that a policy reaches (DAgger)."""
+"""Makes DAgger episodes: a policy drives first, then the expert takes over from the state that it reached."""
 
 import math
 from dataclasses import dataclass
@@ -13,42 +13,40 @@ from vla_sim.rollout import PolicyDriver, run_episode
 from vla_sim.world import World
 from vla_training.data.features import FPS
 
-REST = 500  # [ms] for an arm that was led to come to rest
+REST = 500  # [ms] in which the arm comes to rest after the rollout
 
 
 @dataclass(frozen=True)
-class Lead:
-    """A policy that drives first, so that the expert continues from states that a policy reaches.
-
-    This is DAgger (Ross et al. 2011) with the expert in command after the policy.
-    """
+class Dagger:
+    """Settings of DAgger (Ross et al. 2011). The policy drives first, then the expert is in command."""
 
     checkpoint: str
-    share: float = 0.7  # of the episodes
-    seconds: tuple[float, float] = (1.0, 14.0)  # for which it drives
-    latency: tuple[float, float] = (0.08, 0.4)  # [s] of its chunks; it gets elsewhere when it is late
-    inpaint: float = 0.5  # share of the episodes in which it is given what is under way
+    share: float = 0.7  # of the episodes that the policy starts
+    seconds: tuple[float, float] = (1.0, 14.0)  # range of the time for which it drives
+    latency: tuple[float, float] = (0.08, 0.4)  # [s] range for its chunks; late chunks reach other states
+    inpaint: float = 0.5  # share of its episodes in which it is given the action prefix
 
 
-class Leader:
-    """The policy of a Lead, loaded. Raises FileNotFoundError or ValueError as Drive.load."""
+class RolloutPolicy:
+    """The loaded policy of DAgger episodes."""
 
-    def __init__(self, lead: Lead, profile: RobotProfile) -> None:
+    def __init__(self, dagger: Dagger, profile: RobotProfile) -> None:
+        """Load the checkpoint. Raises FileNotFoundError or ValueError as Drive.load."""
         from vla_training.evaluate.drive import Drive  # brings torch
 
-        self.lead, self.profile = lead, profile
-        self.policy = Drive(lead.checkpoint).load(profile)
+        self.dagger, self.profile = dagger, profile
+        self.policy = Drive(dagger.checkpoint).load(profile)
 
-    def leads(self, world: World, cameras: Cameras, seed: int) -> bool:
+    def drive(self, world: World, cameras: Cameras, seed: int) -> bool:
         """Drive the episode of this seed for a while, then bring the arm to rest. Return whether it drove.
 
         False when the seed draws no such episode, or when the policy completed the task: the episode then starts anew.
         """
         rng = np.random.default_rng([seed, 4])
-        if rng.random() >= self.lead.share:
+        if rng.random() >= self.dagger.share:
             return False
-        seconds, latency = rng.uniform(*self.lead.seconds), round(rng.uniform(*self.lead.latency), 2)
-        inpaint = bool(rng.random() < self.lead.inpaint)
+        seconds, latency = rng.uniform(*self.dagger.seconds), round(rng.uniform(*self.dagger.latency), 2)
+        inpaint = bool(rng.random() < self.dagger.inpaint)
         period = math.ceil(max(latency, 0.2) * FPS - 1e-6) / FPS  # whole frames
         driver = PolicyDriver(self.policy, cameras, period, latency, inpaint)
         seams = Seams('inpaint' if inpaint else 'weighted', gripper_threshold=self.profile.gripper_max_opening / 2)

@@ -1,4 +1,4 @@
-"""Smooth errors of the set-points that push the arm off the path of the expert now and then.
+"""Adds smooth errors to the set-points, which push the arm off the expert's path now and then.
 
 The recorded action is the set-point without the error, so the data shows the way back (DART, Laskey et al. 2017).
 """
@@ -12,18 +12,18 @@ from vla_sim.rollout import TICK
 
 @dataclass(frozen=True)
 class Push:
-    """How the set-points are disturbed. Lengths of time [s], angles [rad]."""
+    """Settings of the disturbance. Durations [s], angles [rad]."""
 
     size: float = 0.035  # standard deviation per joint
-    start_size: float = 0.06  # same, of the push that an episode may begin with
-    start_share: float = 0.4  # of the episodes that begin with one
-    rest: tuple[float, float] = (0.4, 2.0)  # between two pushes
-    hold: tuple[float, float] = (0.3, 0.9)
+    start_size: float = 0.06  # standard deviation per joint of a push at the start of an episode
+    start_share: float = 0.4  # share of the episodes that start with a push
+    rest: tuple[float, float] = (0.4, 2.0)  # range of the time between two pushes
+    hold: tuple[float, float] = (0.3, 0.9)  # range of the duration of a push
     lag: float = 0.12  # the error follows the push like two low-pass filters in a row
 
 
 class Disturbance:
-    """The error of the set-points over time. `advance` is called once per control step."""
+    """The error of the set-points over time."""
 
     def __init__(self, push: Push, rng: np.random.Generator, dof: int) -> None:
         self.push, self.rng, self.dof = push, rng, dof
@@ -34,7 +34,10 @@ class Disturbance:
             self._aim(push.start_size)
 
     def advance(self, height: float) -> np.ndarray:
-        """(dof,) [rad] error of the next set-point. height [m] of the tool: near the table the arm is pushed less."""
+        """Advance by one control step. Return the error (dof,) [rad] of the next set-point.
+
+        height: of the tool above the table [m]. Near the table the arm is pushed less.
+        """
         if self._left == 0:
             if self._target.any():
                 self._target = np.zeros(self.dof)

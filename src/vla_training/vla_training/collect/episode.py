@@ -1,5 +1,6 @@
-"""One episode of the expert in the simulator, recorded frame by frame: no ROS, but the executor and the controller of
-the robot.
+"""Records an episode of the expert in the simulator, frame by frame.
+
+The executor and the controller are those of the robot. No ROS is in the loop.
 """
 
 import json
@@ -17,16 +18,16 @@ from vla_sim.rendering.cameras import Cameras
 from vla_sim.rollout import AFTER, FRAME, PLAN, TICK
 from vla_sim.scene import CAMERAS
 from vla_sim.world import World
-from vla_training.collect.dagger import Leader
+from vla_training.collect.dagger import RolloutPolicy
 from vla_training.collect.dart import Disturbance, Push
-from vla_training.collect.scenes import Away, begin_away, pixel, places
+from vla_training.collect.scenes import StartPose, object_pixels, pixel, randomise_start
 from vla_training.data.features import (
     ACTION,
     COMPLETED,
     DEPTH_SIDE,
     DONE,
     EXECUTED,
-    POINTS,
+    GROUNDING_POINTS,
     REMAINING,
     STATE,
     SUBTASK,
@@ -38,13 +39,13 @@ from vla_training.data.features import (
     join,
 )
 
-PUSHED = 0.25  # [rad] that a joint may be from where the executor sent it; on the robot less: there nobody pushes
-LONGEST = 4000  # control steps; then the episode has failed
+PUSHED = 0.25  # [rad] limit of the tracking error; larger than on the robot, because pushes add to it
+LONGEST = 4000  # [control step] after which the episode has failed
 
 
 @dataclass
 class Recording:
-    """One episode, a row per frame."""
+    """One episode with a row per frame."""
 
     task: str  # of the simulator
     seed: int
@@ -54,7 +55,7 @@ class Recording:
     rows: list[dict[str, Any]] = field(default_factory=list)
 
     def columns(self) -> dict[str, Any]:
-        """Per column an array (frames, ...), or a list of strings."""
+        """Return an array (frames, ...) or a list of strings per column."""
         return columns_of(self.rows)
 
 
@@ -64,21 +65,22 @@ def record_episode(
     expert: Expert,
     seed: int,
     push: Push | None = None,
-    away: Away | None = None,
+    start: StartPose | None = None,
     tail: float = math.inf,
     time_limit: int = LONGEST,
-    leader: Leader | None = None,
+    rollout_policy: RolloutPolicy | None = None,
     depth_map: bool = False,
 ) -> Recording:
-    """The expert does the world's task once. push None: undisturbed; away None: from home.
+    """Record how the expert does the world's task once.
 
-    leader: of what drives before the record begins. tail: [s] that are recorded after success, or until the expert is
-    done and at rest. time_limit: control steps. depth_map: of the first camera.
+    push: None leaves the set-points undisturbed. start: None starts at home. tail: recording ends so long after
+    success [s], or when the expert is done and at rest. time_limit [control step]. rollout_policy: drives before the
+    recording starts. depth_map: also record that of the first camera.
     """
     world.reset(seed)
-    led = leader is not None and leader.leads(world, cameras, seed)
-    if not led and away is not None and (rng := np.random.default_rng([seed, 2])).random() < away.share:
-        begin_away(world, expert, away, rng)
+    driven = rollout_policy is not None and rollout_policy.drive(world, cameras, seed)
+    if not driven and start is not None and (rng := np.random.default_rng([seed, 2])).random() < start.share:
+        randomise_start(world, expert, start, rng)
     expert.begin(world.task, world.instruction)
     drive = ChunkExecutor(expert.profile, ExecutorConfig(tracking_limit=PUSHED))
     drive.observe(world.joint_positions, world.time_ns)
@@ -141,7 +143,7 @@ def _record(
     row = {
         STATE: np.append(world.joint_positions, world.gripper_opening).astype(np.float32),
         VELOCITY: world.joint_velocities.astype(np.float32),
-        ACTION: set_point.astype(np.float32),  # becomes that of the next frame when the episode is over
+        ACTION: set_point.astype(np.float32),  # _finish replaces it by that of the next frame
         EXECUTED: (set_point + np.append(error, 0.0)).astype(np.float32),
         SUBTASK: plan.subtask,
         COMPLETED: join(plan.completed),
@@ -150,12 +152,12 @@ def _record(
         DONE: False,
     }
     row |= {ee_pixel(name): pixel(world, name, world.tool_pose()[0]) for name in CAMERAS}
-    row[POINTS] = json.dumps(places(world))
+    row[GROUNDING_POINTS] = json.dumps(object_pixels(world))
     recording.rows.append(row)
 
 
 def _depth(world: World, cameras: Cameras) -> np.ndarray:
-    """(DEPTH_SIDE * DEPTH_SIDE,) uint16 [mm], row by row."""
+    """Return the depth map of the first camera, (DEPTH_SIDE * DEPTH_SIDE,) uint16 [mm], row by row."""
     metres = cameras.depth(world.snapshot(), CAMERAS[0])
     step = metres.shape[0] // DEPTH_SIDE
     millimetres = np.rint(metres[step // 2 :: step, step // 2 :: step] * 1000)
@@ -163,7 +165,7 @@ def _depth(world: World, cameras: Cameras) -> np.ndarray:
 
 
 def _finish(recording: Recording) -> None:
-    """An action is the set-point due one frame later; what follows the last frame is what it holds."""
+    """Make each frame's action the set-point of the next frame. The last frame keeps its own."""
     rows = recording.rows
     for name in (ACTION, EXECUTED):
         values = [row[name] for row in rows]

@@ -1,6 +1,4 @@
-"""The simulated scenes that data are made of: which seeds are kept for evaluation, where the arm starts, and where the
-objects are in the camera images.
-"""
+"""Simulated scenes for training: held-out seeds, start poses of the arm, and pixels of the objects in the images."""
 
 from dataclasses import dataclass
 
@@ -13,53 +11,53 @@ from vla_sim.scene import CAMERAS
 from vla_sim.tasks import X_RANGE, Y_RANGE, parse_instruction
 from vla_sim.world import World
 
-HELD_OUT = 2_000_000  # seeds from here on are for evaluation
+HELD_OUT = 2_000_000  # first seed for evaluation
 
 
 def check_seeds(seeds: range) -> None:
-    """Raises ValueError for seeds that are held out for evaluation."""
+    """Raise ValueError for seeds that are held out for evaluation."""
     if len(seeds) and max(seeds) >= HELD_OUT:
         raise ValueError(f'seeds from {HELD_OUT} on are held out for evaluation, got {max(seeds)}')
 
 
 @dataclass(frozen=True)
-class Away:
-    """Where the arm starts in episodes that do not start at home.
+class StartPose:
+    """Distribution of the arm's start pose (initial-state randomisation).
 
-    Without them the arm's pose shows where the object is. A model then learns from the joints, not from the images.
+    From home, the arm's pose shows where the object is. A model then learns from the joints, not from the images.
     """
 
-    share: float = 0.6  # of the episodes
-    near: float = 0.5  # share of those that begin over one of the props, not anywhere over the table
+    share: float = 0.6  # of the episodes that do not start at home
+    near: float = 0.5  # share of those that start over one of the props, not anywhere over the table
     spread: float = 0.08  # [m] from the prop, standard deviation of each axis
     height: tuple[float, float] = (0.06, 0.42)  # [m] of the tool above the table; low ones are likelier
     yaw: float = 0.5  # [rad] standard deviation, from where the tool faces away from the base
     tilt: float = 0.08  # [rad] standard deviation about each axis
-    named: bool = False  # near ones begin over what the instruction names first, not over any prop
+    instructed: bool = False  # near starts are over the object that the instruction names first, not over any prop
 
     @classmethod
-    def over(cls) -> 'Away':
-        """Return starts close above the object to grip, with the hand turned at random.
+    def near_object(cls) -> 'StartPose':
+        """Return the distribution of poses close above the object to grip, with the hand turned at random.
 
         The expert turns its hand long before it reaches the object. A model that sees only that learns that a hand near
         an object needs no turn.
         """
-        return cls(share=1.0, near=1.0, spread=0.025, height=(0.045, 0.3), yaw=1.0, named=True)
+        return cls(share=1.0, near=1.0, spread=0.025, height=(0.045, 0.3), yaw=1.0, instructed=True)
 
 
-def begin_away(world: World, expert: Expert, away: Away, rng: np.random.Generator) -> None:
-    """Put the arm at a start pose that `away` allows; leave it where it is when 20 draws give none within reach."""
+def randomise_start(world: World, expert: Expert, start: StartPose, rng: np.random.Generator) -> None:
+    """Put the arm at a pose drawn from `start`. It stays where it is when 20 draws give none within reach."""
     goal = parse_instruction(world.instruction)
     for _ in range(20):
         place = rng.uniform((X_RANGE[0] - 0.05, Y_RANGE[0]), (X_RANGE[1], Y_RANGE[1]))
-        if rng.random() < away.near:
-            props = [p for p in world.episode.placements if not away.named or p.name == goal.object]
+        if rng.random() < start.near:
+            props = [p for p in world.episode.placements if not start.instructed or p.name == goal.object]
             prop = props[rng.integers(len(props))]
-            place = np.array([prop.x, prop.y]) + rng.normal(0.0, away.spread, 2)
-        low, high = away.height
+            place = np.array([prop.x, prop.y]) + rng.normal(0.0, start.spread, 2)
+        low, high = start.height
         height = low + (high - low) * rng.random() ** 2
-        yaw = np.arctan2(place[1], place[0]) + rng.normal(0.0, away.yaw)
-        rotation = tool_down(float(yaw)) @ rotation_matrix(np.append(rng.normal(0.0, away.tilt, 2), 0.0))
+        yaw = np.arctan2(place[1], place[0]) + rng.normal(0.0, start.yaw)
+        rotation = tool_down(float(yaw)) @ rotation_matrix(np.append(rng.normal(0.0, start.tilt, 2), 0.0))
         opening = float(rng.choice([0.0, 0.05, expert.profile.gripper_max_opening]))
         try:
             q = expert.kinematics.inverse(np.append(place, height), rotation, expert.kinematics.home)
@@ -69,13 +67,13 @@ def begin_away(world: World, expert: Expert, away: Away, rng: np.random.Generato
             return
 
 
-def places(world: World) -> dict[str, dict[str, list[float]]]:
-    """Return camera -> object name -> [x, y] in the image [px], which may be outside it. Of a button: of its cap."""
-    things = world.objects()
+def object_pixels(world: World) -> dict[str, dict[str, list[float]]]:
+    """Return camera -> object name -> [x, y] in the image [px], possibly outside it. A button's point is its cap."""
+    poses = world.objects()
     return {
         camera: {
             p.name.replace('_', ' '): [
-                round(float(x), 1) for x in pixel(world, camera, things.get(f'{p.name}_cap', things[p.name])[0])
+                round(float(x), 1) for x in pixel(world, camera, poses.get(f'{p.name}_cap', poses[p.name])[0])
             ]
             for p in world.episode.placements
         }
@@ -84,7 +82,7 @@ def places(world: World) -> dict[str, dict[str, list[float]]]:
 
 
 def pixel(world: World, camera: str, place: np.ndarray) -> np.ndarray:
-    """Return (2,) [px] of a place (3,) [m] in the image: x right, y down. Outside it for what the camera misses."""
+    """Return the pixel (2,) of a point (3,) [m] in the world frame: x right, y down, possibly outside the image."""
     position, quat = world.camera_pose(camera)
     w, x, y, z = quat
     rotation = np.array([

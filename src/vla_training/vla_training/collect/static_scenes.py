@@ -1,9 +1,10 @@
-"""Many scenes that are only looked at: what the words of an instruction mean, without a motion.
+"""Makes static-scene samples: images and instructions of many scenes, without a motion.
 
-In an episode the arm soon is where the named thing is, and who learns from episodes alone reads the place off the arm.
-Its pose in a glance says nothing: only the pictures and the words tell where the named things are. With answers there
-is the chunk that the expert would begin with, too: a thousand episodes are a thousand scenes, which can be known by
-heart; of looks with an answer a thousand cost a minute, and each is of another scene.
+In an episode the arm soon is where the named object is. A model that learns from episodes alone reads the place off the
+arm. In a static scene the arm's pose is independent of the instruction, so only images and words show the objects.
+
+A sample can have the expert's action label: the chunk with which the expert would start. A thousand episodes show a
+thousand scenes, which a model can memorise. A thousand labelled samples show a thousand scenes, too, and take a minute.
 """
 
 import multiprocessing
@@ -11,6 +12,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -32,43 +34,47 @@ from vla_sim.kinematics import IKError
 from vla_sim.rendering.cameras import Cameras
 from vla_sim.tasks import TASKS, any_instruction
 from vla_sim.world import World
-from vla_training.collect.scenes import Away, begin_away, check_seeds, places
+from vla_training.collect.scenes import StartPose, check_seeds, object_pixels, randomise_start
 from vla_training.data import shards
-from vla_training.train.tokenize import Arm, action_of, kinematics_for, named
-
-Row = dict[str, np.ndarray]
-
+from vla_training.train.tokenize import Arm, action_of, kinematics_for, names_in
 
 STEP = 4  # samples of the expert's path per step of a chunk
-LONGEST = 12  # samples at the beginning of the path that are left out at most
-UNDER_WAY = 0.03  # [rad] from rest, of the joint that has moved most: from here on the arm moves as it mostly does
+LONGEST = 12  # most samples that are left out at the start of the path
+MOVING = 0.03  # [rad] of the joint that has moved most: from here on the arm has left its rest
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a glance is."""
+class SceneSettings:
+    """Settings of static-scene samples."""
 
     tasks: tuple[str, ...] = TASKS
-    sentences: int = 2  # per scene, that ask for different things or say it differently
-    away: Away = field(default_factory=Away)  # where the arm is
-    answers: bool = False  # the chunk that the expert begins with, for each sentence
+    sentences: int = 2  # per scene; they ask for different objects or use different words
+    start: StartPose = field(default_factory=StartPose)
+    label_actions: bool = False  # store the chunk with which the expert would start, for each sentence
 
 
-class Looker:
-    """Makes scenes, and looks at them; one per process."""
+class SceneSample(NamedTuple):
+    """One scene with n sentences about it."""
 
-    def __init__(self, tokens: Path, arm: Arm, look: Look) -> None:
+    rows: dict[str, np.ndarray]  # tensors of a shard, each (n, ...)
+    sentences: list[str]  # (n,)
+
+
+class SceneSampler:
+    """Makes the static-scene samples of one process."""
+
+    def __init__(self, tokens: Path, arm: Arm, settings: SceneSettings) -> None:
         torch.set_num_threads(1)
         self.config: ModelConfig = shards.read_config(tokens)
         self.encoder = _encoder(tokens, self.config)
         robot = self.config.robot
-        self.expert = answering(arm.profile, robot)
-        self.kinematics: Kinematics | None = kinematics_for(arm, robot) if look.answers else None
-        self.settings = look
+        self.expert = labelling_expert(arm.profile, robot)
+        self.kinematics: Kinematics | None = kinematics_for(arm, robot) if settings.label_actions else None
+        self.settings = settings
         self.worlds: dict[str, tuple[World, Cameras]] = {}
 
-    def look(self, job: tuple[str, int]) -> tuple[Row, list[str]]:
-        """The scene of (task, seed), the arm somewhere: rows that differ in their sentences, and these."""
+    def sample(self, job: tuple[str, int]) -> SceneSample:
+        """Return the sample of (task, seed), with the arm at a random pose. Its rows differ in their sentences."""
         task, seed = job
         if task not in self.worlds:
             world = World(task)
@@ -76,65 +82,65 @@ class Looker:
         world, cameras = self.worlds[task]
         world.reset(seed)
         rng = np.random.default_rng([seed, 3])
-        away = self.settings.away
-        if rng.random() < away.share:
-            begin_away(world, self.expert, away, rng)
+        start = self.settings.start
+        if rng.random() < start.share:
+            randomise_start(world, self.expert, start, rng)
         robot, vocabulary = self.config.robot, self.config.vocabulary
         pictures = cameras.render(world.snapshot())
         with torch.inference_mode():
             pixels = [preprocess(pictures[c], self.config.image_tokenizer.resolution) for c in robot.cameras]
             codes = self.encoder.encode(torch.stack(pixels)).numpy()
         state = self.config.ranges('state').normalize(np.append(world.joint_positions, world.gripper_opening))
-        found = places(world)
+        found = object_pixels(world)
         sentences = [any_instruction(world.episode, rng) for _ in range(self.settings.sentences)]
-        if away.named:
-            sentences[0] = world.instruction  # that of what the arm is over
+        if start.instructed:
+            sentences[0] = world.instruction  # that of the object below the arm
         each = len(sentences)
         points = np.full((each, len(robot.cameras), robot.points, 2), shards.NOWHERE)
         for row, sentence in zip(points, sentences, strict=True):
             for view, camera in enumerate(robot.cameras):
                 height, width = pictures[camera].shape[:2]
-                for i, name in enumerate(named(sentence, found[camera])[: robot.points]):
+                for i, name in enumerate(names_in(sentence, found[camera])[: robot.points]):
                     share = squared(np.array(found[camera][name]), height, width)
                     row[view, i] = bins.quantize(2 * share - 1, vocabulary.bins)
         action = np.full((each, robot.horizon, robot.action_dim), shards.NOWHERE)
-        if self.settings.answers:
+        if self.settings.label_actions:
             for i, sentence in enumerate(sentences):
-                with suppress(IKError):  # where the expert does not reach only the places are known
-                    action[i] = self._answer(world, sentence)
+                with suppress(IKError):  # out of the expert's reach: the row has grounding points alone
+                    action[i] = self._label(world, sentence)
         rows = {
             'codes': np.repeat(codes[None], each, 0),
             'state': np.repeat(bins.quantize(state, vocabulary.bins)[None], each, 0),
             'action': action,
             'points': points,
         }
-        return rows, sentences
+        return SceneSample(rows, sentences)
 
-    def _answer(self, world: World, sentence: str) -> np.ndarray:
-        """(horizon, action_dim) bins of the expert's answer. Raises IKError."""
+    def _label(self, world: World, sentence: str) -> np.ndarray:
+        """Return the bins (horizon, action_dim) of the expert's action label. Raises IKError."""
         robot, q = self.config.robot, world.joint_positions
-        steps = answer(self.expert, world, sentence, robot.horizon)[:, : robot.dof + robot.gripper]
+        steps = label_actions(self.expert, world, sentence, robot.horizon)[:, : robot.dof + robot.gripper]
         action = self.config.ranges('action').normalize(action_of(robot, self.kinematics, q, steps))
         return bins.quantize(action.astype(np.float32), self.config.vocabulary.bins)
 
 
-def answering(profile: RobotProfile, robot: RobotInterface | PolicyInfo) -> Expert:
-    """An expert for `answer`."""
+def labelling_expert(profile: RobotProfile, robot: RobotInterface | PolicyInfo) -> Expert:
+    """Return an expert whose paths are fine and long enough for `label_actions`."""
     return Expert(profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
 
 
-def answer(expert: Expert, world: World, sentence: str, horizon: int) -> np.ndarray:
-    """(horizon, dof + 1) set-points [rad] and opening [m] that the expert would begin with. Raises IKError.
+def label_actions(expert: Expert, world: World, sentence: str, horizon: int) -> np.ndarray:
+    """Return the expert's first set-points [rad] and opening [m] for a sentence, (horizon, dof + 1). Raises IKError.
 
-    Without the time that the arm needs to get under way: who does not see how fast it goes would learn to begin from
-    rest at every look, and creep.
+    The label leaves out the time in which the arm accelerates from rest. A model sees no velocities: it would learn to
+    start from rest in every chunk, and creep.
     """
     q = world.joint_positions
     expert.begin(world.task, sentence)
     path = expert.plan(0, q, world.gripper_opening, world.objects()).chunk
-    moved = np.abs(path.positions[:LONGEST] - q).max(1) > UNDER_WAY
-    begin = int(moved.argmax()) if moved.any() else LONGEST
-    chosen = begin + STEP * np.arange(1, horizon + 1) - 1
+    moved = np.abs(path.positions[:LONGEST] - q).max(1) > MOVING
+    first = int(moved.argmax()) if moved.any() else LONGEST
+    chosen = first + STEP * np.arange(1, horizon + 1) - 1
     return np.column_stack([path.positions[chosen], path.gripper[chosen]])
 
 
@@ -149,56 +155,58 @@ def _encoder(tokens: Path, config: ModelConfig) -> ImageTokenizer:
 
 
 _settings: tuple = ()
-_looker: Looker | None = None
+_sampler: SceneSampler | None = None
 
 
 def _start(*settings) -> None:
-    global _settings  # noqa: PLW0603, what a worker process keeps from one scene to the next
+    global _settings  # noqa: PLW0603, a worker process keeps its sampler from one scene to the next
     _settings = settings
 
 
-def _look(job: tuple[str, int]) -> tuple[Row, list[str]]:
-    global _looker  # noqa: PLW0603
-    if _looker is None:  # not in _start, whose exceptions nobody would hear
-        _looker = Looker(*_settings)
-    return _looker.look(job)
+def _sample(job: tuple[str, int]) -> SceneSample:
+    global _sampler  # noqa: PLW0603
+    if _sampler is None:  # not in _start: a pool loses the exceptions of it
+        _sampler = SceneSampler(*_settings)
+    return _sampler.sample(job)
 
 
-def glances(tokens: Path, arm: Arm, seeds: range, look: Look = Look(), *, processes: int = 1) -> str:
-    """Adds `glances-*` to a folder of tokens, a scene of each task per seed; returns a line about them.
+def write_static_scenes(
+    tokens: Path, arm: Arm, seeds: range, settings: SceneSettings = SceneSettings(), *, processes: int = 1
+) -> str:
+    """Add static-scene samples to a folder of tokens, a scene of each task per seed. Return a line about them.
 
-    Files that are there are kept, so a run that was cut goes on. Raises ValueError for tokens without points, or seeds
-    that are held out for evaluation; FileNotFoundError or ValueError for a damaged folder.
+    Existing files are kept, so an interrupted run continues. Raises ValueError for tokens without grounding points and
+    for seeds that are held out, FileNotFoundError or ValueError for a damaged folder.
     """
     config = shards.read_config(tokens)
     if not config.robot.points:
-        raise ValueError(f'{tokens} has no points, nothing can be learned from a glance: tokenize data that has them')
+        raise ValueError(
+            f'{tokens} has no grounding points, so static scenes teach nothing: tokenize a data set that has them'
+        )
     check_seeds(seeds)
     text = TextTokenizer.load(tokens / 'tokenizer.json')
-    jobs = [(task, seed) for seed in seeds for task in look.tasks]
-    room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // look.sentences  # scenes of a file
+    jobs = [(task, seed) for seed in seeds for task in settings.tasks]
+    room = (shards.MAX_BYTES - 300_000) // shards.bytes_of(config) // settings.sentences  # scenes of a file
     parts = [jobs[i : i + room] for i in range(0, len(jobs), room)]
-    kind = 'glances' + '-over' * look.away.named + '-answers' * look.answers
-    files = [tokens / f'{kind}-{seeds.start:07d}-{i:03d}.safetensors' for i in range(len(parts))]
+    near, labelled = settings.start.instructed, settings.label_actions
+    files = [shards.static_path(tokens, seeds.start, i, near=near, labelled=labelled) for i in range(len(parts))]
     with Progress(transient=True) as bar:
         line = bar.add_task('scenes', total=len(jobs))
         # Spawned, not forked: the caller may hold locks, threads and a GL context.
-        with multiprocessing.get_context('spawn').Pool(processes, _start, (tokens, arm, look)) as pool:
+        with multiprocessing.get_context('spawn').Pool(processes, _start, (tokens, arm, settings)) as pool:
             for file, part in zip(files, parts, strict=True):
                 if not file.exists():
-                    _write(file, text, pool.imap(_look, part, chunksize=8), lambda: bar.advance(line))
+                    _write(file, text, pool.imap(_sample, part, chunksize=8), lambda: bar.advance(line))
                 else:
                     bar.advance(line, len(part))
     size = sum(file.stat().st_size for file in files)
-    return f'{len(jobs)} scenes, {len(jobs) * look.sentences} rows, {size / 1e6:.1f} MB'
+    return f'{len(jobs)} scenes, {len(jobs) * settings.sentences} rows, {size / 1e6:.1f} MB'
 
 
-def _write(
-    file: Path, text: TextTokenizer, looks: Iterable[tuple[Row, list[str]]], advance: Callable[[], None]
-) -> None:
+def _write(file: Path, text: TextTokenizer, samples: Iterable[SceneSample], advance: Callable[[], None]) -> None:
     rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
     texts: dict[str, int] = {}
-    for scene, (found, sentences) in enumerate(looks):
+    for scene, (found, sentences) in enumerate(samples):
         for name, values in found.items():
             rows[name].append(values)
         rows['episode'].append(np.full(len(sentences), scene))

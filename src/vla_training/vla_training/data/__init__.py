@@ -1,1 +1,1 @@
-"""Data sets and shards: columns, labels, storage."""
+"""Defines the columns of data sets, makes plan labels, and stores tokens in shards."""

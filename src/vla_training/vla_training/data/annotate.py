@@ -1,4 +1,4 @@
-"""The plan text of each frame, made from the sub-tasks that are written beside it."""
+"""Makes the plan text of each frame from its sub-tasks."""
 
 import json
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from vla_training.lerobot import Dataset
 
 
 class Frames(Protocol):
-    """What is needed of a lerobot.Episode."""
+    """The part of a lerobot.Episode that plan texts need."""
 
     @property
     def columns(self) -> dict[str, np.ndarray | list[str]]: ...
@@ -25,19 +25,19 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class Plan:
-    """The sub-tasks as they stand in one frame, in order."""
+    """The sub-tasks at one frame, in order."""
 
-    subtasks: list[str]  # all of the episode
+    subtasks: list[str]  # all sub-tasks of the episode
     finished: list[str]
     current: str
 
 
 def plans(episode: Frames) -> list[Plan | None]:
-    """One per frame; None where nobody said which sub-task is being done.
+    """Return a plan per frame (T,); None where the frame has no sub-task.
 
-    With the columns of what was done and what is to come, they count. Without, all sub-tasks are those that appear
-    in the episode, finished are those that appeared before the frame: as MM-ACT's data is annotated. Once all is done
-    the last sub-task stays the current one, because the text has no form without any.
+    The columns COMPLETED and REMAINING count where they exist. Otherwise the plan follows MM-ACT's annotation: it has
+    all sub-tasks of the episode, and those that appeared before the frame are finished. After the last sub-task that
+    one stays current, because the text needs one.
     """
     current = _texts(episode, SUBTASK)
     completed = [split(text) for text in _texts(episode, COMPLETED)]
@@ -55,12 +55,12 @@ def plans(episode: Frames) -> list[Plan | None]:
 
 
 def plan_texts(episode: Frames) -> list[str]:
-    """The plan text of each frame, empty where there is none."""
+    """Return the plan text of each frame (T,); empty where the frame has no plan."""
     return [plan(episode.task, p.subtasks, p.finished, p.current) if p is not None else '' for p in plans(episode)]
 
 
 def records(dataset: Dataset) -> Iterator[dict]:
-    """A record per annotated frame with the keys of MM-ACT's annotation files."""
+    """Yield a record per annotated frame, with the keys of MM-ACT's annotation files."""
     for info in dataset.episodes:
         for episode in dataset.episode(info.index).by_task():
             frames = zip(episode.columns['frame_index'], plans(episode), plan_texts(episode), strict=True)
@@ -78,7 +78,7 @@ def records(dataset: Dataset) -> Iterator[dict]:
 
 
 def write_records(folder: Path, out: Path | None = None) -> tuple[Path, int]:
-    """Write the records as JSON lines, by default to meta/plans.jsonl in the dataset. Returns the file and the count.
+    """Write the records as JSON lines, by default to meta/plans.jsonl in the dataset. Return the file and the count.
 
     Raises ValueError when the dataset has no sub-tasks.
     """

@@ -1,7 +1,7 @@
-"""The columns of our data sets: their names and types in one place.
+"""Defines the names and types of the columns of data sets.
 
-Stock lerobot makes every column whose name begins with `observation` an input of a policy, and with `action` an output.
-What only training may know has other names: `truth.` of the simulator, `executed.`, `annotation.`.
+Stock lerobot makes every column whose name starts with `observation` an input of a policy, and with `action` an output.
+Columns for training alone therefore start with `truth.` (from the simulator), `executed.` or `annotation.`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,36 +18,39 @@ DEPTH_SIDE = 64
 STATE = 'observation.state'  # measured joint positions [rad], gripper opening [m]
 VELOCITY = 'observation.velocity'  # measured [rad/s]
 ACTION = 'action'  # set-point due one frame later: joint positions [rad], gripper opening [m]
-EXECUTED = 'executed.action'  # the set-point that was sent for that time, with the noise that was added
-EXECUTED_BEFORE = 'action.executed'  # its name in data sets of earlier versions
-SUBTASK = 'annotation.subtask'  # what is being done, in words; empty: nothing
-COMPLETED = 'annotation.completed'  # sub-tasks done, in order, joined by SEPARATOR
-REMAINING = 'annotation.remaining'  # sub-tasks to come, without the current one, joined by SEPARATOR
-POINTS = 'annotation.points'  # JSON: camera -> name of a thing -> [x, y] in its image [px]; may lie outside
+EXECUTED = 'executed.action'  # set-point that was sent for that time, with the added noise
+EXECUTED_BEFORE = 'action.executed'  # name of EXECUTED in data sets of earlier versions
+SUBTASK = 'annotation.subtask'  # current sub-task, in words; empty: none
+COMPLETED = 'annotation.completed'  # finished sub-tasks, in order, joined by SEPARATOR
+REMAINING = 'annotation.remaining'  # sub-tasks after the current one, joined by SEPARATOR
+GROUNDING_POINTS = 'annotation.points'  # JSON: camera -> object name -> [x, y] in its image [px], possibly outside
 SUCCESS = 'next.success'
 DONE = 'next.done'  # true in the last frame of an episode
 SEPARATOR = '; '
 
 
 def image(camera: str) -> str:
-    """RGB."""
+    """Return the column of a camera's RGB images."""
     return f'observation.images.{camera}'
 
 
 def depth(camera: str) -> str:
-    """Distance along the optical axis [mm], row by row; flat: stock lerobot cannot edit columns of more dimensions."""
+    """Return the column of a camera's depth map: distance along the optical axis [mm], row by row.
+
+    The map is flat, because stock lerobot cannot edit columns of more dimensions.
+    """
     return f'truth.depth.{camera}'
 
 
 def ee_pixel(camera: str) -> str:
-    """Where the tool is in the camera's image [px]: x to the right, y down; may lie outside."""
+    """Return the column of the tool's pixel in a camera's image: x right, y down, possibly outside the image."""
     return f'truth.ee_pixel.{camera}'
 
 
 def robot_features(
     joint_names: Sequence[str], cameras: Mapping[str, tuple[int, int]], *, gripper: bool = True
 ) -> dict[str, Feature]:
-    """What every robot's data set has. cameras: (height, width) [px] by name."""
+    """Return the columns that every data set of a robot has. cameras: name -> (height, width) [px]."""
     joints = list(joint_names)
     values = [*joints, 'gripper'] if gripper else joints
     return {
@@ -60,19 +63,19 @@ def robot_features(
 
 
 def subtask_features() -> dict[str, Feature]:
-    """What there is besides, where somebody said which sub-task was being done."""
+    """Return the columns of sub-tasks."""
     return {name: Feature('string') for name in (SUBTASK, COMPLETED, REMAINING)}
 
 
 def executed(columns: Mapping[str, Any]) -> Any | None:
-    """The column EXECUTED, also of a data set of an earlier version; None: it has none."""
+    """Return the column EXECUTED, also under its earlier name. None: the data set has none."""
     return columns.get(EXECUTED, columns.get(EXECUTED_BEFORE))
 
 
 def simulator_features(
     joint_names: Sequence[str], cameras: Sequence[str], *, depth_map: bool = False
 ) -> dict[str, Feature]:
-    """What the simulator's data sets have. depth_map: of the first camera."""
+    """Return the columns of the simulator's data sets. depth_map: add that of the first camera."""
     robot = robot_features(joint_names, dict.fromkeys(cameras, (PIXELS, PIXELS)))
     depth_maps = {depth(cameras[0]): Feature('uint16', (DEPTH_SIDE * DEPTH_SIDE,))} if depth_map else {}
     return {
@@ -80,7 +83,7 @@ def simulator_features(
         **subtask_features(),
         EXECUTED: robot[ACTION],
         SUCCESS: Feature('bool'),
-        POINTS: Feature('string'),
+        GROUNDING_POINTS: Feature('string'),
         **depth_maps,
         **{ee_pixel(name): Feature('float32', (2,), ['x', 'y']) for name in cameras},
     }
@@ -91,7 +94,7 @@ def video_feature(height: int, width: int) -> Feature:
 
 
 def columns_of(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray | list[str]]:
-    """Rows, one per frame, as columns: arrays (T, ...), lists of strings. All rows have the same names."""
+    """Return T rows of the same names as columns: arrays (T, ...) or lists of T strings."""
     return {
         name: [row[name] for row in rows] if isinstance(value, str) else np.stack([row[name] for row in rows])
         for name, value in (rows[0] if rows else {}).items()
@@ -103,5 +106,5 @@ def join(subtasks: Sequence[str]) -> str:
 
 
 def split(text: str) -> list[str]:
-    """The sub-tasks of a column whose values are joined."""
+    """Return the sub-tasks of a joined text."""
     return [part for part in text.split(SEPARATOR) if part]

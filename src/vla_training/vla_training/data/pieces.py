@@ -1,4 +1,4 @@
-"""Tensors of a run in safetensors files of at most 15 MB, which move through any channel."""
+"""Stores the tensors of a run in safetensors files of at most 15 MB, which pass through any channel."""
 
 import math
 from collections.abc import Iterable, Iterator
@@ -13,9 +13,9 @@ from vla_training.data.shards import MAX_BYTES
 
 
 def write_pieces(folder: Path, state: Iterable[tuple[str, Tensor]], max_bytes: int = MAX_BYTES) -> None:
-    """Safetensors files of at most `max_bytes`; a larger tensor is cut along its first dimension.
+    """Write safetensors files of at most `max_bytes`. A larger tensor is cut along its first dimension.
 
-    `state` may make its tensors one by one: no more than one of them and one file are held.
+    `state` may make its tensors one by one: memory holds one of them and one file.
     """
     piece: dict[str, Tensor] = {}
     room, files = max_bytes, 0
@@ -34,7 +34,7 @@ def write_pieces(folder: Path, state: Iterable[tuple[str, Tensor]], max_bytes: i
 
 
 def iterate_pieces(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """What write_pieces wrote, tensor by tensor. Raises ValueError naming a file that is damaged."""
+    """Yield (name, tensor) of a folder that write_pieces wrote. Raises ValueError naming a damaged file."""
     places: dict[str, dict[int, Path]] = {}
     for path in sorted(folder.glob('state-*.safetensors')):
         with _opened(path) as file:
@@ -50,7 +50,7 @@ def iterate_pieces(folder: Path) -> Iterator[tuple[str, Tensor]]:
 
 
 def read_pieces(folder: Path) -> dict[str, Tensor]:
-    """All that write_pieces wrote."""
+    """Return all tensors by name of a folder that write_pieces wrote."""
     return dict(iterate_pieces(folder))
 
 

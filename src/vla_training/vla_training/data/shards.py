@@ -1,19 +1,19 @@
-"""Tokenized data: what training reads. About half a kilobyte a frame, in safetensors files of at most 15 MB.
+"""Reads and writes tokenized data for training: about half a kilobyte a frame, in safetensors files of at most 15 MB.
 
-A folder of shards is whole: shard-*, of episodes, and glances-*, of single frames (glances.py); beside them lie
-the config.json, the tokenizers and the statistics they were made with. Episodes are never
-split over shards. Tensors of a shard, N frames:
+A folder of shards is complete. It holds shard-* (frames of episodes), static-* (static-scene samples; glances-* in
+folders of earlier versions), config.json, the tokenizers and the statistics. An episode is never split over shards.
+Tensors of a shard with N frames:
 
     codes        (N, views, tokens) uint16   image codes of every camera, in prompt order
     state        (N, state_dim) uint16       bins
-    action       (N, horizon, action_dim) uint16  bins of the chunk that follows; NOWHERE: of a glance, none
-    points       (N, views, points, 2) uint16  bins of the places of what the instruction names; NOWHERE: nobody said
+    action       (N, horizon, action_dim) uint16  bins of the chunk that follows; NOWHERE: no action label
+    points       (N, views, points, 2) uint16  bins of the grounding points; NOWHERE: unknown
     future       (N,) int32                  row of the frame at the end of the chunk
     episode      (N,) int32                  number of the episode in the data set
     instruction  (N,) int32                  row of `texts`
     plan         (N,) int32                  row of `texts`; -1 where there is none
-    text_ids     (K,) int32                  all texts, one after the other
-    text_ends    (M,) int32                  where each ends
+    text_ids     (K,) int32                  ids of all texts, one after the other
+    text_ends    (M,) int32                  end of each text in text_ids
 """
 
 from collections.abc import Mapping
@@ -33,22 +33,23 @@ from vla_model.tokens.text_tokenizer import TextTokenizer
 MAX_BYTES = 15_000_000
 PER_FRAME = ('codes', 'state', 'action', 'points', 'future', 'episode', 'instruction', 'plan')
 DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'points': torch.uint16}
-NOWHERE = 65535
+NOWHERE = 65535  # a value that is not known
+STATIC, STATIC_BEFORE = 'static-', 'glances-'  # first letters of the files of static-scene samples, now and earlier
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """All shards of a folder as one. Ids that index rows or texts are int64 and count over all of it."""
+    """All shards of a folder as one. Ids of rows and texts are int64 and count over all shards."""
 
     config: ModelConfig
     text: TextTokenizer
     folder: Path
-    codes: Tensor  # (N, views, tokens) int16 or int32, as below
+    codes: Tensor  # (N, views, tokens) int32, as `state`, `action` and `points`
     state: Tensor
-    action: Tensor
-    points: Tensor  # -1 where nobody said; so is `action`
+    action: Tensor  # -1: unknown
+    points: Tensor  # -1: unknown
     future: Tensor  # (N,) int64
-    glance: Tensor  # (N,) bool: in glances-*
+    static: Tensor  # (N,) bool: a static-scene sample
     episode: Tensor
     instruction: Tensor
     plan: Tensor
@@ -62,15 +63,25 @@ def shard_path(folder: Path, index: int) -> Path:
     return folder / f'shard-{index:05d}.safetensors'
 
 
+def static_path(folder: Path, seed: int, index: int, *, near: bool, labelled: bool) -> Path:
+    """Return the file of static-scene samples whose first scene has this seed; one of an earlier version if it exists.
+
+    near: the arm starts near the object. labelled: samples have action labels.
+    """
+    end = f'{seed:07d}-{index:03d}.safetensors'
+    before = folder / f'{STATIC_BEFORE}{"over-" * near}{"answers-" * labelled}{end}'
+    return before if before.exists() else folder / f'{STATIC}{"near-" * near}{"labelled-" * labelled}{end}'
+
+
 def bytes_of(config: ModelConfig) -> int:
-    """Of a frame in a shard, texts apart."""
+    """Return the size of a frame in a shard, without its texts [byte]."""
     robot = config.robot
     values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
     return 2 * values + 4 * 4
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Writes one shard, whole or not at all. Returns its size [bytes]. Raises ValueError if it is too large."""
+    """Write one shard, whole or not at all. Return its size [byte]. Raises ValueError if it is too large."""
     converted = {name: t.to(DTYPES.get(name, torch.int32)).contiguous() for name, t in tensors.items()}
     size = sum(t.numel() * t.element_size() for t in converted.values())
     if size > MAX_BYTES:
@@ -82,14 +93,15 @@ def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
 
 
 def read_config(folder: Path) -> ModelConfig:
-    """Of a folder of shards. Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+    """Read config.json of a folder of shards. Raises FileNotFoundError or ValueError naming the file and the fault."""
     return checkpoint.read_config(folder, read_json(folder / 'config.json'))
 
 
 def read(folder: Path, *others: Path) -> Tokens:
-    """others: further folders, made for the same model with the same statistics (tokenize --like --keep-statistics).
+    """Read the shards of one or several folders as one.
 
-    Raises FileNotFoundError or ValueError naming the file and what is wrong with it.
+    others: further folders, for the same model and with the same statistics (tokenize --like --keep-statistics).
+    Raises FileNotFoundError or ValueError naming the file and the fault.
     """
     config = read_config(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
@@ -100,11 +112,12 @@ def read(folder: Path, *others: Path) -> Tokens:
         paths = sorted(each.glob('shard-*.safetensors'))
         if not paths:
             raise FileNotFoundError(f'{each} has no shard-*.safetensors: make them with ./vla train tokenize')
-        files += [paths, *([path] for path in sorted(each.glob('glances-*.safetensors')))]
+        static = (path for start in (STATIC_BEFORE, STATIC) for path in sorted(each.glob(f'{start}*.safetensors')))
+        files += [paths, *([path] for path in static)]
     begins = {paths[0] for paths in files}
     parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
     texts: list[list[int]] = []
-    glances: list[Tensor] = []
+    statics: list[Tensor] = []
     rows = episodes = first = 0
     for path in (path for paths in files for path in paths):
         if path in begins:
@@ -124,11 +137,11 @@ def read(folder: Path, *others: Path) -> Tokens:
             shard[name] = torch.where(found == NOWHERE, -1, found)
         for name in PER_FRAME:
             parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
-        glances.append(torch.full((len(shard['codes']),), path.name.startswith('glances-')))
+        statics.append(torch.full((len(shard['codes']),), path.name.startswith((STATIC, STATIC_BEFORE))))
         texts += own
         rows += len(shard['codes'])
     tensors = {name: torch.cat(p) for name, p in parts.items()}
-    return Tokens(config, text, folder, **tensors, glance=torch.cat(glances), texts=texts)
+    return Tokens(config, text, folder, **tensors, static=torch.cat(statics), texts=texts)
 
 
 def _check_alike(folder: Path, config: ModelConfig, other: Path) -> None:
@@ -161,7 +174,7 @@ def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
             raise ValueError(f'{path} lacks {name}: tokenize the data set again')
         if name in PER_FRAME and tuple(shard[name].shape[1:]) != expected.get(name, ()):
             raise ValueError(
-                f'{path}: {name} is {tuple(shard[name].shape)}, config.json says (frames, '
+                f'{path}: {name} is {tuple(shard[name].shape)}, config.json has (frames, '
                 f'{", ".join(map(str, expected.get(name, ())))}): the shard is of another configuration'
             )
     n = len(shard['codes'])

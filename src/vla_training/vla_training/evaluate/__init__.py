@@ -1,1 +1,1 @@
-"""Evaluation of policies: closed loop in the simulator, single steps, recorded frames."""
+"""Evaluates policies: in closed loop in the simulator, on single steps, and on recorded frames."""

@@ -1,4 +1,4 @@
-"""How a checkpoint is loaded and drives the simulated arm."""
+"""Defines how a checkpoint is loaded and drives the simulated arm."""
 
 from dataclasses import dataclass
 
@@ -12,31 +12,31 @@ from vla_sim.scene import CAMERAS
 
 @dataclass(frozen=True)
 class Drive:
-    """How the policy is loaded and drives. Times [s] of simulation."""
+    """Settings of a policy that drives. Times [s] are simulated."""
 
     checkpoint: str  # folder, or random-nano
     latency: float = 0.08  # from the observation to the chunk at the executor: the policy node's 95th percentile
     period: float = 0.2  # between two inferences
     time_limit: float = 30.0  # of an episode
-    act_steps: int = 1
-    reuse: int = 1  # acts per full forward, see LoadOptions
-    estimate: str = 'median'  # of a set-point, see LoadOptions
+    act_steps: int = 1  # forwards per chunk
+    reuse: int = 1  # chunks per full forward, see LoadOptions
+    action_decoding: str = 'median'  # how a set-point is read from its distribution, see LoadOptions
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
     inpaint: str = 'auto'  # whether the policy is given the action prefix, one of action_prefix.INPAINT
-    seams: str = 'inpaint'  # how the executor takes a chunk, one of seams.STRATEGIES
+    blending: str = 'inpaint'  # how the executor blends chunks, one of chunk_blending.STRATEGIES
 
     def load(self, profile: RobotProfile) -> Policy:
-        """The policy, in joint set-points of the robot. Raises as `model` and `adapt`."""
+        """Return the policy with chunks of joint set-points of the robot. Raises as `model` and `adapt`."""
         return self.adapt(self.model(), profile)
 
     def adapt(self, model: Policy, profile: RobotProfile) -> Policy:
-        """A loaded model for the robot. Raises ValueError for one that is made for another robot."""
+        """Return a loaded model adapted to the robot. Raises ValueError for a model of another robot."""
         return adapt_to_robot(model, profile, CAMERAS, self.checkpoint, urdf_text)
 
     def model(self) -> Policy:
-        """The checkpoint as it is. Raises FileNotFoundError or ValueError naming what is wrong."""
+        """Load the checkpoint, not adapted to the robot. Raises FileNotFoundError or ValueError naming the fault."""
         options = LoadOptions(
             self.device,
             threads=1,
@@ -45,6 +45,6 @@ class Drive:
             image_engine=self.image_engine,
             image_dtype='auto',
             reuse=self.reuse,
-            estimate=self.estimate,
+            estimate=self.action_decoding,
         )
         return load(self.checkpoint, options)

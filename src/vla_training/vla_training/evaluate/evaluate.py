@@ -1,7 +1,7 @@
-"""A policy drives the simulated arm, closed loop and without ROS, in scenes that it has never seen.
+"""Evaluates a policy on the simulated arm, in closed loop and without ROS, in scenes that it has never seen.
 
-The policy sees what it sees on the robot, camera images, joints and the instruction, and is as late: a chunk reaches
-the executor `latency` after the time that its observation stands for, and the next inference starts a `period` after.
+The policy receives the same inputs as on the robot: camera images, joints and the instruction. It is as late, too: a
+chunk reaches the executor `latency` after its observation. The next inference starts a `period` after the one before.
 """
 
 import multiprocessing
@@ -30,14 +30,14 @@ from vla_training.evaluate.drive import Drive
 from vla_training.evaluate.records import CONTRAST, HELD_OUT, Record, RecordFile, Share
 from vla_training.evaluate.report import print_report, write_report
 
-CONTRAST_SEED = FIRST_SEED + 1_000_000  # contrast scenes are looked for from here on
+CONTRAST_SEED = FIRST_SEED + 1_000_000  # first seed of the search for contrast scenes
 SHEETS, SHOTS, SHOT = 4, 10, 144  # contact sheets per task, pictures per camera on each, edge of a picture [px]
 
 Job = tuple[str, str, int, str]  # group, task, seed, instruction
 
 
 class Worker:
-    """Runs episodes one after another, in one process. Worlds are kept from one to the next."""
+    """Runs episodes one after another in one process. Worlds are kept from one episode to the next."""
 
     def __init__(
         self,
@@ -46,7 +46,10 @@ class Worker:
         sheets: Path | None = None,
         policy: Callable[[World], Acting] | None = None,
     ) -> None:
-        """sheets: folder for contact sheets of failures. policy: makes one for a world, instead of the checkpoint."""
+        """Load the policy.
+
+        sheets: folder for contact sheets of failures. policy: makes the policy of a world, instead of the checkpoint.
+        """
         self.profile, self.drive, self.sheets = profile, drive, sheets
         loaded = drive.load(profile) if policy is None else None
         self.inpaint = takes_prefix(drive.inpaint, loaded is not None and loaded.info.learned_prefix)
@@ -54,6 +57,7 @@ class Worker:
         self._scenes: dict[str, tuple[World, Cameras, Acting]] = {}
 
     def run(self, job: Job) -> Record:
+        """Run one episode and return its record. A failure gets a contact sheet."""
         group, task, seed, instruction = job
         if task not in self._scenes:
             world = World(task)
@@ -67,7 +71,7 @@ class Worker:
             if seen is not None and (not shots or seen.images is not shots[-1][1]):
                 shots.append((seen.t_ref * 1e-9, seen.images))
 
-        seams = Seams(self.drive.seams, gripper_threshold=self.profile.gripper_max_opening / 2)
+        seams = Seams(self.drive.blending, gripper_threshold=self.profile.gripper_max_opening / 2)
         executor = ChunkExecutor(self.profile, seams=seams)
         result = run_episode(world, driver, executor, seed, instruction, self.drive.time_limit, watch)
         record = Record.of(group, result)
@@ -81,9 +85,9 @@ class Worker:
 
 
 def jobs_of(tasks: Iterable[str], episodes: int, seed: int = FIRST_SEED, contrasts: int = 0) -> list[Job]:
-    """Episodes of held-out seeds, and `contrasts` scenes a task that come twice. Task by task in turn.
+    """Return the jobs: `episodes` held-out seeds per task, and `contrasts` scenes per task with two instructions each.
 
-    Raises ValueError for seeds that may have been trained on.
+    Tasks take turns. Raises ValueError for seeds that may have been trained on.
     """
     if seed < FIRST_SEED:
         raise ValueError(f'seeds below {FIRST_SEED} may have been trained on: give a seed from {FIRST_SEED} on')
@@ -111,7 +115,7 @@ def jobs_of(tasks: Iterable[str], episodes: int, seed: int = FIRST_SEED, contras
 def run_jobs(
     jobs: list[Job], profile: RobotProfile, drive: Drive, processes: int = 0, sheets: Path | None = None
 ) -> Iterator[Record]:
-    """The records of the jobs as they end, from worker processes. processes: 0 is one per core."""
+    """Run the jobs in worker processes and yield their records as they end. processes: 0 is one per core."""
     if not jobs:
         return
     count = min(processes or len(os.sched_getaffinity(0)), len(jobs))
@@ -124,7 +128,7 @@ _worker: Worker | None = None
 
 
 def _start_worker(profile: RobotProfile, drive: Drive, sheets: Path | None) -> None:
-    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
+    global _worker  # noqa: PLW0603, a worker process keeps its worlds from one episode to the next
     _worker = Worker(profile, drive, sheets)
 
 
@@ -137,7 +141,10 @@ def quick(
     checkpoint: str | Path, profile: RobotProfile, episodes: int = 10, tasks: Iterable[str] = TASKS,
     processes: int = 0, **options: Any,
 ) -> dict[str, Share]:  # fmt: skip
-    """Success by task over the first held-out seeds, nothing written: to watch a training. options: of Drive."""
+    """Return the success per task over the first held-out seeds, to watch a training. Nothing is written.
+
+    options: fields of Drive.
+    """
     tasks = tuple(tasks)
     drive = Drive(str(checkpoint), **options)
     records = list(run_jobs(jobs_of(tasks, episodes), profile, drive, processes))
@@ -155,17 +162,18 @@ def evaluate(
     seed: int = FIRST_SEED,
     processes: int = 0,
     dataset: Path | None = None,
-    looks: int = 0,
+    single_step: int = 0,
     console: Console | None = None,
     run: Callable[[list[Job]], Iterable[Record]] | None = None,
     model_id: str = '',
     **options: Any,
 ) -> list[Record]:
-    """Closed-loop episodes of a checkpoint, and what it says about recorded frames; writes a report into `out`.
+    """Evaluate a checkpoint in closed loop and, if asked, on recorded frames and single steps. Return the records.
 
-    episodes, contrasts: per task, see jobs_of. dataset: recorded frames, see evaluate_offline. looks: per task, see
-    evaluate_looks. options: of Drive. A run that was cut goes on with the same arguments. run, model_id: how jobs are
-    run instead, and by what. Raises FileNotFoundError or ValueError before anything runs.
+    A report is written into `out`. An interrupted run continues with the same arguments. episodes, contrasts: per task,
+    see jobs_of. dataset: recorded frames, see offline.py. single_step: scenes per task, see single_step.py. options:
+    fields of Drive. run, model_id: replace run_jobs and the checkpoint. Raises FileNotFoundError or ValueError before
+    anything runs.
     """
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
@@ -173,7 +181,7 @@ def evaluate(
     model = drive.model() if not model_id else None
     policy = drive.adapt(model, profile) if model is not None else None
     facts = {'model': policy.info.model_id if policy is not None else model_id} | asdict(drive)
-    del facts['checkpoint']  # the model's id says what it is, wherever it lies
+    del facts['checkpoint']  # the model's id identifies it in any folder
     file = RecordFile(out, facts)
     left = [job for job in jobs if job in set(file.missing(jobs))]
     sheets = out / 'failures'
@@ -194,10 +202,10 @@ def evaluate(
 
         tokenizer = model.image_tokenizer if isinstance(model, MaskedPolicy) else None
         measures['On recorded frames'] = recorded_frames(policy, dataset, tokenizer=tokenizer, console=console)
-    if looks and policy is not None:
-        from vla_training.evaluate.single_step import single_looks
+    if single_step and policy is not None:
+        from vla_training.evaluate.single_step import evaluate_single_step
 
-        measures['Single looks'] = single_looks(policy, profile, looks, console)
+        measures['Single-step evaluation'] = evaluate_single_step(policy, profile, single_step, console)
     write_report(out, facts, records, measures)
     print_report(console, facts, records, measures)
     console.print(f'{out}/summary.md, results.json and figures are ready')
@@ -205,7 +213,7 @@ def evaluate(
 
 
 def _write_sheet(folder: Path, record: Record, shots: list[tuple[float, dict[str, np.ndarray]]]) -> None:
-    """Pictures of the episode at even times, a row per camera; only of the first few failures of a task."""
+    """Write a contact sheet with pictures at even times, a row per camera, for the first SHEETS failures of a task."""
     if len(list(folder.glob(f'{record.task}_*.png'))) >= SHEETS:
         return
     chosen = [shots[i] for i in np.linspace(0, len(shots) - 1, SHOTS).round().astype(int)]

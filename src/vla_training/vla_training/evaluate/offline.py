@@ -1,4 +1,4 @@
-"""What a policy says about recorded frames that it was not trained on: actions, plans, imagined images."""
+"""Compares a policy's actions, plans and predicted images with recorded frames that it was not trained on."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -19,28 +19,28 @@ from vla_training.data.annotate import plan_texts as texts_of
 from vla_training.data.features import STATE, image
 from vla_training.image_tokenizer.metrics import psnr, ssim
 from vla_training.lerobot import Dataset, Episode
-from vla_training.train.tokenize import chunks_of, points_of, starts, stride
+from vla_training.train.tokenize import chunks_of, grounding_points, starts, stride
 
-NOT_TRAINED = 1_000_000  # seeds from here on are never trained on
-_EXACT = 1000  # bins in which places are compared that a policy does not give in bins
-CURRENT = 'continue to '  # what comes before the current sub-task in a plan text
+NOT_TRAINED = 1_000_000  # first seed that is never trained on
+_EXACT = 1000  # bins in which points are compared that a policy does not give in bins
+CURRENT = 'continue to '  # words before the current sub-task in a plan text
 
 
 @dataclass(frozen=True)
 class Frame:
-    """One recorded frame and what came after it."""
+    """One recorded frame with its labels."""
 
     observation: Observation
-    actions: np.ndarray  # (horizon, dof + gripper) as training wants them: [rad], opening [m]
-    text: str  # the plan as it should be; empty: nobody said
+    actions: np.ndarray  # (horizon, dof + gripper) action label of training: [rad], opening [m]
+    text: str  # plan label; empty: none
     plan: Plan | None
-    future: np.ndarray  # (H, W, 3) uint8 of the first camera, when the chunk is done
-    points: np.ndarray  # (views, points, 2) where the things are that the task names, shares of the view; NaN: unknown
+    future: np.ndarray  # (H, W, 3) uint8 of the first camera, at the end of the chunk
+    points: np.ndarray  # (views, points, 2) grounding points, shares of the view; NaN: unknown
 
 
 @dataclass
 class Sums:
-    """Numbers under a name, averaged at the end."""
+    """Collects numbers by name and averages them at the end."""
 
     values: dict[str, list[float]] = field(default_factory=dict)
 
@@ -63,13 +63,13 @@ def recorded_frames(
     tokenizer: ImageTokenizer | None = None,
     console: Console | None = None,
 ) -> dict[str, float | int]:
-    """Measures by name, means over frames spread evenly over the dataset's episodes.
+    """Return measures by name, means over frames spread evenly over the dataset's episodes.
 
-    frames: how many are acted on; decoded: how many of them get a plan and an image, which take many forwards. Of a
-    simulator's dataset only episodes with seeds from NOT_TRAINED on are used. Action errors: |predicted - wanted
-    set-point|, wanted as in training. Images are compared in the resolution of the predicted ones, also with the best
-    that `tokenizer` can show, and with the guess that nothing moves ('present image'). Outputs that a policy does not
-    have are left out. Raises ValueError where the dataset does not fit the model or has nothing to use.
+    frames: number of frames with a chunk. decoded: number of these with a plan and an image, which take many forwards.
+    Episodes with seeds below NOT_TRAINED are left out. Action errors are |predicted - labelled set-point|. Images are
+    compared in the resolution of the predicted ones. Two references are measured, too: the reconstruction by
+    `tokenizer` and the guess that nothing moves ('present image'). Outputs that a policy lacks are left out. Raises
+    ValueError where the dataset does not fit the model or has no usable frame.
     """
     info = policy.info
     dataset = Dataset(folder)
@@ -90,7 +90,7 @@ def recorded_frames(
 
 
 def _choose(dataset: Dataset, span: int, frames: int, folder: Path) -> dict[int, list[int]]:
-    """Episode -> frames that have `span` frames after them, about as many as asked for, evenly."""
+    """Return episode -> frames with `span` frames after them, spread evenly, about `frames` in all."""
     usable = {
         e.index: e.length - span
         for e in dataset.episodes
@@ -134,7 +134,7 @@ def _frames(dataset: Dataset, chosen: dict[int, list[int]], policy: Policy) -> I
 
 
 def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterator[tuple[Episode, list[int]]]:
-    """The chosen frames by episode and task; without those whose chunk would reach into another task."""
+    """Yield the chosen frames by episode and task, without those whose chunk would reach into another task."""
     for index, at in chosen.items():
         begin = 0
         for piece in dataset.episode(index).by_task():
@@ -145,9 +145,9 @@ def _pieces(dataset: Dataset, chosen: dict[int, list[int]], span: int) -> Iterat
 
 
 def _points(dataset: Dataset, episode: Episode, policy: Policy) -> np.ndarray:
-    """(T, views, points, 2), see Frame; what is at the edge of a view is out of it."""
+    """Return the grounding points (T, views, points, 2), see Frame. Points at the edge of a view are outside: NaN."""
     count = policy.info.point_bins or _EXACT
-    found = points_of(dataset, episode, policy.info, count)
+    found = grounding_points(dataset, episode, policy.info, count)
     inside = ((found > 0) & (found < count - 1)).all(-1, keepdims=True)
     return np.where(inside, (bins.dequantize(found.clip(0, count - 1), count) + 1) / 2, np.nan)
 
@@ -164,7 +164,7 @@ def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
     sums.add('action error of the first step [rad]', float(error[0].mean()))
     sums.add('action error of the last step [rad]', float(error[-1].mean()))
     still = np.abs(frame.observation.positions - frame.actions[:, :dof])
-    sums.add('action error, staying where it is [rad]', float(still.mean()))
+    sums.add('action error, standing still [rad]', float(still.mean()))
     if len(chunk.gripper):
         sums.add('gripper error [m]', float(np.abs(chunk.gripper - frame.actions[:, dof]).mean()))
 
@@ -172,8 +172,8 @@ def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
         return
     for off in np.linalg.norm(found.points - frame.points, axis=-1).flatten():
         if np.isfinite(off):
-            sums.add('pointed beside it [share of the view]', float(off))
-            sums.add('pointed within 0.05 of it', float(off < 0.05))
+            sums.add('grounding error [share of the view]', float(off))
+            sums.add('grounding error below 0.05', float(off < 0.05))
 
 
 def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
@@ -201,7 +201,7 @@ def _imagine(policy: Policy, frame: Frame, sums: Sums, steps: int, tokenizer: Im
 
 @torch.inference_mode()
 def _best(tokenizer: ImageTokenizer, picture: np.ndarray) -> Tensor:
-    """(1, 3, side, side) in [0, 1]: the best that the tokenizer can show of a picture."""
+    """Return the tokenizer's reconstruction of a picture, (1, 3, side, side) in [0, 1]."""
     device = next(tokenizer.parameters()).device
     codes = tokenizer.encode(preprocess(picture, tokenizer.config.resolution, device)[None])
     return (tokenizer.decode(codes).cpu() / 2 + 0.5).clamp(0, 1)
@@ -212,5 +212,5 @@ def _present(policy: Policy, frame: Frame) -> np.ndarray:
 
 
 def _pixels(picture: np.ndarray, side: int) -> Tensor:
-    """(1, 3, side, side) in [0, 1]"""
+    """Return the preprocessed picture (1, 3, side, side) in [0, 1]."""
     return (preprocess(picture, side) / 2 + 0.5).clamp(0, 1)[None]

@@ -1,4 +1,4 @@
-"""How episodes of a policy went: one record each, appended to a file as they end, so that a run can be gone on with."""
+"""Records the episodes of a policy, each appended to a file when it ends, so that an interrupted run can continue."""
 
 import json
 from collections.abc import Iterable
@@ -9,29 +9,30 @@ from typing import Any
 from vla_sim.rollout import EpisodeResult, wilson
 
 HELD_OUT, CONTRAST = 'held-out', 'contrast'  # groups of episodes
-EPISODES = 'episodes.jsonl'  # first line: what all of them have in common
+EPISODES = 'episodes.jsonl'  # first line: facts that all episodes share
+RENAMED = {'estimate': 'action_decoding', 'seams': 'blending'}  # facts of earlier versions -> their names now
 
 
 @dataclass(frozen=True)
 class Record:
-    """One episode. Times in seconds of simulation."""
+    """One episode. Times are simulated."""
 
-    group: str  # HELD_OUT, or CONTRAST: a scene that comes twice, with two instructions
+    group: str  # HELD_OUT, or CONTRAST: one scene with two instructions
     task: str
     seed: int
     instruction: str
     success: bool
     missed: str  # first stage of the task that was not reached, see vla_sim.tasks.referee; empty: success
-    wrong: str  # what was done to another object than the one asked for; empty: nothing
+    wrong: str  # action on another object than the instructed one; empty: none
     duration: float  # [s]
     chunks: int
-    refused: int  # chunks that the executor did not take
-    seams: tuple[float, ...]  # [rad] largest joint jump at each hand-over of a moving arm
-    messages: tuple[str, ...]  # why chunks were refused, or the arm was let go
+    refused: int  # chunks that the executor refused
+    seams: tuple[float, ...]  # [rad] largest joint jump between two chunks while the arm moves
+    messages: tuple[str, ...]  # reasons for refused chunks and for holds
 
     @classmethod
     def of(cls, group: str, result: EpisodeResult, messages: int = 3) -> 'Record':
-        """messages: how many are kept."""
+        """Return the record of a result, with at most `messages` of its messages."""
         values = {f.name: getattr(result, f.name) for f in fields(cls) if f.name != 'group'}
         return cls(group=group, **(values | {'messages': result.messages[:messages]}))
 
@@ -41,16 +42,16 @@ class Record:
 
     @property
     def reason(self) -> str:
-        """Why it failed, in a word or two."""
+        """Return the cause of a failure in a few words."""
         return 'wrong object' if self.wrong else self.missed
 
 
 @dataclass(frozen=True)
 class Share:
-    """Of some episodes."""
+    """A share of episodes."""
 
     count: int
-    of: int
+    of: int  # number of all
 
     @property
     def rate(self) -> float:
@@ -58,7 +59,7 @@ class Share:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval."""
+        """Return Wilson's 95 % interval."""
         return wilson(self.count, self.of)
 
     def __str__(self) -> str:
@@ -75,15 +76,19 @@ class Share:
 
 
 class RecordFile:
-    """The records of one folder. Opening one that was begun with other facts is a ValueError."""
+    """The records of one folder."""
 
     def __init__(self, folder: Path, facts: dict[str, Any]) -> None:
-        """facts: what all episodes have in common: the model, latency ..."""
+        """Open or create the file. facts: shared by all episodes, such as the model and the latency.
+
+        Raises ValueError when the file has other facts.
+        """
         self.path = folder / EPISODES
         self.records: list[Record] = []
         if self.path.exists():
             lines = self.path.read_text().splitlines()
             before = _json(self.path, lines[0]) if lines else {}
+            before = {RENAMED.get(name, name): value for name, value in before.items()}
             if before != json.loads(json.dumps(facts)):
                 differ = sorted(k for k in {*before, *facts} if before.get(k) != facts.get(k))
                 raise ValueError(
@@ -108,7 +113,7 @@ class RecordFile:
             file.write(json.dumps(asdict(record)) + '\n')
 
     def missing(self, keys: Iterable[tuple[str, str, int, str]]) -> list[tuple[str, str, int, str]]:
-        """The keys that have no record yet, in order."""
+        """Return the keys without a record, in order."""
         known = {r.key for r in self.records}
         return [key for key in keys if key not in known]
 

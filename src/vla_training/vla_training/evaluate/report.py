@@ -1,4 +1,4 @@
-"""Records of episodes as tables, results.json and figures."""
+"""Writes records of episodes as tables, results.json and figures."""
 
 import json
 from collections import Counter
@@ -20,14 +20,14 @@ from vla_sim.tasks import STAGES
 from vla_training.evaluate.records import CONTRAST, HELD_OUT, Record, Share
 
 Rows = list[tuple[str, ...]]  # a share with its 95 % interval: 93.0 % (86.3 .. 96.6)
-SUCCESS_HEAD = ('task', 'episodes', 'success', 'wrong object', 'time p50', 'seam p50 / p95', 'chunks refused')
+SUCCESS_HEAD = ('task', 'episodes', 'success', 'wrong object', 'time p50', 'jump p50 / p95', 'chunks refused')
 CONTRAST_HEAD = ('task', 'scenes', 'success', 'right in both', 'wrong object')
 GREEN, ORANGE = '#2e7d4f', '#d95f02'
-CLIP = 100.0  # [mrad] seams beyond it are drawn in the last bar
+CLIP = 100.0  # [mrad] larger jumps are drawn in the last bar
 
 
 def success_rows(records: list[Record]) -> Rows:
-    """By SUCCESS_HEAD."""
+    """Return the rows of the table SUCCESS_HEAD."""
     rows: Rows = []
     for task, chosen in _by_task(records, HELD_OUT).items():
         times = [r.duration for r in chosen if r.success]
@@ -46,7 +46,7 @@ def success_rows(records: list[Record]) -> Rows:
 
 
 def contrast_rows(records: list[Record]) -> Rows:
-    """By CONTRAST_HEAD. A scene counts when both of its episodes are there."""
+    """Return the rows of the table CONTRAST_HEAD. A scene counts when it has both of its episodes."""
     rows: Rows = []
     for task, chosen in _by_task(records, CONTRAST).items():
         scenes: dict[int, list[Record]] = {}
@@ -62,7 +62,7 @@ def contrast_rows(records: list[Record]) -> Rows:
 
 
 def failure_rows(records: list[Record]) -> Rows:
-    """(task, reason, episodes) for every reason that occurred."""
+    """Return (task, reason, episodes) for every reason of a failure."""
     return [
         (task, reason, str(count))
         for task, chosen in _by_task(records).items()
@@ -73,10 +73,10 @@ def failure_rows(records: list[Record]) -> Rows:
 def print_report(
     console: Console, facts: Mapping[str, Any], records: list[Record], measures: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """The tables of the report. In brackets: 95 % intervals."""
+    """Print the tables of the report. Brackets hold 95 % intervals."""
     for title, head, rows in (
         (f'{facts["model"]}: held-out scenes', SUCCESS_HEAD, success_rows(records)),
-        ('the wrong thing is as near as the right one', CONTRAST_HEAD, contrast_rows(records)),
+        ('contrast scenes: the wrong object is as near', CONTRAST_HEAD, contrast_rows(records)),
     ):
         table = Table(*head, title=title)
         for row in rows:
@@ -96,7 +96,7 @@ def markdown(head: tuple[str, ...], rows: Rows) -> list[str]:
 def write_report(
     folder: Path, facts: Mapping[str, Any], records: list[Record], measures: Mapping[str, Mapping[str, Any]]
 ) -> None:
-    """results.json, summary.md and the figures. measures: heading -> name -> number."""
+    """Write results.json, summary.md and the figures. measures: heading -> name -> number."""
     summary = {
         group: {task: _numbers(chosen) for task, chosen in _by_task(records, group).items()}
         for group in (HELD_OUT, CONTRAST)
@@ -106,21 +106,22 @@ def write_report(
     lines = ['# Closed-loop evaluation', '', *(f'- {key}: {value}' for key, value in facts.items()), '']
     lines += markdown(SUCCESS_HEAD, success_rows(records))
     lines += [
-        'Seeds that are held out: layouts, colours, camera and light were never trained on. Success is the '
-        "simulator's own test at the end. Wrong object: another button pressed, another thing lifted by 2 cm, or the "
-        'right one put somewhere else. Time: of successful episodes. Seam: largest joint jump from one chunk to the '
-        'next while the arm moves, which the executor smooths. In brackets: 95 % intervals (Wilson).',
+        'The seeds are held out: layouts, colours, camera and light were never trained on. Success is the '
+        "simulator's test at the end. Wrong object: another button was pressed, another object was lifted by 2 cm, or "
+        'the right one was put into a wrong target. Time: of successful episodes. Jump: largest joint jump from one '
+        'chunk to the next while the arm moves; the executor smooths it. Brackets hold 95 % intervals (Wilson).',
         '',
     ]
     if rows := contrast_rows(records):
-        lines += ['## Scenes in which the wrong thing is as near as the right one', '', *markdown(CONTRAST_HEAD, rows)]
+        lines += ['## Contrast scenes: the wrong object is as near as the right one', '']
         lines += [
-            'Each scene comes twice, with two instructions: the same layout, but another object, or another target, '
-            'that is as far away from the tool and from the other one, to within 3 cm.',
+            *markdown(CONTRAST_HEAD, rows),
+            'Each scene is driven twice, with two instructions. The layout is the same. The second instruction asks '
+            'for another object or another target, which is as far away to within 3 cm.',
             '',
         ]
     if rows := failure_rows(records):
-        lines += ['## Where failed episodes ended', '', *markdown(('task', 'first thing missed', 'episodes'), rows)]
+        lines += ['## Where failed episodes ended', '', *markdown(('task', 'first stage missed', 'episodes'), rows)]
     for heading, values in measures.items():
         named: Rows = [(name, _shown(value)) for name, value in values.items()]
         lines += [f'## {heading}', '', *markdown(('measure', 'value'), named)]
@@ -132,9 +133,9 @@ def write_report(
 
 
 def keep(results: Path, checkpoint: Path, profile: Path) -> Path:
-    """Leaves the numbers of an evaluation, by engine, and the robot profile in the checkpoint's folder.
+    """Copy the numbers of an evaluation and the robot profile into the checkpoint's folder. Return the file of numbers.
 
-    Where it goes, a checkpoint then says how good it is, in which precision, and on which robot.
+    The file is named after the engine: it documents success in that precision, and travels with the checkpoint.
     """
     content = json.loads((results / 'results.json').read_text())
     del content['episodes']
@@ -161,7 +162,7 @@ def _numbers(records: list[Record]) -> dict[str, Any]:
 
 
 def _by_task(records: list[Record], group: str = '') -> dict[str, list[Record]]:
-    """In the order of the tasks; only those that have records."""
+    """Return task -> records in the order of the tasks, without tasks that have no record."""
     chosen = {task: [r for r in records if r.task == task and group in ('', r.group)] for task in STAGES}
     return {task: sorted(rs, key=lambda r: r.key) for task, rs in chosen.items() if rs}
 
@@ -203,7 +204,7 @@ def _draw_success(axes: list[Axes], records: list[Record]) -> None:
         ax.set_ylim(0, 112)
         ax.set_yticks(range(0, 101, 20))
         ax.set_ylabel('episodes [%], 95 % interval')
-        ax.set_title('held-out scenes' if group == HELD_OUT else 'the wrong thing is as near', loc='left', fontsize=10)
+        ax.set_title('held-out scenes' if group == HELD_OUT else 'contrast scenes', loc='left', fontsize=10)
         _clean(ax)
     axes[0].legend(loc='lower right', ncols=2, frameon=False, fontsize=8, bbox_to_anchor=(1.0, 1.0))
 
@@ -235,8 +236,8 @@ def _draw_seams(axes: list[Axes], records: list[Record]) -> None:
     p50, p95 = np.percentile(seams, [50, 95])
     ax.set_title(f'p50 {p50:.1f} mrad, p95 {p95:.1f} mrad', loc='left', fontsize=10)
     beyond = int((seams > CLIP).sum())
-    ax.set_xlabel(f'largest joint jump at a hand-over [mrad]; beyond {CLIP:.0f}: {beyond} of {len(seams)}')
-    ax.set_ylabel('hand-overs')
+    ax.set_xlabel(f'largest joint jump between two chunks [mrad]; above {CLIP:.0f}: {beyond} of {len(seams)}')
+    ax.set_ylabel('chunks')
     _clean(ax)
 
 

@@ -1,7 +1,7 @@
-"""What a policy does about scenes that it is shown once, next to what the expert does: minutes, not hours, and no luck.
+"""Compares single chunks of a policy with the expert's (single-step evaluation), in minutes instead of hours.
 
-An episode that succeeds may have been lucky with how a thing lay. Here the arm is put somewhere, the policy says one
-chunk, and where its tool is at the end of that is compared with where the expert's is.
+A successful episode may have had a lucky layout. Here the arm is put at a start pose, the policy predicts one chunk,
+and the tool's pose at its end is compared with the expert's.
 """
 
 from collections.abc import Iterator
@@ -19,50 +19,53 @@ from vla_sim.tasks import TASKS, parse_instruction, task_of
 from vla_sim.tasks.placing import GRIPS
 from vla_sim.tasks.skill import wrap
 from vla_sim.world import World
-from vla_training.collect.scenes import HELD_OUT, Away, begin_away
-from vla_training.collect.static_scenes import answer, answering
+from vla_training.collect.scenes import HELD_OUT, StartPose, randomise_start
+from vla_training.collect.static_scenes import label_actions, labelling_expert
 from vla_training.evaluate.offline import Sums
 
-FIRST_SEED = HELD_OUT + 500_000  # of scenes that are only looked at
+FIRST_SEED = HELD_OUT + 500_000
 GRASPED = tuple(task for task in TASKS if task_of(task).target_kind)
-WHERE = {'anywhere': (Away(share=1.0), TASKS), 'close over it': (Away.over(), GRASPED)}
+STARTS = {'anywhere': (StartPose(share=1.0), TASKS), 'near the object': (StartPose.near_object(), GRASPED)}
 
 
-def single_looks(
+def evaluate_single_step(
     policy: Policy, profile: RobotProfile, scenes: int, console: Console | None = None
 ) -> dict[str, float | int]:
-    """Measures by name, means over `scenes` held-out scenes of each task and place of the arm.
+    """Return measures by name, means over `scenes` held-out scenes of each task and kind of start pose.
 
-    Off the expert: of the tool at the end of a chunk, [mm] and, where the hand has to lie along a thing, [deg] about
-    the vertical; half a turn more is as good (of a block: a quarter). 'Staying' is a policy that does nothing.
+    Errors are between the policy's and the expert's tool at the end of a chunk: distance [mm], and angle about the
+    vertical [deg] for objects with a direction. Half a turn counts as zero, for a block a quarter. 'Standing still' is
+    a policy that does not move.
     """
     info = policy.info
-    expert, sums, count = answering(profile, info), Sums(), 0
+    expert, sums, count = labelling_expert(profile, info), Sums(), 0
     with Progress(console=console, transient=True) as bar:
-        line = bar.add_task('single looks', total=sum(scenes * len(tasks) for _, tasks in WHERE.values()))
-        for where, world, seen in _shown(expert, scenes):
+        total = sum(scenes * len(tasks) for _, tasks in STARTS.values())
+        line = bar.add_task('single-step evaluation', total=total)
+        for start, world, seen in _observations(expert, scenes):
             bar.advance(line)
             try:
-                wanted = answer(expert, world, seen.instruction, info.horizon)[-1, : info.dof]
+                wanted = label_actions(expert, world, seen.instruction, info.horizon)[-1, : info.dof]
             except IKError:  # out of the expert's reach
                 continue
-            said = policy.act(seen).chunk.positions[-1]
-            _add(sums, where, seen.instruction, [expert.kinematics.forward(q) for q in (wanted, said, seen.positions)])
+            predicted = policy.act(seen).chunk.positions[-1]
+            tools = [expert.kinematics.forward(q) for q in (wanted, predicted, seen.positions)]
+            _add(sums, start, seen.instruction, tools)
             count += 1
-    return {'looks': count, **sums.means()}
+    return {'scenes': count, **sums.means()}
 
 
-def _shown(expert: Expert, scenes: int) -> Iterator[tuple[str, World, Observation]]:
-    """(where the arm is, the scene, what is seen)"""
-    for where, (away, tasks) in WHERE.items():
+def _observations(expert: Expert, scenes: int) -> Iterator[tuple[str, World, Observation]]:
+    """Yield (kind of start pose, scene, observation) for each scene."""
+    for name, (start, tasks) in STARTS.items():
         for task in tasks:
             world = World(task)
             cameras = world.cameras()
             for seed in range(FIRST_SEED, FIRST_SEED + scenes):
                 world.reset(seed)
-                begin_away(world, expert, away, np.random.default_rng([seed, 3]))
+                randomise_start(world, expert, start, np.random.default_rng([seed, 3]))
                 yield (
-                    where,
+                    name,
                     world,
                     Observation(
                         t_ref=world.time_ns,
@@ -76,15 +79,15 @@ def _shown(expert: Expert, scenes: int) -> Iterator[tuple[str, World, Observatio
             cameras.close()
 
 
-def _add(sums: Sums, where: str, instruction: str, tools: list[tuple[np.ndarray, np.ndarray]]) -> None:
-    """tools: poses of the tool, as wanted, as the policy has it, and as it was."""
-    thing = parse_instruction(instruction).object
-    kind = 'block' if thing.endswith('_block') else thing
+def _add(sums: Sums, start: str, instruction: str, tools: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    """Add the errors of one scene. tools: (position, rotation) of the expert's, the policy's and the present tool."""
+    name = parse_instruction(instruction).object
+    kind = 'block' if name.endswith('_block') else name
     places = [place for place, _ in tools]
     yaws = [np.arctan2(rotation[1, 0], rotation[0, 0]) for _, rotation in tools]
-    for i, who in ((1, ''), (2, ', staying')):
-        sums.add(f'{where}: off the expert{who} [mm]', 1e3 * float(np.linalg.norm(places[i] - places[0])))
+    for i, label in ((1, ''), (2, ', standing still')):
+        sums.add(f'{start}: tool error{label} [mm]', 1e3 * float(np.linalg.norm(places[i] - places[0])))
         if grips := GRIPS.get(kind):
             turn = abs(wrap(yaws[i] - yaws[0], 2 * np.pi / (2 * grips)))
-            what = 'blocks' if kind == 'block' else 'long things'
-            sums.add(f'{where}: {what}, turned off the expert{who} [deg]', float(np.degrees(turn)))
+            objects = 'blocks' if kind == 'block' else 'long objects'
+            sums.add(f'{start}: yaw error of {objects}{label} [deg]', float(np.degrees(turn)))

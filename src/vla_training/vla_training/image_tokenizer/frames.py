@@ -1,14 +1,14 @@
-"""Camera frames for the image tokenizer's training: JPEG-compressed in safetensors files of at most 15 MB.
+"""Stores camera frames for the training of the image tokenizer, as JPEG in safetensors files of at most 15 MB.
 
-Made by `FrameWriter`, read by `FrameSet`. Tensors of a file, N frames:
+`FrameWriter` writes the files and `FrameSet` reads them. Tensors of a file with N frames:
 
     jpeg      (bytes,) uint8   all frames, one after the other
-    ends      (N,) int64       where each ends
+    ends      (N,) int64       end of each frame in jpeg
     camera    (N,) uint8       row of `cameras`
     episode   (N,) int32       number of the episode, so that whole episodes can be held out
-    points    (N, names, 2) float32  optional: x and y of named things [px], NaN where they are not in the scene
-    weight    (bytes,) uint8   optional, PNG: how much each pixel counts
-    weight_ends (N,) int64
+    points    (N, names, 2) float32  optional: grounding points x and y [px], NaN: the object is not in the scene
+    weight    (bytes,) uint8   optional, PNG: weight of each pixel
+    weight_ends (N,) int64     end of each map in weight
 """
 
 import io
@@ -30,20 +30,20 @@ from vla_model.observation import squared
 from vla_training.data.shards import MAX_BYTES
 
 QUALITY = 92  # of JPEG, colour at full resolution: about 5 kB per frame of 128 px
-HELD_OUT = 20  # one of so many episodes is not trained on
-_HEAD = 200_000  # [bytes] of a file for all but images
+HELD_OUT = 20  # one in so many episodes is held out
+_HEAD = 200_000  # [byte] of a file for all tensors but images
 
 
 class FrameWriter:
-    """Preprocesses, compresses and writes frames. Use it as a context manager, or `close` it."""
+    """Preprocesses, compresses and writes frames. Use it as a context manager, or call `close`."""
 
     def __init__(self, folder: Path, resolution: int, cameras: tuple[str, ...], max_bytes: int = MAX_BYTES) -> None:
-        """resolution: of the image tokenizer [px]. Raises ValueError if the folder holds frames already."""
+        """Open a folder. resolution: of the image tokenizer [px]. Raises ValueError if the folder has frames."""
         if any(folder.glob('frames-*.safetensors')):
             raise ValueError(f'{folder} holds frames already: give another folder, or remove it')
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.resolution, self.cameras = folder, resolution, cameras
-        self.frames = 0  # so far
+        self.frames = 0  # number of frames added
         self._limit = max_bytes - _HEAD
         self._files = 0
         self._weighted = False
@@ -57,10 +57,10 @@ class FrameWriter:
         weight: np.ndarray | None = None,
         points: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
-        """image: (height, width, 3) uint8 RGB as the camera gives it. weight: (resolution, resolution) uint8. points:
-        x and y [px] of the image by the name of what is there.
+        """Add a frame.
 
-        Raises ValueError naming what is wrong with the frame.
+        image: (height, width, 3) uint8 RGB of the camera. weight: (resolution, resolution) uint8. points: object name
+        -> x and y [px] in the image. Raises ValueError naming the fault of the frame.
         """
         if camera not in self.cameras:
             raise ValueError(f'camera {camera!r} is none of {list(self.cameras)}')
@@ -72,7 +72,7 @@ class FrameWriter:
         if self.frames and self._weighted != (weight is not None):
             raise ValueError('either every frame has a weight map, or none has')
         self._weighted = weight is not None
-        # NumPy from here on: torch's threads wait for each other where many processes collect.
+        # NumPy from here on: torch's threads of many collecting processes wait for each other.
         pixels = preprocess(image, self.resolution).numpy().transpose(1, 2, 0)
         blobs = [_compress(np.clip((pixels + 1) * 127.5, 0, 255).round().astype(np.uint8), 'JPEG')]
         if weight is not None:
@@ -87,7 +87,7 @@ class FrameWriter:
         self.frames += 1
 
     def _place(self, at: Sequence[float], image: np.ndarray) -> tuple[float, float]:
-        """A pixel of the image in the preprocessed one, which bars make square."""
+        """Return a pixel of the image in the preprocessed image, which bars make square."""
         return tuple(squared(np.asarray(at), *image.shape[:2]) * self.resolution - 0.5)
 
     def close(self) -> None:
@@ -136,8 +136,8 @@ class FrameSet:
     episode: Tensor  # (N,) int64
     cameras: tuple[str, ...]
     weight: Tensor | None = None  # (N, R, R) uint8, 0: counts once, 255: most
-    names: tuple[str, ...] = ()  # of things
-    points: Tensor | None = None  # (N, names, 2) float32 [px], x then y, NaN where a thing is not in the scene
+    names: tuple[str, ...] = ()  # of objects
+    points: Tensor | None = None  # (N, names, 2) float32 [px], x then y; NaN: the object is not in the scene
 
     def __len__(self) -> int:
         return len(self.images)
@@ -147,16 +147,16 @@ class FrameSet:
         return self.images.shape[-1]
 
     def split(self) -> tuple[Tensor, Tensor]:
-        """Rows to train on and rows held out: every 20th episode, from the last one back, but never all."""
+        """Return (training rows, held-out rows). Every 20th episode is held out, from the last one back."""
         episodes = self.episode.unique()
         if len(episodes) < 2:
-            raise ValueError('frames of one episode only: at least two are needed, to train on and to hold out')
+            raise ValueError('the frames are of one episode: at least two are needed, one to train on, one to hold out')
         held = torch.isin(self.episode, episodes.flip(0)[::HELD_OUT])
         return (~held).nonzero()[:, 0], held.nonzero()[:, 0]
 
     @classmethod
     def load(cls, folder: Path) -> 'FrameSet':
-        """Raises FileNotFoundError or ValueError naming the file and what is wrong with it."""
+        """Read all frames of a folder. Raises FileNotFoundError or ValueError naming the file and the fault."""
         paths = sorted(folder.glob('frames-*.safetensors'))
         if not paths:
             raise FileNotFoundError(f'{folder} has no frames-*.safetensors: collect frames first')
@@ -198,7 +198,7 @@ def _read(path: Path) -> FrameSet:
 
 
 def _spread(part: FrameSet, names: tuple[str, ...]) -> Tensor:
-    """(N, names, 2) of a part that may not know all of the names."""
+    """Return the points (N, names, 2) of a part. Names that the part lacks have NaN."""
     points = torch.full((len(part), len(names), 2), math.nan)
     if part.points is not None:
         points[:, [names.index(name) for name in part.names]] = part.points
@@ -213,7 +213,7 @@ def _compress(pixels: np.ndarray, format: str) -> bytes:
 
 
 def _decompress(blob: Tensor, ends: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """(N, *shape) uint8"""
+    """Return the decoded pictures (N, *shape) uint8."""
     data = blob.numpy().tobytes()
     out = np.empty((len(ends), *shape), np.uint8)
     start = 0

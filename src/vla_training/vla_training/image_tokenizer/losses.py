@@ -1,4 +1,4 @@
-"""What the image tokenizer is trained to: pictures in which small things are right, and codes that are all used."""
+"""Defines the losses of the image tokenizer: small objects must be reconstructed, and all codes must be used."""
 
 from dataclasses import dataclass
 
@@ -11,29 +11,28 @@ from vla_training.image_tokenizer.frames import FrameSet
 
 @dataclass(frozen=True)
 class ImageLosses:
-    """Weights of the losses, and how much a pixel counts."""
+    """Weights of the losses and of the pixels."""
 
     l1: float = 1.0
     l2: float = 2.0
     edge: float = 0.5  # L1 of the differences between neighbouring pixels, at two scales
     commitment: float = 0.1  # of the encoder's outputs to their signs
     entropy: float = 0.02
-    diversity: float = 1.0  # how much the entropy of a batch counts beside that of single places
+    diversity: float = 1.0  # weight of the entropy of a batch, relative to that of single places
     temperature: float = 0.5  # of the bits' probabilities
     moving: float = 4.0  # extra weight of a pixel that is far from its camera's mean image
-    points: float = 1.0  # of pointing at named things, where the frames say where they are
-    rare: float = 40.0  # extra weight of a pixel of a colour that its camera seldom sees; also of the weight map
+    points: float = 1.0  # of the grounding points, where frames have them
+    rare: float = 40.0  # extra weight of a pixel whose colour is rare for its camera; also scales the weight map
 
 
 class Foreground:
-    """How much each pixel counts: arm and objects more than the table, small objects most.
+    """Weights of pixels: arm and objects count more than the table, small objects most.
 
-    Without a weight map in the frames, from two things: the distance to the mean image of the camera, and how rare the
-    colour is among all that the camera saw.
+    Frames without a weight map get one from the distance to the camera's mean image and from the rarity of the colour.
     """
 
     def __init__(self, frames: FrameSet, rows: Tensor, losses: ImageLosses, device: torch.device) -> None:
-        """Statistics are over `rows` of the frames."""
+        """Compute the statistics over `rows` of the frames. Raises ValueError for a camera without a frame."""
         self.losses = losses
         self.mapped = frames.weight is not None
         means, counts = [], []
@@ -56,7 +55,7 @@ class Foreground:
         self.rarity = (torch.log10(1e-2 / (share + 1e-12)) / 3).clamp(0, 1).float().to(device)  # (cameras, 4096)
 
     def weight(self, images: Tensor, camera: Tensor, given: Tensor | None) -> Tensor:
-        """(B, 1, R, R) from images (B, 3, R, R) uint8, camera (B,), and the map (B, R, R) uint8 where there is one."""
+        """Return weights (B, 1, R, R) of images (B, 3, R, R) uint8. camera: (B,). given: maps (B, R, R) uint8."""
         if given is not None:
             return 1 + self.losses.rare * given[:, None].float() / 255
         distance = (images.float() / 255 - self.mean[camera]).abs().amax(1, keepdim=True)
@@ -67,13 +66,13 @@ class Foreground:
 
 
 def _colour(images: Tensor) -> Tensor:
-    """(B, 3, H, W) uint8 -> (B, H, W) int64 below 16^3."""
+    """Quantize colours (B, 3, H, W) uint8 to (B, H, W) int64 below 16^3."""
     q = (images >> 4).long()
     return (q[:, 0] * 16 + q[:, 1]) * 16 + q[:, 2]
 
 
 def reconstruction_loss(made: Tensor, real: Tensor, weight: Tensor, losses: ImageLosses) -> Tensor:
-    """Scalar, of (B, 3, R, R) in [-1, 1] and weight (B, 1, R, R), whose scale does not matter."""
+    """Return the loss (scalar) of images (B, 3, R, R) in [-1, 1]. weight: (B, 1, R, R), of any scale."""
     weight = weight / weight.mean()
     difference = made.float() - real
     loss = losses.l1 * (weight * difference.abs()).mean() + losses.l2 * (weight * difference.square()).mean()
@@ -86,16 +85,16 @@ def reconstruction_loss(made: Tensor, real: Tensor, weight: Tensor, losses: Imag
 
 
 def signs(z: Tensor) -> Tensor:
-    """+-1 as the quantizer reads z, [z > 0]; the gradient goes straight through."""
+    """Return the signs +-1 of z as the quantizer reads them. The gradient passes straight through."""
     hard = torch.where(z > 0, 1.0, -1.0).to(z.dtype)
     return z + (hard - z).detach()
 
 
 def code_losses(z: Tensor, losses: ImageLosses) -> tuple[Tensor, Tensor]:
-    """(commitment, entropy) of the encoder's outputs z (B, bits, H, W).
+    """Return the losses (commitment, entropy) of the encoder's outputs z (B, bits, H, W).
 
-    Entropy is that of MAGVIT-v2 (Yu et al. 2023, eq. 5), bit by bit as if bits were independent: every place should be
-    sure of its bits, all places together should use both values of each. Per bit, in nats.
+    Entropy is that of MAGVIT-v2 (Yu et al. 2023, eq. 5) per independent bit [nat]. Each place should be sure of its
+    bits, and all places together should use both values of each bit.
     """
     z = z.float()
     commitment = (z - torch.where(z > 0, 1.0, -1.0)).square().mean()
@@ -107,6 +106,6 @@ def code_losses(z: Tensor, losses: ImageLosses) -> tuple[Tensor, Tensor]:
 
 
 def _entropy(p: Tensor) -> Tensor:
-    """Of a bit that is 1 with probability p [nat]."""
+    """Return the entropy of bits that are 1 with probability p [nat]."""
     p = p.clamp(1e-6, 1 - 1e-6)
     return -(p * p.log() + (1 - p) * (1 - p).log())

@@ -1,4 +1,4 @@
-"""How alike two images are, and how a tokenizer uses its codes."""
+"""Measures the similarity of images and the use of a tokenizer's codes."""
 
 import math
 from dataclasses import dataclass
@@ -9,18 +9,18 @@ from torch import Tensor
 
 
 def psnr(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) peak signal-to-noise ratio [dB] of (B, 3, H, W) in [0, 1]; at most 100 where they are equal."""
+    """Return the peak signal-to-noise ratio (B,) [dB] of images (B, 3, H, W) in [0, 1]; 100 for equal images."""
     error = (a.float() - b.float()).square().flatten(1).mean(1)
     return -10 * torch.log10(error.clamp(min=1e-10))
 
 
 def ssim(a: Tensor, b: Tensor) -> Tensor:
-    """(B,) structural similarity of (B, 3, H, W) in [0, 1], mean over channels and places.
+    """Return the structural similarity (B,) of images (B, 3, H, W) in [0, 1], mean over channels and places.
 
     Wang et al. 2004: Gaussian window of 11 px with sigma 1.5, K1 = 0.01, K2 = 0.03, no padding.
     """
     if min(a.shape[2:]) < 11:
-        raise ValueError(f'SSIM looks at windows of 11 px, the images are {tuple(a.shape[2:])}')
+        raise ValueError(f'SSIM needs images of at least 11 px, got {tuple(a.shape[2:])}')
     a, b = a.float(), b.float()
     window = torch.exp(-0.5 * ((torch.arange(11, device=a.device) - 5) / 1.5) ** 2)
     window = window / window.sum()
@@ -40,16 +40,16 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class CodeUsage:
-    """Of the codes of many images."""
+    """Statistics of the codes of many images."""
 
     used: int  # distinct codes
     perplexity: float  # exp of the entropy of the code's distribution
     bits: float  # sum of the entropies of the single bits [bit]
-    dead_bits: int  # bits that have less than 0.1 bit of entropy
+    dead_bits: int  # number of bits with less than 0.1 bit of entropy
 
     @classmethod
     def of(cls, codes: Tensor, bits: int) -> 'CodeUsage':
-        """codes: integers of any shape, below 2^bits."""
+        """Return the statistics of codes: integers of any shape below 2^bits."""
         counts = torch.bincount(codes.flatten().cpu(), minlength=2**bits).double()
         share = counts[counts > 0] / counts.sum()
         ones = torch.stack([((codes >> i) & 1).double().mean() for i in range(bits)]).clamp(1e-12, 1 - 1e-12)

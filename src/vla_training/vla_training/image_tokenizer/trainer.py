@@ -24,9 +24,9 @@ from vla_model.checkpoints.nano import init_weights
 from vla_model.config import ImageTokenizerConfig
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_training.image_tokenizer.frames import FrameSet
+from vla_training.image_tokenizer.grounding import GroundingReader, grounding_loss
 from vla_training.image_tokenizer.losses import Foreground, ImageLosses, code_losses, reconstruction_loss, signs
 from vla_training.image_tokenizer.metrics import CodeUsage, psnr, ssim
-from vla_training.image_tokenizer.pointing import Pointer, pointing_loss
 from vla_training.image_tokenizer.state import State, load_image_tokenizer
 from vla_training.plot import plot_log
 from vla_training.training_loop import LOG, TrainingLoop
@@ -153,7 +153,7 @@ class ImageTokenizerTrainer(TrainingLoop):
         matrices: list[torch.nn.Parameter] = []
         if frames.points is not None and settings.losses.points:
             self.points = frames.points.to(self.device)
-            pointer = Pointer(len(frames.names), config.z_channels, config.tokens)
+            pointer = GroundingReader(len(frames.names), config.z_channels, config.tokens)
             self.pointer = pointer.to(self.device)
             self.parameters |= {f'pointer.{n}': p for n, p in pointer.named_parameters()}
             matrices = pointer.matrices()
@@ -200,7 +200,7 @@ class ImageTokenizerTrainer(TrainingLoop):
         total = loss + s.losses.commitment * commitment + s.losses.entropy * entropy
         found = {'loss': loss, 'commitment': commitment, 'entropy': entropy}
         if pointed is not None and places is not None:
-            found['points'], found['off'] = pointing_loss(pointed, places)
+            found['points'], found['off'] = grounding_loss(pointed, places)
             total = total + s.losses.points * found['points']
         total.backward()
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), s.grad_clip)
@@ -283,7 +283,7 @@ class ImageTokenizerTrainer(TrainingLoop):
             sums['count'].append(counts.sum()[None])
             sums['certain'].append((z.abs() > 0.1).float().mean((1, 2, 3)))
             if self.pointer is not None and (places := self._places(rows)) is not None:
-                sums['off'].append(pointing_loss(self.pointer(signs(z)), places)[1][None])
+                sums['off'].append(grounding_loss(self.pointer(signs(z)), places)[1][None])
         found = {name: torch.cat(values) for name, values in sums.items() if values}
         error = float(found['error'].sum() / found['count'].sum().clamp(min=1))
         return Report(

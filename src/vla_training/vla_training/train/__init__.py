@@ -1,1 +1,1 @@
-"""Training: tokenized data, objective, loop, run state, export."""
+"""Trains the model: makes tokens, defines the objective, runs the loop, saves its state, exports a checkpoint."""

@@ -1,4 +1,4 @@
-"""What a quantized checkpoint is calibrated and checked on: prompts of tokenized data, pictures of its image codes."""
+"""Makes the data on which a quantized checkpoint is calibrated and checked: prompts and images of tokenized data."""
 
 import tempfile
 from pathlib import Path
@@ -16,7 +16,7 @@ from vla_training.data import shards
 from vla_training.train.objective import Masking, Objective
 from vla_training.train.tokenize import Arm, tokenize
 
-# As at inference: nothing is disturbed. Some chunks begin with steps that are given.
+# As at inference: nothing is disturbed. Some chunks start with an action prefix.
 AS_TRAINED = Masking(state_noise=0.0, code_drop=0.0, code_flip=0.0)
 AS_ASKED = Masking(one_step=1.0, prefix=0.0, state_noise=0.0, code_drop=0.0, code_flip=0.0)
 TUNING = 8  # prompts that rank layers
@@ -32,10 +32,11 @@ def calibration(
     image_tokenizer: Path | None = None,
     arm: Arm | None = None,
 ) -> Calibration:
-    """Rows of `source`, a folder of tokens or a LeRobotDataset that is tokenized first, for the checkpoint `model`.
+    """Return calibration data for the checkpoint `model` from rows of `source`.
 
-    Rows are spread evenly; those that check are of other episodes than those that calibrate. arm: see tokenize. Raises
-    ValueError or FileNotFoundError where the data is not for this checkpoint, or there is too little.
+    source: folder of tokens, or a LeRobotDataset, which is tokenized first. Rows are spread evenly. Calibration and
+    checks use different episodes. arm: see tokenize. Raises ValueError or FileNotFoundError where the data is not for
+    this checkpoint, or too small.
     """
     found = open_folder(model, image_tokenizer)
     if (source / 'meta' / 'info.json').is_file():
@@ -82,7 +83,7 @@ def _from_tokens(
 
 
 def observations(source: Path, model: Path, count: int = 24) -> list[Observation]:
-    """What the robot saw in rows of a folder of tokens for the checkpoint; pictures are those of the codes."""
+    """Return `count` observations of a folder of tokens for the checkpoint. Images are decoded from the codes."""
     found = open_folder(model)
     tokens = shards.read(source)
     _check_same(tokens, found)
@@ -119,11 +120,11 @@ def _spread(rows: torch.Tensor, count: int) -> torch.Tensor:
 
 
 def _check_same(tokens: shards.Tokens, found: Opened) -> None:
-    """Raises ValueError where ids would mean something else to the model."""
+    """Raise ValueError where the model reads ids in another way."""
     ours, theirs = found.config, tokens.config
     for name in ('vocabulary', 'robot', 'image_tokenizer', 'statistics'):
         if getattr(ours, name) != getattr(theirs, name):
             raise ValueError(
-                f'{tokens.folder}: {name} is not that of the checkpoint: tokenize the data for it with '
+                f'{tokens.folder}: {name} differs from the checkpoint: tokenize the data for it with '
                 './vla train tokenize --like CHECKPOINT --keep-statistics'
             )

@@ -1,7 +1,7 @@
-"""One process, or many that share one run: `torchrun --nproc-per-node N -m vla_training.cli fit RECIPE --shard`.
+"""Shares a run between processes: `torchrun --nproc-per-node N -m vla_training.cli fit RECIPE --shard`.
 
-With many, each holds a part of every parameter, its average and its moments (FSDP2), and reads its part of every batch.
-A run does not depend on how many they are: it can go on with another number of them.
+Each process holds a part of every parameter, its average and its moments (FSDP2), and reads its part of every batch.
+The result does not depend on the number of processes, so a run can continue with another number.
 """
 
 import gc
@@ -18,7 +18,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 @dataclass(frozen=True)
 class World:
-    """The processes of a run, and the device of this one."""
+    """The processes of a run, and the device of this process."""
 
     device: torch.device
     rank: int = 0
@@ -27,7 +27,7 @@ class World:
 
     @classmethod
     def join(cls, device: str) -> 'World':
-        """Of a process that torchrun started. Raises ValueError where it was not."""
+        """Return the world of a process that torchrun started. Raises ValueError if torchrun did not start it."""
         if 'LOCAL_RANK' not in os.environ:
             raise ValueError(
                 '--shard needs the processes that torchrun starts: '
@@ -42,22 +42,22 @@ class World:
         return cls(own, dist.get_rank(), dist.get_world_size(), mesh)
 
     def leave(self) -> None:
-        """At the end, when nothing that is split is needed any more."""
+        """End the process group. Call it last, when no split tensor is needed any more."""
         if self.mesh is not None:
             self.wait()
-            gc.collect()  # what still holds the group while the interpreter goes down makes gloo's threads abort
+            gc.collect()  # an object that holds the group at interpreter exit makes gloo's threads abort
             dist.destroy_process_group()
 
     @property
     def first(self) -> bool:
-        """Whether this process is the one that writes."""
+        """Return whether this process writes the files."""
         return self.rank == 0
 
     def shard(self, network: nn.Module, blocks: list[nn.Module], mixed: bool) -> None:
-        """Splits every parameter over the processes; a block's are gathered while it computes.
+        """Split every parameter over the processes. Those of a block are gathered while it computes.
 
-        mixed: forwards and backwards in bf16, gradients are added up in fp32. The inputs of blocks are not cast, for
-        the table of rotary embeddings must stay fp32.
+        mixed: compute in bf16 and sum gradients in fp32. The inputs of blocks are not cast, because the table of rotary
+        embeddings must stay fp32.
         """
         if self.mesh is None:
             return
@@ -68,38 +68,38 @@ class World:
         fully_shard(network, mesh=self.mesh, mp_policy=policy)
 
     def sum(self, values: Tensor) -> Tensor:
-        """Over the processes, in place."""
+        """Sum a tensor over the processes, in place. Return it."""
         if self.mesh is not None:
             dist.all_reduce(values)
         return values
 
     def agree(self, value: bool) -> bool:
-        """What the first process says. (Clocks differ, and all must stop after the same step.)"""
+        """Return the first process's value. Clocks differ, and all processes must stop after the same step."""
         if self.mesh is None:
             return value
-        said = torch.tensor(float(value), device=self.device)
-        dist.broadcast(said, 0)
-        return bool(said)
+        shared = torch.tensor(float(value), device=self.device)
+        dist.broadcast(shared, 0)
+        return bool(shared)
 
     def wait(self) -> None:
-        """For all processes."""
+        """Wait for all processes."""
         if self.mesh is not None:
             self.sum(torch.zeros(1, device=self.device))
 
 
 def whole(value: Tensor) -> Tensor:
-    """A tensor that may be split over processes, in one piece. All processes must call it."""
+    """Return a possibly split tensor in one piece. All processes must call it."""
     return value.full_tensor().detach() if isinstance(value, DTensor) else value.detach()
 
 
 def local(value: Tensor) -> Tensor:
-    """The part of a tensor that this process holds; writing to it writes to the tensor."""
+    """Return the part of a tensor that this process holds. Writing to it writes to the tensor."""
     return value.to_local().detach() if isinstance(value, DTensor) else value.detach()
 
 
 @torch.no_grad()
 def put(target: Tensor, value: Tensor) -> None:
-    """Copies a whole tensor, which every process has, into one that may be split."""
+    """Copy a whole tensor, which every process has, into a tensor that may be split."""
     value = value.to(target.device)
     if isinstance(target, DTensor):
         value = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
@@ -107,7 +107,7 @@ def put(target: Tensor, value: Tensor) -> None:
 
 
 def forget_gathered(network: nn.Module) -> None:
-    """To be called when parameters were written to: what was gathered of them before is stale."""
+    """Free gathered parameters. Call it after writing to parameters: gathered copies are stale."""
     for module in network.modules():
         if isinstance(module, FSDPModule):
             module.reshard()

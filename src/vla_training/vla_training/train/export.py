@@ -1,4 +1,4 @@
-"""A run as a checkpoint folder that `vla_model.loading.load` reads."""
+"""Exports a run as a checkpoint folder that `vla_model.loading.load` reads."""
 
 import json
 from collections.abc import Iterator
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 
 def plain(trainer: 'Trainer') -> Iterator[tuple[str, Tensor]]:
-    """The state of a plain network with the averaged weights, fp32 on the CPU, tensor by tensor.
+    """Yield the averaged weights as (name, tensor) of a plain network, fp32 on the CPU.
 
-    All processes of a run must take all of them; only the first one gets any.
+    All processes of a run must exhaust the iterator. Only the first process receives tensors.
     """
     groups: dict[str, dict[str, Tensor]] = {}
     for name, p in trainer.network.named_parameters():
@@ -36,7 +36,7 @@ def plain(trainer: 'Trainer') -> Iterator[tuple[str, Tensor]]:
 
 
 def export(trainer: 'Trainer', folder: Path) -> None:
-    """Writes the averaged weights; all processes of a run must call it."""
+    """Write the averaged weights as a checkpoint. All processes of a run must call it."""
     tensors = ((name, value.to(getattr(torch, trainer.recipe.dtype))) for name, value in plain(trainer))
     if trainer.world.first:
         tokens = trainer.tokens

@@ -1,4 +1,4 @@
-"""The network that a run begins with: from nothing, or of a checkpoint, whole or with LoRA beside it."""
+"""Makes the initial network of a run: random, or from a checkpoint, with or without LoRA."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,10 +21,9 @@ from vla_training.train.recipe import Recipe
 
 
 def make(recipe: Recipe, tokens: Tokens, world: World) -> tuple[Network, str]:
-    """(network on the device, with numbers; what tells its checkpoint from others, empty where it has none).
+    """Return the network on the device, and a digest of its checkpoint; the digest is empty without a checkpoint.
 
-    Raises FileNotFoundError or ValueError where the checkpoint is not there, is damaged, or is not what the tokens
-    were made for.
+    Raises FileNotFoundError or ValueError where the checkpoint is missing, is damaged, or does not fit the tokens.
     """
     if not recipe.init:
         network = from_nothing(recipe, tokens)
@@ -38,7 +37,7 @@ def make(recipe: Recipe, tokens: Tokens, world: World) -> tuple[Network, str]:
     checkpoint.check_names(network.state_dict(), base.network, folder)
     if recipe.lora.rank:
         lora.attach(network, tokens.config.vocabulary, recipe.lora)
-        if recipe.amp:  # what is not trained needs no more than what it computes with
+        if recipe.amp:  # frozen weights need no more precision than the computation
             for p in network.parameters():
                 if not p.requires_grad:
                     p.data = p.data.bfloat16()
@@ -48,6 +47,7 @@ def make(recipe: Recipe, tokens: Tokens, world: World) -> tuple[Network, str]:
 
 
 def from_nothing(recipe: Recipe, tokens: Tokens) -> Network:
+    """Return a randomly initialised network of the recipe's shape, on the CPU."""
     shape, vocabulary = recipe.network, tokens.config.vocabulary
     config = NetworkConfig(
         d_model=shape.d_model,
@@ -61,7 +61,7 @@ def from_nothing(recipe: Recipe, tokens: Tokens) -> Network:
     )
     network = Network(config)
     nano.init_weights(network, recipe.seed)
-    with torch.no_grad():  # what is added to the residual stream begins small, or depth makes it loud (GPT-2)
+    with torch.no_grad():  # residual branches start small, else their sum grows with depth (GPT-2)
         for block in blocks(network):
             for out in (block.attn_out, block.ff_out):
                 out.weight.mul_((2 * shape.n_layers) ** -0.5)  # type: ignore[operator, union-attr]
@@ -75,20 +75,20 @@ def blocks(network: Network) -> list[nn.Module]:
 
 
 def check_tokens(base: Opened, tokens: Tokens, folder: Path) -> None:
-    """Raises ValueError naming what the tokens have otherwise than the checkpoint."""
+    """Raise ValueError naming the differences between the tokens and the checkpoint."""
     then, now = _layout(base), _layout(Opened(tokens.config, tokens.text, {}, {}, None))
     changed = [f'{name} is {now[name]}, of the checkpoint {then[name]}' for name in then if now[name] != then[name]]
     if not changed and base.text.tokenizer.to_str() != tokens.text.tokenizer.to_str():
-        changed = ['tokenizer.json is another']
+        changed = ['tokenizer.json differs']
     if changed:
         raise ValueError(
-            f'{tokens.folder} is not made for {folder}: {"; ".join(changed[:3])}{"; ..." if changed[3:] else ""}. '
+            f'{tokens.folder} was not made for {folder}: {"; ".join(changed[:3])}{"; ..." if changed[3:] else ""}. '
             f'Make it with ./vla train tokenize --like {folder}'
         )
 
 
 def _layout(opened: Opened) -> Mapping[str, object]:
-    """All that ids and their places in prompts follow from. (Names of cameras and ranges of joints do not count.)"""
+    """Return all settings on which ids and their places in prompts depend. Camera names and joint ranges do not."""
     config, robot = opened.config, opened.config.robot
     out: dict[str, object] = {f'vocabulary.{name}': value for name, value in asdict(config.vocabulary).items()}
     out |= {f'image_tokenizer.{name}': value for name, value in asdict(config.image_tokenizer).items()}
@@ -107,7 +107,7 @@ def _layout(opened: Opened) -> Mapping[str, object]:
 
 
 def _prepare(network: Network, recipe: Recipe, world: World) -> None:
-    """Recomputing, compiling and splitting, in the order in which they wrap each other."""
+    """Apply recomputing, compiling and splitting, in the order in which they wrap each other."""
     for block in blocks(network):
         if recipe.recompute:
             block.forward = partial(recompute, block.forward, use_reentrant=False)  # type: ignore[method-assign]
@@ -117,7 +117,7 @@ def _prepare(network: Network, recipe: Recipe, world: World) -> None:
 
 
 def _fill(network: Network, base: Opened, recipe: Recipe, folder: Path) -> str:
-    """Reads the weights, tensor by tensor, and gives LoRA its first numbers. Returns a digest of some weights."""
+    """Read the weights tensor by tensor and initialise LoRA. Return a digest of some weights."""
     targets: dict[str, dict[str, Tensor]] = {}
     for name, p in network.named_parameters():
         targets.setdefault(lora.plain_name(name), {})[name] = p

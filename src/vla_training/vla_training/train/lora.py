@@ -1,7 +1,7 @@
-"""Low-rank adaptation: beside the frozen weights of linear layers, the product of two small matrices is learned.
+"""Implements LoRA: the product of two small matrices is learned beside the frozen weights of linear layers.
 
-LoRA (Hu et al., 2021): y = W x + alpha / rank * B A x, A (rank, inputs) normal, B (outputs, rank) zero at first.
-`merge` leaves W + alpha / rank * B A, so the adapted network becomes a plain one.
+Hu et al., 2021: y = W x + alpha / rank * B A x. A (rank, inputs) starts normal, B (outputs, rank) starts at zero.
+`merge` returns W + alpha / rank * B A, which makes the adapted network a plain one.
 """
 
 from dataclasses import dataclass
@@ -20,11 +20,13 @@ LINEARS = ('q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_o
 
 @dataclass(frozen=True)
 class Lora:
+    """Settings of LoRA."""
+
     rank: int = 0  # 0: no LoRA, all weights are trained
     alpha: float = 32.0
     dropout: float = 0.0  # of the inputs of A
-    targets: tuple[str, ...] = LINEARS  # of every block
-    train_tables: bool = True  # the rows of the bins, too, in the embedding and in the head
+    targets: tuple[str, ...] = LINEARS  # adapted layers of every block
+    train_tables: bool = True  # also train the rows of the bins in the embedding and in the head
 
     def __post_init__(self) -> None:
         if self.rank < 0 or not self.alpha > 0 or not 0 <= self.dropout < 1:
@@ -38,7 +40,7 @@ class Lora:
 
 
 class LoraLinear(nn.Module):
-    """In place of a linear layer without bias; its weight keeps its name."""
+    """Replaces a linear layer without bias. Its weight keeps its name."""
 
     def __init__(self, linear: nn.Linear, lora: Lora) -> None:
         super().__init__()
@@ -52,7 +54,7 @@ class LoraLinear(nn.Module):
 
 
 class LastRows(nn.Module):
-    """The last rows of a table, which are the bins', are a parameter of their own."""
+    """Makes the last rows of a table, those of the bins, a parameter of its own."""
 
     def __init__(self, table: Tensor, rows: int) -> None:
         super().__init__()
@@ -63,7 +65,7 @@ class LastRows(nn.Module):
 
 
 def attach(network: Network, v: Vocabulary, lora: Lora) -> None:
-    """Freezes the network and adds what is trained, without numbers as yet: see `first`."""
+    """Freeze the network and add the trained matrices, not yet initialised: see `first`."""
     network.requires_grad_(False)
     t = network.model['transformer']
     for block in t.blocks:  # type: ignore[union-attr]
@@ -75,14 +77,14 @@ def attach(network: Network, v: Vocabulary, lora: Lora) -> None:
 
 
 def plain_name(name: str) -> str:
-    """Of the parameter that a parameter of an adapted network belongs to."""
+    """Return the name of the plain parameter to which a parameter of an adapted network belongs."""
     for part in ('.parametrizations.weight.original', '.parametrizations.weight.0.rows', '.lora_a', '.lora_b'):
         name = name.replace(part, '.weight')
     return name
 
 
 def first(name: str, shape: torch.Size, seed: int) -> Tensor:
-    """What a matrix begins with: A normal with standard deviation inputs^-0.5, B zero."""
+    """Return the initial matrix: A is normal with standard deviation inputs^-0.5, B is zero."""
     if name.endswith('lora_b'):
         return torch.zeros(shape)
     generator = torch.Generator().manual_seed((seed << 32) + crc32(name.encode()))
@@ -90,7 +92,7 @@ def first(name: str, shape: torch.Size, seed: int) -> Tensor:
 
 
 def merge(group: dict[str, Tensor], scale: float) -> Tensor:
-    """The plain parameter, fp32, of all that belong to one, whole, by name."""
+    """Return the plain parameter, fp32, from the whole tensors by name that belong to it."""
     values = {name.rpartition('.')[2]: value.float() for name, value in group.items()}
     if 'rows' in values:
         return torch.cat([values['original'][: -len(values['rows'])], values['rows']])

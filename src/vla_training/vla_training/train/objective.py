@@ -1,7 +1,7 @@
-"""What the network learns from one batch of contexts: chunks, plans and future images, by masked-token prediction.
+"""Defines the loss of a batch of contexts: masked-token prediction of chunks, plans and future images.
 
-Every context makes up to three prompts, each with its own block behind the same instruction and images (the shared
-context of MM-ACT). A share of the block is masked; the loss is the cross-entropy of what was masked.
+Every context makes up to three prompts. Each has its own block behind the same instruction and images (the shared
+context of MM-ACT). A share of the block is masked. The loss is the cross-entropy of the masked tokens.
 """
 
 import math
@@ -19,32 +19,32 @@ from vla_model.tokens.prompt import PromptBuilder, Template
 from vla_training.data.shards import Tokens
 
 MODES = ('action', 'text', 'image')
-RELATIVE = ('joint_delta', 'ee_relative')  # action spaces in which 0 is where the robot is
-LEFT = 0.4  # share of what given steps are off by that is left a step behind them
+RELATIVE = ('joint_delta', 'ee_relative')  # action spaces whose 0 is the robot's present pose
+LEFT = 0.4  # share of the prefix's deviation that is left one step after it
 
 
 @dataclass(frozen=True)
 class Masking:
-    """How blocks are masked and contexts disturbed. Shares and probabilities in 0..1."""
+    """Settings of masks and disturbances. Shares and probabilities are in 0..1."""
 
-    one_step: float = 0.5  # of the action blocks: all masked, as one-step decoding finds them
-    prefix: float = 0.3  # of the action blocks: they begin with 1 to horizon / 2 steps that are given (in-painting)
-    # Of the given steps. Who only ever sees those of a demonstrator learns to go on as they do, without looking: let
-    # some be slower, and end off to a side. What follows leads back, as what is sent does after a push.
-    prefix_slow: float = 0.0  # share that covers a uniformly drawn part of its way only
-    prefix_noise: float = 0.0  # standard deviation of where they end, in usual ways to there (RMS)
-    prefix_hand: float = 0.0  # share whose hand does early what it does in the end, or (as many) not yet
-    prefix_own: float = 0.0  # share that are the network's own, of a forward before: they know no more than it sees
-    label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that labels are smoothed with; 0: none
+    one_step: float = 0.5  # share of the action blocks that are masked completely, as in one-step decoding
+    prefix: float = 0.3  # share of the action blocks with an action prefix of 1 to horizon / 2 steps (in-painting)
+    # A model that sees only a demonstrator's prefixes learns to continue them without the images. So some prefixes are
+    # slower, or end to one side, and the following steps lead back, as set-points do after a push.
+    prefix_slow: float = 0.0  # share of the prefixes that cover a uniformly drawn part of their way only
+    prefix_noise: float = 0.0  # standard deviation of the prefix's end, relative to the RMS way to that step
+    prefix_hand: float = 0.0  # share whose gripper already has its last value, or (as many) still its first
+    prefix_own: float = 0.0  # share of the network's own prefixes, from another forward on the same inputs
+    label_sigma: float = 4.0  # [bins] of the Gaussian over neighbouring bins that smooths labels; 0: none
     state_noise: float = 2.0  # [bins] standard deviation
-    code_drop: float = 0.02  # of the context's image codes: masked
-    code_flip: float = 0.01  # of the context's image codes: one bit is wrong
-    points_weight: float = 1.0  # of a place's token in the loss, where that of a set-point is 1
-    plan_tokens: int = 112  # length of a plan's block; what the plan leaves is filled with EOS
+    code_drop: float = 0.02  # share of the context's image codes that are masked
+    code_flip: float = 0.01  # share of the context's image codes with one wrong bit
+    grounding_weight: float = 1.0  # weight of a grounding point's token in the loss; a set-point's has 1
+    plan_tokens: int = 112  # length of a plan's block; the rest is filled with EOS
 
 
 class Prompts:
-    """The prompts of one mode for every text of the data, with their ends aligned: (texts, length) ids."""
+    """The prompts of one mode for every text of the data, aligned at their ends: ids (texts, length)."""
 
     def __init__(self, templates: list[Template], pad: int, device: torch.device) -> None:
         longest = max(len(t.ids) for t in templates)
@@ -62,7 +62,10 @@ class Prompts:
         self.views = shift[:, None] + torch.tensor([[v.start for v in t.views] for t in templates], device=device)
 
     def fill(self, text: Tensor, views: Tensor, state: Tensor, block: Tensor) -> tuple[Tensor, Tensor | None, slice]:
-        """(ids (B, L), valid (B, L) or None where nothing is padded, block): text (B,) rows, the rest ids."""
+        """Return (ids (B, L), valid (B, L) or None without padding, block) of filled prompts.
+
+        text (B,): rows of the prompts. views (B, views, tokens), state (B, state_dim) and block (B, n): ids.
+        """
         ids = self.ids[text]
         starts = self.views[text]
         for i in range(views.shape[1]):
@@ -87,24 +90,24 @@ class Batch:
     """Prompts of one mode with their blocks masked."""
 
     ids: Tensor  # (B, L)
-    valid: Tensor | None  # (B, L) bool; None where nothing is padded
+    valid: Tensor | None  # (B, L) bool; None: no padding
     block: slice  # n positions
-    part: slice  # of the vocabulary: what a token of the block can be
+    part: slice  # of the vocabulary: possible ids of a token of the block
     label: Tensor  # (B, n), counted from the start of `part`
-    weight: Tensor  # (B, n) of the cross-entropies in the loss, which is their sum
-    counted: Tensor  # (B, n) 0 where nothing is masked, else 1 / number of masked tokens of the whole batch
+    weight: Tensor  # (B, n) weights of the cross-entropies in the loss, which is their sum
+    counted: Tensor  # (B, n) 0 for tokens that are not masked, else 1 / number of masked tokens of the whole batch
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def rows(self, index: Tensor, zeroed: Tensor) -> 'Batch':
-        """The prompts `index` (k,), of which those that are `zeroed` (k,) bool count nothing."""
+        """Return the prompts `index` (k,). Those that are `zeroed` (k,) bool have no weight."""
         weight, counted = (w[index] * ~zeroed[:, None] for w in (self.weight, self.counted))
         valid = None if self.valid is None else self.valid[index]
         return Batch(self.ids[index], valid, self.block, self.part, self.label[index], weight, counted)
 
     def parts(self, size: int, rank: int = 0, ranks: int = 1) -> Iterator['Batch']:
-        """Pieces of at most `size` prompts (0: one piece) for process `rank`, as many of the same size for all."""
+        """Yield pieces of at most `size` prompts (0: one piece) for process `rank`. All processes get equal pieces."""
         each = math.ceil(len(self) / ranks)
         index = torch.arange(each * ranks, device=self.ids.device)[rank * each : (rank + 1) * each]
         for some in index.split(size or each):
@@ -112,7 +115,7 @@ class Batch:
 
 
 class Objective:
-    """Losses of batches of rows of `tokens`, all of which lies on `device`."""
+    """Draws batches from rows of `tokens`, which are all on `device`, and computes their losses."""
 
     def __init__(self, tokens: Tokens, masking: Masking, device: torch.device) -> None:
         config = tokens.config
@@ -120,13 +123,13 @@ class Objective:
         self.codes = tokens.codes.to(device)
         self.state, self.action = tokens.state.to(device), tokens.action.to(device)
         self.points = tokens.points.to(device)
-        self.future, self.glance = tokens.future.to(device), tokens.glance.to(device)
+        self.future, self.static = tokens.future.to(device), tokens.static.to(device)
         if (masking.prefix_slow or masking.prefix_noise) and config.robot.action_space not in RELATIVE:
             raise ValueError(
                 f'prefix_slow and prefix_noise are for actions of {RELATIVE}, not of {config.robot.action_space}: '
-                'leave them out'
+                'remove them'
             )
-        self.rest, self.spread = self._going(config)
+        self.rest, self.spread = self._rest_and_spread(config)
         builder = prompt_builder(config, tokens, device)
         used = tokens.instruction.unique()
         row_of = torch.zeros(len(tokens.texts), dtype=torch.int64)
@@ -143,7 +146,7 @@ class Objective:
         self.plans = self._plans(tokens, length)
 
     def _plans(self, tokens: Tokens, length: int) -> Tensor:
-        """(texts, plan_tokens) ids, filled up with EOS. Raises ValueError for a plan that does not fit."""
+        """Return the plans (texts, plan_tokens) as ids, filled up with EOS. Raises ValueError for a longer plan."""
         out = torch.full((len(tokens.texts), length), self.config.vocabulary.eos)
         for i in tokens.plan.unique().tolist():
             if i < 0:
@@ -157,19 +160,19 @@ class Objective:
     def draw(
         self, mode: str, rows: Tensor, generator: torch.Generator, network: Network | None = None
     ) -> 'Batch | None':
-        """Prompts of a mode of MODES for rows (B,), disturbed and masked. None where nothing can be learned from them.
+        """Return disturbed and masked prompts of a mode for rows (B,). None where the rows have no label of this mode.
 
-        All randomness is in here, so parts of a batch, on whatever device, add up to what the batch is in one piece.
-        network: says the steps of prefix_own; without it there are none of these.
+        All randomness is in here, so the parts of a batch add up to the whole batch on any device. network: predicts
+        the prefixes of prefix_own; None leaves these out.
         """
         v = self.config.vocabulary
         if mode == 'text':
             rows = rows[self.plan[rows] >= 0]
         elif mode == 'image':
-            rows = rows[~self.glance[rows]]  # what comes after it, nobody saw
+            rows = rows[~self.static[rows]]  # a static scene has no image of later
         if not len(rows):
             return None
-        known: Tensor | None = None  # of what is masked; None: all
+        known: Tensor | None = None  # masked tokens with a label; None: all masked tokens
         views = self._views(self.codes[rows], generator)
         state = self._state(self.state[rows], generator)
         if mode == 'action':
@@ -179,15 +182,15 @@ class Objective:
             masked, given = self._mask_action(len(rows), generator)
             masked |= unknown
             before = action
-            action = self._astray(action, given, generator)
+            action = self._perturbed(action, given, generator)
             if self.masking.prefix_own and network is not None:
                 own = (given > 0) & ~unknown & (self._uniform(given.shape, generator) < self.masking.prefix_own)
                 chosen = own[:, 0].nonzero()[:, 0]
-                said = self._said(network, rows[chosen], views[chosen], state[chosen])
-                action[chosen] = self._after_own(before[chosen], said, given[chosen])
+                predicted = self._own_chunks(network, rows[chosen], views[chosen], state[chosen])
+                action[chosen] = self._following_own(before[chosen], predicted, given[chosen])
             action = action.flatten(1)
             target = torch.cat((action, points), 1).clamp(min=0) + v.bins_offset
-            # Where things are is always asked for; where nobody said, nothing is learned from it.
+            # Grounding points are always masked. Those without a label have no loss.
             known = torch.cat((masked & ~unknown, points >= 0), 1)
             masked = torch.cat((masked, torch.ones_like(points, dtype=torch.bool)), 1)
             part = slice(v.bins_offset, v.size)
@@ -205,16 +208,19 @@ class Objective:
         counted = masked if known is None else known
         counted = counted / counted.sum().clamp(min=1)
         weight = counted
-        if mode == 'text':  # weighed by 1 / share and by the length, as LLaDA: the bound of the likelihood
+        if mode == 'text':  # weighted by 1 / share and by the length as in LLaDA: a bound of the likelihood
             weight = masked / (share * target.numel())
         elif mode == 'action':
             weight = counted.clone()
-            weight[:, self.config.robot.chunk_tokens :] *= self.masking.points_weight
+            weight[:, self.config.robot.chunk_tokens :] *= self.masking.grounding_weight
             weight = weight / weight.sum().clamp(min=1e-9)
         return Batch(ids, valid, where, part, target - part.start, weight, counted)
 
     def loss(self, network: Network, batch: 'Batch') -> tuple[Tensor, Tensor]:
-        """(loss, share of masked tokens whose most probable id is right): of a part of a batch, its part of both."""
+        """Return (loss, share of masked tokens whose most probable id is right).
+
+        The values of the parts of a batch add up to those of the batch.
+        """
         logits = network(batch.ids, batch.block, batch.part, batch.valid).float()
         bins = batch.part.start == self.config.vocabulary.bins_offset
         if bins and self.masking.label_sigma:
@@ -228,7 +234,7 @@ class Objective:
         return torch.rand(shape, generator=generator, device=self.device)
 
     def _views(self, codes: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, views, tokens) ids of the context's images, disturbed."""
+        """Return the disturbed ids (B, views, tokens) of the context's images."""
         v, m = self.config.vocabulary, self.masking
         codes = codes.long()
         if m.code_flip:
@@ -241,7 +247,7 @@ class Objective:
         return ids
 
     def _state(self, state: Tensor, generator: torch.Generator) -> Tensor:
-        """(B, state_dim) ids, disturbed."""
+        """Return the disturbed ids (B, state_dim) of the state."""
         v = self.config.vocabulary
         state = state.long()
         if self.masking.state_noise:
@@ -250,14 +256,14 @@ class Objective:
         return state + v.bins_offset
 
     def _mask_cosine(self, shape: tuple[int, ...] | torch.Size, generator: torch.Generator) -> Tensor:
-        """(B, n) bool: round(n cos(pi t / 2)) of them, t uniform, at least one (MaskGIT; MM-ACT 7.1)."""
+        """Return a mask (B, n) bool of round(n cos(pi t / 2)) tokens, t uniform, at least one (MaskGIT; MM-ACT 7.1)."""
         size, n = shape
         count = (n * torch.cos(math.pi / 2 * self._uniform((size, 1), generator))).round().clamp(min=1)
         rank = self._uniform((size, n), generator).argsort(1).argsort(1)
         return rank < count
 
     def _mask_action(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """(masked (B, n) bool, given (B, 1): steps from the first on that are not)."""
+        """Return (masked (B, n) bool, given (B, 1): length of the action prefix [step], which is not masked)."""
         robot, m = self.config.robot, self.masking
         shape = (size, robot.chunk_tokens)
         masked = self._mask_cosine(shape, generator) | (self._uniform((size, 1), generator) < m.one_step)
@@ -268,8 +274,8 @@ class Objective:
         masked[:, -1] |= ~masked.any(1)  # something must be learned from every block
         return masked, given
 
-    def _astray(self, action: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
-        """Chunks (B, horizon, action_dim) [bins] whose `given` (B, 1) steps are slower and end elsewhere."""
+    def _perturbed(self, action: Tensor, given: Tensor, generator: torch.Generator) -> Tensor:
+        """Return chunks (B, horizon, action_dim) [bins] with `given` (B, 1) steps that are slower and end elsewhere."""
         m, last = self.masking, (given - 1).clamp(min=0)
         if not (m.prefix_slow or m.prefix_noise or m.prefix_hand):
             return action
@@ -295,8 +301,8 @@ class Objective:
         return torch.where(action < 0, action, moved.clamp(0, self.config.vocabulary.bins - 1))
 
     @torch.no_grad()
-    def _said(self, network: Network, rows: Tensor, views: Tensor, state: Tensor) -> Tensor:
-        """(B, horizon, action_dim) [bins] chunks as the policy reads them, of prompts without any given steps."""
+    def _own_chunks(self, network: Network, rows: Tensor, views: Tensor, state: Tensor) -> Tensor:
+        """Return the network's chunks (B, horizon, action_dim) [bins] for prompts without an action prefix."""
         robot, v = self.config.robot, self.config.vocabulary
         if not len(rows):
             return self.action[rows].long()
@@ -304,24 +310,24 @@ class Objective:
         ids, valid, where = self.prompts['action'].fill(self.instruction[rows], views, state, block)
         where = slice(where.start, where.start + robot.chunk_tokens)
         p = network(ids, where, slice(v.bins_offset, v.size), valid).float().softmax(-1)
-        said = (p.cumsum(-1) < 0.5).sum(-1).view(len(rows), robot.horizon, robot.action_dim)
+        chunks = (p.cumsum(-1) < 0.5).sum(-1).view(len(rows), robot.horizon, robot.action_dim)
         if robot.gripper:
-            said[..., -1] = p.argmax(-1).view(said.shape)[..., -1]
-        return said
+            chunks[..., -1] = p.argmax(-1).view(chunks.shape)[..., -1]
+        return chunks
 
-    def _after_own(self, action: Tensor, said: Tensor, given: Tensor) -> Tensor:
-        """Chunks (B, horizon, action_dim) [bins] that begin with `given` (B, 1) steps of `said` and lead back."""
+    def _following_own(self, action: Tensor, own: Tensor, given: Tensor) -> Tensor:
+        """Return chunks (B, horizon, action_dim) [bins]: `given` (B, 1) steps of `own`, then steps that lead back."""
         last = (given - 1)[..., None].expand(-1, -1, action.shape[2])
-        off = (said - action).gather(1, last).float()
+        off = (own - action).gather(1, last).float()
         if self.config.robot.gripper:
             off[..., -1] = 0.0
         step = torch.arange(1, action.shape[1] + 1, device=self.device)
         left = (LEFT ** (step - given).clamp(min=0))[..., None]
         back = (action + left * off).round().long().clamp(0, self.config.vocabulary.bins - 1)
-        return torch.where((step <= given)[..., None], said, back)
+        return torch.where((step <= given)[..., None], own, back)
 
-    def _going(self, config: ModelConfig) -> tuple[Tensor, Tensor]:
-        """[bins] what stands for 0, (action_dim,), and how far from it each step is, (horizon, action_dim), RMS."""
+    def _rest_and_spread(self, config: ModelConfig) -> tuple[Tensor, Tensor]:
+        """Return the bin of a zero action (action_dim,) and each step's RMS distance from it (horizon, action_dim)."""
         zero = config.ranges('action').normalize(np.zeros(config.robot.action_dim))
         rest = torch.tensor((zero + 1) / 2 * (config.vocabulary.bins - 1), dtype=torch.float32, device=self.device)
         action = self.action[self.action[:, 0, 0] >= 0].float()
@@ -330,7 +336,7 @@ class Objective:
 
 
 def smoothed_cross_entropy(logits: Tensor, label: Tensor, sigma: float) -> Tensor:
-    """Cross-entropy (B, n) of logits (B, n, bins) with a Gaussian of `sigma` bins around each label (B, n)."""
+    """Return the cross-entropy (B, n) of logits (B, n, bins) with a Gaussian of `sigma` bins at each label (B, n)."""
     reach = math.ceil(3 * sigma)
     offset = torch.arange(-reach, reach + 1, device=logits.device)
     place = label[..., None] + offset
@@ -342,7 +348,7 @@ def smoothed_cross_entropy(logits: Tensor, label: Tensor, sigma: float) -> Tenso
 
 
 def prompt_builder(config: ModelConfig, tokens: Tokens, device: torch.device) -> PromptBuilder:
-    """The builder that the policy uses for this configuration."""
+    """Return the prompt builder that the policy uses for this configuration."""
     robot = config.robot
     return PromptBuilder(
         tokens.text,

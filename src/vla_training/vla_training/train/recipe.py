@@ -1,4 +1,4 @@
-"""All that decides a training run, in one YAML file."""
+"""Defines the recipe: all settings of a training run, in one YAML file."""
 
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
@@ -12,37 +12,41 @@ from vla_training.train.lora import Lora
 from vla_training.train.objective import MODES, Masking
 
 T = TypeVar('T')
+# Fields of earlier versions -> their names now.
+RENAMED = {'glances': 'static_scenes', 'answers': 'labelled_scenes', 'points_weight': 'grounding_weight'}
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Some steps with the same weights of the losses. Weight 0: that prompt is not made at all."""
+    """A number of steps with the same weights of the losses. Weight 0: prompts of that mode are not made."""
 
     steps: int
-    action: float
+    action: float  # weight, as text and image
     text: float
     image: float
-    glances: float = -1.0  # share of a batch's contexts that are glances; below 0: as many of all as are in the data
-    answers: float = 0.0  # and that are glances with a chunk
+    static_scenes: float = -1.0  # share of the contexts that are unlabelled static scenes; below 0: as in the data
+    labelled_scenes: float = 0.0  # share of the contexts that are static scenes with action labels
 
     def __post_init__(self) -> None:
         if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
             raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
-        share = max(self.glances, 0.0) + self.answers
-        if self.answers < 0 or share > 1 or (share == 1 and not self.action):
-            raise ValueError(f'glances and answers are shares up to 1, below that where action is 0, got {self}')
-        if self.answers and self.glances < 0:
-            raise ValueError(f'where answers has a share glances needs one, which may be 0, got {self}')
+        share = max(self.static_scenes, 0.0) + self.labelled_scenes
+        if self.labelled_scenes < 0 or share > 1 or (share == 1 and not self.action):
+            raise ValueError(
+                f'static_scenes and labelled_scenes are shares up to 1 together, below 1 where action is 0, got {self}'
+            )
+        if self.labelled_scenes and self.static_scenes < 0:
+            raise ValueError(f'labelled_scenes needs a share for static_scenes, too, which may be 0, got {self}')
 
     @property
     def weights(self) -> dict[str, float]:
-        """Of the modes that are trained."""
+        """Return mode -> weight of the trained modes."""
         return {mode: getattr(self, mode) for mode in MODES if getattr(self, mode) > 0}
 
 
 @dataclass(frozen=True)
 class Network:
-    """Shape of a network that is trained from nothing; see NetworkConfig."""
+    """Shape of a network that starts with random weights; see NetworkConfig."""
 
     d_model: int = 192
     n_layers: int = 6
@@ -52,35 +56,37 @@ class Network:
 
 @dataclass(frozen=True)
 class Recipe:
+    """All settings of a training run."""
+
     stages: tuple[Stage, ...]
     name: str = 'nano'
     seed: int = 0
-    init: str = ''  # folder of the checkpoint, ours or a released one, that the run begins with; empty: from nothing
-    network: Network = field(default_factory=Network)  # only where it begins from nothing
-    structured_tables: bool = True  # see structure.py; only where it begins from nothing
+    init: str = ''  # folder of the initial checkpoint, of this suite or released; empty: random weights
+    network: Network = field(default_factory=Network)  # only for random weights
+    structured_tables: bool = True  # see structure.py; only for random weights
     lora: Lora = field(default_factory=Lora)
     masking: Masking = field(default_factory=Masking)
     batch: int = 64  # contexts per step
-    text_batch: int = 8  # the first so many of them make a plan prompt, too
-    image_batch: int = 8  # and so many an image prompt
+    text_batch: int = 8  # number of them, from the first on, that also make a plan prompt
+    image_batch: int = 8  # number of them, from the first on, that also make an image prompt
     micro_batch: int = 0  # sequences per forward; 0: all at once
-    optimizer: str = 'adamw'  # or muon (Jordan et al. 2024) for the blocks' matrices, AdamW for the rest
+    optimizer: str = 'adamw'  # or muon (Jordan et al. 2024): Muon for the blocks' matrices, AdamW for the rest
     lr: float = 1e-3
     min_lr: float = 0.05  # share of lr at the end of the cosine
     warmup: int = 200  # steps
     weight_decay: float = 0.02
     beta2: float = 0.98
     grad_clip: float = 1.0
-    ema: float = 0.999  # 0: no average is kept
-    amp: bool = True  # computes in bf16; weights that are trained stay fp32
+    ema: float = 0.999  # decay of the averaged weights; 0: no average
+    amp: bool = True  # compute in bf16; trained weights stay fp32
     compile: bool = False
-    recompute: bool = False  # blocks again in the backward pass: less memory, a third more work
-    validation: float = 0.03  # share of the episodes that are only looked at
-    log_every: int = 50
-    save_every: int = 1000
-    piece_bytes: int = MAX_BYTES  # of a file of a run's checkpoint
-    dtype: str = 'float32'  # of the exported weights, or bfloat16
-    shard_bytes: int = MAX_SHARD_BYTES  # of a file of them
+    recompute: bool = False  # compute blocks again in the backward pass: less memory, a third more work
+    validation: float = 0.03  # share of the episodes that are held out
+    log_every: int = 50  # steps
+    save_every: int = 1000  # steps
+    piece_bytes: int = MAX_BYTES  # largest file of a run's state
+    dtype: str = 'float32'  # of the exported weights: float32 or bfloat16
+    shard_bytes: int = MAX_SHARD_BYTES  # largest file of the exported weights
 
     def __post_init__(self) -> None:
         if not self.stages:
@@ -97,16 +103,16 @@ class Recipe:
         if self.dtype not in ('float32', 'bfloat16'):
             raise ValueError(f"dtype must be 'float32' or 'bfloat16', got {self.dtype!r}")
         if self.init and self.network != Network():
-            raise ValueError('init says the shape of the network: leave network out')
+            raise ValueError('the checkpoint in init has the shape of the network: remove network')
         if self.lora.rank and not self.init:
-            raise ValueError('lora adapts the network of a checkpoint: say which in init')
+            raise ValueError('lora adapts the network of a checkpoint: name its folder in init')
 
     @property
     def steps(self) -> int:
         return sum(stage.steps for stage in self.stages)
 
     def stage(self, step: int) -> Stage:
-        """The stage that a step is in."""
+        """Return the stage of a step."""
         for stage in self.stages:
             if step < stage.steps:
                 return stage
@@ -114,7 +120,7 @@ class Recipe:
         return self.stages[-1]
 
     def size(self, mode: str) -> int:
-        """Contexts of a step that make a prompt of this mode."""
+        """Return the number of contexts per step that make a prompt of this mode."""
         return {'action': self.batch, 'text': self.text_batch, 'image': self.image_batch}[mode]
 
     def to_dict(self) -> dict[str, Any]:
@@ -122,7 +128,7 @@ class Recipe:
 
     @classmethod
     def load(cls, path: Path) -> 'Recipe':
-        """Raises FileNotFoundError or ValueError naming the file and the field."""
+        """Read a recipe. Raises FileNotFoundError or ValueError naming the file and the field."""
         if not path.is_file():
             raise FileNotFoundError(f'{path} is missing: give a recipe, such as those in vla_training/recipes')
         try:
@@ -138,6 +144,7 @@ class Recipe:
 def _read(kind: type[T], content: Any, label: str) -> T:
     if not isinstance(content, dict):
         raise ValueError(f'{label or "the recipe"} must be a mapping, got {content!r}')
+    content = {RENAMED.get(name, name): value for name, value in content.items()}
     known = {f.name for f in fields(kind)}  # type: ignore[arg-type]
     if unknown := sorted(set(content) - known):
         raise ValueError(f'unknown field {label}{unknown[0]}; known are: {", ".join(sorted(known))}')

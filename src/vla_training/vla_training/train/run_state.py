@@ -1,6 +1,6 @@
-"""Checkpoints of a run: folders `step-N` of safetensors files and a JSON file, from which it goes on.
+"""Saves the state of a run in folders `step-N` of safetensors files and a JSON file, and restores it.
 
-What is in them is whole, however many processes share the run, so it goes on with any number of them.
+A state holds whole tensors, so a run continues with any number of processes.
 """
 
 import json
@@ -24,17 +24,17 @@ MAY_CHANGE = ('init', 'log_every', 'save_every', 'micro_batch', 'compile', 'amp'
 
 @dataclass
 class Progress:
-    """What training.json says."""
+    """The content of training.json."""
 
     step: int
     seconds: float  # of training
     recipe: Recipe
     rows: int  # of the data
-    base: str  # digest of the checkpoint that the run began with; empty without one
+    base: str  # digest of the initial checkpoint; empty without one
 
 
 def newest(out: Path) -> Path | None:
-    """The folder of the newest whole checkpoint of a run."""
+    """Return the folder of the newest complete state of a run; None: there is none."""
     found = sorted(p for p in out.glob('step-*') if (p / 'training.json').is_file())
     return found[-1] if found else None
 
@@ -43,7 +43,7 @@ def save(
     out: Path, progress: Progress, trained: dict[str, nn.Parameter], average: dict[str, Tensor],
     optimizers: Optimizers, world: World,
 ) -> Path:  # fmt: skip
-    """Writes `step-N`, whole or not at all, and removes the checkpoints before it. All processes must call it."""
+    """Write `step-N`, whole or not at all, and remove earlier states. Return its folder. All processes must call it."""
     folder, temporary = out / f'step-{progress.step:08d}', out / '.writing'
     state = _state(trained, average, optimizers)
     if world.first:
@@ -77,10 +77,10 @@ def _state(
 
 
 def check(folder: Path, now: Progress) -> Progress:
-    """What a checkpoint says. Raises ValueError naming what is now otherwise than it was when it was written."""
+    """Return the progress of a state. Raises ValueError naming the settings that have changed since it was written."""
     try:
         content = json.loads((folder / 'training.json').read_text())
-        recipe = Recipe.from_dict(content['recipe'])  # a field that there was not yet had its default
+        recipe = Recipe.from_dict(content['recipe'])  # fields of later versions get their defaults
         then = Progress(content['step'], content['seconds'], recipe, content['rows'], content.get('base', ''))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f'{folder / "training.json"} is damaged ({error}): copy it again') from None
@@ -89,7 +89,7 @@ def check(folder: Path, now: Progress) -> Progress:
     if then.rows != now.rows:
         changed.append('data set')
     if then.base != now.base:
-        changed.append('checkpoint to begin with')
+        changed.append('initial checkpoint')
     if changed:
         raise ValueError(
             f'{folder} was trained with another {", ".join(changed)}: give another folder, or restore the recipe'
@@ -98,7 +98,7 @@ def check(folder: Path, now: Progress) -> Progress:
 
 
 def restore(folder: Path, trained: dict[str, nn.Parameter], average: dict[str, Tensor], optimizers: Optimizers) -> None:
-    """Raises ValueError naming a tensor that is missing or of no run."""
+    """Read the tensors of a state into a run. Raises ValueError naming a tensor that is missing or unknown."""
     missing = {f'weight.{name}' for name in trained} | {f'average.{name}' for name in average}
     moments: dict[str, dict[str, Tensor]] = {name: {} for name in trained}
     for key, value in iterate_pieces(folder):
@@ -114,7 +114,7 @@ def restore(folder: Path, trained: dict[str, nn.Parameter], average: dict[str, T
         elif key in missing:
             put(trained[name] if kind == 'weight' else average[name], value)
             missing.discard(key)
-        elif kind != 'average':  # which a run may have had and no longer keeps
+        elif kind != 'average':  # the run may no longer keep averages
             raise ValueError(f'{folder} is no checkpoint of this run: it has {key}')
     if missing:
         raise ValueError(f'{folder} lacks {min(missing)}: a file of it is missing, copy it again')

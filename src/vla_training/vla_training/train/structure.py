@@ -1,8 +1,8 @@
-"""A head start for the embedding tables while they train: neighbours begin, and learn, together.
+"""Gives similar ids similar rows of the embedding tables while they train.
 
-A bin's neighbours mean nearly the same number, and an image code's bits mean the same in every code; a plain table has
-to learn each row alone. While training, a row is its own numbers plus a linear map of known features: a cosine basis
-of the bin's value, the bits of the code. `fold` leaves the sum, so the trained network is a plain one.
+Neighbouring bins mean nearly the same number, and a bit means the same in every image code. A plain table learns each
+row alone. Here a row is its own numbers plus a learned linear map of known features: a cosine basis of the bin's value,
+or the bits of the code. `fold` returns the sum, so the trained network is a plain one.
 """
 
 import math
@@ -15,11 +15,14 @@ from vla_model.network import Network
 from vla_model.tokens.vocabulary import Vocabulary
 
 COSINES = 48  # of the basis over the bins; the finest has half a period of bins / 48
-OWN = 0.1  # what a row's own numbers begin with, against what they would without features
+OWN = 0.1  # initial scale of a row's own numbers, relative to a table without features
 
 
 def features(v: Vocabulary) -> Tensor:
-    """(size, bits + COSINES) of every id: +-1 by the code's bits, cos(pi n x) of the bin's place x in 0..1; else 0."""
+    """Return the features (size, bits + COSINES) of every id.
+
+    An image code has its bits as +-1, a bin at place x in 0..1 has cos(pi n x). All others are 0.
+    """
     bits = (v.codes - 1).bit_length()
     out = torch.zeros(v.size, bits + COSINES)
     powers = 2 ** torch.arange(bits - 1, -1, -1)
@@ -27,12 +30,14 @@ def features(v: Vocabulary) -> Tensor:
     out[v.image_offset : v.image_offset + v.codes, :bits] = ((codes & powers) != 0).float() * 2 - 1
     place = torch.arange(v.bins)[:, None] / (v.bins - 1)
     order = torch.arange(1, COSINES + 1)
-    # Higher frequencies weigh less, so that what is learned is smooth first.
+    # Higher frequencies weigh less, so that the table becomes smooth first.
     out[v.bins_offset :, bits:] = torch.cos(math.pi * order * place) * (4 / (4 + order))
     return out
 
 
 class Features(nn.Module):
+    """Adds the mapped features to the rows of a table."""
+
     def __init__(self, v: Vocabulary, width: int, scale: float, generator: torch.Generator) -> None:
         super().__init__()
         self.basis: Tensor
@@ -46,7 +51,7 @@ class Features(nn.Module):
 
 
 def attach(network: Network, v: Vocabulary, seed: int) -> None:
-    """Adds the features to the embedding and to the head. Call it once, on the CPU, after initialisation."""
+    """Add the features to the embedding and to the head. Call it once, on the CPU, after initialisation."""
     generator = torch.Generator().manual_seed(seed)
     t = network.model['transformer']
     has = features(v).any(1)
@@ -59,7 +64,7 @@ def attach(network: Network, v: Vocabulary, seed: int) -> None:
 
 
 def fold(state: dict[str, Tensor], v: Vocabulary) -> dict[str, Tensor]:
-    """The state of a network that `attach` was called on (or not) as that of a plain one."""
+    """Return the state of a plain network from that of a network with or without features."""
     out = {}
     basis: Tensor | None = None
     for name, value in state.items():

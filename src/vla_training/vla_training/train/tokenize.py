@@ -34,7 +34,7 @@ from vla_model.tokens.vocabulary import Vocabulary
 from vla_policy_node.policy.end_effector import OSC, check_actions, to_actions
 from vla_training.data import shards
 from vla_training.data.annotate import plan_texts
-from vla_training.data.features import ACTION, POINTS, STATE, SUBTASK, SUCCESS, executed, image
+from vla_training.data.features import ACTION, GROUNDING_POINTS, STATE, SUBTASK, SUCCESS, executed, image
 from vla_training.image_tokenizer.state import load_image_tokenizer
 from vla_training.lerobot import Dataset, Episode
 
@@ -44,7 +44,7 @@ STILL = 0.003  # [rad] joints that have moved less since the frame stand still
 FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
 TAIL = 1.5  # [s] after success: time to get clear of what was let go
 BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
-NAMED = 2  # things of the instruction that a new model points at, where the data says where they are
+NANO_POINTS = 2  # things of the instruction that a new model points at, where the data says where they are
 LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
 
 
@@ -165,7 +165,7 @@ class _Model:
 def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Arm | None, device: str) -> _Model:
     text = TextTokenizer.load(NANO_FILE)
     encoder = load_image_tokenizer(image_tokenizer, device)
-    points = NAMED if POINTS in data.features else 0
+    points = NANO_POINTS if GROUNDING_POINTS in data.features else 0
     base = _with_images(nano.config(text.size, action_space, points), encoder.config)
     _check(data, base)
     kinematics = kinematics_for(arm, base.robot)
@@ -309,7 +309,7 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
             rows['codes'].append(np.stack(codes, 1))
             rows['state'].append(bins.quantize(state[:length], config.vocabulary.bins))
             rows['action'].append(bins.quantize(action, config.vocabulary.bins))
-            rows['points'].append(points_of(data, episode, config.robot, config.vocabulary.bins)[:length])
+            rows['points'].append(grounding_points(data, episode, config.robot, config.vocabulary.bins)[:length])
             rows['future'].append(count + np.minimum(ends[:length], length - 1))
             rows['episode'].append(np.full(length, episode.info.index))
             rows['instruction'].append(np.full(length, texts.setdefault(episode.task, len(texts))))
@@ -321,26 +321,28 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
     return tensors | {'text_ids': torch.from_numpy(flat), 'text_ends': torch.tensor([len(i) for i in ids]).cumsum(0)}
 
 
-def points_of(data: Dataset, episode: Episode, robot: RobotInterface | PolicyInfo, count: int) -> np.ndarray:
+def grounding_points(data: Dataset, episode: Episode, robot: RobotInterface | PolicyInfo, count: int) -> np.ndarray:
     """(T, views, points, 2) int64: where the things are that the task names, in its order, in `count` bins.
 
     NOWHERE: unknown. What is out of the picture is at its edge.
     """
     found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
-    for t, told in enumerate(episode.columns.get(POINTS, [])):
+    for t, told in enumerate(episode.columns.get(GROUNDING_POINTS, [])):
         try:
             views = json.loads(told) if told else {}
         except ValueError as error:
-            raise ValueError(f'{data.folder}: {POINTS} of {episode.task!r}, frame {t}, is no JSON: {error}') from None
+            raise ValueError(
+                f'{data.folder}: {GROUNDING_POINTS} of {episode.task!r}, frame {t}, is no JSON: {error}'
+            ) from None
         for view, camera in enumerate(robot.cameras):
             places = views.get(camera, {})
-            for i, name in enumerate(named(episode.task, places)[: robot.points]):
+            for i, name in enumerate(names_in(episode.task, places)[: robot.points]):
                 place = squared(places[name], *data.features[image(camera)].shape[:2])
                 found[t, view, i] = bins.quantize(2 * place - 1, count)
     return found
 
 
-def named(text: str, names: Iterable[str]) -> list[str]:
+def names_in(text: str, names: Iterable[str]) -> list[str]:
     """Those of the names that the text contains, in its order."""
     at = {name: text.find(name) for name in names}
     return sorted((name for name in at if at[name] >= 0), key=lambda name: at[name])

@@ -64,12 +64,12 @@ class Trainer(TrainingLoop):
         self.objective = Objective(tokens, recipe.masking, self.device)
         self.split = Split.of(tokens, recipe.validation)
         train = self.split.train
-        glance, answered = tokens.glance[train], tokens.action[train, 0, 0] >= 0
+        static, labelled = tokens.static[train], tokens.action[train, 0, 0] >= 0
         self._pools = {
             'rows': train,
-            'rows of episodes': train[~glance],
-            'glances': train[glance & ~answered],
-            'answers': train[glance & answered],
+            'frames of episodes': train[~static],
+            'static-scene samples': train[static & ~labelled],
+            'labelled static-scene samples': train[static & labelled],
         }
         self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, and its permutation by that
         if not len(self.split.train):
@@ -164,14 +164,15 @@ class Trainer(TrainingLoop):
         return dict(zip((f'{mode}_loss', f'{mode}_right'), self.world.sum(total), strict=True))
 
     def _rows(self) -> Tensor:
-        """(batch,) rows of this step: glances last, as only the first ones make text and image prompts."""
+        """(batch,) rows of this step: static-scene samples last, as only the first ones make text and image prompts."""
         batch, stage = self.recipe.batch, self.recipe.stage(self.step)
-        if stage.glances < 0:
+        if stage.static_scenes < 0:
             picked = self._pick('rows', batch)
         else:
-            glances, answers = round(stage.glances * batch), round(stage.answers * batch)
-            picked = self._pick('rows of episodes', batch - glances - answers)
-            picked += self._pick('answers', answers) + self._pick('glances', glances)
+            static, labelled = round(stage.static_scenes * batch), round(stage.labelled_scenes * batch)
+            picked = self._pick('frames of episodes', batch - static - labelled)
+            picked += self._pick('labelled static-scene samples', labelled)
+            picked += self._pick('static-scene samples', static)
         return torch.tensor(picked, device=self.device)
 
     def _pick(self, pool: str, count: int) -> list[int]:

@@ -1,9 +1,9 @@
-"""Codes that say where things are: beside its decoder, the image tokenizer trains a reader that points at named things.
+"""Trains the codes to hold the places of objects, by a reader that predicts grounding points from them.
 
-Codes that are trained for pictures alone hold what makes up most of a picture, light and table; where a small thing
-lies is spread over many of them, and a small transformer needs many more examples to find it. So the reader is such a
-transformer: it sees the codes as the model will see them, and is asked for each name where it is. It is thrown away
-after training. (Tokenizers for seeing and for making: UniTok, Ma et al. 2025; pointing: Molmo, Deitke et al. 2024.)
+Codes that are trained for reconstruction alone hold mostly light and table. The place of a small object is spread over
+many codes, and a small transformer needs many examples to find it. The reader is such a transformer: it receives the
+codes as the model will, and predicts a point for each name. It is discarded after training. (Tokenizers for perception
+and generation: UniTok, Ma et al. 2025. Pointing: Molmo, Deitke et al. 2024.)
 """
 
 import torch
@@ -16,8 +16,8 @@ from vla_model.network import Block, RMSNorm, rope_table
 WIDTH, LAYERS, HEADS = 192, 2, 3
 
 
-class Pointer(nn.Module):
-    """Names and the bits of one image's codes to a place for each name."""
+class GroundingReader(nn.Module):
+    """Predicts a point for each name from the bits of one image's codes."""
 
     def __init__(self, names: int, bits: int, tokens: int) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Pointer(nn.Module):
         self.norm = RMSNorm(WIDTH, 1e-5)
         self.out = nn.Linear(WIDTH, 2)
         init_weights(self, 0)
-        with torch.no_grad():  # names and codes must be louder than what the blocks add at first, or they are lost
+        with torch.no_grad():  # names and codes must start larger than the blocks' outputs, or they are lost
             self.names.weight.mul_(WIDTH**0.5)
             self.places.mul_(0.3 * WIDTH**0.5)
             for block in self.blocks:
@@ -37,7 +37,7 @@ class Pointer(nn.Module):
                     out.weight.mul_((2 * LAYERS) ** -0.5)  # type: ignore[operator, union-attr]
 
     def forward(self, bits: Tensor) -> Tensor:
-        """(B, bits, H, W) of +-1 -> (B, names, 2): x and y of each name, -1 and +1 at the picture's edges."""
+        """Return x and y of each name (B, names, 2), -1 and +1 at the image's edges. bits: (B, bits, H, W) of +-1."""
         codes = self.bits(bits.flatten(2).transpose(1, 2)) + self.places
         names = self.names.weight.expand(len(codes), -1, -1)
         h = torch.cat((names.to(codes.dtype), codes), 1)
@@ -47,16 +47,16 @@ class Pointer(nn.Module):
         return self.out(self.norm(h[:, : names.shape[1]]))
 
     def matrices(self) -> list[nn.Parameter]:
-        """What Muon trains: an AdamW takes several times as long to find that names are to be looked for."""
+        """Return the parameters for Muon: AdamW takes several times as long to learn to search for the names."""
         return [p for p in self.blocks.parameters() if p.ndim == 2]
 
 
-def pointing_loss(pointed: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
-    """(mean |difference| of those that are in the picture, mean distance in shares of its edge): both scalars.
+def grounding_loss(predicted: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (mean |difference|, mean distance [share of the image's edge]) of the points in the image, both scalars.
 
-    pointed, places: (B, names, 2) in [-1, 1]; a name that is not in the picture has NaN, or lies outside.
+    predicted, places: (B, names, 2) in [-1, 1]. An object that is not in the image has NaN or a place outside.
     """
     seen = (places.abs() <= 1).all(-1)  # NaN: False
-    difference = torch.where(seen[..., None], pointed.float() - places.nan_to_num(), 0.0)
+    difference = torch.where(seen[..., None], predicted.float() - places.nan_to_num(), 0.0)
     count = seen.sum().clamp(min=1)
     return difference.abs().sum() / (2 * count), difference.norm(dim=-1).sum() / (2 * count)

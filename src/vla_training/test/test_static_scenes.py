@@ -1,4 +1,4 @@
-"""Scenes that are only looked at: what their rows say, and what training takes from them."""
+"""Static-scene samples (./vla train static-scenes): the content of their rows, and their use in training."""
 
 import shutil
 from pathlib import Path
@@ -14,8 +14,8 @@ from vla_policy_node.policy.end_effector import to_poses
 from vla_sim.assets.robot import urdf_text
 from vla_sim.tasks import TASKS, parse_instruction, sample_episode
 from vla_sim.world import World
-from vla_training.collect.scenes import Away
-from vla_training.collect.static_scenes import Look, Looker, glances
+from vla_training.collect.scenes import StartPose
+from vla_training.collect.static_scenes import SceneSampler, SceneSettings, write_static_scenes
 from vla_training.data import shards
 from vla_training.train.objective import Masking, Objective
 from vla_training.train.tokenize import Arm
@@ -28,13 +28,13 @@ SEEDS = range(500, 502)
 
 @pytest.fixture(scope='module')
 def folder(tokens_folder, tmp_path_factory):
-    out = tmp_path_factory.mktemp('glances') / 'tokens'
+    out = tmp_path_factory.mktemp('static') / 'tokens'
     shutil.copytree(tokens_folder, out)
-    assert glances(out, ARM, SEEDS).startswith('6 scenes, 12 rows')
+    assert write_static_scenes(out, ARM, SEEDS).startswith('6 scenes, 12 rows')
     return out
 
 
-def test_rows_ask_for_things_of_their_scene(folder, tokens):
+def test_rows_ask_for_objects_of_their_scene(folder, tokens):
     both = shards.read(folder)
     assert len(both) == len(tokens) + 12
     rows = torch.arange(len(tokens), len(both))
@@ -45,17 +45,16 @@ def test_rows_ask_for_things_of_their_scene(folder, tokens):
     for i, row in enumerate(rows.tolist()):
         goal = parse_instruction(both.text.decode(both.texts[both.instruction[row]]))
         task, seed = TASKS[i // 2 % 3], SEEDS[i // 6]
-        things = {p.name for p in sample_episode(task, seed).placements}
-        assert goal.task == task and {goal.object, goal.target} - {''} <= things
+        objects = {p.name for p in sample_episode(task, seed).placements}
+        assert goal.task == task and {goal.object, goal.target} - {''} <= objects
         known = (both.points[row] >= 0).all(-1)
-        assert known.all(0).tolist() == [True, bool(goal.target)], 'what is named has a place in every view'
+        assert known.all(0).tolist() == [True, bool(goal.target)], 'a named object has a grounding point in every view'
         assert torch.equal(both.codes[row], both.codes[row - i % 2]), 'sentences about one scene'
-    # Arm at home, more or less: the button that is named is in the front picture, as far right as it is to the arm's.
     assert len({tuple(p.flatten().tolist()) for p in both.points[rows]}) > 6
 
 
-def test_the_place_is_that_of_the_thing(folder, tokens):
-    """To the front camera, which looks at the arm, left of the base is right in the picture."""
+def test_the_grounding_point_is_at_the_object(folder, tokens):
+    """The front camera faces the arm, so an object left of the base is on the right of the image."""
     both = shards.read(folder)
     count = both.config.vocabulary.bins
     across, right = [], []
@@ -65,8 +64,8 @@ def test_the_place_is_that_of_the_thing(folder, tokens):
         episode = sample_episode(TASKS[i // 2 % 3], SEEDS[i // 6])
         at = {p.name: p for p in episode.placements}
         names = [goal.object, goal.target] if goal.target else [goal.object]
-        said = both.text.decode(both.texts[both.instruction[row]])
-        names.sort(key=lambda name: said.find(name.replace('_', ' ')))
+        sentence = both.text.decode(both.texts[both.instruction[row]])
+        names.sort(key=lambda name: sentence.find(name.replace('_', ' ')))
         for k, name in enumerate(names):
             across.append(at[name].y)
             right.append(float(bins.dequantize(both.points[row, 0, k, 0].numpy(), count)))
@@ -74,16 +73,16 @@ def test_the_place_is_that_of_the_thing(folder, tokens):
     assert abs(found) > 0.9
 
 
-def test_files_that_are_there_are_kept(folder):
-    (file,) = folder.glob('glances-*')
+def test_existing_files_are_kept(folder):
+    (file,) = folder.glob('static-*')
     before = file.stat().st_mtime_ns
-    glances(folder, ARM, SEEDS)
+    write_static_scenes(folder, ARM, SEEDS)
     assert file.stat().st_mtime_ns == before
 
 
-def test_only_places_are_learned_from_a_glance(folder, tokens):
+def test_an_unlabelled_sample_teaches_grounding_points_alone(folder, tokens):
     both = shards.read(folder)
-    objective = Objective(both, Masking(plan_tokens=32, points_weight=3.0), torch.device('cpu'))
+    objective = Objective(both, Masking(plan_tokens=32, grounding_weight=3.0), torch.device('cpu'))
     rows, generator = torch.arange(len(tokens), len(both)), torch.Generator().manual_seed(0)
     assert objective.draw('image', rows, generator) is None and objective.draw('text', rows, generator) is None
     batch = objective.draw('action', rows, generator)
@@ -96,41 +95,41 @@ def test_only_places_are_learned_from_a_glance(folder, tokens):
     assert float(place / step) == pytest.approx(3)
 
 
-def test_an_answer_leads_to_what_is_named(tokens):
-    """Looks of the shipped model's kind: its chunks are fine enough to be followed."""
-    looker = Looker(NANO, ARM, Look(away=Away.over(), answers=True))
-    config, seeds = looker.config, range(700, 710)
+def test_an_action_label_leads_to_the_named_object(tokens):
+    """Samples for the shipped model, whose bins are fine enough to follow its chunks."""
+    sampler = SceneSampler(NANO, ARM, SceneSettings(start=StartPose.near_object(), label_actions=True))
+    config, seeds = sampler.config, range(700, 710)
     kinematics, robot = load_kinematics(urdf_text(), PROFILE), config.robot
     closer = []
     for seed in seeds:
-        rows, sentences = looker.look(('fill_bowl', seed))
+        rows, sentences = sampler.sample(('fill_bowl', seed))
         world = World('fill_bowl')
         world.reset(seed)
         assert sentences[0] == world.instruction
         state = config.ranges('state').denormalize(bins.dequantize(rows['state'][0], config.vocabulary.bins))
         q = state[: robot.dof]
-        begins, _, _ = kinematics(q)
+        first, _, _ = kinematics(q)
         for sentence, action in zip(sentences, rows['action'], strict=True):
             values = config.ranges('action').denormalize(bins.dequantize(action, config.vocabulary.bins))
-            ends = to_poses(kinematics, robot, q, q, values)[0][-1]
+            last = to_poses(kinematics, robot, q, q, values)[0][-1]
             named = parse_instruction(sentence).object
             there, _ = world.objects()[named]
             if sentence == sentences[0]:
-                away = np.hypot(*(begins - there)[:2])
-                assert away < 0.12, 'the arm is over it'
-                assert away > 0.05 or np.hypot(*(ends - there)[:2]) < 0.02, 'and goes to its middle'
-            closer.append(np.linalg.norm(ends - there) < np.linalg.norm(begins - there) + 0.05)
-            assert values[0, -1] > 0.05, 'an open hand'
+                away = np.hypot(*(first - there)[:2])
+                assert away < 0.12, 'the arm is above it'
+                assert away > 0.05 or np.hypot(*(last - there)[:2]) < 0.02, 'and moves to its middle'
+            closer.append(np.linalg.norm(last - there) < np.linalg.norm(first - there) + 0.05)
+            assert values[0, -1] > 0.05, 'the hand is open'
     assert np.mean(closer) > 0.9
 
 
-def test_answers_are_files_of_their_own(folder):
-    looks = Look(('stack_block',), 2, Away.over(), answers=True)
+def test_labelled_samples_are_in_files_of_their_own(folder):
+    settings = SceneSettings(('stack_block',), 2, StartPose.near_object(), label_actions=True)
     before = shards.read(folder)
-    assert glances(folder, ARM, SEEDS, looks).startswith('2 scenes, 4 rows')
+    assert write_static_scenes(folder, ARM, SEEDS, settings).startswith('2 scenes, 4 rows')
     both = shards.read(folder)
-    assert len(both) == len(before) + 4 and int(both.glance.sum()) == int(before.glance.sum()) + 4
-    rows = (both.glance & (both.action[:, 0, 0] >= 0)).nonzero()[:, 0]
+    assert len(both) == len(before) + 4 and int(both.static.sum()) == int(before.static.sum()) + 4
+    rows = (both.static & (both.action[:, 0, 0] >= 0)).nonzero()[:, 0]
     assert len(rows) == 4 and (both.points[rows, :, 0] >= 0).all()
     objective = Objective(both, Masking(plan_tokens=32), torch.device('cpu'))
     generator = torch.Generator().manual_seed(0)
@@ -138,8 +137,22 @@ def test_answers_are_files_of_their_own(folder):
     assert objective.draw('action', rows, generator).weight[:, : both.config.robot.chunk_tokens].any()
 
 
-def test_what_cannot_be_looked_at_is_refused(folder, tmp_path):
+def test_held_out_seeds_and_missing_folders_are_refused(folder, tmp_path):
     with pytest.raises(ValueError, match='held out for evaluation, got 2000000'):
-        glances(folder, ARM, range(1_999_999, 2_000_001))
+        write_static_scenes(folder, ARM, range(1_999_999, 2_000_001))
     with pytest.raises(FileNotFoundError):
-        glances(tmp_path, ARM, SEEDS)
+        write_static_scenes(tmp_path, ARM, SEEDS)
+
+
+def test_files_of_earlier_versions_are_read_and_kept(folder, tmp_path):
+    settings = SceneSettings(('stack_block',), 2, StartPose.near_object(), label_actions=True)
+    old = tmp_path / 'tokens'
+    shutil.copytree(folder, old)
+    expected = shards.read(folder)
+    for file in old.glob('static-*'):
+        file.rename(old / file.name.replace('static-', 'glances-').replace('near-labelled-', 'over-answers-'))
+    found = shards.read(old)
+    assert torch.equal(found.static, expected.static) and torch.equal(found.codes, expected.codes)
+    write_static_scenes(old, ARM, SEEDS)
+    write_static_scenes(old, ARM, SEEDS, settings)
+    assert not list(old.glob('static-*')) and len(list(old.glob('glances-*'))) == 2
