@@ -10,9 +10,10 @@ from rich.console import Console
 from vla_bench.motion.contenders import BASELINES, contender
 from vla_bench.motion.loop import Loop, close_loop
 from vla_bench.motion.motion import Options, bench_motion
-from vla_bench.motion.replay import NS, TICK, asked_path, deviation, measure, replay
+from vla_bench.motion.replay import TICK, asked_path, deviation, measure, replay
 from vla_bench.motion.report import number, ratios, summaries
 from vla_bench.motion.streams import AHEAD, PERIOD, STEP, Grid, Recording, make_stream
+from vla_core.clocks import NS
 from vla_core.motion.chunk_blending import STRATEGIES
 from vla_core.profile import RobotProfile
 from vla_sim.motion import minimum_jerk

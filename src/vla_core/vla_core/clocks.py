@@ -6,7 +6,8 @@ Policy, executor, converter, replay and doctor use the same limits and the same 
 import math
 from dataclasses import dataclass, field
 
-NS = 1_000_000_000
+NS = 1_000_000_000  # [ns] in a second
+SECONDS = 1e-9  # [s] in a nanosecond
 # [s] A stamp may be ahead of the arrival of its message by this much: what clocks that agree still differ by.
 FUTURE_TOLERANCE = 0.1
 # [s] The same with simulated time. The clock is a message there, too, and a busy machine delivers it late.

@@ -20,6 +20,7 @@ from vla_bench.faults.report import FaultResult, Recording, write_report
 from vla_bringup.processes.nodes import policy_nodes, sim_nodes
 from vla_bringup.processes.probe import BRING_UP, Probe
 from vla_bringup.processes.supervisor import Supervisor
+from vla_core.clocks import NS
 from vla_core.profile import RobotProfile
 from vla_model.checkpoints.shipped import RANDOM
 from vla_msgs.msg import ExecutorStatus
@@ -84,7 +85,7 @@ def _press(scene: Scene) -> None:
     scene.kept.append(publisher)
 
 
-JUMP = 1_000_000_000  # [ns]
+JUMP = NS
 DISCOVERY = 0.2  # [s] for DDS to discover a publisher on a busy machine
 FAULTS = (
     Fault('policy killed', 'kill -9 of the policy that drives', 'policy', 'CHUNKS_STOPPED',

@@ -14,6 +14,7 @@ from rclpy.clock import ClockType
 from rclpy.time import Time
 
 from vla_bench.fuzz.trajectory_follower import TrajectoryFollower
+from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig
 from vla_core.motion.limits import velocity_limits
@@ -22,7 +23,6 @@ from vla_core.profile import RobotProfile
 from vla_policy_node.adapters.joint_controller import Target
 from vla_policy_node.adapters.table import ADAPTERS
 
-NS = 1_000_000_000
 PERIOD = 0.01  # [s]
 LATE = 3  # control steps by which the arm follows its set-points
 AFTER = 1.5  # [s] that are watched after the strike

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
 from vla_core.motion.chunk_blending import STRATEGIES, Seams
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, State
@@ -16,7 +17,6 @@ from vla_core.profile import RobotProfile
 if TYPE_CHECKING:
     from vla_core.kinematics.collision_monitor import Guard
 
-NS = 1_000_000_000
 DEVIATION = 1e-3  # [rad] largest distance of what is sent from the planned way
 _TOLERANCE = 1e-6  # of a limit: rounding of third differences
 KINDS = (

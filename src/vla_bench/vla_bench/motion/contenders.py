@@ -6,12 +6,12 @@ originals work, but are given straight lines between steps, so that no staircase
 
 import numpy as np
 
+from vla_core.clocks import SECONDS
 from vla_core.motion.chunk import Refusal, StampedChunk, Verdict, checked_positions
 from vla_core.motion.chunk_blending import STRATEGIES, Seams
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, SetPoint, State
 from vla_core.profile import RobotProfile
 
-NS = 1e-9
 BASELINES = ('clamp', 'lerobot', 'blocking')
 LEROBOT_RATE = 50  # [Hz] of its queue; 30 to 50 are usual
 LEROBOT_NEW = 0.7  # share of the new chunk in `weighted_average`
@@ -63,7 +63,7 @@ class _Baseline:
         return Verdict.ACCEPTED
 
     def step(self, now: int) -> SetPoint:
-        elapsed = self.period if self._now is None else (now - self._now) * NS
+        elapsed = self.period if self._now is None else (now - self._now) * SECONDS
         before, self._now = self._q, now
         self._q = self._next(now, elapsed)
         return SetPoint(self._q.copy(), (self._q - before) / elapsed, self._opening)
@@ -89,7 +89,7 @@ class Clamp(_Baseline):
     def _next(self, now: int, elapsed: float) -> np.ndarray:
         if self._steps is None:
             return self._q
-        at = (now - self._since) * NS / self._dt  # step i is wanted i * dt after arrival
+        at = (now - self._since) * SECONDS / self._dt  # step i is wanted i * dt after arrival
         wanted = _along(self._steps, at)
         if self._gripper.size:
             self._opening = float(self._gripper[min(int(at), len(self._gripper) - 1)])
@@ -112,7 +112,7 @@ class LeRobot(_Baseline):
         self._to: np.ndarray | None = None  # (dof,) where it is to be at the next
 
     def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
-        due = chunk.t_ref * NS + chunk.dt * np.arange(1, len(positions) + 1)
+        due = chunk.t_ref * SECONDS + chunk.dt * np.arange(1, len(positions) + 1)
         opening = chunk.gripper if chunk.gripper.size else np.full(len(positions), np.nan)
         steps = np.column_stack([positions, opening])
         first = int(np.ceil(due[0] * LEROBOT_RATE - 1e-6))
@@ -124,7 +124,7 @@ class LeRobot(_Baseline):
         return True
 
     def _next(self, now: int, elapsed: float) -> np.ndarray:
-        at = now * NS * LEROBOT_RATE
+        at = now * SECONDS * LEROBOT_RATE
         tick = int(at + 1e-6)
         if tick != self._tick:
             self._tick = tick
@@ -163,7 +163,7 @@ class Blocking(_Baseline):
     def _next(self, now: int, elapsed: float) -> np.ndarray:
         if self._steps is None:
             return self._q
-        at = (now - self._since) * NS / self._dt
+        at = (now - self._since) * SECONDS / self._dt
         if self._gripper.size and at >= 1:
             self._opening = float(self._gripper[min(int(at), len(self._gripper)) - 1])
         if at >= len(self._steps) - 1 and self.idle_since is None:

@@ -20,7 +20,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from vla_bench.motion.contenders import Blocking, Contender
-from vla_bench.motion.streams import NS, Stream
+from vla_bench.motion.streams import Stream
+from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk, Verdict
 from vla_core.motion.path import ChunkPath
 from vla_core.profile import RobotProfile

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
 from vla_core.motion.executor import ChunkExecutor
 from vla_core.observe.action_prefix import action_prefix
@@ -14,7 +15,6 @@ from vla_sim.expert import Expert
 from vla_sim.rollout import Answer, ExpertDriver, run_episode
 from vla_sim.world import World
 
-NS = 1_000_000_000
 PERIOD = 0.2  # [s] between two observations, at least: a model that takes longer looks again when it has answered
 STEP, AHEAD = 0.05, 32  # [s] between recorded steps, and their number: 1.6 s
 SOURCES = ('expert', 'noisy', 'inpainted')

@@ -14,6 +14,8 @@ from rosbags.interfaces import Connection, Qos, QosDurability, QosHistory, QosLi
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 
+from vla_core.clocks import NS
+
 METADATA_VERSION: Literal[8] = 8  # the newest that both Humble and Jazzy read
 GB = 1e9
 
@@ -108,7 +110,7 @@ def bag_qos(q: QoSProfile) -> Qos:
     """Return the profile in the form of the bag's metadata."""
 
     def time_of(duration: Duration) -> QosTime:
-        return QosTime(*divmod(duration.nanoseconds, 1_000_000_000))
+        return QosTime(*divmod(duration.nanoseconds, NS))
 
     return Qos(
         QosHistory(int(q.history)),

@@ -11,13 +11,13 @@ from std_msgs.msg import Bool, String
 
 from vla_bringup.demo.advice import Pace
 from vla_bringup.processes.probe import Probe
+from vla_core.clocks import SECONDS
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import Episode, ExecutorStatus, PolicyStatus, TaskProgress
 from vla_msgs.srv import ResetEpisode
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_duration, to_ns
 
-NS = 1e-9
 SETTLE = 0.1  # [s] of simulation after a reset, before the executor is activated
 LINGER = 4.0  # [s] of simulation after success in which the expert may finish
 HOLD = 1.0  # [s] of simulation that a policy's success must hold
@@ -52,7 +52,7 @@ class Seen:
     @property
     def time(self) -> float:
         """Simulation time since the start of the episode [s]."""
-        return (self.clock - to_ns(self.episode.header.stamp)) * NS if self.episode is not None else 0.0
+        return (self.clock - to_ns(self.episode.header.stamp)) * SECONDS if self.episode is not None else 0.0
 
     @property
     def blocked(self) -> str:
@@ -134,10 +134,10 @@ class Episodes:
         while not over:
             self._sim_wait(lambda: seen.success or seen.time > time_limit or bool(seen.blocked))
             reached, taken = seen.clock, seen.time
-            self._sim_wait(lambda: not seen.success or (seen.clock - reached) * NS > self._linger())  # noqa: B023
+            self._sim_wait(lambda: not seen.success or (seen.clock - reached) * SECONDS > self._linger())  # noqa: B023
             succeeded = seen.success  # False if the object fell meanwhile
             over = succeeded or seen.time > time_limit or bool(seen.blocked)
-        self.pace = Pace(time.monotonic() - begun, (seen.clock - clock) * NS)
+        self.pace = Pace(time.monotonic() - begun, (seen.clock - clock) * SECONDS)
         if not result.done():
             handle.cancel_goal_async()
             self._wait(result.done, PATIENCE, 'the policy ends its goal')

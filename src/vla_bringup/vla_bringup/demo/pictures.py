@@ -16,7 +16,8 @@ from matplotlib.patches import Patch
 from PIL import Image, ImageDraw, ImageFont
 
 from vla_bringup.bags.bag import Bag
-from vla_bringup.demo.report import NS, EpisodeReport, Run
+from vla_bringup.demo.report import EpisodeReport, Run
+from vla_core.clocks import SECONDS
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
@@ -86,7 +87,7 @@ def write_videos(bag: str | Path, run: Run, episodes: list[EpisodeReport], folde
             if video is None:
                 names[episode.index] = f'{episode.index:02d}_{episode.task}.mp4'
                 video = Video(folder / names[episode.index], picture.shape[1], picture.shape[0])
-            video.add((stamp - episode.start) * NS, picture)
+            video.add((stamp - episode.start) * SECONDS, picture)
     if video is not None:
         video.close()
     return names
@@ -106,7 +107,7 @@ def _imagined(msg: Any, episode: EpisodeReport, height: int) -> np.ndarray:
     if msg is not None:
         pixels = np.ascontiguousarray(decode_image(msg, 'policy/predicted_image'))
         page.paste(Image.fromarray(pixels).resize((VIEW, VIEW), Image.Resampling.BICUBIC), (0, 0))
-        label += f' for {(to_ns(msg.header.stamp) - episode.start) * NS:.1f} s'
+        label += f' for {(to_ns(msg.header.stamp) - episode.start) * SECONDS:.1f} s'
     draw.text((8, 6), label, font=_font(13), fill='white', stroke_width=2, stroke_fill='black')
     return np.asarray(page)
 
@@ -134,7 +135,7 @@ def _picture(views: list[Any], run: Run, episode: EpisodeReport, stamp: int) -> 
             stroke_fill='black',
         )
         x += image.width
-    time = (stamp - episode.start) * NS
+    time = (stamp - episode.start) * SECONDS
     done = episode.success and time >= episode.time
     status = run.executor.at(stamp)
     state = STATES.get(status.state, ('executing', ''))[0] if status is not None else ''
@@ -164,10 +165,10 @@ def _font(size: int) -> Any:
 def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str, ...], path: Path) -> None:
     """Write a figure: commanded and measured positions, their difference, and the times of hold and braking."""
     origin = episodes[0].start
-    t_measured = (np.array(run.measured.times) - origin) * NS
-    t_commanded = (np.array(run.commanded.times) - origin) * NS
+    t_measured = (np.array(run.measured.times) - origin) * SECONDS
+    t_commanded = (np.array(run.commanded.times) - origin) * SECONDS
     measured, commanded = np.array(run.measured.values), np.array(run.commanded.values)
-    last = (run.end - origin) * NS
+    last = (run.end - origin) * SECONDS
     figure, axes = plt.subplots(4, 2, figsize=(15, 11), sharex=True, layout='constrained')
     panels = list(axes.flat)
     for j, name in enumerate(joint_names[:7]):
@@ -179,7 +180,7 @@ def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str
         np.stack([np.interp(t_commanded, t_measured, measured[:, j]) for j in range(len(joint_names))], 1) - commanded
     )
     for e in episodes:
-        error[np.abs(t_commanded - (e.start - origin) * NS) < JUMP] = np.nan
+        error[np.abs(t_commanded - (e.start - origin) * SECONDS) < JUMP] = np.nan
     for j, name in enumerate(joint_names):
         panels[7].plot(*_with_gaps(t_commanded, 1e3 * error[:, j]), linewidth=0.8, label=name.rsplit('_', 1)[-1])
     panels[7].set_title('measured - commanded', loc='left', fontsize=10)
@@ -190,16 +191,21 @@ def write_joints(run: Run, episodes: list[EpisodeReport], joint_names: tuple[str
         for start, end, state in spans:
             panel.axvspan(start, end, color=STATES[state][1], alpha=0.5, linewidth=0)
         for e in episodes:
-            panel.axvline((e.start - origin) * NS, color='black', linewidth=0.8)
+            panel.axvline((e.start - origin) * SECONDS, color='black', linewidth=0.8)
             if e.success:
-                panel.axvline((e.start - origin) * NS + e.time, color='#2ca02c', linewidth=1.0)
+                panel.axvline((e.start - origin) * SECONDS + e.time, color='#2ca02c', linewidth=1.0)
         panel.set_xlim(0, last)
         panel.grid(alpha=0.25)
         panel.margins(y=0.08)
     for e in episodes:
         for panel in panels[:2]:
             panel.text(
-                (e.start - origin) * NS + 0.3, 0.96, e.task, transform=panel.get_xaxis_transform(), va='top', fontsize=8
+                (e.start - origin) * SECONDS + 0.3,
+                0.96,
+                e.task,
+                transform=panel.get_xaxis_transform(),
+                va='top',
+                fontsize=8,
             )
     for panel in panels[6:]:
         panel.set_xlabel('ROS time since the first episode [s]')
@@ -228,8 +234,8 @@ def _spans(run: Run, origin: int) -> list[tuple[float, float, int]]:
         end = run.executor.times[i + 1] if i + 1 < len(run.executor.times) else run.end
         if status.state not in STATES:
             continue
-        if spans and spans[-1][2] == status.state and abs(spans[-1][1] - (time - origin) * NS) < 1e-6:
-            spans[-1] = (spans[-1][0], (end - origin) * NS, status.state)
+        if spans and spans[-1][2] == status.state and abs(spans[-1][1] - (time - origin) * SECONDS) < 1e-6:
+            spans[-1] = (spans[-1][0], (end - origin) * SECONDS, status.state)
         else:
-            spans.append(((time - origin) * NS, (end - origin) * NS, status.state))
+            spans.append(((time - origin) * SECONDS, (end - origin) * SECONDS, status.state))
     return spans

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from vla_bringup.bags.bag import Bag
+from vla_core.clocks import SECONDS
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros.chunk_msg import to_ns
 
-NS = 1e-9
 BAG_TIME_SLACK = 50_000_000  # [ns] largest lag of bag time behind a stamp
 FRAME_GAP = 1.5  # a frame is missing when the next comes later than this many periods
 
@@ -139,7 +139,7 @@ def _episode(run: Run, episode: Any, start: int, end: int) -> EpisodeReport:
     chunks = run.chunks.between(start, end)
     driving = [c for c in chunks if not c.shadow and c.horizon > 0]
     shadow = [c for c in chunks if c.shadow]
-    inference = np.array([to_ns(c.inference_time) * NS for c in shadow or driving])
+    inference = np.array([to_ns(c.inference_time) * SECONDS for c in shadow or driving])
     counts = np.array([s.verdict_counts for s in statuses], np.int64)
     refused = 0
     if len(counts):
@@ -154,7 +154,7 @@ def _episode(run: Run, episode: Any, start: int, end: int) -> EpisodeReport:
         success=reached is not None,
         start=start,
         end=end,
-        time=((end if reached is None else reached) - start) * NS,
+        time=((end if reached is None else reached) - start) * SECONDS,
         driver=', '.join(sorted({c.source for c in driving})),
         chunks=len(driving),
         shadow_chunks=len(shadow),

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from vla_bringup.demo.report import Series, success_time
+from vla_core.clocks import NS
 from vla_msgs.msg import ExecutorStatus
 
-NS = 1_000_000_000
 EXECUTING = ExecutorStatus.STATE_EXECUTING
 STATUS_MAX_AGE = 1.0  # [s] the executor reports at 10 Hz: after a longer silence it does not drive
 REST = 0.5  # [s] half of the window in which an arm at rest moves less than MOVED

@@ -9,8 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vla_bringup.replay.driven import DRIVEN, Timeline
-from vla_bringup.replay.measures import NS, Measures, mean_known
+from vla_bringup.replay.measures import Measures, mean_known
 from vla_bringup.replay.offline import Run
+from vla_core.clocks import SECONDS
 
 COLOURS = ('#1f4e9c', '#d95f02')  # of the models
 GREY, SHADE, LACK = '#777777', '#e8e8e8', '#fbe0c8'
@@ -32,7 +33,7 @@ class Result:
     @property
     def times(self) -> np.ndarray:
         """Times of the chunks, (n,) [s]."""
-        return (np.array([c.t_ref + c.shift for c in self.run.cycles], np.int64) - self.began) * NS
+        return (np.array([c.t_ref + c.shift for c in self.run.cycles], np.int64) - self.began) * SECONDS
 
     @property
     def driven(self) -> Measures:
@@ -106,13 +107,13 @@ def _joints(results: Sequence[Result]) -> Figure:
     session = first.run.session
     stamps, values = session.arm.arrays(len(names))
     for j, (ax, name) in enumerate(zip(axes, names, strict=False)):
-        ax.plot((stamps - first.began) * NS, values[:, j], color='black', linewidth=1)
+        ax.plot((stamps - first.began) * SECONDS, values[:, j], color='black', linewidth=1)
         ax.set_ylabel(f'{name} [rad]', fontsize=7)
         _fans(ax, results, lambda c, j=j: c.chunk.positions[:, j])  # type: ignore[misc]
     if with_gripper:
         stamps, values = session.opening.arrays(1)
         ax = axes[len(names)]
-        ax.plot((stamps - first.began) * NS, 1e3 * values[:, 0], color='black', linewidth=1)
+        ax.plot((stamps - first.began) * SECONDS, 1e3 * values[:, 0], color='black', linewidth=1)
         ax.set_ylabel('gripper [mm]', fontsize=7)
         _fans(ax, results, lambda c: 1e3 * c.chunk.gripper)
     for ax in axes[len(names) + with_gripper :]:
@@ -134,7 +135,11 @@ def _fans(ax: Axes, results: Sequence[Result], values: Callable) -> None:
             y = values(c)
             if len(y):
                 ax.plot(
-                    (c.t_ref + c.shift - result.began) * NS + result.steps, y, color=colour, linewidth=0.6, alpha=0.7
+                    (c.t_ref + c.shift - result.began) * SECONDS + result.steps,
+                    y,
+                    color=colour,
+                    linewidth=0.6,
+                    alpha=0.7,
                 )
 
 
@@ -160,7 +165,7 @@ def _timeline(results: Sequence[Result]) -> Figure:
         for start, end in _gaps(first.times):
             ax.axvspan(start, end, color=LACK, zorder=0, linewidth=0)
         for change in changes:
-            ax.axvline((change - first.began) * NS, color=GREY, linewidth=0.6, linestyle=':')
+            ax.axvline((change - first.began) * SECONDS, color=GREY, linewidth=0.6, linestyle=':')
     for ax in axes:
         ax.set_ylim(bottom=0)
         _clean(ax)
@@ -179,7 +184,7 @@ def _prediction_error(results: Sequence[Result]) -> Figure:
     for result, colour in zip(results, COLOURS, strict=False):
         if result.run.prediction_errors:
             due, values = zip(*result.run.prediction_errors, strict=True)
-            ax.plot((np.array(due) - result.began) * NS, values, color=colour, marker='o', label=result.name)
+            ax.plot((np.array(due) - result.began) * SECONDS, values, color=colour, marker='o', label=result.name)
     ax.set_ylim(0, 1)
     ax.set_xlabel('time of the predicted image [s]')
     ax.legend(fontsize=8, frameon=False)
@@ -191,7 +196,9 @@ def _shade(ax: Axes, result: Result) -> None:
     """Shade times in which the robot was not driven."""
     for s in result.line.stretches:
         if s.part != DRIVEN:
-            ax.axvspan((s.start - result.began) * NS, (s.end - result.began) * NS, color=SHADE, zorder=0, linewidth=0)
+            ax.axvspan(
+                (s.start - result.began) * SECONDS, (s.end - result.began) * SECONDS, color=SHADE, zorder=0, linewidth=0
+            )
 
 
 def _gaps(times: np.ndarray) -> list[tuple[float, float]]:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from vla_bringup.replay.driven import ACROSS, Timeline, parts_of
+from vla_core.clocks import SECONDS
 from vla_core.motion.path import ChunkPath
 
-NS = 1e-9
 GAP = 0.1  # [s] longest gap of joint states for interpolation
 GRIPPER_GAP = 0.3  # [s] the same of the gripper: Franka's hand publishes 10 to 15 states per second
 
@@ -92,7 +92,7 @@ def interpolate(stamps: np.ndarray, values: np.ndarray, times: np.ndarray, max_g
     apart = np.maximum(stamps[high] - stamps[low], 1)
     share = ((times - stamps[low]) / apart)[:, None]
     found = values[low] + (values[high] - values[low]) * share
-    known = (times >= stamps[0]) & (times <= stamps[-1]) & (apart <= max_gap / NS)
+    known = (times >= stamps[0]) & (times <= stamps[-1]) & (apart <= max_gap / SECONDS)
     found = np.where(known[:, None], found, np.nan)
     found[exact] = values[after[exact]]
     return found
@@ -113,7 +113,7 @@ def measure(
     t_ref = np.array([s.t_ref for s in predicted], np.int64)
     horizon, dof = predicted[0].positions.shape
     after = np.arange(1, horizon + 1)
-    due = np.stack([s.t_ref + np.rint(after * s.dt / NS).astype(np.int64) for s in predicted])
+    due = np.stack([s.t_ref + np.rint(after * s.dt / SECONDS).astype(np.int64) for s in predicted])
     recorded = interpolate(*arm, due.ravel()).reshape(len(predicted), horizon, dof)
     fingers = interpolate(*opening, due.ravel(), GRIPPER_GAP).reshape(len(predicted), horizon)
     # A chunk is compared with an arm that stays on the same steps: both need the state at t_ref.
@@ -136,10 +136,10 @@ def seams(predicted: Sequence[PredictedChunk], whole: np.ndarray) -> np.ndarray:
     """
     found = np.full(len(predicted), np.nan)
     for k, (old, new) in enumerate(itertools.pairwise(predicted), 1):
-        step = max(math.floor((new.at - new.t_ref) * NS / new.dt + 1e-9), 0)  # its index; it is due after `at`
+        step = max(math.floor((new.at - new.t_ref) * SECONDS / new.dt + 1e-9), 0)  # its index; it is due after `at`
         if whole[k] != whole[k - 1] or step >= len(new.positions) or new.t_ref <= old.t_ref:
             continue
-        due = (new.t_ref - old.t_ref) * NS + (step + 1) * new.dt  # [s] since the old chunk's t_ref
+        due = (new.t_ref - old.t_ref) * SECONDS + (step + 1) * new.dt  # [s] since the old chunk's t_ref
         if due <= len(old.positions) * old.dt + 1e-6:
             path = ChunkPath(old.positions, old.dt).sample(np.array([due]))[0][0]
             found[k] = np.abs(new.positions[step] - path).max()
@@ -168,6 +168,6 @@ def worst(values: np.ndarray, times: np.ndarray, count: int, apart: float) -> li
     for i in np.argsort(-np.nan_to_num(values, nan=-1.0), kind='stable'):
         if len(chosen) == count or not np.isfinite(values[i]):
             break
-        if all(abs(int(times[i]) - int(times[j])) * NS >= apart for j in chosen):
+        if all(abs(int(times[i]) - int(times[j])) * SECONDS >= apart for j in chosen):
             chosen.append(int(i))
     return chosen

@@ -16,7 +16,8 @@ from PIL import Image
 from vla_bringup.replay.driven import PARTS
 from vla_bringup.replay.figures import Result, write_figures
 from vla_bringup.replay.groups import episodes, errors, instructions, number, parts
-from vla_bringup.replay.measures import NS, bootstrap, mean_known, worst
+from vla_bringup.replay.measures import bootstrap, mean_known, worst
+from vla_core.clocks import SECONDS
 from vla_training.convert.report import BagReport, notes
 
 WORST, APART = 6, 1.0  # number of shown moments, least time between two [s]
@@ -40,7 +41,7 @@ def summary(result: Result) -> dict[str, Any]:
     """Return the numbers of one model. Angles in mrad, times in ms unless named."""
     cycles = result.run.cycles
     inference = 1e3 * np.array([c.inference_time for c in cycles])
-    latency = 1e3 * NS * np.array([c.at - c.t_ref for c in cycles])
+    latency = 1e3 * SECONDS * np.array([c.at - c.t_ref for c in cycles])
     recorded = 1e3 * np.array(result.run.session.inference_times)
     driven = result.driven
     seam = 1e3 * driven.seam[np.isfinite(driven.seam)]
@@ -136,7 +137,7 @@ def write_report(
     page += ['<h2>Worst moments</h2>', _moments(results, frames)]
     for result in results:
         if result.run.plans:
-            rows = [(f'{(t - result.began) * NS:.1f} s', words) for t, words in result.run.plans]
+            rows = [(f'{(t - result.began) * SECONDS:.1f} s', words) for t, words in result.run.plans]
             page += [f'<h2>Plan text over time, {escape(result.name)}</h2>', _table(('time', 'words'), rows, 'words')]
     page += ['<h2>How it was made</h2>', _table(('', ''), facts.items(), 'words')]
     top = f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title><style>{STYLE}</style>'

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 from vla_model.types import Chunk
 
-NS = 1_000_000_000
 _KEPT = 100  # chunks that are remembered: at least those of one horizon
 
 

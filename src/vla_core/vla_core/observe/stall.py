@@ -9,7 +9,8 @@ from collections import deque
 
 import numpy as np
 
-from vla_core.observe.committed import NS, CommittedActions
+from vla_core.clocks import NS
+from vla_core.observe.committed import CommittedActions
 
 STAGNATION = 0.3  # share of the way that a chunk led: an arm that went less by the chunk's end is stalled
 _LEADS = 0.1  # [rad] least motion of some joint by the chunk's end, for a chunk that leads anywhere

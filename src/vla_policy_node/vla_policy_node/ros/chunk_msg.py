@@ -5,22 +5,23 @@ import array
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 
+from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
 from vla_model.types import Chunk
 from vla_msgs.msg import ActionChunk
 
 
 def to_ns(stamp: Time | Duration) -> int:
-    return stamp.sec * 1_000_000_000 + stamp.nanosec
+    return stamp.sec * NS + stamp.nanosec
 
 
 def to_time(ns: int) -> Time:
-    return Time(sec=int(ns // 1_000_000_000), nanosec=int(ns % 1_000_000_000))
+    return Time(sec=int(ns // NS), nanosec=int(ns % NS))
 
 
 def to_duration(seconds: float) -> Duration:
     ns = round(seconds * 1e9)
-    return Duration(sec=int(ns // 1_000_000_000), nanosec=int(ns % 1_000_000_000))
+    return Duration(sec=int(ns // NS), nanosec=int(ns % NS))
 
 
 def stamped_chunk(msg: ActionChunk) -> StampedChunk:

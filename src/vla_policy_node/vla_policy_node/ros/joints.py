@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from vla_core.clocks import NS
+
 
 def decode_joints(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[np.ndarray, np.ndarray]:
     """Positions (dof,) [rad] and velocities (dof,) [rad/s] of a sensor_msgs/JointState, in the order of joint_names.
@@ -49,7 +51,7 @@ def decode_trajectory(msg: Any, joint_names: Sequence[str], topic: str) -> tuple
         raise ValueError(f'trajectory on {topic} has no points, or one without a position for each joint')
     positions = np.array([p.positions for p in msg.points], float)[:, index]
     _check_finite(positions, f'trajectory on {topic}')
-    return [p.time_from_start.sec * 1_000_000_000 + p.time_from_start.nanosec for p in msg.points], positions
+    return [p.time_from_start.sec * NS + p.time_from_start.nanosec for p in msg.points], positions
 
 
 def decode_array(msg: Any, joint_names: Sequence[str], topic: str) -> tuple[list[int], np.ndarray]:

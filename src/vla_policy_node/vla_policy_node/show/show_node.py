@@ -19,6 +19,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 from visualization_msgs.msg import Marker, MarkerArray
 
+from vla_core.clocks import NS
 from vla_msgs.msg import ExecutorStatus, PolicyStatus, VisualTrace
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
@@ -39,7 +40,7 @@ from vla_policy_node.show.sources import Source
 from vla_policy_node.show.words import SCENE, SCREEN, words
 
 TELL_EVERY = 10.0  # [s] between two logs of the same sentence
-POINTED_KEPT = 1_000_000_000  # [ns] for which the image shows places of before it was taken
+POINTED_KEPT = NS  # for which the image shows places of before it was taken
 
 
 class ShowNode(ReportsQosMismatch):
