@@ -23,9 +23,7 @@ def export(
     checkpoint: Checkpoint,
     dtype: Dtype = 'bfloat16',
     image_dtype: Annotated[str, typer.Option(help='Precision of the image tokenizer: float16, float32.')] = 'float16',
-    plan_tokens: Annotated[
-        int, typer.Option(min=1, help='Tokens of a plan, as the parameter plan_tokens of the policy node.')
-    ] = 112,
+    plan_tokens: Annotated[int, typer.Option(min=0, help='Length of plans [tokens]; 0: of the checkpoint.')] = 0,
     check: Annotated[bool, typer.Option(help='Compare the graphs with torch, in ONNX Runtime on the CPU.')] = True,
 ) -> None:
     """Write act, plan step, image step and image tokenizer as ONNX. Needs no GPU."""

@@ -216,6 +216,32 @@ def test_a_plan_is_a_job_between_acts(nano, observation):
     assert 0 < exact.confidence <= 1
 
 
+def test_plans_are_as_long_as_the_checkpoint_was_trained_with(nano, observation, monkeypatch):
+    asked = []
+
+    def text(network, vocabulary, ids, block, steps, *_, **__):
+        asked.append((block.stop - block.start, steps))
+        yield from ()
+        return ids[0, block], torch.ones(1)
+
+    monkeypatch.setattr(decode, 'text', text)
+    for tokens, steps in ((112, 32), (24, 6)):
+        monkeypatch.setattr(nano, 'config', replace(nano.config, plan_tokens=tokens, plan_steps=steps))
+        for options in (PlanOptions(), PlanOptions(length=5), PlanOptions(steps=2)):
+            nano.start(PLAN, observation, options).run()
+    assert asked == [(112, 32), (5, 5), (112, 2), (24, 6), (5, 5), (24, 2)]
+
+
+def test_the_configuration_has_the_length_of_plans_where_it_is_not_the_usual_one(nano):
+    config = nano.config
+    assert 'plan_' not in config.to_json(), 'checkpoints of before keep their configuration, and with it their id'
+    other = replace(config, plan_tokens=24, plan_steps=6)
+    assert ModelConfig.of_json(json.loads(other.to_json()), other.statistics) == other
+    assert ModelConfig.of_json(json.loads(config.to_json()), config.statistics) == config
+    with pytest.raises(ValueError, match='plan_steps must be 1 to plan_tokens, which is 24, got 25'):
+        replace(config, plan_tokens=24, plan_steps=25)
+
+
 def test_plan_text_holds_no_marks(nano, observation, monkeypatch):
     v = nano.config.vocabulary
     words = nano.text.encode('go to the bowl')

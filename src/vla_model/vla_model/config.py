@@ -1,7 +1,7 @@
 """What a checkpoint's config.json says. Network fields carry the released names; nothing has a default."""
 
 import json
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import MISSING, Field, asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -219,6 +219,8 @@ class ModelConfig:
     statistics: Statistics | None = None  # a file of its own; None where normalization is 'limits'
     quantization: Quantization | None = None
     inpaints: bool = False  # has learned to go on from steps that are given, without following them blindly
+    plan_tokens: int = 112  # length of a plan's block in training; plans of another length are worse
+    plan_steps: int = 32  # most forwards that write a plan, unless a caller asks for others
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -230,6 +232,11 @@ class ModelConfig:
             )
         if (self.statistics is None) != (self.robot.normalization == 'limits'):
             raise ValueError(f'robot.normalization is {self.robot.normalization!r}: {FILE} must go with all but limits')
+        if not 1 <= self.plan_steps <= self.plan_tokens:
+            raise ValueError(
+                f'plan_steps must be 1 to plan_tokens, which is {self.plan_tokens}, got {self.plan_steps}: a forward '
+                'writes at least one token'
+            )
         self.ranges('state')
         self.ranges('action')
 
@@ -260,6 +267,7 @@ class ModelConfig:
         # An option at its default is left out: configurations from before there were options stay as they are.
         shape = {f.name: getattr(self.network, f.name) for f in fields(self.network) if f.default is MISSING}
         content |= shape | self.network.options
+        content |= {f.name: getattr(self, f.name) for f in _plan_fields() if getattr(self, f.name) != f.default}
         content |= {'vocabulary': vocabulary, 'image_tokenizer': asdict(self.image_tokenizer)}
         if self.quantization is not None:
             content['quantization'] = asdict(self.quantization)
@@ -282,7 +290,13 @@ class ModelConfig:
             if 'quantization' in content
             else None,
             inpaints='inpaints' in content and _typed(content, 'inpaints', bool, 'inpaints'),
+            **{f.name: _typed(content, f.name, int, f.name) for f in _plan_fields() if f.name in content},
         )
+
+
+def _plan_fields() -> list[Field]:
+    """Return the fields of ModelConfig about plans, which config.json has only where they are not the default."""
+    return [f for f in fields(ModelConfig) if f.name.startswith('plan_')]
 
 
 def read_json(path: Path) -> dict[str, Any]:

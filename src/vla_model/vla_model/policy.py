@@ -73,8 +73,8 @@ class Prediction:
 class PlanOptions:
     """How PLAN is decoded."""
 
-    length: int = 256  # most tokens
-    steps: int = 64  # most forwards
+    length: int = 0  # most tokens; 0: as the checkpoint was trained with
+    steps: int = 0  # most forwards; 0: as the checkpoint has it
     threshold: float | None = None  # 0..1: each forward keeps all tokens that are at least so probable
     cached: bool = False  # the prompt is computed once: faster, not quite the same
 

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vla_model.network import Network
-from vla_training.train.objective import Masking, Objective, prompt_builder, smoothed_cross_entropy
+from vla_model.tokens.prompt import PromptBuilder
+from vla_training.train.objective import Masking, Objective, smoothed_cross_entropy
 
 CPU = torch.device('cpu')
 CLEAN = Masking(state_noise=0, code_drop=0, code_flip=0, plan_tokens=32)
@@ -32,7 +33,7 @@ def test_prompts_of_training_are_those_of_the_policy(tokens, objective, mode):
         objective.instruction[rows], tokens.codes[rows].long() + v.image_offset,
         tokens.state[rows].long() + v.bins_offset, block,
     )  # fmt: skip
-    builder = prompt_builder(tokens.config, tokens, CPU)
+    builder = PromptBuilder.of(tokens.config, tokens.text, CPU)
     for i, row in enumerate(rows.tolist()):
         instruction = tokens.text.decode(tokens.texts[tokens.instruction[row]])
         template = {'action': builder.action, 'text': lambda t: builder.plan(t, 32), 'image': builder.image}[mode](

@@ -143,6 +143,8 @@ def test_the_checkpoint_is_one_that_the_policy_loads(tokens_folder, tokens, tmp_
     images = {name: np.zeros((32, 32, 3), np.uint8) for name in ('front', 'wrist')}
     observation = Observation(0, images, np.array([0, 0, 0, -1, 0, 1.0, 0]), np.zeros(7), 0.04, 'press the red button')
     assert loaded.act(observation).chunk.positions.shape == (4, 7)
+    content = json.loads((folder / 'config.json').read_text())
+    assert (content['plan_tokens'], 'plan_steps' in content) == (32, False)  # those of the recipe
     assert json.loads((folder / 'training.json').read_text())['step'] == 8
     header = (tmp_path / 'log.csv').read_text().splitlines()
     assert len(header) == 1 + 4 and 'val_action_loss' in header[0]

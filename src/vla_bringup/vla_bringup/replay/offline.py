@@ -15,7 +15,7 @@ from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_policy_node.policy.inference import check_chunk, to_observation
 
 ZERO, MEASURED, RECORDED = 'zero', 'measured', 'recorded'
-PLANS = PlanOptions(length=112, steps=32, threshold=0.9, cached=True)  # as in the policy node
+PLANS = PlanOptions(threshold=0.9, cached=True)  # as in the policy node
 IMAGES = ImageOptions(steps=18, cached=True)
 
 

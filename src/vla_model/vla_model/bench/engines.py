@@ -23,6 +23,7 @@ from vla_model.families.mmact.loading import LoadOptions, load
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.image_tokenizer import to_image
 from vla_model.observation import state_of
+from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.types import Observation
 
 Row = dict[str, Any]
@@ -155,7 +156,7 @@ def _values(p: MaskedPolicy, observation: Observation) -> np.ndarray:
 
 def _work(p: MaskedPolicy) -> int:
     """FLOP of matrix products and convolutions in one `act` with new images."""
-    template = p.prompts.action('put it there')
+    template = p.prompts.action(EXAMPLE)
     rows = template.block.stop - template.block.start
     forward = forward_flops(p.config.network, len(template.ids), rows, p.config.vocabulary.bins)
     return forward + len(p.config.robot.cameras) * encoder_flops(p.config.image_tokenizer)

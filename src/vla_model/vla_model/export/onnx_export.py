@@ -20,20 +20,20 @@ from vla_model.engines.onnx_manifest import FORMAT, IMAGES, MANIFEST, WEIGHTS, K
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.quantized import QuantizedLayer
 from vla_model.tokens.prompt import Template
+from vla_model.tokens.prompt_texts import EXAMPLE
 
 IMAGE_DTYPES = ('float32', 'float16')  # ONNX has no convolution in bfloat16 that both runtimes know
-INSTRUCTION = 'put it there'
 # Largest relative difference of the logits from torch in float32, by the precision of the graph; and where layers are
 # rounded with a fixed scale, which a checkpoint may round token by token in torch.
 LIMITS = {'float32': 1e-3, 'float16': 0.02, 'rounded': 0.3}
 
 
 def export(
-    policy: MaskedPolicy, folder: Path, dtype: str = 'bfloat16', image_dtype: str = 'float16', plan_tokens: int = 112
+    policy: MaskedPolicy, folder: Path, dtype: str = 'bfloat16', image_dtype: str = 'float16', plan_tokens: int = 0
 ) -> dict[str, Any]:
     """Writes the folder, and returns its manifest. Raises ValueError naming what is missing or cannot be.
 
-    dtype: of what is not quantized. plan_tokens: length of plans, as the policy node will ask for.
+    dtype: of what is not quantized. plan_tokens: length of plans; 0: of the checkpoint.
     """
     _need('onnx')
     from vla_model.export import onnx_graph
@@ -45,7 +45,7 @@ def export(
         )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / MANIFEST).unlink(missing_ok=True)  # the folder is whole when it is there
-    requests = _requests(policy, plan_tokens)
+    requests = _requests(policy, plan_tokens or policy.config.plan_tokens)
     template, rows, vocabulary = requests['act']
     act = Act.of(template, policy.config.vocabulary, policy.prompts.max_tokens)
     largest = onnx_graph.largest_inputs(policy.network, act.prompts, template.block, vocabulary)
@@ -55,7 +55,7 @@ def export(
         for name, (template, rows, vocabulary) in requests.items():
             longest = _up(policy.prompts.max_tokens + rows)
             model = onnx_graph.network_graph(policy.network, weights, DTYPES[dtype], longest, rows, vocabulary, largest)
-            shortest = _up(len(template.ids) - len(policy.text.encode(INSTRUCTION)))
+            shortest = _up(len(template.ids) - len(policy.text.encode(EXAMPLE)))
             kinds[name] = Kind(
                 f'{name}.onnx', rows, (vocabulary.start, vocabulary.stop), shortest, _up(len(template.ids) + 8), longest
             )
@@ -123,9 +123,9 @@ def _requests(policy: MaskedPolicy, plan_tokens: int) -> dict[str, tuple[Templat
     """Kind -> (a prompt, tokens of its block, part of the vocabulary)."""
     v, prompts = policy.config.vocabulary, policy.prompts
     templates = {
-        'act': (prompts.action(INSTRUCTION), slice(v.bins_offset, v.size)),
-        'plan': (prompts.plan(INSTRUCTION, plan_tokens), slice(0, v.size)),
-        'image': (prompts.image(INSTRUCTION), slice(v.image_offset, v.image_offset + v.codes)),
+        'act': (prompts.action(EXAMPLE), slice(v.bins_offset, v.size)),
+        'plan': (prompts.plan(EXAMPLE, plan_tokens), slice(0, v.size)),
+        'image': (prompts.image(EXAMPLE), slice(v.image_offset, v.image_offset + v.codes)),
     }
     return {name: (t, t.block.stop - t.block.start, part) for name, (t, part) in templates.items()}
 

@@ -14,6 +14,7 @@ from vla_model.engines.tensorrt_runtime import VERIFIED, built_in
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.observation import state_of
 from vla_model.tokens import bins
+from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.types import Observation
 
 CLOSE, LEAST_CLOSE = 2, 0.97  # bins: so far from torch's counts as the same; so many must be the same
@@ -35,7 +36,7 @@ def verify(policy: MaskedPolicy, folder: Path, observations: Iterable[Observatio
     if not seen:
         raise ValueError('nothing to verify with: give a dataset with at least one frame')
     exact = [_answer(policy, o) for o in seen]
-    act = Act.of(policy.prompts.action('put it there'), policy.config.vocabulary, policy.prompts.max_tokens)
+    act = Act.of(policy.prompts.action(EXAMPLE), policy.config.vocabulary, policy.prompts.max_tokens)
     policy.engine = TensorRt(policy.network, policy.image_tokenizer, act, folder, verified=False)
     policy.forget_images()
     ours = [_answer(policy, o) for o in seen]

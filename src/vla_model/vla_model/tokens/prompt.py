@@ -10,6 +10,7 @@ released models were trained with.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +18,9 @@ from torch import Tensor
 from vla_model.tokens import prompt_texts
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from vla_model.config import ModelConfig
 
 NOTHING = slice(0, 0)
 
@@ -102,6 +106,15 @@ class PromptBuilder:
         self.plan = lru_cache(maxsize=8)(self._plan)
         self.image = lru_cache(maxsize=8)(self._image)
         self._phrase = lru_cache(maxsize=None)(text.encode)
+
+    @classmethod
+    def of(cls, config: 'ModelConfig', text: TextTokenizer, device: torch.device) -> 'PromptBuilder':
+        """Return the builder of a configuration's prompts, for training and inference alike."""
+        robot = config.robot
+        return cls(
+            text, config.vocabulary, len(robot.cameras), config.image_tokenizer.tokens, robot.state_dim,
+            robot.action_dim, robot.horizon, robot.max_prompt_tokens, device, robot.points,
+        )  # fmt: skip
 
     def _action(self, instruction: str, previous: int = 0) -> Template:
         """Action prompt, with room for `previous` action ids. Raises ValueError on an empty or too long instruction."""

@@ -12,6 +12,8 @@ ACTION_DIM = "Robot's action dim is:"
 PREVIOUS_ACTIONS = "Robot's previous actions are:"
 PHRASES = (STATE, HEAD_VIEW, WRIST_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW, ACTION_DIM)
 
+EXAMPLE = 'put it there'  # the instruction of prompts whose answer is not read: to warm up, to trace, to measure
+
 VIEWS = {  # by number of views
     1: (HEAD_VIEW,),
     2: (HEAD_VIEW, WRIST_VIEW),

@@ -57,8 +57,6 @@ def recorded_frames(
     *,
     frames: int = 200,
     decoded: int = 40,
-    plan_length: int = 112,
-    plan_steps: int = 96,
     imagine_steps: int = 18,
     tokenizer: ImageTokenizer | None = None,
     console: Console | None = None,
@@ -82,7 +80,7 @@ def recorded_frames(
         for frame in _frames(dataset, chosen, policy):
             _act(policy, frame, sums)
             if count % every == 0:
-                _plan(policy, frame, sums, plan_length, plan_steps)
+                _plan(policy, frame, sums)
                 _imagine(policy, frame, sums, imagine_steps, tokenizer)
             count += 1
             bar.advance(line)
@@ -176,10 +174,10 @@ def _act(policy: Policy, frame: Frame, sums: Sums) -> None:
             sums.add('grounding error below 0.05', float(off < 0.05))
 
 
-def _plan(policy: Policy, frame: Frame, sums: Sums, length: int, steps: int) -> None:
+def _plan(policy: Policy, frame: Frame, sums: Sums) -> None:
     if frame.plan is None or PLAN not in policy.info.outputs:
         return
-    text = finish(policy.start(PLAN, frame.observation, PlanOptions(length, steps))).text.strip()
+    text = finish(policy.start(PLAN, frame.observation, PlanOptions())).text.strip()
     sums.add('plan text exact', float(text == frame.text))
     sums.add('current sub-task right', float(text.rpartition(CURRENT)[2].rstrip('.') == frame.plan.current))
 

@@ -44,6 +44,8 @@ def export(trainer: 'Trainer', folder: Path) -> None:
         config = replace(
             tokens.config, name=recipe.name, trained=True, network=trainer.network.config,
             inpaints=min(recipe.masking.prefix, recipe.masking.prefix_own) > 0,
+            plan_tokens=recipe.masking.plan_tokens,
+            plan_steps=min(tokens.config.plan_steps, recipe.masking.plan_tokens),
         )  # fmt: skip
         image = load_file(tokens.folder / checkpoint.IMAGE_FILE)
         checkpoint.write(folder, config, tokens.text, tensors, image, recipe.shard_bytes)

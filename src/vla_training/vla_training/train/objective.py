@@ -40,7 +40,7 @@ class Masking:
     code_drop: float = 0.02  # share of the context's image codes that are masked
     code_flip: float = 0.01  # share of the context's image codes with one wrong bit
     grounding_weight: float = 1.0  # weight of a grounding point's token in the loss; a set-point's has 1
-    plan_tokens: int = 112  # length of a plan's block; the rest is filled with EOS
+    plan_tokens: int = ModelConfig.plan_tokens  # length of a plan's block; the rest is filled with EOS
 
 
 class Prompts:
@@ -130,7 +130,7 @@ class Objective:
                 'remove them'
             )
         self.rest, self.spread = self._rest_and_spread(config)
-        builder = prompt_builder(config, tokens, device)
+        builder = PromptBuilder.of(config, tokens.text, device)
         used = tokens.instruction.unique()
         row_of = torch.zeros(len(tokens.texts), dtype=torch.int64)
         row_of[used] = torch.arange(len(used))
@@ -345,20 +345,3 @@ def smoothed_cross_entropy(logits: Tensor, label: Tensor, sigma: float) -> Tenso
     weight = weight / weight.sum(-1, keepdim=True)
     near = logits.gather(-1, place.clamp(0, logits.shape[-1] - 1))
     return logits.logsumexp(-1) - (near * weight).sum(-1)
-
-
-def prompt_builder(config: ModelConfig, tokens: Tokens, device: torch.device) -> PromptBuilder:
-    """Return the prompt builder that the policy uses for this configuration."""
-    robot = config.robot
-    return PromptBuilder(
-        tokens.text,
-        config.vocabulary,
-        len(robot.cameras),
-        config.image_tokenizer.tokens,
-        robot.state_dim,
-        robot.action_dim,
-        robot.horizon,
-        robot.max_prompt_tokens,
-        device,
-        robot.points,
-    )

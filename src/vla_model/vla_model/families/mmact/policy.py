@@ -28,6 +28,7 @@ from vla_model.policy import (
 )
 from vla_model.tokens import bins
 from vla_model.tokens.prompt import PromptBuilder, Template
+from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 
@@ -62,18 +63,7 @@ class MaskedPolicy:
         self._kept: Kept | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
         self._frames: dict[str, tuple[np.ndarray, Tensor]] = {}  # camera -> its newest image and the ids of it
-        self.prompts = PromptBuilder(
-            text,
-            config.vocabulary,
-            len(robot.cameras),
-            config.image_tokenizer.tokens,
-            robot.state_dim,
-            robot.action_dim,
-            robot.horizon,
-            robot.max_prompt_tokens,
-            self.device,
-            robot.points,
-        )
+        self.prompts = PromptBuilder.of(config, text, self.device)
         # Each token is chosen by itself: where there are two ways to go on, the most probable ones of a chunk jump from
         # one to the other. Medians stay on one side, and are what errors are smallest with.
         self._medians = torch.zeros(robot.block_tokens, dtype=torch.bool)
@@ -179,9 +169,10 @@ class MaskedPolicy:
 
     def _start_plan(self, observation: Observation, o: PlanOptions) -> decode.Job[Plan]:
         """See `decode.text`."""
-        template = self.prompts.plan(observation.instruction, o.length)
-        ids = self._fill(template, observation)
-        return decode.Job(self._plan(observation.t_ref, template, ids, o.steps, o.threshold, o.cached))
+        length = o.length or self.config.plan_tokens
+        template = self.prompts.plan(observation.instruction, length)
+        ids, steps = self._fill(template, observation), o.steps or min(self.config.plan_steps, length)
+        return decode.Job(self._plan(observation.t_ref, template, ids, steps, o.threshold, o.cached))
 
     def _plan(
         self, t_ref: int, template: Template, ids: Tensor, steps: int, threshold: float | None, cached: bool
@@ -257,7 +248,7 @@ class MaskedPolicy:
     def act_request(self) -> Act:
         """A request of `act`, on which engines are calibrated and checked."""
         prompts = self.prompts
-        return Act.of(prompts.action('put it there'), self.config.vocabulary, prompts.max_tokens)
+        return Act.of(prompts.action(EXAMPLE), self.config.vocabulary, prompts.max_tokens)
 
     def forget_images(self) -> None:
         """The next images are encoded even if they are those of before."""
