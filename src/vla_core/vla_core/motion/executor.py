@@ -6,35 +6,24 @@ to 0 while braking (see brake.py). What is sent is the moving average of this mo
 is sent the motion ahead keeps to that, and so does the executor (see course.py).
 """
 
-import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from vla_core.clocks import SET_TOLERANCE, ahead
 from vla_core.motion.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_core.motion.chunk_blending import Seams
 from vla_core.motion.config import ExecutorConfig
-from vla_core.motion.course import Course, Late
-from vla_core.motion.measured import Measured
+from vla_core.motion.course import Late
+from vla_core.motion.executor_state import FROZEN
+from vla_core.motion.executor_stop import StoppingExecutor
 from vla_core.motion.path import ChunkPath, straight_path
-from vla_core.motion.smooth import GRID, Track
-from vla_core.motion.states import FAULTS, Hold, State, renewed, strength
-from vla_core.motion.tracking import Tracking
-from vla_core.profile import RobotProfile
-
-if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_core.kinematics.collision_monitor import Guard
+from vla_core.motion.smooth import GRID
+from vla_core.motion.states import Hold, State
 
 __all__ = ['ChunkExecutor', 'ExecutorConfig', 'Hold', 'SetPoint', 'State']
 
 _STOPPED = 0.05  # [s] without a set-point: an arm that holds the last one stands still
 SELF = 'executor'  # the source, while the arm goes to its start
-_FROZEN = (
-    'joint states repeat the same values to the last bit while the set-points moved: the driver repeats old values, or '
-    'the arm is switched off. Restart the driver or switch the arm on, then call ~/resume'
-)
 
 
 @dataclass(frozen=True)
@@ -46,55 +35,8 @@ class SetPoint:
     gripper: float | None  # opening [m]; None: never commanded
 
 
-class ChunkExecutor:
+class ChunkExecutor(StoppingExecutor):
     """One timeline. Not thread-safe: the owner calls it from one thread. Times are int ns of one clock."""
-
-    def __init__(
-        self,
-        profile: RobotProfile,
-        config: ExecutorConfig | None = None,
-        guard: 'Guard | None' = None,
-        seams: Seams | None = None,
-    ) -> None:
-        """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
-        seams: how a chunk goes with those before it; None: the newest chunk alone.
-        """
-        self.profile = profile
-        self.config = config or ExecutorConfig()
-        self.state = State.INACTIVE
-        self.hold = Hold.DEACTIVATED
-        self.message = ''
-        self.epoch = 0
-        self.source = ''
-        self.sequence = 0
-        self.verdict = Verdict.ACCEPTED
-        self.verdict_counts = [0] * len(Verdict)
-        self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
-        self.seam_velocity = 0.0  # [rad/s]
-        self.rate = 0.0  # path time per clock time
-        self.muted = False  # what `step` gives is not sent: another node has the arm, or none
-        self.course = Course(profile, self.config, guard)
-        self.limits = self.course.limits
-        self._seams = seams or Seams('latest')
-        self._tracking = Tracking(
-            self.config.tracking_delay,
-            self.config.period,
-            self.config.tracking_limit,
-            self.config.joint_state_max_age,
-        )
-        self._measured = Measured(profile, self.config.joint_state_max_age)
-        self._faults: dict[Hold, str] = {}  # that stand, and their messages
-        self._leaving = False  # to be inactive once at rest
-        self._gripper: float | None = None
-        self._path: ChunkPath | None = None
-        self._path_gripper = np.zeros(0)
-        self._releasing = False  # the track leads to where the arm is
-        self._late = False  # this control step came late, the one before did not
-        self._stalled = 0.0  # [s] by which late control steps have put the motion behind
-        self._t_ref = 0  # [ns] of the path
-        self._seen: int | None = 0  # [ns] of the observation that is answered; None: none, on the way to the start
-        self._now: int | None = None
-        self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
 
     # ---- inputs
 
@@ -110,26 +52,6 @@ class ChunkExecutor:
             since_step = (now - self._now) * 1e-9 if self._now is not None else 0.0
             age = max((now - stamp) * 1e-9, 0.0) - min(max(since_step, 0.0), self.config.jump)
             self._tracking.measured(positions, restarted, age)
-
-    @property
-    def has_joint_state(self) -> bool:
-        """Whether any came, trusted or not."""
-        return self._measured.received
-
-    @property
-    def measured(self) -> np.ndarray | None:
-        """(dof,) [rad] of the newest joint state that was trusted."""
-        return self._measured.positions
-
-    @property
-    def joint_state_problem(self) -> str:
-        """Why the newest joint state is not trusted, one sentence; '' if it is."""
-        return self._measured.problem
-
-    @property
-    def frozen(self) -> str:
-        """Why the joint states of an arm at rest count as frozen, one sentence; '' if they do not."""
-        return _FROZEN if self._tracking.frozen or self._tracking.unmoved else ''
 
     def activate(self, now: int) -> None:
         """Hold where the arm is, and take chunks of a new epoch. Raises ValueError without a joint state that can be
@@ -169,31 +91,6 @@ class ChunkExecutor:
             return False
         stood = [self._take_back(h) for h in (Hold.BLOCKED, Hold.JOINT_STATE_FROZEN, Hold.OPERATOR_STOP)]
         return any(stood)
-
-    def emergency_stop(self) -> None:
-        """Brake and hold until `reset_emergency_stop`, whether active or not."""
-        self.fault(Hold.EMERGENCY_STOP, 'emergency stop: reset it to go on')
-
-    def reset_emergency_stop(self) -> bool:
-        """Take the emergency stop back. False when there was none, or while the arm still brakes."""
-        return self.at_rest and self._take_back(Hold.EMERGENCY_STOP)
-
-    def fault(self, hold: Hold, message: str) -> None:
-        """Brake, and take no chunks while this stands. When it stands already, only its message is renewed."""
-        if hold not in FAULTS:
-            raise ValueError(f'{hold.name} is no fault that stands: {", ".join(f.name for f in FAULTS)}')
-        new = hold not in self._faults
-        message = self._faults[hold] = renewed(self._faults.get(hold, ''), message)
-        if new and self.state is not State.INACTIVE:
-            self._brake(hold, message)
-        elif self.hold is hold:
-            self.message = message
-
-    def clear(self, hold: Hold) -> None:
-        """This fault stands no more. Once at rest and with no other, the arm takes chunks of a new epoch."""
-        if hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_FROZEN, Hold.EMERGENCY_STOP):
-            raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
-        self._take_back(hold)
 
     def not_followed(self) -> None:
         """No controller carried out the set-points of late: that joint states stood still means nothing."""
@@ -293,59 +190,7 @@ class ChunkExecutor:
         self._tracking.sent(self._positions, velocities)
         return SetPoint(self._positions.copy(), velocities, self._gripper)
 
-    @property
-    def planned(self) -> np.ndarray:
-        """(dof,) [rad] where the motion that is averaged has got to; what is sent follows within `lag`."""
-        return self._track.motion.q[self._track.head]
-
-    # ---- what the status tells
-
-    @property
-    def at_rest(self) -> bool:
-        return self.state in (State.INACTIVE, State.HOLDING)
-
-    @property
-    def accepting(self) -> bool:
-        """Whether a good chunk would be taken now."""
-        ending = self._leaving or self._releasing or (self.hold in FAULTS and self.state is State.BRAKING)
-        return self.state is not State.INACTIVE and not self._faults and not ending and not self._goes_to_start
-
-    def horizon_left(self) -> float:
-        """Path time until the chunk runs out [s]; 0 when there is none."""
-        if self._path is None or self.state is not State.EXECUTING:
-            return 0.0
-        return max(0.0, self._path.end - float(self._track.motion.s[self._track.head]))
-
-    def chunk_age(self, now: int) -> float:
-        """now - t_ref of the chunk that is executed [s]; 0 when there is none."""
-        return (now - self._seen) * 1e-9 if self.state is State.EXECUTING and self._seen is not None else 0.0
-
-    def joint_state_age(self, now: int) -> float:
-        """[s] of the newest one that was trusted, by stamps or arrival, whichever is more; infinite without."""
-        return self._measured.age(now)
-
-    def limit_margin(self) -> float:
-        """How far the joint that is closest to a position limit is from it [rad]; NaN before the first activation."""
-        if self._positions is None:
-            return math.nan
-        q = self._positions
-        return float(np.minimum(q - self.limits.lower, self.limits.upper - q).min())
-
-    def tracking_error(self) -> float:
-        """Largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
-        if self.measured is None or self._positions is None:
-            return 0.0
-        return float(np.abs(self._positions - self.measured).max())
-
     # ---- inside
-
-    @property
-    def _track(self) -> Track:
-        return self.course.track
-
-    @property
-    def _goes_to_start(self) -> bool:
-        return self.state is State.EXECUTING and self._seen is None
 
     def _take(self, chunk: StampedChunk, now: int) -> None:
         if chunk.shadow:
@@ -505,7 +350,7 @@ class ChunkExecutor:
             return
         found = self._tracking.look()
         if self._tracking.frozen:
-            self.fault(Hold.JOINT_STATE_FROZEN, _FROZEN)
+            self.fault(Hold.JOINT_STATE_FROZEN, FROZEN)
         if found is None or Hold.JOINT_STATE_FROZEN in self._faults:
             return
         joint, away = found
@@ -516,79 +361,6 @@ class ChunkExecutor:
             self._faults[hold] = message
         self._stop(hold, message)
         self._let_go()
-
-    def _brake(self, hold: Hold, message: str) -> None:
-        """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
-        self._stop(hold, message)
-        if not self._moves:
-            self._come_to_rest()
-        elif not self.course.braked:
-            self.state = State.BRAKING
-            self.course.brake()
-
-    def _stop(self, hold: Hold, message: str) -> None:
-        """The motion ends for this reason, unless a stronger one was given."""
-        if strength(self.hold) <= strength(hold):
-            if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
-                self._new_epoch()
-            self.hold, self.message = hold, message
-
-    @property
-    def _moves(self) -> bool:
-        return self.state in (State.EXECUTING, State.BRAKING) and not self._track.finished
-
-    def _let_go(self) -> None:
-        """Go to where the arm is, whatever it was sent before; nothing but its end stops this."""
-        assert self._measured.positions is not None
-        if self.muted:  # the controller is sent nothing: no step of it either
-            self._track.hold(self._measured.positions)
-        else:
-            within = self.config.release_within_acceleration
-            self.course.let_go(self._measured.positions, within_acceleration=within)
-        self.state, self._releasing = State.BRAKING, True
-        self._path, self.rate = None, 0.0
-        if self._track.finished:
-            self._come_to_rest()
-
-    def _come_to_rest(self) -> None:
-        released = self._releasing
-        self._stand_at(self._track.motion.q[-1])
-        if released:
-            self._tracking.begin(self._track.motion.q[-1])
-        if self._leaving:
-            self.state = State.INACTIVE
-            return
-        self.state = State.HOLDING
-        if self.hold is Hold.CHUNKS_STOPPED:
-            self._new_epoch()
-        elif self.hold is Hold.NONE or (self.hold in FAULTS and self.hold not in self._faults):
-            self._show_strongest()  # at the start, or cleared while it braked
-
-    def _stand_at(self, positions: np.ndarray) -> None:
-        self._positions = np.array(positions, float)
-        self.course.stand_at(self._positions)
-        self._path, self._releasing, self.rate, self._stalled = None, False, 0.0, 0.0
-
-    def _take_back(self, hold: Hold) -> bool:
-        """A fault stands no more; False if it did not."""
-        if self._faults.pop(hold, None) is None:
-            return False
-        if self.hold is hold and self.state is State.HOLDING:
-            self._show_strongest()
-        elif self.hold is hold and self.state is State.INACTIVE:
-            self.hold, self.message = Hold.DEACTIVATED, ''
-        return True
-
-    def _show_strongest(self) -> None:
-        """At rest: the strongest fault that stands, or none. A new epoch either way."""
-        self._new_epoch()
-        self.hold = max(self._faults, key=strength, default=Hold.IDLE)
-        self.message = self._faults.get(self.hold, '')
-
-    def _new_epoch(self) -> None:
-        self.epoch += 1
-        self.source, self.sequence = '', 0
-        self._seams.reset()
 
 
 def _came_late(seconds: float) -> str:
