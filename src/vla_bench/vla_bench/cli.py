@@ -56,15 +56,14 @@ def model(
     reference_python: Annotated[str, typer.Option(help='Python interpreter for the public code.')] = 'python3',
 ) -> None:
     """Measure latencies of act, images and decoders, against a baseline that pads and masks as the reference does."""
-    from vla_model.bench import model as bench
+    from vla_model.bench.model import bench_model as measure
+    from vla_model.bench.model_report import report
 
     engines, images = (tuple(n.strip() for n in names.split(',') if n.strip()) for names in (engine, image_engine))
 
     def run() -> bool:
         other = (reference, reference_python) if reference is not None else None
-        typer.echo(
-            bench.report(bench.bench_model(size, device, dtype, engines, layers, seconds, threads, images, other))
-        )
+        typer.echo(report(measure(size, device, dtype, engines, layers, seconds, threads, images, other)))
         return True
 
     exit_with(run)

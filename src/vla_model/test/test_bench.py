@@ -8,6 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from vla_model.bench import model as bench
+from vla_model.bench.model_report import report
 from vla_model.bench.parts import baseline_act, encoder_flops, forward_flops, padded_forward, size_of
 from vla_model.bench.reference import time_reference
 from vla_model.config import NetworkConfig
@@ -34,7 +35,7 @@ def test_tiny_run_with_layers_left_out(monkeypatch, tmp_path):
     ].keys()
     decoders = ('plan', 'imagine', 'plan, prefix cache', 'imagine, prefix cache')
     assert result['decoders'].keys() == {f'eager: {name}' for name in decoders}
-    text = bench.report(result)
+    text = report(result)
     assert '1 of 2 layers' in text and 'extrapolated' in text and 'random weights' in text
 
 
