@@ -63,7 +63,7 @@ def outcomes(good: int, of: int = 10) -> dict:
     return {('press_button', 2_000_000 + i): i < good for i in range(of)}
 
 
-def test_the_table_pools_episodes_and_tells_the_spread_of_seeds(tmp_path):
+def test_the_table_pools_episodes_and_has_the_spread_of_seeds(tmp_path):
     good = {'action': (2, 4), '+ text': (3, 5), '+ image': (6, 8), '+ both': (9, 9)}
     results = [Result(run, outcomes(good[run.variant][run.seed])) for run in runs(recipe(), tmp_path, seeds=2)]
     head, rows = table(results)

@@ -95,7 +95,7 @@ def test_the_sub_tasks_of_two_instructions_in_an_episode_are_not_mixed(tmp_path,
     ]
 
 
-def test_a_dataset_without_sub_tasks_is_told(tmp_path):
+def test_a_dataset_without_sub_tasks_is_reported(tmp_path):
     make(tmp_path / 'd', [['', '']])
     with pytest.raises(ValueError, match='no sub-tasks'):
         write_records(tmp_path / 'd')

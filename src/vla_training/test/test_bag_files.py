@@ -107,7 +107,7 @@ def test_definitions_of_services_actions_and_nothing_are_no_damage(tmp_path):
     assert words == ['yes'] and damage == Damage(unchecked=damage.unchecked)
 
 
-def test_a_wanted_type_with_a_damaged_definition_is_read_by_that_of_ros_and_told_once(tmp_path):
+def test_a_wanted_type_with_a_damaged_definition_is_read_by_that_of_ros_and_reported_once(tmp_path):
     described = m.schema(1, 'std_msgs/msg/String', 'ros2msg', BINARY) + m.channel(1, 1, '/words')
     sent = [m.message(1, k, m.string(str(k))) for k in range(5)]
     path = tmp_path / 'x.mcap'
@@ -239,7 +239,7 @@ def test_a_lost_description_loses_the_messages_of_its_channel_alone(tmp_path, co
 
 @pytest.mark.parametrize('ahead', [0, 10**18])  # [ns] published by the clock of the machine, logged in simulation time
 @pytest.mark.parametrize('summary', [True, False])
-def test_behind_a_hole_in_a_file_without_chunks_reading_goes_on_at_the_next_message(tmp_path, summary, ahead):
+def test_behind_a_hole_in_a_file_without_chunks_reading_continues_at_the_next_message(tmp_path, summary, ahead):
     file = m.File().add(*records_of(STRING))
     for k in range(100):
         file.add(m.message(1, 10**15 + k * 10**7, m.string(f'word {k}'), 10**15 + k * 10**7 + ahead))
@@ -320,7 +320,7 @@ def test_a_closed_recording_on_a_read_only_disk_is_read_and_nothing_is_left_behi
     assert state(readable) == before
 
 
-def test_without_room_for_a_copy_the_rest_is_read_and_what_is_missing_is_told(tmp_path, monkeypatch):
+def test_without_room_for_a_copy_the_rest_is_read_and_what_is_missing_is_reported(tmp_path, monkeypatch):
     base = open_recording(tmp_path / 'x_0.db3', 50)
     monkeypatch.setattr(sqlite_reader, 'RESERVE', 2**62)
     words, damage = read(tmp_path)

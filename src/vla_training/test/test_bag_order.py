@@ -58,7 +58,7 @@ def test_a_clock_that_was_set_back_begins_a_period_there(by, disorder):
     if not disorder:
         assert max(time for time, _ in found[cut:]) < T0 + 12.0 - by and found[cut][0] == min(found[cut:])[0]
     assert size == pytest.approx(by, abs=0.011) and after == pytest.approx(6.0, abs=0.1)
-    assert f'was set back by {size:.3f} s' in order.told()[0]
+    assert f'was set back by {size:.3f} s' in order.sentences()[0]
 
 
 def test_every_step_back_is_found():

@@ -56,7 +56,7 @@ def test_data_of_another_model_is_refused(tokens_folder, model, tmp_path):
         calibration(tokens_folder, other)
 
 
-def test_too_little_data_is_said(tokens_folder, model):
+def test_too_little_data_is_reported(tokens_folder, model):
     with pytest.raises(ValueError, match='give more data'):
         calibration(tokens_folder, model, prompts=500)
 

@@ -95,7 +95,7 @@ def test_a_push_is_not_taken_for_something_in_the_way(stage):
     assert pushed > 1.2 * ExecutorConfig().tracking_limit and recording.success
 
 
-def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
+def test_an_episode_may_start_elsewhere_and_end_soon_after_success(stage):
     world, cameras, expert = stage
     begun, after = [], 0.5
     for seed in (11, 12):
@@ -105,7 +105,7 @@ def test_an_episode_may_begin_elsewhere_and_end_soon_after_success(stage):
     assert all(np.abs(q - expert.profile.home).max() > 0.1 for q in begun) and np.abs(begun[0] - begun[1]).max() > 0.1
 
 
-def test_an_arm_begins_over_what_is_named_turned_any_way(stage):
+def test_an_arm_starts_above_the_named_object_turned_any_way(stage):
     world, _, expert = stage
     turns, far = [], []
     for seed in range(20):
@@ -130,7 +130,7 @@ class Sideways:
         return Prediction(Chunk(steps, np.zeros(8), 0.2))
 
 
-def test_the_expert_goes_on_from_where_a_policy_led(stage):
+def test_the_expert_continues_from_where_a_policy_drove(stage):
     world, cameras, expert = stage
     rollout = RolloutPolicy.__new__(RolloutPolicy)
     rollout.dagger, rollout.profile, rollout.policy = (
@@ -154,7 +154,7 @@ def test_the_expert_goes_on_from_where_a_policy_led(stage):
     assert not rollout.drive(world, cameras, 3)
 
 
-def test_an_arm_begins_over_the_table_and_touches_nothing(stage):
+def test_an_arm_starts_over_the_table_without_contact(stage):
     world, _, expert = stage
     heights = []
     for seed in range(30):
@@ -196,7 +196,7 @@ def test_what_training_alone_may_know_is_neither_observation_nor_action():
     assert all(len(feature.shape) == 1 or feature.is_pixels for feature in found.values())
 
 
-def test_a_data_set_that_was_edited_elsewhere_is_not_gone_on_with(profile, tmp_path):
+def test_a_data_set_that_was_edited_elsewhere_is_not_continued(profile, tmp_path):
     writer = DatasetWriter(tmp_path / 'd', features.FPS, 'x', {STATE: features.robot_features(['a'], {})[STATE]})
     writer.add_episode({STATE: np.zeros((2, 2), np.float32)}, {}, 'press it')
     writer.close()
@@ -224,7 +224,7 @@ def test_held_out_seeds_are_refused(profile, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_data_set_is_gone_on_with(profile, tmp_path):
+def test_a_data_set_is_continued(profile, tmp_path):
     out = tmp_path / 'data'
     found = collect(out, profile, ('press_button',), range(2), settings=CollectSettings(push=None, start=None))
     assert found == {'press_button': (2, 2)}

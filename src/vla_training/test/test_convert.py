@@ -111,7 +111,7 @@ def test_actions_from_set_points_of_other_controllers(tmp_path, message):
         (bags.trajectory(100.0, [0.1], [[1.0, 2.0]], ['a', 'x']), "lacks ['b']"),
     ],
 )
-def test_set_points_that_are_none_are_told(tmp_path, message, says):
+def test_set_points_that_are_none_are_reported(tmp_path, message, says):
     entries = [e for e in bags.recording(5) if e[0] != '/target_joint'] + [('/target_joint', message, 100.1)]
     bags.write(tmp_path / 'bag', sorted(entries, key=lambda e: e[2]))
     with pytest.raises(ValueError, match=re.escape(says)):
@@ -184,7 +184,7 @@ def test_episodes_are_split_and_described_by_the_simulator(tmp_path):
     subtasks = dataset.episode(0).columns[features.SUBTASK]
     assert subtasks[:11] == [''] * 5 + ['reach'] * 5 + ['push']
     assert plan_texts(dataset.episode(0))[10].endswith('I have finished reach. So now I should continue to push.')
-    assert set(dataset.episode(1).columns[features.SUBTASK]) == {''}  # nobody said
+    assert set(dataset.episode(1).columns[features.SUBTASK]) == {''}  # unknown
 
 
 @pytest.mark.parametrize('topic', ['/policy/instruction', '/policy/instruction_in_force'])
@@ -197,13 +197,13 @@ def test_a_new_instruction_or_goal_begins_a_new_episode(tmp_path, topic):
     assert [e.task for e in Dataset(tmp_path / 'e').episodes] == ['do it']
 
 
-def test_a_bag_without_an_instruction_is_told(tmp_path):
+def test_a_bag_without_an_instruction_is_reported(tmp_path):
     bags.write(tmp_path / 'bag', [entry for entry in bags.recording() if entry[0] != '/policy/instruction'])
     with pytest.raises(ValueError, match='30 frames dropped: no instruction'):
         convert_bags([tmp_path / 'bag'], tmp_path / 'd', setup_of(tmp_path))
 
 
-def test_missing_images_end_an_episode_and_are_told(tmp_path):
+def test_missing_images_end_an_episode_and_are_reported(tmp_path):
     lost = ('/wrist/image_raw', 101.22)
     entries = [e for e in bags.recording() if (e[0], round(e[2], 3)) != lost]
     assert len(entries) == len(bags.recording()) - 1
@@ -215,7 +215,7 @@ def test_missing_images_end_an_episode_and_are_told(tmp_path):
     assert report['streams']['wrist']['lost_in_gaps'] == 1 and report['streams']['front']['lost_in_gaps'] == 0
 
 
-def test_messages_with_wrong_content_are_left_out_and_told(tmp_path):
+def test_messages_with_wrong_content_are_left_out_and_reported(tmp_path):
     broken = bags.image(100.5, 0)
     broken.encoding = '32FC1'
     entries = [e for e in bags.recording() if (e[0], round(e[2], 3)) != ('/front/image_raw', 100.52)]
@@ -277,7 +277,7 @@ def test_bags_are_added_and_not_twice(tmp_path):
         convert_bags([tmp_path / 'bag0', tmp_path / 'bag0'], out, setup)
 
 
-def test_a_conversion_that_was_killed_goes_on(tmp_path, monkeypatch):
+def test_a_conversion_that_was_killed_continues(tmp_path, monkeypatch):
     entries = [*bags.recording(40), ('/policy/instruction', bags.text('put it back'), 102.0)]
     bags.write(tmp_path / 'bag', sorted(entries, key=lambda entry: entry[2]))
     setup, out, add = setup_of(tmp_path), tmp_path / 'd', None
@@ -338,7 +338,7 @@ def test_topics_are_found_under_a_namespace(tmp_path):
     assert check_frames(Dataset(tmp_path / 'd')) == list(range(30))
 
 
-def test_what_is_no_bag_is_told(tmp_path):
+def test_what_is_no_bag_is_reported(tmp_path):
     with pytest.raises(ValueError, match='there is no bag'):
         convert_bags([tmp_path / 'nothing'], tmp_path / 'd', setup_of(tmp_path))
     (tmp_path / 'empty').mkdir()
@@ -429,7 +429,7 @@ def test_one_damaged_chunk_loses_itself_alone(tmp_path):
     assert any('is lost' in line for line in report['damage'])
 
 
-def test_reading_goes_on_behind_damaged_structure(tmp_path):
+def test_reading_continues_behind_damaged_structure(tmp_path):
     file = bags.write(tmp_path / 'bag', bags.recording())
     content = bytearray(file.read_bytes())
     chunk = content.index(b'\x04\x00\x00\x00zstd', len(content) // 2) - 37
@@ -462,7 +462,7 @@ def test_a_damaged_bag_gives_right_frames_or_an_error(tmp_path_factory, data):
     assert len(numbers) == 20 or report['damage'] or report['messages_undecodable']
 
 
-def test_bytes_that_are_no_bag_at_all_are_told(tmp_path):
+def test_bytes_that_are_no_bag_at_all_are_reported(tmp_path):
     for suffix in ('.mcap', '.db3'):
         for content in (b'', b'nothing of the kind', bytes(5000)):
             path = tmp_path / f'x{suffix}'

@@ -95,7 +95,7 @@ def test_images_from_before_the_step_of_the_clock_that_come_after_it_are_no_faul
 
 
 @pytest.mark.parametrize('by', [1.0, 100.0])
-def test_a_clock_that_was_set_forward_ends_the_episode_and_is_told(tmp_path, by):
+def test_a_clock_that_was_set_forward_ends_the_episode_and_is_reported(tmp_path, by):
     dataset, report = convert(tmp_path, restamped(bags.recording(40, START), set_back(-by)))
     first, second = true_times(dataset)
     assert len(first) + len(second) >= 38
@@ -104,7 +104,7 @@ def test_a_clock_that_was_set_forward_ends_the_episode_and_is_told(tmp_path, by)
 
 @pytest.mark.parametrize('topic', ['/front/image_raw', '/joint_states'])
 @pytest.mark.parametrize('by', [0.2, 2.0])
-def test_a_sender_whose_clock_was_set_back_ends_the_episode_and_is_told(tmp_path, topic, by):
+def test_a_sender_whose_clock_was_set_back_ends_the_episode_and_is_reported(tmp_path, topic, by):
     entries = restamped(bags.recording(40, START), set_back(by), [topic], recorder=False)
     dataset, report = convert(tmp_path, entries)
     first = Dataset(tmp_path / 'd').episode(0).columns[features.STATE][:, 0]
@@ -120,7 +120,7 @@ def test_a_sender_whose_clock_was_set_back_ends_the_episode_and_is_told(tmp_path
     assert f'on {topic} was set back by {by:.1f}' in line and line.startswith('after 2.')
 
 
-def test_a_sender_whose_clock_was_set_forward_ends_the_episode_and_is_told(tmp_path):
+def test_a_sender_whose_clock_was_set_forward_ends_the_episode_and_is_reported(tmp_path):
     late = [(t, m, time + 0.2 * ('front' in t)) for t, m, time in bags.recording(40, START)]  # images are 0.22 s old
     entries = restamped(sorted(late, key=lambda e: e[2]), set_back(-0.15), ['/front/image_raw'], recorder=False)
     dataset, report = convert(tmp_path, entries)
@@ -141,7 +141,7 @@ def test_set_points_of_a_clock_that_was_set_are_not_mixed(tmp_path):
         convert(tmp_path / 'b', forward, actions=SET_POINTS)
 
 
-def test_clocks_that_differ_within_the_tolerance_are_told(tmp_path):
+def test_clocks_that_differ_within_the_tolerance_are_reported(tmp_path):
     _, report = convert(tmp_path, restamped(bags.recording(), lambda t: t + 0.07, ['/front/image_raw'], recorder=False))
     assert report['episodes'] == 1
     assert report['ahead'] == [
@@ -270,7 +270,7 @@ def test_why_a_bag_gave_nothing(tmp_path):
     assert '30 frames dropped: no instruction' in why(tmp_path / 'f', silent)
 
 
-def test_an_arm_that_never_moved_is_told(tmp_path):
+def test_an_arm_that_never_moved_is_reported(tmp_path):
     noise = np.random.default_rng(0)
     entries = [
         (t, dataclasses.replace(m, position=noise.normal([1.0, 2.0, 0.04], 1e-4)) if t == '/joint_states' else m, time)
@@ -319,7 +319,7 @@ def test_another_bag_of_a_name_that_the_data_set_has_is_refused(tmp_path):
     assert Dataset(out).tasks == ['open it', 'close it']
 
 
-def test_a_data_set_of_an_earlier_version_does_not_tell_bags_of_one_name_apart_and_that_is_told(tmp_path):
+def test_a_data_set_of_an_earlier_version_does_not_distinguish_bags_of_one_name_and_that_is_reported(tmp_path):
     bags.write(tmp_path / 'bag', bags.recording(12))
     setup, out = setup_of(tmp_path), tmp_path / 'd'
     convert_bags([tmp_path / 'bag'], out, setup)
@@ -352,7 +352,7 @@ def test_an_interrupted_bag_is_not_taken_for_another_of_its_name(tmp_path, monke
         convert_bags([tmp_path / 'b/take'], out, setup)
 
 
-def test_the_command_tells_in_tables_and_exit_codes_what_became_of_each_bag(tmp_path):
+def test_the_command_reports_each_bag_in_tables_and_exit_codes(tmp_path):
     (tmp_path / 'robot.yaml').write_text(bags.PROFILE)
     bags.write(tmp_path / 'good', bags.recording(12))
     bags.write(tmp_path / 'bad', [e for e in bags.recording(12, 500.0) if 'wrist' not in e[0]])

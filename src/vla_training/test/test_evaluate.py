@@ -43,7 +43,7 @@ def record(**values):
     return replace(base, **values)
 
 
-def test_jobs_are_held_out_seeds_and_scenes_that_come_twice():
+def test_jobs_are_held_out_seeds_and_scenes_with_two_instructions():
     jobs = jobs_of(TASKS, 2, contrasts=2)
     assert len(set(jobs)) == len(jobs) == 2 * 3 + 2 * 2 * 3
     assert jobs[:2] == [
@@ -89,7 +89,7 @@ def test_episodes_of_earlier_versions_are_continued(tmp_path):
     assert RecordFile(tmp_path, facts).records == RecordFile(tmp_path, facts).records == [record()]
 
 
-def test_tables_count_what_the_records_say(tmp_path):
+def test_tables_count_the_records(tmp_path):
     records = [
         record(),
         record(seed=FIRST_SEED + 1, success=False, missed='press', wrong='pressed the blue button', refused=2),
@@ -118,7 +118,7 @@ def test_tables_count_what_the_records_say(tmp_path):
         assert f'({name}.png)' in summary and Image.open(tmp_path / f'{name}.png').width > 500
 
 
-def test_a_good_policy_gets_full_marks_and_a_run_is_gone_on_with(tmp_path):
+def test_a_good_policy_gets_full_marks_and_a_run_is_continued(tmp_path):
     worker = Worker(PROFILE, Drive('stand-in'), policy=StandIn)
     ran = []
 
@@ -137,7 +137,7 @@ def test_a_good_policy_gets_full_marks_and_a_run_is_gone_on_with(tmp_path):
     assert not list((tmp_path / 'failures').iterdir())
 
 
-def test_a_policy_that_does_not_listen_is_found_out(tmp_path):
+def test_a_policy_that_ignores_the_instruction_is_found_out(tmp_path):
     worker = Worker(PROFILE, Drive('deaf', time_limit=5.0), sheets=tmp_path, policy=lambda w: StandIn(w, deaf=True))
     jobs = [job for job in jobs_of(['press_button'], 1, contrasts=1) if job[0] == CONTRAST]
     records = [worker.run(job) for job in jobs]

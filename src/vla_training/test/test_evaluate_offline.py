@@ -86,7 +86,7 @@ class Knows:
         return Done(PredictedImage(0, 0, self.picture(observation)[::2, ::2], 1.0))
 
 
-def test_one_that_knows_makes_no_errors(dataset, config):
+def test_a_policy_with_the_right_outputs_makes_no_errors(dataset, config):
     tokenizer = ImageTokenizer(config.image_tokenizer)
     nano.init_weights(tokenizer, 0)
     found = recorded_frames(Knows(dataset, config), dataset, frames=8, decoded=4, tokenizer=tokenizer)
@@ -114,7 +114,7 @@ def test_errors_are_those_of_the_policy(dataset, config):
     assert found['plan text exact'] == found['current sub-task right'] == 0.0
 
 
-def test_it_counts_how_far_beside_the_thing_a_policy_points(dataset, config):
+def test_the_grounding_error_is_the_distance_to_the_object(dataset, config):
     policy = Knows(dataset, replace(config, robot=replace(config.robot, points=2)))
     policy.pointed[0, 0] = 0.5, 0.55  # the button is at 0.5, 0.25 of the front camera's view
     policy.pointed[:, 1] = 0.9  # nothing else is named, and what is out of the wrist's view does not count

@@ -80,7 +80,7 @@ def test_merged_weights_compute_what_was_trained(base, tokens, tmp_path):
     assert torch.allclose(one, other, atol=1e-5)
 
 
-def test_a_run_with_lora_that_was_cut_goes_on(base, tokens, tmp_path):
+def test_a_run_with_lora_that_was_cut_continues(base, tokens, tmp_path):
     recipe = recipe_of({'init': str(base), 'lora': LORA | {'dropout': 0.1}})
     whole = Trainer(recipe, tokens, tmp_path / 'whole')
     whole.run()
@@ -94,7 +94,7 @@ def test_a_run_with_lora_that_was_cut_goes_on(base, tokens, tmp_path):
     assert same(whole.averaged(), again.averaged())
 
 
-def test_another_checkpoint_of_the_same_shape_is_not_gone_on_with(base, tokens, tmp_path):
+def test_another_checkpoint_of_the_same_shape_is_not_continued(base, tokens, tmp_path):
     Trainer(recipe_of({'init': str(base), 'lora': LORA}), tokens, tmp_path / 'run').save()
     loaded = loading.load(base, LoadOptions(threads=1))
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_recomputing_changes_nothing(base, tokens, tmp_path):
     assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(*(f.values() for f in found), strict=True))
 
 
-def test_a_checkpoint_written_before_a_field_was_there_is_gone_on_with(tokens, tmp_path):
+def test_a_checkpoint_written_before_a_field_was_there_is_continued(tokens, tmp_path):
     recipe = recipe_of({'network': {'d_model': 32, 'n_layers': 2, 'n_heads': 2, 'mlp_hidden_size': 64}})
     path = Trainer(recipe, tokens, tmp_path).save() / 'training.json'
     content = json.loads(path.read_text())

@@ -157,7 +157,7 @@ def test_frames_spread_over_a_dataset(tmp_path):
 # ---- losses and metrics
 
 
-def test_small_and_rare_things_count_most(folder):
+def test_small_and_rare_objects_count_most(folder):
     frames = FrameSet.load(folder)
     foreground = Foreground(frames, frames.split()[0], ImageLosses(), torch.device('cpu'))
     weight = foreground.weight(frames.images, frames.camera, None)
@@ -252,7 +252,7 @@ def test_it_learns_and_leaves_a_tokenizer(folder, tmp_path):
     assert psnr((made + 1) / 2, (real + 1) / 2).mean().item() == pytest.approx(report.psnr, abs=0.01)
 
 
-def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(folder, tmp_path):
+def test_a_run_that_was_cut_continues_as_if_it_had_not_been(folder, tmp_path):
     frames, settings = FrameSet.load(folder), replace(SETTINGS, steps=6)
     whole = ImageTokenizerTrainer(frames, tmp_path / 'whole', CONFIG, settings)
     whole.run()
@@ -270,7 +270,7 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(folder, tmp_path):
         assert torch.equal(whole.average[name], again.average[name]), name
 
 
-def test_a_run_is_not_gone_on_with_otherwise(folder, tmp_path):
+def test_a_run_is_not_continued_with_other_settings(folder, tmp_path):
     frames = FrameSet.load(folder)
     trainer = ImageTokenizerTrainer(frames, tmp_path, CONFIG, SETTINGS)
     trainer.train_step()
@@ -296,7 +296,7 @@ def test_bad_settings_and_frames_are_named(folder, tmp_path):
 # ---- codes that say where things are
 
 
-def test_pointing_counts_what_is_in_the_picture():
+def test_the_grounding_loss_counts_points_in_the_image():
     places = torch.tensor([[[0.0, 0.5], [np.nan, np.nan]], [[0.2, -3.0], [-0.4, 0.0]]])
     predicted = torch.tensor([[[0.1, 0.5], [9.0, 9.0]], [[9.0, 9.0], [-0.4, 0.4]]], requires_grad=True)
     loss, off = grounding_loss(predicted, places)
@@ -306,7 +306,7 @@ def test_pointing_counts_what_is_in_the_picture():
     assert float(grounding_loss(predicted, torch.full_like(places, np.nan))[0]) == 0
 
 
-def test_places_move_with_the_picture(tmp_path):
+def test_points_move_with_the_image(tmp_path):
     trainer = ImageTokenizerTrainer(
         FrameSet.load(write_with_points(tmp_path / 'f')), tmp_path / 'run', CONFIG, SETTINGS
     )
@@ -318,7 +318,7 @@ def test_places_move_with_the_picture(tmp_path):
 
 
 @pytest.mark.slow
-def test_it_learns_to_point_and_goes_on_where_it_was_cut(tmp_path):
+def test_it_learns_grounding_points_and_continues_where_it_was_cut(tmp_path):
     frames = FrameSet.load(write_with_points(tmp_path / 'f', 120))
     settings = replace(SETTINGS, steps=60, lr=3e-3, batch=16)
     whole = ImageTokenizerTrainer(frames, tmp_path / 'whole', CONFIG, settings)
@@ -337,7 +337,7 @@ def test_it_learns_to_point_and_goes_on_where_it_was_cut(tmp_path):
     assert not any('pointer' in name for name in load_image_tokenizer(tmp_path / 'whole').state_dict())
 
 
-def test_it_begins_with_another_tokenizer(folder, tmp_path):
+def test_it_starts_from_another_tokenizer(folder, tmp_path):
     first = train_image_tokenizer(folder, tmp_path / 'first', config=CONFIG, steps=4, batch=8, settings=SETTINGS)
     assert first.off is None
     begun = ImageTokenizerTrainer(FrameSet.load(folder), tmp_path / 'b', CONFIG, SETTINGS, init=tmp_path / 'first')

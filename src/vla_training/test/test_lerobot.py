@@ -148,7 +148,7 @@ def test_video_files_end_before_float32_times_become_too_coarse(tmp_path, monkey
     assert dataset.episodes[-1].row['data/file_index'] == 0
 
 
-def test_a_finished_dataset_is_gone_on_with(tmp_path):
+def test_a_finished_dataset_is_continued(tmp_path):
     writer = DatasetWriter(tmp_path / 'd', FPS, 'panda', FEATURES)
     written = [add(writer, 8), add(writer, 5)]
     writer.close()

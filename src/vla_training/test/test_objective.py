@@ -62,7 +62,7 @@ def test_padding_changes_no_logits(tokens, objective, network):
         assert torch.allclose(network(one, place, slice(v.bins_offset, v.size))[0], together[i], atol=1e-5)
 
 
-def test_where_things_are_is_always_asked_and_learned_where_somebody_said(tokens):
+def test_grounding_points_are_always_masked_and_learned_where_they_are_known(tokens):
     objective = Objective(tokens, Masking(one_step=0.0, prefix=1.0, plan_tokens=32), CPU)
     rows = torch.arange(48)
     batch = objective.draw('action', rows, torch.Generator().manual_seed(0))
@@ -90,7 +90,7 @@ def test_masks_of_chunks(tokens):
             assert (steps.all(2) == steps.any(2)).all() and (steps[:, 1:, 0] >= steps[:, :-1, 0]).all()
 
 
-def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
+def test_a_prefix_may_deviate_and_the_following_steps_lead_back(tokens):
     generator, masking = torch.Generator(), Masking(plan_tokens=32, prefix_slow=1.0)
     action = tokens.action[:40].long()
     given = torch.arange(40)[:, None] % 3  # of 4 steps
@@ -128,13 +128,13 @@ def test_given_steps_go_astray_and_what_follows_leads_back(tokens):
         Objective(absolute, masking, CPU)
 
 
-def test_given_steps_may_be_what_the_network_says(tokens, network):
+def test_a_prefix_may_be_the_network_s_own(tokens, network):
     objective = Objective(tokens, Masking(one_step=1.0, prefix=1.0, prefix_own=1.0, plan_tokens=32), CPU)
     rows, v = torch.arange(48), tokens.config.vocabulary
     seen = []
 
     def says(ids, block, part, valid=None):
-        assert (ids[:, block] == v.mask).all() and block.stop - block.start == 32  # it is not told
+        assert (ids[:, block] == v.mask).all() and block.stop - block.start == 32  # the prefix is hidden
         seen.append(len(ids))
         return torch.nn.functional.one_hot(torch.full((len(ids), 32), 40), 64).float() * 100
 

@@ -137,7 +137,7 @@ def test_statistics_and_episodes_are_understood(folder):
     assert meta.total_tasks == 2
 
 
-def test_stock_goes_on_with_our_dataset_and_we_with_that(folder, tmp_path):
+def test_stock_continues_our_dataset_and_we_with_that(folder, tmp_path):
     import shutil
 
     path = tmp_path / 'copy'

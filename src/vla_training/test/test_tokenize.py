@@ -228,7 +228,7 @@ def test_the_name_that_earlier_versions_gave_to_what_was_sent_is_read(dataset):
     assert not np.array_equal(chunks_of(old, 7, horizon=8), chunks_of(episode, 7, horizon=8))
 
 
-def test_what_the_task_names_is_pointed_at_in_its_order(dataset, images, tmp_path):
+def test_grounding_points_follow_the_order_of_the_instruction(dataset, images, tmp_path):
     tokenize(dataset, images[0], tmp_path, action_space='joint_delta')
     tokens = shards.read(tmp_path)
     assert tokens.config.robot.points == 2 and tokens.points.shape == (len(tokens), 2, 2, 2)

@@ -93,7 +93,7 @@ def test_a_stage_sets_the_share_of_labelled_scenes(tokens, tmp_path):
 
 
 @pytest.mark.parametrize('optimizer', ['adamw', 'muon'])
-def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path, optimizer):
+def test_a_run_that_was_cut_continues_as_if_it_had_not_been(tokens, tmp_path, optimizer):
     chosen = recipe(optimizer=optimizer)
     whole = Trainer(chosen, tokens, tmp_path / 'whole')
     whole.run()
@@ -111,14 +111,14 @@ def test_a_run_that_was_cut_goes_on_as_if_it_had_not_been(tokens, tmp_path, opti
         assert torch.equal(whole.average[name], again.average[name]), name
 
 
-def test_another_recipe_does_not_go_on_with_it(tokens, tmp_path):
+def test_another_recipe_does_not_continue_it(tokens, tmp_path):
     Trainer(recipe(), tokens, tmp_path).save()
     with pytest.raises(ValueError, match='trained with another lr'):
         Trainer(recipe(lr=0.5), tokens, tmp_path)
     Trainer(recipe(save_every=3), tokens, tmp_path)
 
 
-def test_validation_looks_at_episodes_that_are_not_learned_from(tokens, tmp_path):
+def test_validation_uses_episodes_that_are_not_trained_on(tokens, tmp_path):
     split = Trainer(recipe(), tokens, tmp_path).split
     assert len(split.validation) == 24
     assert not set(tokens.episode[split.train].tolist()) & set(tokens.episode[split.validation].tolist())

@@ -1,9 +1,9 @@
-"""Reads what is whole of a rosbag2, MCAP or sqlite3, message by message in the order of time: see order.py.
+"""Reads the undamaged messages of a rosbag2, MCAP or sqlite3, in the order of time (see order.py).
 
-Made for bags that may be damaged: the recorder was killed, the disk was full, bits flipped. Each chunk of an MCAP is
-checked (checksum, where its writer made one; size; structure) and given up alone; behind damage in between, reading
-goes on at the next chunk that can be told for one. Each row of an sqlite3 file is read by itself. `Damage` says what
-was lost. For a bag that is whole, `messages` gives every message of it.
+A bag may be damaged: its recorder was killed, the disk was full, bits flipped. Each chunk of an MCAP is checked
+(checksum if there is one, size, structure) and discarded alone. After damage, reading continues at the next
+recognisable chunk. Each row of an sqlite3 file is read by itself. `Damage` lists the losses. Of an undamaged bag,
+`messages` yields every message.
 """
 
 import functools
@@ -24,7 +24,7 @@ from vla_training.bag.sqlite import read_sqlite
 
 __all__ = ['Damage', 'Message', 'bag_files', 'has_messages', 'messages', 'topics_seen']
 ZSTD_MAGIC = b'\x28\xb5\x2f\xfd'
-EXAMPLES = 3  # of undecodable messages that are told per topic
+EXAMPLES = 3  # undecodable messages per topic that are reported
 
 
 class Message(NamedTuple):
@@ -34,12 +34,12 @@ class Message(NamedTuple):
     kind: str  # pkg/msg/Type
     time: int  # [ns] bag time: the recorder's clock when it came
     data: Any  # fields as in the .msg file; arrays are numpy
-    raw: bytes | memoryview = b''  # as it came over the wire (CDR)
-    period: int = 0  # counts how often the recorder's clock was set back before it: times of two are not comparable
+    raw: bytes | memoryview = b''  # serialized message (CDR)
+    period: int = 0  # number of steps back of the recorder's clock before it; times of two periods are not comparable
 
 
 def bag_files(path: Path) -> list[Path]:
-    """The storage files of a bag, oldest first: a folder, or one such file. Raises ValueError when there is none."""
+    """Return the storage files of a bag (a folder or one file), oldest first. Raises ValueError when there is none."""
     if not path.exists():
         raise ValueError(f'there is no bag {path}')
     files = [p for p in ([path] if path.is_file() else path.iterdir()) if _kind(p)]
@@ -50,14 +50,14 @@ def bag_files(path: Path) -> list[Path]:
 
 
 def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callable[[int], None]) -> Iterator[Message]:
-    """Messages of these topics (absolute names), by log time. progress is called with the bytes read so far.
+    """Yield the messages of these topics (absolute names) by log time. progress is called with the bytes read so far.
 
-    Where the recorder's clock was set back a new `period` begins, and `damage.order` tells it. Raises ValueError when
-    the path is no bag. Whatever is wrong inside is told to `damage`, and the rest is given.
+    A step back of the recorder's clock starts a new `period` and is reported in `damage.order`. All faults of the bag
+    are reported in `damage`, and the remaining messages are yielded. Raises ValueError when the path is no bag.
     """
     wanted, types = set(topics), Types(damage)
     order = _plan(path, wanted.__contains__)
-    damage.order += order.told()
+    damage.order += order.sentences()
     raws = (raw for raw in _raws(path, types, damage, progress) if raw.topic in wanted)
     for period, raw in in_order(raws, order):
         try:
@@ -71,17 +71,17 @@ def messages(path: Path, topics: Iterable[str], damage: Damage, progress: Callab
 
 
 def _plan(path: Path, wanted: Callable[[str], bool]) -> Plan:
-    """How to read the bag in the order of time: from its indexes, else from a first reading."""
+    """Return the reading plan for the order of time, from the bag's indexes or else from a first reading."""
     found = Times()
     if all(add_times(file, wanted, found) for file in bag_files(path)):
         order = plan(found)
-        if not order.cuts:  # a cut is at a number of message: it needs exactly those that will be read
+        if not order.cuts:  # a cut is a message number, so the plan needs exactly the messages that will be read
             return order
     return plan(times_of(_raws_alone(path), wanted))
 
 
 def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict[str, str]:
-    """Topic -> type of the messages of ROS 2, in the order in which they come, until that is enough or the bag ends.
+    """Return topic -> type of the ROS 2 messages in their order, up to `enough` or the end of the bag.
 
     Raises ValueError when the path is no bag.
     """
@@ -95,7 +95,7 @@ def topics_seen(path: Path, enough: Callable[[Mapping[str, str]], bool]) -> dict
 
 
 def has_messages(path: Path, topic: str) -> bool:
-    """Whether the bag has any message of ROS 2 on a topic: by its indexes, else all of it is read.
+    """Return whether the bag has a ROS 2 message on a topic. Without usable indexes the whole bag is read.
 
     Raises ValueError when the path is no bag.
     """
@@ -106,13 +106,13 @@ def has_messages(path: Path, topic: str) -> bool:
 
 
 def _raws_alone(path: Path) -> Iterator[Raw]:
-    """What `_raws` gives, when another reading of the bag tells what is damaged."""
+    """Yield as `_raws`, without a report of the damage: another reading of the bag makes it."""
     damage = Damage()
     return _raws(path, Types(damage), damage, lambda read: None)
 
 
 def _raws(path: Path, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
-    """Messages of ROS 2, in the order of the files. Topics of others are noted in `damage`."""
+    """Yield the ROS 2 messages in the order of the files. Topics of other systems are noted in `damage`."""
     before = 0
     for file in bag_files(path):
         read = read_mcap if _kind(file) == 'mcap' else read_sqlite
@@ -140,7 +140,7 @@ def _number(path: Path) -> int:
 
 
 def _listed(path: Path) -> list[str]:
-    """Names in metadata.yaml, where there is a good one: in the order of recording."""
+    """Return the file names of metadata.yaml in the order of recording; empty without a readable one."""
     try:
         found = yaml.safe_load((path / 'metadata.yaml').read_text())
         return [Path(str(name)).name for name in found['rosbag2_bagfile_information']['relative_file_paths']]
@@ -149,7 +149,7 @@ def _listed(path: Path) -> list[str]:
 
 
 def _unpacked(file: Path, folder: Path, damage: Damage) -> Path:
-    """The file without its compression, as far as that goes."""
+    """Decompress a file as far as possible. Return the decompressed file."""
     plain = folder / file.stem
     with file.open('rb') as source, plain.open('wb') as target:
         try:

@@ -1,4 +1,4 @@
-"""Which recording a bag is, whatever its folder is called."""
+"""Identifies a recording independently of the name of its folder."""
 
 import hashlib
 from pathlib import Path
@@ -9,7 +9,7 @@ ENDS = 1 << 16  # [byte] read at both ends of each storage file: its first messa
 
 
 def identity(bag: Path) -> str:
-    """A hash of the sizes and ends of the storage files: the same for a copy, another for every other recording.
+    """Return a hash of the sizes and ends of the storage files. A copy has the same, another recording has another.
 
     Raises ValueError when the path is no bag.
     """

@@ -1,4 +1,4 @@
-"""Log times of a bag without reading its messages: from the indexes of files that are whole."""
+"""Reads the log times of a bag from the indexes of undamaged files, without reading the messages."""
 
 import mmap
 import sqlite3
@@ -18,7 +18,7 @@ INDEX_PAIR = np.dtype([('time', '<u8'), ('offset', '<u8')])
 
 
 def add_times(path: Path, wanted: Callable[[str], bool], found: Times) -> bool:
-    """Add the log times of the wanted topics, in the order of the file. False when the file must be read instead."""
+    """Add the log times of the wanted topics, in the order of the file. Return False when the file must be read."""
     try:
         times, numbers, topics = (_of_mcap if path.suffix == '.mcap' else _of_sqlite)(path)
     except Exception:  # a damaged index fails in any way
@@ -35,7 +35,7 @@ def add_times(path: Path, wanted: Callable[[str], bool], found: Times) -> bool:
 
 
 def _of_sqlite(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """Times [ns] and topic numbers (n,) of the messages, and topic number -> topic."""
+    """Return times [ns] (n,) and topic numbers (n,) of the messages, and topic number -> topic."""
     if path.suffix != '.db3' or any(Path(f'{path}{end}').exists() for end in JOURNALS):
         raise ValueError('not whole by itself')
     with closing(sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro&immutable=1', uri=True)) as base:
@@ -46,9 +46,9 @@ def _of_sqlite(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
 
 
 def _of_mcap(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
-    """As _of_sqlite. Raises ValueError or struct.error unless the end of the file and the indexes name all of it.
+    """Return as _of_sqlite. Raises ValueError or struct.error unless the indexes list every message and channel.
 
-    The end need not repeat the channels: without them a message has no topic here.
+    The end of a file need not repeat the channels. Messages of such a file have no topic here.
     """
     with path.open('rb') as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         topics, count = _summary(content)
@@ -81,7 +81,7 @@ def _of_mcap(path: Path) -> tuple[np.ndarray, np.ndarray, dict[int, str]]:
 
 
 def _summary(content: mmap.mmap) -> tuple[dict[int, str], int]:
-    """Channel -> topic, and the number of messages, as the end of the file gives them."""
+    """Return channel -> topic and the number of messages, from the end of the file."""
     footer = len(content) - 37
     if content[-8:] != MAGIC or content[footer] != FOOTER:
         raise ValueError('no footer')

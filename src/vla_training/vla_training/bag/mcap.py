@@ -1,4 +1,4 @@
-"""MCAP files, chunk by chunk: https://mcap.dev/spec."""
+"""Reads MCAP files chunk by chunk: https://mcap.dev/spec."""
 
 import mmap
 import struct
@@ -24,11 +24,11 @@ from vla_training.bag.mcap_records import (
 )
 from vla_training.bag.parts import CDR, LARGEST, ROS, Damage, Raw, Types, full_name
 
-STEP = 16_384  # [byte] of damaged compressed data that are tried at once
+STEP = 16_384  # [byte] of damaged compressed data that are decompressed at once
 
 
 class _Fields:
-    """Reads the fields of a record one after the other. struct.error or ValueError where it is too short."""
+    """Reads the fields of a record in turn. Raises struct.error or ValueError where the record is too short."""
 
     def __init__(self, data: bytes) -> None:
         self.data, self.at = data, 0
@@ -39,7 +39,7 @@ class _Fields:
         return found
 
     def take(self, form: str) -> bytes:
-        """Bytes behind their number, which is of this form."""
+        """Return the bytes that follow their number, which has this form."""
         (size,) = self.numbers(form)
         found = self.data[self.at : self.at + size]
         if len(found) != size:
@@ -55,7 +55,7 @@ class _Channels:
     """Topic, type and encoding by channel number."""
 
     def __init__(self, types: Types, summary: Summary) -> None:
-        """summary: for what is found nowhere else."""
+        """summary: source of descriptions that are found nowhere else."""
         self.types, self._spare = types, list(summary.records)
         self._schemas: dict[int, tuple[str, str]] = {}  # type, encoding of its definition
         self._channels: dict[int, tuple[str, str, str]] = {}  # topic, type, encoding of its messages
@@ -83,7 +83,7 @@ class _Channels:
             self._channels.setdefault(number, (topic, kind, encoding))
 
     def message(self, data: bytes | memoryview) -> Raw | None:
-        """None: the description of its channel is lost, which is noted."""
+        """Return the message. None: the description of its channel is lost, which is counted."""
         number, _, time, _ = struct.unpack_from('<HIQQ', data)
         if number not in self._channels:
             self._look_up()
@@ -95,11 +95,11 @@ class _Channels:
         return Raw(topic, kind, time, data[22:], encoding)
 
     def keep(self, rest: bytes) -> None:
-        """The whole descriptions of a chunk that is lost, for what is found nowhere else. rest: what is left of it."""
+        """Keep the complete descriptions in the rest of a lost chunk, for channels that have no other."""
         self._spare += descriptions(rest)
 
     def _look_up(self) -> None:
-        """The part of the file that described a channel is lost: the end of the file says it again, or its remains."""
+        """Learn descriptions from the end of the file and from lost chunks, because the original is lost."""
         again, self._spare = self._spare, []
         for opcode, data in again:
             try:
@@ -108,7 +108,7 @@ class _Channels:
                 continue
 
     def lost(self, expected: dict[int, int]) -> str:
-        """Messages that could not be given, by topic. expected: channel -> number, as the end of the file gives it."""
+        """Return the numbers of lost messages by topic, in words. expected: channel -> number, from the file's end."""
         missing = {n: count - self._seen[n] for n, count in expected.items() if count > self._seen[n]}
         lines = [f'{count} of {self._channels.get(n, ("?",))[0]}' for n, count in missing.items()]
         lines += [f'{count} of channel {n}, whose description is lost' for n, count in self._undescribed.items()]
@@ -143,7 +143,7 @@ def read_mcap(path: Path, name: str, types: Types, damage: Damage, progress: Cal
 
 
 def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
-    """All messages of a chunk. Raises when any of it is not as it must be: then none of it can be trusted."""
+    """Return all messages of a chunk. Raises when any part is wrong: then no part can be trusted."""
     fields = _Fields(data)
     _, _, size, checksum = fields.numbers('QQQI')
     compression, packed = fields.text(), fields.take('Q')
@@ -153,7 +153,7 @@ def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
         raise ValueError('its checksum does not fit')
     checked = bool(checksum) or (compression == 'zstd' and zstd.get_frame_info(packed) and packed[4] & 4)
     damage.unchecked |= not checked  # a zstd frame may have a checksum of its own: bit 2 of its header
-    found, at, view = [], 0, memoryview(plain)  # images are large: what is cut out of the chunk is not copied
+    found, at, view = [], 0, memoryview(plain)  # images are large: slices of the chunk are not copied
     while at < len(plain):
         opcode, length = struct.unpack_from('<BQ', plain, at)
         record = view[at + 9 : at + 9 + length]
@@ -171,9 +171,9 @@ def _chunk(data: bytes, channels: _Channels, damage: Damage) -> list[Raw]:
 
 
 def _inflated(packed: bytes, compression: str, size: int, channels: _Channels) -> bytes:
-    """Raises when it is not of this size, or its compression is damaged; what can be read is then kept for channels."""
+    """Return the decompressed data. Raises for a wrong size or damage; the readable part then goes to `channels`."""
     if size > LARGEST:
-        raise ValueError(f'it says to have {size} bytes')
+        raise ValueError(f'its header gives a size of {size} bytes')
     if compression == 'zstd':
         decompressor: Any = zstd.ZstdDecompressor()
     elif compression == 'lz4':
@@ -192,7 +192,7 @@ def _inflated(packed: bytes, compression: str, size: int, channels: _Channels) -
 
 
 def _beginning(packed: bytes, compression: str) -> bytes:
-    """What there is before damage in compressed data."""
+    """Return the data before the damage of compressed data."""
     decompressor: Any = zstd.ZstdDecompressor() if compression == 'zstd' else lz4.frame.LZ4FrameDecompressor()
     parts = []
     try:

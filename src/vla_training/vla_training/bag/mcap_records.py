@@ -1,4 +1,4 @@
-"""The records of an MCAP file one after the other, also behind damage: https://mcap.dev/spec."""
+"""Reads the records of an MCAP file in turn, also behind damage: https://mcap.dev/spec."""
 
 import mmap
 import re
@@ -14,9 +14,9 @@ MAGIC = b'\x89MCAP0\r\n'
 HEADER, FOOTER, SCHEMA, CHANNEL, MESSAGE, CHUNK, DATA_END = 0x01, 0x02, 0x03, 0x04, 0x05, 0x06, 0x0F
 CHUNK_INDEX, STATISTICS = 0x08, 0x0B
 SIZES = {FOOTER: 20, DATA_END: 4}  # [byte]
-READ = (SCHEMA, CHANNEL, MESSAGE, CHUNK)  # of the rest (attachments, metadata, indices) nothing is needed
-APART = 86_400 * 10**9  # [ns] between two messages that lie one behind the other in an unchunked file, at most
-CHAIN = 3  # records in a row that must make sense for a message to be one
+READ = (SCHEMA, CHANNEL, MESSAGE, CHUNK)  # others (attachments, metadata, indices) are not needed
+APART = 86_400 * 10**9  # [ns] largest distance of two consecutive messages in an unchunked file
+CHAIN = 3  # number of consecutive valid records that confirm a message
 # A chunk up to its compressed data: length, two times, size, checksum, compression, size. Sizes are below LARGEST.
 _CHUNK = re.compile(rb'\x06(?=.{4}\0{4}.{20}\0{4}.{4}(?:\0{4}|\x03\0{3}lz4|\x04\0{3}zstd).{4}\0{4})', re.DOTALL)
 _DESCRIPTION = re.compile(rb'[\x03\x04](?=.{4}\0{4})', re.DOTALL)
@@ -30,26 +30,26 @@ class Record(NamedTuple):
 
 
 class Times(NamedTuple):
-    """Of a message [ns]. The two may be of different clocks: recorded in simulation time, say."""
+    """Times of a message [ns]. They may come from different clocks, for example in simulation time."""
 
     logged: int
     published: int
 
     def near(self, other: 'Times') -> bool:
-        """The messages may lie one behind the other in a file."""
+        """Return whether the messages may be consecutive in a file."""
         return abs(self.logged - other.logged) < APART and abs(self.published - other.published) < APART
 
 
 class Summary(NamedTuple):
-    """What the end of the file says of the rest."""
+    """The summary at the end of the file."""
 
     records: list[tuple[int, bytes]]  # (opcode, data) of the schemas and channels
     expected: dict[int, int]  # channel -> messages
-    chunks: dict[int, int]  # byte at which a chunk begins -> length of its record [byte]
+    chunks: dict[int, int]  # first byte of a chunk -> length of its record [byte]
 
 
 def read_summary(content: mmap.mmap) -> Summary:
-    """As far as it is whole. Chunks are named only where the summary can be relied on."""
+    """Return the readable part of the summary. It has chunks only if it can be trusted."""
     found = Summary([], {}, {})
     if content[-8:] != MAGIC or content[-37:-36] != bytes([FOOTER]):
         return found
@@ -76,10 +76,10 @@ def read_summary(content: mmap.mmap) -> Summary:
 
 
 def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damage) -> Iterator[Record]:
-    """Those of READ up to the end of the data. chunks: as in Summary. name: of the file, for people.
+    """Yield the records of READ up to the end of the data. chunks: as in Summary. name: of the file, for messages.
 
-    Behind damage it goes on at the next chunk that the summary names; where that names none, at what looks like a
-    chunk; in a file without chunks, at what looks like a message.
+    Behind damage reading continues at the next chunk of the summary. Without one it continues at the next bytes in the
+    form of a chunk, and in a file without chunks at the next bytes in the form of a message.
     """
     starts, end = sorted(chunks), len(content)
     at = len(MAGIC)
@@ -135,7 +135,7 @@ def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damag
 
 
 def descriptions(data: bytes) -> Iterator[tuple[int, bytes]]:
-    """(opcode, data) of the schemas and channels in what is left of a chunk, also behind damage."""
+    """Yield (opcode, data) of the schemas and channels in the rest of a chunk, also behind damage."""
     end = 0
     for match in _DESCRIPTION.finditer(data):
         at = match.start()
@@ -146,7 +146,7 @@ def descriptions(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _fits(opcode: int, record: bytes) -> bool:
-    """A schema or channel of which the name is text and the lengths fit together."""
+    """Return whether a record is a schema or channel: its name is text, and its lengths fit together."""
     at, parts = (2 if opcode == SCHEMA else 4), list[bytes]()
     for _ in range(3):  # name, encoding and definition; topic, encoding and metadata
         if len(record) < at + 4:
@@ -161,7 +161,7 @@ def _fits(opcode: int, record: bytes) -> bool:
 
 
 def _chunk_end(content: mmap.mmap, at: int) -> int:
-    """The end of the chunk that begins at this byte; 0: its lengths do not fit together, or the file ends before."""
+    """Return the end of the chunk at this byte. 0: its lengths do not fit together, or the file ends before it."""
     if at + 49 > len(content) or content[at] != CHUNK:
         return 0
     size, _, _, plain, _, text = struct.unpack_from('<QQQQII', content, at + 1)
@@ -174,7 +174,7 @@ def _chunk_end(content: mmap.mmap, at: int) -> int:
 
 
 def _next_chunk(content: mmap.mmap, start: int) -> int:
-    """Where the next chunk begins; -1: there is none."""
+    """Return the first byte of the next chunk; -1: there is none."""
     for match in _CHUNK.finditer(content, start):
         at = match.start()
         stop = _chunk_end(content, at)
@@ -188,7 +188,7 @@ def _next_chunk(content: mmap.mmap, start: int) -> int:
 
 
 def _next_message(content: mmap.mmap, start: int, time: Times | None) -> int:
-    """Where the next message outside a chunk begins; -1: there is none. time: of one before; None: not known."""
+    """Return the first byte of the next message outside a chunk; -1: none. time: of an earlier one; None: unknown."""
     for match in _MESSAGE.finditer(content, start):
         at = match.start()
         now = Times(*struct.unpack_from('<QQ', content, at + 15))
@@ -199,7 +199,7 @@ def _next_message(content: mmap.mmap, start: int, time: Times | None) -> int:
 
 
 def _chain(content: mmap.mmap, at: int, end: int, count: int) -> bool:
-    """So many records in a row are of READ and lie before the end; or all up to the end of the data."""
+    """Return whether the next `count` records, or all up to the end of the data, are valid and of READ."""
     for _ in range(count):
         if end - at < 9:
             return at == end

@@ -1,8 +1,8 @@
-"""The order in which the messages of a bag are given: the rule, and how it is carried out.
+"""Sorts the messages of a bag by time.
 
-Messages are given by log time (the recorder's clock when they came), whatever the order in the file: recorders write a
-few ms of disorder, tools write topic after topic. But where the recorder's clock was set back, the same log times exist
-twice, and sorting would mix two periods. So:
+Messages are ordered by log time (the recorder's clock at arrival), whatever their order in the file. Recorders write a
+few ms of disorder, and tools write topic after topic. But after a step back of the recorder's clock the same log times
+exist twice, and sorting would mix two periods. So:
 
 1. A topic of which log times step back in the file was recorded across such a step when the times that it has twice
    hold messages at more than CROWDED times its usual rate, or when it steps back by LONG or more. Both sides must have
@@ -34,10 +34,10 @@ from vla_training.bag.parts import Raw
 CROWDED = 1.5  # times the usual rate of a topic
 LONG = 1.0  # [s] a step back of log time within a topic that overtaking does not explain
 SHORTEST = 50  # [message] of a period in a bag with many
-SILENT = 0.25  # [s] without a message of any topic, SPARSE times their usual interval, that is worth a sentence
+SILENT = 0.25  # [s] shortest gap of all topics that is reported; it must be SPARSE usual intervals long, too
 SPARSE = 20
-TOLD = 3  # gaps
-FEW = 3  # periods that are believed however short they are
+SHOWN = 3  # gaps that are reported one by one
+FEW = 3  # number of periods that may be short
 LATE = NS  # [ns] disorder up to this is sorted in memory, while reading
 
 
@@ -56,15 +56,15 @@ class Times:
 
 @dataclass(frozen=True)
 class Plan:
-    """How to read a bag in the order of time."""
+    """Plan for reading a bag in the order of time."""
 
-    cuts: tuple[int, ...]  # numbers of the messages, in the order of the file, at which a new period begins
-    late: int  # [ns] the most by which a message of a period comes behind one that is newer
+    cuts: tuple[int, ...]  # message numbers, in the order of the file, at which a new period starts
+    late: int  # [ns] largest delay of a message behind a newer one of its period
     steps: tuple[tuple[float, float], ...] = ()  # per cut: time of recording before it, size of the step back [s]
     gaps: tuple[tuple[float, float], ...] = ()  # times without any message: time of recording before it, length [s]
 
-    def told(self) -> list[str]:
-        """A sentence per fault of the order."""
+    def sentences(self) -> list[str]:
+        """Return a sentence per fault of the order."""
         lines = [
             f'after {after:.1f} s of the bag, {set_back("the computer that recorded it", size)}'
             for after, size in self.steps
@@ -72,9 +72,9 @@ class Plan:
         lines += [
             f'after {after:.1f} s of the bag, no message of any topic came for {length:.3f} s: '
             'its recorder, or the simulator, was paused or lost them, or its clock was set forward'
-            for after, length in self.gaps[:TOLD]
+            for after, length in self.gaps[:SHOWN]
         ]
-        if len(self.gaps) > TOLD:
+        if len(self.gaps) > SHOWN:
             lines.append(f'there are {len(self.gaps)} such gaps')
         if self.late > LATE:
             lines.append(
@@ -84,7 +84,7 @@ class Plan:
 
 
 def plan(found: Times) -> Plan:
-    """The order by the rule above."""
+    """Return the plan by the rule above."""
     times, topics = np.array(found.times, np.int64), np.array(found.topics, np.int32)
     by_topic = [np.flatnonzero(topics == number) for number in range(len(found.numbers))]
     cuts, steps, start = list[int](), list[tuple[float, float]](), 0
@@ -105,7 +105,7 @@ def plan(found: Times) -> Plan:
 
 
 def _gaps(times: np.ndarray, elapsed: float) -> list[tuple[float, float]]:
-    """(time of recording before it, length) [s] of each time without any message. elapsed [s]: before these times."""
+    """Return (time of recording before it, length) [s] of each gap of all topics. elapsed [s]: before these times."""
     if len(times) < 2:
         return []
     apart = np.diff(times)
@@ -114,7 +114,7 @@ def _gaps(times: np.ndarray, elapsed: float) -> list[tuple[float, float]]:
 
 
 def _first_step(times: np.ndarray, by_topic: list[np.ndarray], start: int) -> tuple[int, float] | None:
-    """Number of the first message behind a step back of the clock, and its size [s], from message `start` on."""
+    """Return the number of the first message after a step back of the clock, and its size [s], from `start` on."""
     first, sizes = None, list[tuple[int, float]]()
     for where in by_topic:
         own = where[np.searchsorted(where, start) :]
@@ -124,17 +124,17 @@ def _first_step(times: np.ndarray, by_topic: list[np.ndarray], start: int) -> tu
             usual = _interval(np.diff(t))
             sizes.append((usual, (int(t[k - 1]) + usual - int(t[k])) / NS))
             first = int(own[k]) if first is None else min(first, int(own[k]))
-    return (first, min(sizes)[1]) if first is not None else None  # the fastest topic tells the size best
+    return (first, min(sizes)[1]) if first is not None else None  # the fastest topic gives the size best
 
 
 def _interval(steps: np.ndarray) -> int:
-    """Median of the steps that go forward [ns]."""
+    """Return the median of the positive steps [ns]."""
     forward = steps[steps > 0]
     return max(1, int(np.median(forward))) if len(forward) else NS
 
 
 def step_back(t: np.ndarray) -> int:
-    """Index of the first message of one topic behind a step back of the clock, by rule 1 above; 0: there is none.
+    """Return the index of a topic's first message after a step back of the clock, by rule 1 above; 0: there is none.
 
     t: log times [ns] in the order of the file.
     """
@@ -162,9 +162,10 @@ def step_back(t: np.ndarray) -> int:
 
 
 def in_order(raws: Iterator[Raw], plan: Plan) -> Iterator[tuple[int, Raw]]:
-    """(period, message) by the plan. raws: the messages that the plan was made of; where it has no cut, some may lack.
+    """Yield (period, message) by the plan.
 
-    Up to LATE of disorder is sorted in memory; more goes through a temporary file. Raises ValueError when that is full.
+    raws: the messages of which the plan was made; without cuts some may be missing. Disorder up to LATE is sorted in
+    memory, more through a temporary file. Raises ValueError when the disk is full.
     """
     cuts, period, held = set(plan.cuts), 0, list[tuple[int, int, Raw]]()
     newest = -1
@@ -236,7 +237,7 @@ class _Spool(_Memory):
 
 
 def times_of(raws: Iterator[Raw], wanted: Callable[[str], bool]) -> Times:
-    """Of the messages of the wanted topics."""
+    """Return the log times of the messages of the wanted topics."""
     found = Times()
     for raw in raws:
         if wanted(raw.topic):

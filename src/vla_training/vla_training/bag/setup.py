@@ -1,4 +1,4 @@
-"""What is in the bags of a robot, and what to make of it."""
+"""Defines the topics of a robot's bags and the settings of their conversion."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ STATES, SET_POINTS = 'states', 'set-points'
 
 @dataclass(frozen=True)
 class Setup:
-    """What is in the bags, and what to make of it. Topics are absolute."""
+    """Topics of the bags (absolute names) and settings of their conversion."""
 
     profile: RobotProfile
     cameras: dict[str, str]  # name -> topic
@@ -25,14 +25,14 @@ class Setup:
     namespace: str
     fps: int
     actions: str  # STATES or SET_POINTS
-    instruction: str = ''  # for every episode; empty: as the bag says
-    shortest: int = 10  # [frame] of an episode
-    camera_gap: float = CAMERA_MAX_AGE  # [s] an image may stand in for missing ones of its camera for so long
-    encoding: str = ''  # rgb8 or bgr8: the colours of images that do not give their order
+    instruction: str = ''  # for every episode; empty: that of the bag
+    shortest: int = 10  # [frame] shortest episode
+    camera_gap: float = CAMERA_MAX_AGE  # [s] largest age of an image that replaces missing ones of its camera
+    encoding: str = ''  # rgb8 or bgr8: colour order of images that do not give it
 
     @classmethod
     def load(cls, robot: str | Path, *, namespace: str = '', **settings: Any) -> 'Setup':
-        """From a robot profile, by name or file. Raises ValueError naming what it lacks."""
+        """Return the setup of a robot profile, given by name or file. Raises ValueError naming a missing entry."""
         profile, parameters = RobotProfile.load(robot), profile_parameters(robot)
         prefix = f'/{namespace.strip("/")}' if namespace.strip('/') else ''
 
@@ -59,10 +59,12 @@ class Setup:
         return f'{self.namespace}/{name}'
 
     def found_in(self, bag: Path) -> tuple['Setup', dict[str, str]]:
-        """With cameras read from `<topic>/compressed` where the bag has their images there; and topic -> type of what
-        the bag begins with. Raises ValueError when the path is no bag."""
+        """Return the setup with `<topic>/compressed` where the bag has it, and topic -> type of the bag's start.
+
+        Raises ValueError when the path is no bag.
+        """
         pairs = {name: (topic, topic.removesuffix(COMPRESSED) + COMPRESSED) for name, topic in self.cameras.items()}
-        # What a camera's images are is known once each has sent one; in a bag that lacks one, at its end.
+        # The form of the images is known when each camera has sent one, or at the end of the bag.
         seen = topics_seen(bag, lambda seen: all(a in seen or b in seen for a, b in pairs.values()))
         cameras = {name: next((t for t in seen if t in pair), pair[0]) for name, pair in pairs.items()}
         return replace(self, cameras=cameras), seen
@@ -73,6 +75,6 @@ class Setup:
 
     @property
     def streams(self) -> dict[str, str]:
-        """Stream -> topic of everything that a complete set needs."""
+        """Return stream -> topic of all streams of a complete set."""
         fingers = {GRIPPER: self.gripper_joint_states} if self.gripper else {}
         return {**self.cameras, JOINTS: self.joint_states, **fingers}

@@ -1,4 +1,4 @@
-"""sqlite3 files: row by row, and page by page from where that fails. Nothing is written beside them."""
+"""Reads sqlite3 files row by row, and page by page after a failure. Nothing is written beside them."""
 
 import mmap
 import shutil
@@ -12,12 +12,12 @@ from pathlib import Path
 from vla_training.bag.parts import CDR, ROS, Damage, Raw, Types, full_name
 from vla_training.bag.sqlite_pages import leaf_rows
 
-JOURNALS = ('-wal', '-journal')  # what sqlite keeps beside a file that was not closed
+JOURNALS = ('-wal', '-journal')  # suffixes of the journals of a file that was not closed
 RESERVE = 100_000_000  # [byte] that a copy leaves free on its disk
 
 
 def read_sqlite(path: Path, name: str, types: Types, damage: Damage, progress: Callable[[int], None]) -> Iterator[Raw]:
-    """Messages in the order of the file. name: of the file, for people. progress is called with the bytes read."""
+    """Yield the messages in the order of the file. name: of the file, for reports. progress: called with bytes read."""
     damage.unchecked = True  # the format has no checksums
     try:
         with _settled(path, name, damage) as file, closing(_open(file)) as base:
@@ -36,15 +36,15 @@ def read_sqlite(path: Path, name: str, types: Types, damage: Damage, progress: C
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Takes no locks and makes no files: a bag may lie on a read-only disk. What is in journals is not seen."""
+    """Open a database without locks and new files, for read-only disks. Journals are not read."""
     return sqlite3.connect(f'{path.absolute().as_uri()}?mode=ro&immutable=1', uri=True)
 
 
 @contextmanager
 def _settled(path: Path, name: str, damage: Damage) -> Iterator[Path]:
-    """The file; with a journal beside it, a copy into which sqlite has put what the journal has.
+    """Yield the file, or a temporary copy with its journal applied.
 
-    Where the disk has no room for a copy the file is read as it is, and that is told.
+    Without room for a copy, the file itself is yielded and the loss is reported.
     """
     journals = [p for end in JOURNALS if (p := path.with_name(path.name + end)).is_file() and p.stat().st_size]
     if not journals:
@@ -95,7 +95,7 @@ def _rows(
     damage: Damage,
     progress: Callable[[int], None],
 ) -> Iterator[Raw]:
-    """Rows are numbered without holes by those who write bags: holes are what was lost."""
+    """Yield the rows. Writers number them without holes, so a hole is a lost row."""
     size, last, count = path.stat().st_size, 0, 0
     broken = _broken(base, path)
     try:
@@ -129,7 +129,7 @@ def _rows(
 
 
 def _broken(base: sqlite3.Connection, path: Path) -> str:
-    """What is wrong with the file as a whole; empty: nothing that its structure shows."""
+    """Return the fault of the file's structure; empty: none is visible."""
     with path.open('rb') as file:
         page, changes, pages, counted = struct.unpack('>16xH6xII60xI4x', file.read(100))
     page, size = 65536 if page == 1 else page, path.stat().st_size

@@ -1,1 +1,1 @@
-"""Recorded bags to data sets."""
+"""Converts recorded bags to data sets."""

@@ -1,4 +1,4 @@
-"""Why nothing, or not all, of a bag can be used: the sentences of `convert` and `replay`, in one place."""
+"""Explains why a bag, or part of it, cannot be used. `convert` and `replay` share these sentences."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -8,11 +8,11 @@ from vla_training.bag import topics_seen
 from vla_training.convert.report import BagReport
 
 OTHER_TIME = 1e6  # [s] a stamp this far from the clock counts from another origin: it is no delay
-SLOW = 0.9  # share of the frame rate asked for that a camera must have
+SLOW = 0.9  # smallest rate of a camera, as a share of the frame rate
 
 
 def other_time(stream: str, topic: str, stamp: int, now: int) -> str:
-    """The sentence about a stamp [ns] that does not count from the origin of the bag's clock, now [ns]; else ''."""
+    """Return a sentence for a stamp [ns] that counts from another origin than the bag's clock, now [ns]; else ''."""
     if stamp == 0 and now > NS:
         return f'{stream} on {topic}: its header.stamp is zero: the driver must stamp its messages'
     if abs(now - stamp) <= OTHER_TIME * NS:
@@ -24,7 +24,7 @@ def other_time(stream: str, topic: str, stamp: int, now: int) -> str:
 
 
 def slow_cameras(report: BagReport, cameras: Mapping[str, str], fps: int) -> list[str]:
-    """A sentence for each camera (name -> topic) that gives fewer frames per second than `fps`."""
+    """Return a sentence for each camera (name -> topic) with fewer frames per second than `fps`."""
     found = []
     for name, topic in cameras.items():
         rate = report.streams[name].summary()['rate'] if name in report.streams else 0.0
@@ -36,7 +36,7 @@ def slow_cameras(report: BagReport, cameras: Mapping[str, str], fps: int) -> lis
 
 
 def slow_gripper(report: BagReport) -> list[str]:
-    """A sentence, if the gripper's states come too seldom for frames that follow one another."""
+    """Return a sentence if the gripper's states are too rare for consecutive frames."""
     stream = report.streams.get(GRIPPER)
     rate = stream.summary()['rate'] if stream else 0.0
     if stream is None or not 0 < rate * GRIPPER_MAX_AGE < 1:
@@ -48,7 +48,7 @@ def slow_gripper(report: BagReport) -> list[str]:
 
 
 def missing_topics(wanted: Mapping[str, str], seen: Mapping[str, str]) -> list[str]:
-    """A sentence for each stream (wanted: name -> topic) without a message. seen: topic -> type of all of the bag."""
+    """Return a sentence for each stream (wanted: name -> topic) without a message. seen: topic -> type of the bag."""
     there = ', '.join(sorted(seen)) or 'none'
     return [
         f'no {name} received on {topic}: check that it is published and the topic name (topics in the bag: {there})'
@@ -58,9 +58,9 @@ def missing_topics(wanted: Mapping[str, str], seen: Mapping[str, str]) -> list[s
 
 
 def why_nothing(bag: Path, report: BagReport, wanted: Mapping[str, str]) -> str:
-    """The most telling cause, in one sentence; '' where none is known. wanted: stream -> topic of what must be there.
+    """Return the main cause in one sentence; '': unknown. wanted: stream -> topic of the required streams.
 
-    Reads the bag once more for the names of its topics. Raises ValueError when the path is no bag.
+    The bag is read once more for the names of its topics. Raises ValueError when the path is no bag.
     """
     seen = topics_seen(bag, lambda found: False)
     if not seen:

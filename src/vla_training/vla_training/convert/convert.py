@@ -1,4 +1,4 @@
-"""rosbag2 of a robot, real or simulated, to a LeRobotDataset v3."""
+"""Converts rosbag2 recordings of a real or simulated robot to a LeRobotDataset v3."""
 
 import csv
 import io
@@ -27,7 +27,7 @@ from vla_training.lerobot import DatasetWriter
 from vla_training.lerobot.layout import write_json
 
 REPORT = 'meta/conversion.json'  # in the dataset
-Subtasks = dict[str, list[tuple[float, str]]]  # bag -> (time since it began [s], sub-task), by time
+Subtasks = dict[str, list[tuple[float, str]]]  # bag -> (time since its start [s], sub-task), by time
 
 
 class NothingConverted(ValueError):
@@ -45,19 +45,18 @@ def convert_bags(
     subtasks: Subtasks | None = None,
     progress: Callable[[str, int, int], None] = lambda bag, read, size: None,
 ) -> list[dict[str, Any]]:
-    """Append the episodes of these bags to the dataset `out`; bags that it has already are skipped.
+    """Append the episodes of these bags to the dataset `out`. Bags that it already has are skipped.
 
-    progress is called with a bag, the bytes read of it and its size. Returns a report per bag of the dataset and of
-    these, as in meta/conversion.json; that of a bag that was skipped has the reason as `skipped`, that of one that
-    could not be converted has it as `failed`. Such a bag does not stop the others. Raises ValueError when a bag does
-    not exist, two have one name, or the dataset is for another robot, and NothingConverted when no episode could be
-    made of any bag and the dataset has none.
+    Returns a report per bag of the dataset and of these, as in meta/conversion.json. The reason for a skipped bag is
+    in `skipped`, for a failed one in `failed`. A failed bag does not stop the others. progress is called with a bag,
+    the bytes read of it and its size. Raises ValueError when a bag does not exist, two have one name, or the dataset is
+    for another robot. Raises NothingConverted when neither a bag nor the dataset has an episode.
     """
     names = [bag_name(bag) for bag in bags]
     if doubled := sorted({name for name in names if names.count(name) > 1}):
-        raise ValueError(f'more than one bag is named {doubled}: rename them, the dataset tells bags by name')
-    if strangers := sorted(set(subtasks or {}) - set(names)):
-        raise ValueError(f'the file of sub-tasks tells of the bags {strangers}, which are not among {names}')
+        raise ValueError(f'more than one bag is named {doubled}: rename them, the dataset identifies bags by name')
+    if unknown := sorted(set(subtasks or {}) - set(names)):
+        raise ValueError(f'the file of sub-tasks names the bags {unknown}, which are not among {names}')
     sizes = [sum(f.stat().st_size for f in bag_files(bag)) for bag in bags]
     identities = [identity(bag) for bag in bags]
     reports: dict[str, dict] = {r['bag']: r for r in _read_reports(out)}
@@ -71,7 +70,13 @@ def convert_bags(
         else:
             target = target or _Target(out, setup)
             _convert_one(
-                bag, name, own, target, (subtasks or {}).get(name, []), partial(_tell, progress, name, size), reports
+                bag,
+                name,
+                own,
+                target,
+                (subtasks or {}).get(name, []),
+                partial(_show_progress, progress, name, size),
+                reports,
             )
         progress(name, size, size)
     results = [{**r, 'skipped': skipped[name]} if name in skipped else r for name, r in reports.items()]
@@ -85,7 +90,7 @@ def convert_bags(
 
 
 def _check_names(names: list[str], identities: list[str], reports: dict[str, dict], out: Path) -> None:
-    """Raises ValueError where the dataset has another bag of a name."""
+    """Raise ValueError where the dataset has another bag of a name."""
     for name, own in zip(names, identities, strict=True):
         known = reports.get(name, {}).get('identity')  # reports of earlier versions have none
         if known and known != own and (reports[name]['episodes'] or not reports[name]['failed']):
@@ -96,7 +101,7 @@ def _check_names(names: list[str], identities: list[str], reports: dict[str, dic
 
 
 def _had(name: str, own: str, reports: dict[str, dict], out: Path) -> str:
-    """Why a bag need not be converted; '' where it must be."""
+    """Return why a bag is skipped; '': it must be converted."""
     for known, report in reports.items():
         if report['failed'] or own != report.get('identity', own if known == name else ''):
             continue
@@ -118,7 +123,7 @@ def _convert_one(
     progress: Callable[[int], None],
     reports: dict[str, dict],
 ) -> None:
-    """Convert a bag, and keep its report in `reports` and in the dataset: also while it is under way."""
+    """Convert a bag. Its report is kept in `reports` and in the dataset, also during the conversion."""
 
     def keep(report: BagReport) -> None:
         reports[name] = {**report.as_dict(), 'identity': own}
@@ -126,22 +131,22 @@ def _convert_one(
             write_json(target.out / REPORT, list(reports.values()))
 
     def begun(report: BagReport) -> None:
-        keep(replace(report, failed='its conversion was interrupted: give it again, to go on'))
+        keep(replace(report, failed='its conversion was interrupted: give it again to continue'))
 
     keep(_convert_bag(bag, name, target, subtasks, progress, begun))
 
 
 def bag_name(path: Path) -> str:
-    """The name of a bag's folder, or of its file."""
+    """Return the name of a bag's folder or file."""
     return path.resolve().name
 
 
-def _tell(progress: Callable[[str, int, int], None], bag: str, size: int, read: int) -> None:
+def _show_progress(progress: Callable[[str, int, int], None], bag: str, size: int, read: int) -> None:
     progress(bag, read, size)
 
 
 class _Target:
-    """The dataset, made when the first episode says how large the images are."""
+    """The dataset, created with the first episode, which gives the size of the images."""
 
     def __init__(self, out: Path, setup: Setup) -> None:
         self.out, self.setup = out, setup
@@ -150,7 +155,7 @@ class _Target:
             self.writer = DatasetWriter.resume(out)
 
     def done(self, bag: str) -> int:
-        """Episodes of the bag that the dataset has already: all those before the writer was killed."""
+        """Return the number of episodes of the bag in the dataset: those before the writer was killed."""
         return sum(e.extra.get('bag') == bag for e in self.writer.episodes) if self.writer is not None else 0
 
     def add(self, episode: Recorded) -> None:
@@ -175,7 +180,7 @@ def _convert_bag(
     progress: Callable[[int], None],
     begun: Callable[[BagReport], None],
 ) -> BagReport:
-    """The report of a bag of which the episodes are in the target. begun: called when the first of them is."""
+    """Write the episodes of a bag into the target. Return its report. begun: called after the first episode."""
     report, setup = BagReport(name), target.setup
     skip, first = target.done(name), True
 
@@ -207,7 +212,7 @@ def _convert_bag(
 
 
 def _why(bag: Path, report: BagReport, setup: Setup) -> str:
-    """The most telling cause of a bag without an episode, in one sentence."""
+    """Return the main cause for a bag without an episode, in one sentence."""
     for reason, count in report.dropped.most_common(1):  # sets were complete
         if report.slow:
             return report.slow[0]
@@ -224,10 +229,10 @@ def _read_reports(out: Path) -> list[dict]:
 
 
 def read_subtasks(path: Path, bags: Sequence[Path]) -> Subtasks:
-    """Sub-tasks from a file: CSV with the columns time, subtask and, for several bags, bag; or a JSON list of such.
+    """Read sub-tasks from CSV with the columns time, subtask and, for several bags, bag; or from a JSON list of such.
 
-    time [s] since the bag began, from which on the sub-task is being done; an empty sub-task: none. Raises ValueError
-    naming the line.
+    A sub-task starts at `time` [s] since the start of the bag; an empty one means none. Raises ValueError naming the
+    line.
     """
     try:
         text = path.read_text()
@@ -239,7 +244,7 @@ def read_subtasks(path: Path, bags: Sequence[Path]) -> Subtasks:
         try:
             bag = row.get('bag') or (bag_name(bags[0]) if len(bags) == 1 else '')
             if not bag:
-                raise ValueError('it does not say of which bag')
+                raise ValueError('bag is missing')
             found[bag].append((float(row['time']), str(row['subtask']).strip()))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise ValueError(
@@ -261,12 +266,12 @@ def convert(
     camera_gap: float = CAMERA_MAX_AGE,
     encoding: str = '',
 ) -> None:
-    """`convert_bags` with a progress bar, and its report on the terminal.
+    """Run `convert_bags` with a progress bar and print its report.
 
-    robot: its profile, by name or file. actions: `states`, where the arm was one frame later, or `set-points`, where it
-    was sent. instruction: for every episode; empty: as the bag has it. subtasks: CSV or JSON: time, subtask (and bag).
-    camera_gap: [s] an image may stand in for missing ones of its camera. encoding: rgb8 or bgr8, for 8UC3 images.
-    Raises ValueError, after its report, when a bag could not be converted.
+    robot: profile, by name or file. actions: `states` (measured one frame later) or `set-points` (sent for then).
+    instruction: for every episode; empty: that of the bag. subtasks: see read_subtasks. camera_gap: largest age of an
+    image that replaces missing ones [s]. encoding: rgb8 or bgr8, for 8UC3 images. Raises ValueError after the report
+    when a bag could not be converted.
     """
     if actions not in (STATES, SET_POINTS):
         raise ValueError(f'--actions must be {STATES} or {SET_POINTS}, got {actions}')

@@ -72,7 +72,7 @@ class EpisodeBuilder:
     # ---- frames
 
     def candidate(self, found: Aligned) -> None:
-        """A complete set: the frame that is wanted next, or not near enough to it, or already behind it."""
+        """Take a complete set: it is the next frame of the grid, too far from it, or already behind it."""
         if self._held is not None and abs(found.t_ref - self._due) > abs(self._held.t_ref - self._due):
             self._accept(self._held)
         if self._due and found.t_ref < self._due - self._half:
@@ -91,14 +91,14 @@ class EpisodeBuilder:
             self._accept(found)
 
     def replace(self, found: Aligned) -> None:
-        """The newest set again, with an image that came later and is nearer."""
+        """Replace the newest set by one with an image that arrived later and is nearer."""
         if self._held is not None and self._held.t_ref == found.t_ref:
             self._held = found
         elif self._pending and self._pending[-1].t_ref == found.t_ref:
             self._pending[-1] = found
 
     def apart(self, found: Aligned) -> int:
-        """Largest time between two images [ns]."""
+        """Return the largest time between two images of a set [ns]."""
         stamps = [found.stamps[name] for name in self.setup.cameras]
         return max(stamps) - min(stamps)
 
@@ -118,7 +118,7 @@ class EpisodeBuilder:
                     self.report.stood_in(name, (found.t_ref - found.stamps[name]) / NS)
 
     def resolve(self, over: int | None = None) -> None:
-        """Frames whose action is known become part of the episode. over: nothing newer than this [ns] will come."""
+        """Add the frames whose action is known to the episode. over: no newer message than this [ns] will follow."""
         while self._pending:
             frame = self._pending[0]
             due = frame.t_ref + self._period
@@ -136,7 +136,7 @@ class EpisodeBuilder:
             self._add(frame, action)
 
     def _action(self, due: int) -> np.ndarray | None:
-        """(dof + gripper,) [rad], [m]"""
+        """Return the action due at a time [ns], (dof + gripper,) [rad], [m]; None: it is unknown."""
         if self.setup.actions == STATES:
             parts = [self.arm.between(due, JOINT_MAX_AGE), self.opening.between(due, GRIPPER_MAX_AGE)]
         else:
@@ -174,8 +174,8 @@ class EpisodeBuilder:
     def _words(self, time: int) -> tuple[str, str, str]:
         if self._subtasks:
             since = (time - (self.clock.began or 0)) / NS
-            told = [words for at, words in self._subtasks if at <= since]
-            return (told[-1] if told else ''), '', ''
+            current = [words for at, words in self._subtasks if at <= since]
+            return (current[-1] if current else ''), '', ''
         return self.progress.as_of(time) or ('', '', '')
 
     # ---- episodes
@@ -194,7 +194,7 @@ class EpisodeBuilder:
         self.sim = {'sim_task': '', 'seed': -1}
 
     def _end_episode(self, end: int) -> None:
-        """Frames whose action lies behind the end [ns] are not part of it; those after it are of the next one."""
+        """End the episode at `end` [ns], without frames whose action is later. Frames after it are of the next one."""
         self.resolve(over=end - 1)
         self._end_segment(end)
 
@@ -205,7 +205,7 @@ class EpisodeBuilder:
         if len(segment.rows) < self.setup.shortest:
             self.report.dropped[f'episodes shorter than {self.setup.shortest} frames'] += len(segment.rows)
             return
-        # The simulator takes success back when it begins anew, a moment before it tells the new episode.
+        # The simulator resets success when it restarts, a moment before it publishes the new episode.
         success = self.success.as_of((end if end is not None else self.clock.now) - int(SETTLE * NS))
         extra = {
             'bag': self.report.bag,

@@ -1,4 +1,4 @@
-"""What an episode is put together from: values by time, and frames that follow one another."""
+"""Defines the parts of an episode: values by time, and consecutive frames."""
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
@@ -13,7 +13,7 @@ from vla_training.lerobot.video import VideoEncoder
 
 @dataclass(frozen=True)
 class Recorded:
-    """One episode as DatasetWriter takes it."""
+    """One episode in the form of DatasetWriter."""
 
     columns: dict[str, Any]
     videos: dict[str, bytes]
@@ -35,21 +35,21 @@ class Series:
         self.values.insert(i, value)
 
     def as_of(self, time: int, max_age: float = np.inf) -> Any:
-        """The newest value not newer than time [ns]; None: there is none, or it is older than max_age [s]."""
+        """Return the newest value not newer than time [ns]; None: there is none, or it is older than max_age [s]."""
         i = bisect_right(self.stamps, time) - 1
         return self.values[i] if i >= 0 and time - self.stamps[i] <= max_age * NS else None
 
     def last(self, time: int) -> tuple[int, Any] | None:
-        """Stamp [ns] and value of the newest not newer than time [ns]."""
+        """Return stamp [ns] and value of the newest value not newer than time [ns]."""
         i = bisect_right(self.stamps, time) - 1
         return (self.stamps[i], self.values[i]) if i >= 0 else None
 
     def interval(self) -> float:
-        """Usual time from one value to the next [ns]."""
+        """Return the median time between two values [ns]."""
         return float(np.median(np.diff(self.stamps))) if len(self.stamps) > 1 else 0.0
 
     def between(self, time: int, max_gap: float) -> Any:
-        """Linear between the two values around time [ns]; None: one is missing, or they are max_gap [s] apart."""
+        """Interpolate linearly at time [ns]; None: a neighbour is missing, or they are max_gap [s] apart."""
         i = bisect_right(self.stamps, time)
         if i == 0 or i == len(self.stamps):
             return self.values[i - 1] if i and self.stamps[i - 1] == time else None
@@ -59,19 +59,19 @@ class Series:
         return self.values[i - 1] + (self.values[i] - self.values[i - 1]) * ((time - a) / (b - a))
 
     def forget_from(self, time: int) -> None:
-        """What is of time [ns] or later."""
+        """Forget the values of time [ns] or later."""
         i = bisect_left(self.stamps, time)
         del self.stamps[i:], self.values[i:]
 
     def forget(self, time: int) -> None:
-        """What is older than the value as of time [ns]."""
+        """Forget the values older than the value as of time [ns]."""
         i = bisect_right(self.stamps, time) - 1
         if i > 0:
             del self.stamps[:i], self.values[:i]
 
 
 class Segment:
-    """Frames that follow one another, being written."""
+    """Consecutive frames of an episode that is being written."""
 
     def __init__(self, fps: int) -> None:
         self.fps, self.rows = fps, list[dict[str, Any]]()

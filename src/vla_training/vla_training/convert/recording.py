@@ -31,10 +31,10 @@ STARTING = 1.0  # [s] from the first image until all streams must be there
 
 
 class Recording:
-    """Takes the messages of one bag in order; `episodes` gives what became complete."""
+    """Takes the messages of one bag in order; `episodes` yields the completed episodes."""
 
     def __init__(self, setup: Setup, report: BagReport, subtasks: list[tuple[float, str]]) -> None:
-        """subtasks: (time since the bag began [s], words), by time; empty: as the bag says."""
+        """subtasks: (time since the start of the bag [s], words), by time; empty: those of the bag."""
         self.setup, self.report = setup, report
         self._period = NS // setup.fps
         ages = {'camera_max_age': max(CAMERA_MAX_AGE, setup.camera_gap)}
@@ -46,28 +46,30 @@ class Recording:
         self._builder = EpisodeBuilder(setup, report, self._time, stand_ins, subtasks)
         self._takes: dict[str, list[Callable[[Message], None]]] = {}
         for name, topic in setup.cameras.items():
-            self._hear(topic, functools.partial(self._image, name))
-        self._hear(setup.joint_states, self._joints)
+            self._subscribe(topic, functools.partial(self._image, name))
+        self._subscribe(setup.joint_states, self._joints)
         if setup.gripper:
-            self._hear(setup.gripper_joint_states, self._fingers)
+            self._subscribe(setup.gripper_joint_states, self._fingers)
         if setup.actions == SET_POINTS:
-            self._hear(setup.joint_command, self._set_point)
-            self._hear(setup.gripper_command, self._gripper_command)
-        self._hear('/clock', self._clock)
-        self._hear(setup.topic('sim/episode'), self._episode)
-        self._hear(setup.topic('sim/success'), lambda m: self._builder.success.put(self._time.now, bool(m.data.data)))
-        self._hear(setup.topic('sim/task'), self._told)
-        self._hear(setup.topic('policy/instruction'), self._told)
-        self._hear(setup.topic('policy/instruction_in_force'), self._told)  # goals, too
-        self._hear(setup.topic('expert/progress'), self._progress_told)
+            self._subscribe(setup.joint_command, self._set_point)
+            self._subscribe(setup.gripper_command, self._gripper_command)
+        self._subscribe('/clock', self._clock)
+        self._subscribe(setup.topic('sim/episode'), self._episode)
+        self._subscribe(
+            setup.topic('sim/success'), lambda m: self._builder.success.put(self._time.now, bool(m.data.data))
+        )
+        self._subscribe(setup.topic('sim/task'), self._instruction)
+        self._subscribe(setup.topic('policy/instruction'), self._instruction)
+        self._subscribe(setup.topic('policy/instruction_in_force'), self._instruction)  # goals, too
+        self._subscribe(setup.topic('expert/progress'), self._progress)
 
         self._bag_time, self._has_clock = 0, False
         self._clock_period = 0  # of the newest message: see vla_training.bag
         self._stamps = BagStamps()
         self._sent = clocks.Stamps()  # of set-points
-        self._heard: set[str] = set()  # streams that had a message with their joints
+        self._received: set[str] = set()  # streams that had a message with their joints
         self._others: dict[str, tuple[str, str]] = {}  # stream -> topic, what is wrong with a message of other joints
-        self._episodes_told = False
+        self._has_episodes = False
         self._last = -1  # [ns] t_ref of the newest set
         self._starting: list[tuple[int, str, str]] = []  # [ns] of an image without a set, and why: before the first set
 
@@ -75,11 +77,11 @@ class Recording:
     def topics(self) -> list[str]:
         return list(self._takes)
 
-    def _hear(self, topic: str, take: Callable[[Message], None]) -> None:
+    def _subscribe(self, topic: str, take: Callable[[Message], None]) -> None:
         self._takes.setdefault(topic, []).append(take)
 
     def take(self, message: Message) -> None:
-        """One message. What it holds that cannot be used is told to the report."""
+        """Take one message. Unusable content goes to the report."""
         if message.period != self._clock_period:
             self._clock_period = message.period
             # A recorder that runs on the clock of the bag goes back with it; else that clock is not concerned.
@@ -99,7 +101,7 @@ class Recording:
             self._time.began = self._time.now
 
     def _restart(self, now: int) -> None:
-        """A clock was set, it is now [ns]: the episode ends, and nothing from before it is used again."""
+        """End the episode after a clock was set to now [ns]. No value from before is used again."""
         self._builder.restart()
         self._streams.clear()
         self._last = -1
@@ -110,24 +112,24 @@ class Recording:
         self._time.now = now
 
     def _clock_set(self, note: str) -> None:
-        """The clock of a sender was set, as the note says."""
+        """Restart after the clock of a sender was set. note: the sentence for the report."""
         self.report.clock_set(self._time.now - (self._time.began or self._time.now), note)
         self._restart(self._time.now)
 
     def end(self) -> None:
-        """The bag is over."""
+        """End the bag and complete the report."""
         self._builder.end()
-        self._tell_missing()
+        self._report_missing()
         if not self._has_clock:  # arrivals are told in steps of it
             self.report.judge_stamps()
         for topic, (count, why) in self._stamps.foreign.items():
             self.report.bad(topic, why, count)
         for stream, (topic, why) in self._others.items():
-            if stream not in self._heard:
+            if stream not in self._received:
                 self.report.bad(topic, why)
 
     def episodes(self) -> Iterator[Recorded]:
-        """What became complete since the last call."""
+        """Yield the episodes that became complete since the last call."""
         return self._builder.episodes()
 
     # ---- messages
@@ -153,7 +155,7 @@ class Recording:
         if isinstance(found, Missing):
             self._starting.append((self._time.now, f'{found.stream} {found.reason.value}', found.message))
             if self._last >= 0:
-                self._tell_missing()
+                self._report_missing()
         elif self._builder.apart(found) >= self._period:
             self.report.unusable['only images of different frames'] += 1
         elif found.t_ref > self._last:
@@ -165,8 +167,8 @@ class Recording:
             self._builder.replace(found)
         self._builder.resolve()
 
-    def _tell_missing(self) -> None:
-        """Images without a set, and why. That streams do not begin at once is no fault."""
+    def _report_missing(self) -> None:
+        """Report the images without a complete set. A late start of a stream is no fault."""
         for _, cause, sentence in self._starting:
             self.report.without_set(cause, sentence)
         self._starting = []
@@ -185,7 +187,7 @@ class Recording:
             self._builder.opening.put(_ns(m.data.header.stamp), opening)
 
     def _own(self, stream: str, m: Message, names: Sequence[str], decode: Callable[..., Any]) -> Any:
-        """What a message says of these joints; None: it is another sender's on a shared topic. Raises ValueError."""
+        """Decode these joints of a message; None: another sender of a shared topic sent it. Raises ValueError."""
         if set(m.data.name).isdisjoint(names):
             if stream not in self._others:
                 try:
@@ -193,7 +195,7 @@ class Recording:
                 except ValueError as error:
                     self._others[stream] = m.topic, str(error)
             return None
-        self._heard.add(stream)
+        self._received.add(stream)
         return decode(m.data, names, m.topic)
 
     def _set_point(self, m: Message) -> None:
@@ -222,7 +224,7 @@ class Recording:
         self.report.stream('gripper commands', m.topic).add(self._time.now)
 
     def _put(self, name: str, m: Message, value: Any) -> bool:
-        """Store it in its stream; False: it was stamped before the recorder's clock was set back, and came after that.
+        """Store a value in its stream. Return False for a message that straggles behind a step back of the clock.
 
         Raises ValueError for a stamp that is ahead of the clock.
         """
@@ -243,14 +245,14 @@ class Recording:
     def _episode(self, m: Message) -> None:
         self._builder.begin(_ns(m.data.header.stamp), m.data.instruction)
         self._builder.sim = {'sim_task': str(m.data.task), 'seed': int(m.data.seed)}
-        self._episodes_told = True
+        self._has_episodes = True
 
-    def _told(self, m: Message) -> None:
-        """An instruction. Where the simulator tells its episodes, theirs counts."""
-        if not self._episodes_told and not self.setup.instruction and m.data.data.strip() != self._builder.instruction:
+    def _instruction(self, m: Message) -> None:
+        """Take an instruction. Where the simulator publishes its episodes, their instruction counts."""
+        if not self._has_episodes and not self.setup.instruction and m.data.data.strip() != self._builder.instruction:
             self._builder.begin(self._time.now, m.data.data)
 
-    def _progress_told(self, m: Message) -> None:
+    def _progress(self, m: Message) -> None:
         words = m.data.current, features.join(m.data.completed), features.join(m.data.remaining)
         self._builder.progress.put(_ns(m.data.header.stamp), words)
 

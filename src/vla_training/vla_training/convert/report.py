@@ -1,4 +1,4 @@
-"""What became of each bag: of its streams, of its frames, and what was damaged."""
+"""Reports the conversion of each bag: streams, frames and damage."""
 
 from array import array
 from collections import Counter
@@ -13,33 +13,36 @@ from vla_core.clocks import NS
 from vla_training.bag import Damage
 
 GAP = 1.5  # times the usual interval
-AHEAD, MANY = 0.01, 0.05  # [s], share of the messages: stamps so far ahead of arrival are told although they are used
-STILL = 2e-3  # [rad] an arm of which no joint moves by more stands still: what sensors give is noise
+AHEAD, MANY = 0.01, 0.05  # [s], share of the messages: stamps so far ahead of arrival are reported, although used
+STILL = 2e-3  # [rad] smallest range of a joint that counts as motion; sensors have noise
 
 
 @dataclass
 class StreamReport:
-    """Stamps of the messages of one stream that could be read."""
+    """Stamps of the readable messages of one stream."""
 
     topic: str
     stamps: array = field(default_factory=lambda: array('q'))  # [ns], as they came
     lags: array = field(default_factory=lambda: array('q'))  # [ns] arrival minus stamp, where it is known
 
     def add(self, stamp: int, received: int = 0) -> None:
-        """stamp, received: [ns] of the next message; received 0: not known."""
+        """Add a message. stamp, received: times [ns]; received 0: unknown."""
         self.stamps.append(stamp)
         if received:
             self.lags.append(received - stamp)
 
     def ahead(self) -> float:
-        """By how much stamps are ahead of the arrival of their messages [s], where that is so of more than a few."""
+        """Return how far stamps are ahead of arrival [s], if more than a share MANY of them is ahead; else 0."""
         lags = np.asarray(self.lags, np.int64)
         early = lags[lags < -AHEAD * NS]
         return -float(np.median(early)) / NS if len(early) > MANY * len(lags) else 0.0
 
     def summary(self) -> dict[str, Any]:
-        """Rate [Hz] from the usual interval; gaps longer than GAP intervals, the longest [s]; messages lost in them;
-        messages stamped before the one before them; median time from stamp to arrival [s]."""
+        """Return the statistics of the stream for the report.
+
+        rate [Hz]: from the median interval. gaps: longer than GAP intervals. longest_gap [s]. lost_in_gaps: messages.
+        out_of_order: messages stamped before their predecessor. lag [s]: median time from stamp to arrival.
+        """
         steps = np.diff(np.asarray(self.stamps, np.int64)) / NS
         forward = np.diff(np.unique(np.asarray(self.stamps, np.int64))) / NS
         usual = float(np.median(forward)) if len(forward) else 0.0
@@ -62,18 +65,18 @@ class BagReport:
 
     bag: str
     streams: dict[str, StreamReport] = field(default_factory=dict)
-    unusable: Counter[str] = field(default_factory=Counter)  # images at which no set was complete, and why
+    unusable: Counter[str] = field(default_factory=Counter)  # cause -> images without a complete set
     causes: dict[str, str] = field(default_factory=dict)  # cause in `unusable` -> the sentence of the first of them
-    dropped: Counter[str] = field(default_factory=Counter)  # frames, and why
-    gaps: list[float] = field(default_factory=list)  # [s] each ended an episode
-    stand_ins: Counter[str] = field(default_factory=Counter)  # camera -> frames with an image from before
-    oldest: float = 0.0  # [s] of these images
+    dropped: Counter[str] = field(default_factory=Counter)  # cause -> frames
+    gaps: list[float] = field(default_factory=list)  # [s] gaps that ended an episode
+    stand_ins: Counter[str] = field(default_factory=Counter)  # camera -> frames with an earlier image
+    oldest: float = 0.0  # [s] largest age of these images
     clocks: list[str] = field(default_factory=list)  # a sentence per clock of a sender that was set
     slow: list[str] = field(default_factory=list)  # a sentence per camera that is slower than the frame rate
     low: Any = None  # (dof,) [rad] least joint positions
     high: Any = None  # same, largest
-    bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages that say what cannot be
-    examples: dict[str, str] = field(default_factory=dict)  # topic -> what was wrong with the first of them
+    bad_messages: Counter[str] = field(default_factory=Counter)  # topic -> messages with impossible content
+    examples: dict[str, str] = field(default_factory=dict)  # topic -> fault of the first of them
     # topic -> sentence: its stamps are ahead, not too far to be used
     ahead: dict[str, str] = field(default_factory=dict)
     damage: Damage = field(default_factory=Damage)
@@ -92,33 +95,33 @@ class BagReport:
         self.examples.setdefault(topic, why)
 
     def without_set(self, cause: str, sentence: str) -> None:
-        """An image came and no set was complete. cause: a short name. sentence: what is wrong and what to do."""
+        """Count an image without a complete set. cause: short name. sentence: fault and remedy."""
         self.unusable[cause] += 1
         self.causes.setdefault(cause, sentence)
 
     def stood_in(self, camera: str, age: float) -> None:
-        """A frame has an image of the camera that is older than it by age [s]."""
+        """Count a frame whose image of the camera is older than the frame by age [s]."""
         self.stand_ins[camera] += 1
         self.oldest = max(self.oldest, age)
 
     def clock_set(self, since: int, why: str) -> None:
-        """A sender's clock was set. since: [ns] since the bag began."""
+        """Note that a sender's clock was set. since: time since the start of the bag [ns]."""
         self.clocks.append(f'after {since / NS:.1f} s of the bag, {why}')
 
     def judge_stamps(self) -> None:
-        """At the end of the bag: streams stamped ahead of their arrival, by so little that they were used."""
+        """Note the streams whose stamps are ahead of arrival, but close enough to be used. Call it at the end."""
         for name, stream in self.streams.items():
             if AHEAD < (seconds := stream.ahead()) <= clocks.FUTURE_TOLERANCE:
                 self.ahead[stream.topic] = clocks.ahead(f'{name} on {stream.topic}', seconds)
 
     def moved(self, positions: np.ndarray) -> None:
-        """Joint positions (dof,) [rad] that came."""
+        """Add joint positions (dof,) [rad] to the range of motion."""
         self.low = positions if self.low is None else np.minimum(self.low, positions)
         self.high = positions if self.high is None else np.maximum(self.high, positions)
 
     @property
     def motion(self) -> float | None:
-        """Largest range of a joint [rad]; None: no joint state came."""
+        """Return the largest range of a joint [rad]; None: no joint state was received."""
         return float((self.high - self.low).max()) if self.low is not None else None
 
     @property
@@ -153,7 +156,7 @@ class BagReport:
 
 
 def notes(report: dict[str, Any]) -> list[str]:
-    """What a person should know about one bag, from its as_dict, a line each."""
+    """Return the lines that the user should read about one bag, from its as_dict."""
     if report.get('skipped'):
         return [report['skipped']]
     lines = [f'not converted: {report["failed"]}'] if report['failed'] else []
@@ -183,7 +186,7 @@ def notes(report: dict[str, Any]) -> list[str]:
 
 
 def stream_table(reports: list[dict[str, Any]]) -> Table:
-    """A row per stream of each bag."""
+    """Return a table with a row per stream of each bag."""
     table = Table('bag', 'stream', 'messages', 'Hz', 'gaps', 'longest [s]', 'lost', 'out of order', 'lag [s]')
     for report in reports:
         for name, s in report['streams'].items():
@@ -195,7 +198,7 @@ def stream_table(reports: list[dict[str, Any]]) -> Table:
 
 
 def bag_table(reports: list[dict[str, Any]]) -> Table:
-    """A row per bag."""
+    """Return a table with a row per bag."""
     table = Table('bag', 'episodes', 'frames', 'dropped', 'corrupt messages', 'worst skew [s]')
     for r in reports:
         corrupt = sum(r['messages_with_wrong_content'].values()) + sum(r['messages_undecodable'].values())

@@ -1,8 +1,8 @@
-"""Frames at which a camera's message is missing: an image from shortly before stands in for it.
+"""Fills frames with a missing image by an earlier image of the camera.
 
-The policy node reads a stream as of a time, and an image may be older than that by its limit. So a frame whose images
-did not all come is read in the same way, as of the newest image that belongs to it. That is for single messages that
-were lost: a camera that is slower than the frame rate would fill a data set with images that do not fit the states.
+The policy node reads a stream as of a time, so an image may be older than the frame by its limit. A frame with a
+missing image is read in the same way, as of its newest image. This is for single lost messages: a camera slower than
+the frame rate would fill a data set with images that do not fit the states.
 """
 
 from collections import deque
@@ -38,11 +38,11 @@ class StandIns:
         self._values[stream].forget(stamp - KEPT * NS)
 
     def count(self, stands_in: bool) -> None:
-        """A frame was taken; whether an image of it stands in."""
+        """Count a frame. stands_in: it has an earlier image."""
         self._last.append(stands_in)
 
     def frames(self, due: int, until: int) -> list[Aligned]:
-        """Frames at due [ns] and further periods, up to the next complete one at `until`; [] unless all can be read."""
+        """Return the frames at due [ns] and further periods before `until` [ns]; [] unless all can be read."""
         found = list[Aligned]()
         while due < until - self._period // 2:
             frame = self._frame(due)
@@ -54,7 +54,7 @@ class StandIns:
         return found if sum(recent) <= MOST else []
 
     def _limit(self, stream: str) -> float:
-        """How old its value may be [ns]. Of what is no camera nothing may be missing."""
+        """Return the largest age of a stream's value [ns]. Other streams than cameras must be complete."""
         limit = self._limits[stream] * NS
         return limit if stream in self._cameras else min(limit, GAP * self._values[stream].interval())
 

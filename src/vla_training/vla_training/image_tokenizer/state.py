@@ -1,4 +1,4 @@
-"""The files from which a run of the image tokenizer continues, and the tokenizer that it leaves."""
+"""Saves and restores the state of a run of the image tokenizer, and loads the trained tokenizer."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ MAY_CHANGE = ('steps', 'log_every', 'save_every', 'amp')  # more steps: the cosi
 
 
 def load_image_tokenizer(folder: Path, device: str | torch.device = 'cpu') -> ImageTokenizer:
-    """What a run left in its folder. Raises FileNotFoundError or ValueError naming the file and the remedy."""
+    """Load the tokenizer of a run. Raises FileNotFoundError or ValueError naming the file and the remedy."""
     content = read_json(folder / 'config.json')
     try:
         config = read(ImageTokenizerConfig, content, '')

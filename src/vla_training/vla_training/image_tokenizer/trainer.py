@@ -1,8 +1,8 @@
-"""Trains the image tokenizer of small models: LFQ codes of camera frames, and pictures from them.
+"""Trains the image tokenizer of small models: LFQ codes of camera frames, and images from codes.
 
-What a step sees follows from the seed and the number of the step alone, so a run that was cut goes on as if it had not
-been. In the folder of a run: image_tokenizer.safetensors and config.json, which are the result; report.json, log.csv,
-loss.png, pictures.png; and state/, from which it goes on, in files of at most 15 MB.
+The data of a step depends on the seed and the number of the step alone, so an interrupted run continues with the same
+numbers. The folder of a run has the result (image_tokenizer.safetensors, config.json), report.json, log.csv, loss.png,
+pictures.png, and the state from which it continues (state/, in files of at most 15 MB).
 """
 
 import json
@@ -35,13 +35,13 @@ COLUMNS = ('step', 'seconds', 'lr', 'images_per_s', 'loss', 'commitment', 'entro
 PANELS = {
     'loss': ('loss', 'commitment', 'entropy', 'points'),
     'PSNR [dB]': ('psnr',),
-    'off [shares of the edge]': ('off',),
+    'grounding error [share of the edge]': ('off',),
 }
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides a run beside the frames and the shape of the tokenizer."""
+    """Settings of a run, beside the frames and the shape of the tokenizer."""
 
     steps: int = 20_000
     batch: int = 32
@@ -52,8 +52,8 @@ class Settings:
     beta2: float = 0.99
     grad_clip: float = 1.0
     ema: float = 0.999
-    shift: int = 8  # [px] that pictures are moved at most, their edges repeated
-    gain: float = 0.1  # colours are multiplied by at most 1 +- so much, each channel by its own
+    shift: int = 8  # [px] largest random shift of an image; edges are repeated
+    gain: float = 0.1  # largest random change of each colour channel, relative to 1
     seed: int = 0
     amp: bool = True  # bf16 autocast
     log_every: int = 50
@@ -70,17 +70,15 @@ class Settings:
 
 @dataclass(frozen=True)
 class Report:
-    """Of held-out frames, with the averaged weights in float32."""
+    """Measures over held-out frames, with the averaged weights in float32."""
 
     frames: int
     psnr: float  # [dB]
-    foreground_psnr: float  # [dB] of the pixels that count most: objects and what is about them
+    foreground_psnr: float  # [dB] of the pixels with the largest weights: objects and their surroundings
     ssim: float
     codes: CodeUsage
-    certain: float  # share of bits whose |z| is above 0.1: the others may flip with the precision
-    off: (
-        float | None
-    )  # [shares of the picture's edge] mean error of pointing at things; None: nobody said where they are
+    certain: float  # share of bits whose |z| is above 0.1; others may flip with the precision
+    off: float | None  # mean error of the grounding points [share of the image's edge]; None: the frames have none
     steps: int
     seconds: float  # of training
 
@@ -100,11 +98,11 @@ def train_image_tokenizer(
     minutes: float = math.inf,
     settings: Settings | None = None,
 ) -> Report:
-    """Trains on the frames of a folder, see frames.py, and writes the tokenizer and what was measured to `out`.
+    """Train on the frames of a folder, see frames.py. Write the tokenizer and its report to `out`. Return the report.
 
-    init: folder of a tokenizer to begin with. resume: go on from `out/state` where there is one. minutes: stop and save
-    after that. settings: all others, of which steps, batch, lr and seed are replaced. Raises ValueError where frames,
-    config and what was trained do not fit.
+    init: folder of the initial tokenizer. resume: continue from `out/state`, if there is one. minutes: stop and save
+    after this time. settings: all others; its steps, batch, lr and seed are replaced. Raises ValueError where frames,
+    config and an earlier run do not fit.
     """
     chosen = Settings(**{**vars(settings or Settings()), 'steps': steps, 'batch': batch, 'lr': lr, 'seed': seed})
     trainer = ImageTokenizerTrainer(FrameSet.load(frames), out, config, chosen, device, resume, init)
@@ -214,7 +212,7 @@ class ImageTokenizerTrainer(TrainingLoop):
         return {name: value.detach() for name, value in found.items()}
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(images (B, 3, R, R) in [-1, 1], weights (B, 1, R, R), places of things) of this step, moved and tinted."""
+        """Return the augmented images (B, 3, R, R) in [-1, 1], weights (B, 1, R, R) and points of this step."""
         s = self.settings
         generator = torch.Generator().manual_seed((s.seed << 32) + self.step)
         rows = self.train_rows[torch.randint(len(self.train_rows), (s.batch,), generator=generator)]
@@ -230,14 +228,14 @@ class ImageTokenizerTrainer(TrainingLoop):
         return pixels.contiguous(memory_format=torch.channels_last), both[:, 3:], places
 
     def _places(self, rows: Tensor, moved: Tensor | float = 0.0) -> Tensor | None:
-        """(B, names, 2) in [-1, 1] of rows (B,) that were moved by (B, 2) [px]; None where nobody said."""
+        """Return the points (B, names, 2) in [-1, 1] of rows (B,) shifted by (B, 2) [px]; None: there are none."""
         if self.points is None:
             return None
         at = self.points[rows] + (moved[:, None] if isinstance(moved, Tensor) else moved)
         return 2 * (at + 0.5) / self.config.resolution - 1
 
     def _pictures(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """(images (B, 3, R, R) uint8, weights (B, 1, R, R)) of rows (B,)."""
+        """Return images (B, 3, R, R) uint8 and weights (B, 1, R, R) of rows (B,)."""
         images = self.images[rows]
         given = None if self.weight is None else self.weight[rows]
         return images, self.foreground.weight(images, self.camera[rows], given)

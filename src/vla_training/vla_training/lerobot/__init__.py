@@ -1,8 +1,8 @@
-"""LeRobotDataset v3.0, read and written with pyarrow and av alone; what is written opens in stock lerobot.
+"""Reads and writes LeRobotDataset v3.0 with pyarrow and av alone. Stock lerobot opens the written data sets.
 
 folder/meta/info.json                               frame rate, features, totals, where files lie
 folder/meta/tasks.parquet, meta/stats.json          instructions; statistics of every column
-folder/meta/episodes/chunk-000/file-000.parquet     a row per episode: where its frames lie, its statistics
+folder/meta/episodes/chunk-000/file-000.parquet     a row per episode: place of its frames, its statistics
 folder/data/chunk-000/file-000.parquet              a row per frame
 folder/videos/KEY/chunk-000/file-000.mp4            the frames of many episodes, one after the other
 """

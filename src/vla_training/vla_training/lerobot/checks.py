@@ -1,4 +1,4 @@
-"""What a writer refuses: features that cannot be kept, columns and videos that are not what the features say."""
+"""Checks features, columns and videos before they are written."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from vla_training.lerobot.layout import INDICES, Feature
 
 
 def check_features(features: Mapping[str, Feature]) -> None:
-    """Raises ValueError naming the first feature that cannot be written."""
+    """Raise ValueError naming the first feature that cannot be written."""
     for name, f in features.items():
         if '/' in name or name in INDICES or name == 'task':
             raise ValueError(f'feature {name!r}: the name is taken or has a /, choose another')
@@ -32,7 +32,7 @@ def check_features(features: Mapping[str, Feature]) -> None:
 
 
 def checked_columns(columns: Mapping[str, Any], features: Mapping[str, Feature]) -> dict[str, np.ndarray | list[str]]:
-    """The columns in the types of their features. Raises ValueError naming the column and what is wrong with it."""
+    """Return the columns in the types of their features. Raises ValueError naming the column and the fault."""
     wanted = {name: f for name, f in features.items() if f.dtype != 'video'}
     if set(columns) != set(wanted):
         missing, unknown = sorted(set(wanted) - set(columns)), sorted(set(columns) - set(wanted))
@@ -49,7 +49,7 @@ def checked_columns(columns: Mapping[str, Any], features: Mapping[str, Feature])
 
 
 def checked_videos(videos: Mapping[str, bytes], features: Mapping[str, Feature], length: int) -> dict[str, bytes]:
-    """Codec headers of the videos by name. Raises ValueError naming the video and what is wrong with it."""
+    """Return the codec headers of the videos by name. Raises ValueError naming the video and the fault."""
     wanted = [name for name, f in features.items() if f.dtype == 'video']
     if set(videos) != set(wanted):
         raise ValueError(f'the dataset has the videos {wanted}, the episode {sorted(videos)}')

@@ -1,4 +1,4 @@
-"""What the reader and the writer of a LeRobotDataset v3.0 agree on: names, paths and the types of columns."""
+"""Defines the layout of a LeRobotDataset v3.0 for reader and writer: names, paths and types of columns."""
 
 import json
 import os
@@ -15,10 +15,10 @@ DATA_PATH = 'data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet'
 VIDEO_PATH = 'videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4'
 EPISODES_PATH = 'meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet'
 INFO, STATS, TASKS = 'meta/info.json', 'meta/stats.json', 'meta/tasks.parquet'
-WRITING = 'writing'  # folder of what is not yet part of the dataset; while it is there the dataset is unfinished
+WRITING = 'writing'  # folder of files that are not yet part of the dataset; while it exists the dataset is unfinished
 COMPRESSION = 'zstd'
 EPISODE_COLUMNS = ('episode_index', 'tasks', 'length', 'dataset_from_index', 'dataset_to_index')
-EPISODES_PLACE = ('meta/episodes/chunk_index', 'meta/episodes/file_index')  # where the row of an episode lies
+EPISODES_PLACE = ('meta/episodes/chunk_index', 'meta/episodes/file_index')  # place of the row of an episode
 EPISODE_PREFIXES = ('data/', 'videos/', 'stats/', 'meta/')
 
 
@@ -39,19 +39,19 @@ class Feature:
 
     @property
     def is_camera(self) -> bool:
-        """Colour images, of shape (height, width, 3) or (3, height, width); stock also keeps depth as video."""
+        """Return whether these are colour images, (height, width, 3) or (3, height, width). Stock has depth videos."""
         return self.is_pixels and len(self.shape) == 3 and 3 in (self.shape[0], self.shape[2])
 
     @property
     def is_column(self) -> bool:
-        """Numbers or strings; stock also has columns of structures, such as `language_events`."""
+        """Return whether the values are numbers or strings. Stock also has structures, such as `language_events`."""
         try:
             return self.dtype == 'string' or np.dtype(self.dtype).kind in 'biuf'
         except TypeError:
             return False
 
     def arrow(self) -> tuple[pa.DataType, dict]:
-        """Type of the column in parquet, and how `datasets` describes it. Not for videos."""
+        """Return the type of the column in parquet and its description for `datasets`. Not for videos."""
         value = pa.string() if self.dtype == 'string' else pa.from_numpy_dtype(np.dtype(self.dtype))
         leaf = {'dtype': self.dtype, '_type': 'Value'}
         if self.shape == (1,):
@@ -74,7 +74,7 @@ INDICES = {  # columns that every dataset has; the writer fills them
 
 
 def to_arrow(values: np.ndarray | list[str], feature: Feature) -> pa.Array:
-    """A column of T values, (T,) or (T, *shape), for parquet."""
+    """Convert a column of T values, (T,) or (T, *shape), for parquet."""
     kind, _ = feature.arrow()
     if feature.shape == (1,):
         return pa.array(values, kind)
@@ -89,7 +89,7 @@ def to_arrow(values: np.ndarray | list[str], feature: Feature) -> pa.Array:
 
 
 def from_arrow(column: pa.ChunkedArray, feature: Feature) -> np.ndarray | list[str]:
-    """A column of T values as (T,), (T, *shape), or a list of T strings. Raises ValueError when sizes do not fit."""
+    """Convert a column of T values to (T,), (T, *shape), or a list of T strings. Raises ValueError for wrong sizes."""
     if feature.dtype == 'string':
         return column.to_pylist()
     array = column.combine_chunks()
@@ -108,7 +108,7 @@ def from_arrow(column: pa.ChunkedArray, feature: Feature) -> np.ndarray | list[s
 
 
 def write_file(path: Path, content: bytes) -> None:
-    """The file has its old content or all of the new one, whenever the process or the machine dies."""
+    """Write a file atomically: it has its old or its complete new content, even after a crash of the machine."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(path.name + '.new')
     with new.open('wb') as file:
@@ -129,7 +129,7 @@ def parquet(table: pa.Table) -> bytes:
 
 
 def tasks_table(tasks: list[str]) -> pa.Table:
-    """A data frame whose index is the instruction, as pandas writes it."""
+    """Return a table of the instructions: a data frame whose index is the instruction, as pandas writes it."""
     index = '__index_level_0__'
     column = {'pandas_type': 'int64', 'numpy_type': 'int64', 'metadata': None}
     text = {'pandas_type': 'unicode', 'numpy_type': 'object', 'metadata': None}
@@ -148,7 +148,7 @@ def tasks_table(tasks: list[str]) -> pa.Table:
 
 
 def described(feature: Feature, fps: int) -> dict:
-    """The feature as info.json has it."""
+    """Return the entry of a feature in info.json."""
     found: dict[str, Any] = {'dtype': feature.dtype, 'shape': list(feature.shape), 'names': feature.names}
     if feature.dtype == 'video':
         height, width, channels = feature.shape

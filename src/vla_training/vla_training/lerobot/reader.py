@@ -1,4 +1,4 @@
-"""Reads a LeRobotDataset v3.0, by this writer or by stock lerobot."""
+"""Reads a LeRobotDataset v3.0 of this writer or of stock lerobot."""
 
 import io
 import json
@@ -27,13 +27,13 @@ class EpisodeInfo:
 
     index: int
     length: int  # [frame]
-    tasks: tuple[str, ...]  # the instructions of its frames, in any order; none where only its frames have them
-    extra: dict[str, Any]  # further columns: seed, success ...
-    row: dict[str, Any] = field(repr=False)  # where its frames lie, as in the file
+    tasks: tuple[str, ...]  # instructions of its frames, in any order; empty where only its frames have them
+    extra: dict[str, Any]  # further columns, such as seed and success
+    row: dict[str, Any] = field(repr=False)  # place of its frames, as in the file
 
     @property
     def task(self) -> str:
-        """The instruction. Raises ValueError where the frames have several: `Episode.by_task` cuts them."""
+        """Return the instruction. Raises ValueError for several instructions: `Episode.by_task` cuts them."""
         if len(self.tasks) != 1:
             raise ValueError(f'episode {self.index} has the instructions {list(self.tasks)}: read it frame by frame')
         return self.tasks[0]
@@ -56,7 +56,7 @@ class Episode:
         return self.info.task
 
     def by_task(self) -> list['Episode']:
-        """The episode cut where the instruction changes, by the `task_index` of its frames; each piece has one."""
+        """Cut the episode where the `task_index` of its frames changes. Each piece has one instruction."""
         numbers = np.asarray(self.columns['task_index'])
         edges = [0, *(np.flatnonzero(np.diff(numbers)) + 1).tolist(), len(self)]
         return [self._piece(a, b) for a, b in pairwise(edges)]
@@ -74,7 +74,7 @@ class Episode:
         return self.info.length
 
     def frames(self, key: str) -> Iterator[np.ndarray]:
-        """The T frames of one camera as (H, W, 3) uint8 RGB, decoded one by one."""
+        """Yield the T frames of one camera as (H, W, 3) uint8 RGB, decoded one by one."""
         return self.dataset.frames(self.info, key)
 
 
@@ -82,14 +82,14 @@ class Dataset:
     """A dataset in a folder; len() is its number of frames. Raises ValueError naming the file and the remedy."""
 
     def __init__(self, folder: str | Path, *, info: dict | None = None) -> None:
-        """info: the content of info.json as it was before a writer went on with the dataset; for that writer only."""
+        """Open a dataset. info: content of info.json before a writer continued the dataset; for that writer only."""
         self.folder = Path(folder)
         if info is None:
             if not (self.folder / layout.INFO).is_file():
                 if (self.folder / layout.WRITING).exists():
                     raise ValueError(
                         f'{folder} is unfinished: its writer still runs, or was ended early. '
-                        'Run the same command again to go on'
+                        'Run the same command again to continue'
                     )
                 raise ValueError(f'{folder} is no LeRobot dataset: it has no {layout.INFO}')
             info = _read_json(self.folder / layout.INFO)
@@ -121,7 +121,7 @@ class Dataset:
 
     @cached_property
     def stats(self) -> dict[str, dict[str, list]]:
-        """Column -> min, max, mean, std, count, q01 ... q99."""
+        """Return column -> min, max, mean, std, count, q01 ... q99."""
         return _read_json(self.folder / layout.STATS)
 
     @property
@@ -129,7 +129,7 @@ class Dataset:
         return [name for name, feature in self.features.items() if feature.is_camera]
 
     def episode(self, index: int) -> Episode:
-        """Raises IndexError for an episode that does not exist, ValueError where the files lack something."""
+        """Read an episode without pixels. Raises IndexError if it does not exist, ValueError for incomplete files."""
         if not 0 <= index < len(self.episodes):
             raise IndexError(f'{self.folder} has {len(self.episodes)} episodes, asked for {index}')
         info = self.episodes[index]
@@ -200,7 +200,7 @@ class Dataset:
         return [by_index[i] for i in sorted(by_index)]
 
     def _read_episodes(self) -> list[dict]:
-        """Rows of meta/episodes without statistics, by episode."""
+        """Return the rows of meta/episodes without statistics, sorted by episode."""
         rows = []
         for path in sorted((self.folder / 'meta/episodes').glob('*/*.parquet')):
             table = _read_table(path)
@@ -217,7 +217,7 @@ class Dataset:
         return rows
 
     def _places(self) -> set[str]:
-        """Columns without which the frames of an episode cannot be found. Stock's tools leave out others."""
+        """Return the columns that locate the frames of an episode. Stock's tools leave out others."""
         names = {'episode_index', 'length', 'dataset_from_index', 'data/chunk_index', 'data/file_index'}
         for key in self.video_keys:
             if self.features[key].dtype == 'video':
@@ -231,12 +231,12 @@ class Dataset:
             if name not in layout.EPISODE_COLUMNS and not name.startswith(layout.EPISODE_PREFIXES)
         }
         tasks = row.get('tasks') or ()
-        told = (tasks,) if isinstance(tasks, str) else tuple(tasks)
-        return EpisodeInfo(row['episode_index'], row['length'], told, extra, row)
+        listed = (tasks,) if isinstance(tasks, str) else tuple(tasks)
+        return EpisodeInfo(row['episode_index'], row['length'], listed, extra, row)
 
 
 def _number(path: Path) -> int:
-    """The number at the end of the name of a file or folder; 0: it has none."""
+    """Return the number at the end of the name of a file or folder; 0: there is none."""
     digits = path.stem.rpartition('-')[2]
     return int(digits) if digits.isdigit() else 0
 

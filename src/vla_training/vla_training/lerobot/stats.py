@@ -1,4 +1,4 @@
-"""Statistics of columns as lerobot keeps them: per episode, and put together weighted by the number of frames."""
+"""Computes statistics of columns as lerobot does: per episode, and merged with the numbers of frames as weights."""
 
 from collections.abc import Iterable
 
@@ -10,7 +10,7 @@ MOST_IMAGES = 100  # of an episode, as lerobot takes for episodes of up to 500 f
 
 
 def column_stats(values: np.ndarray) -> Stats:
-    """Of (T,) or (T, ..., n): lists of length n, or 1. Everything but the last axis is taken together."""
+    """Return the statistics of (T,) or (T, ..., n) as lists of length 1 or n, over all axes but the last."""
     flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
     found = {'min': flat.min(0), 'max': flat.max(0), 'mean': flat.mean(0), 'std': flat.std(0)}
     found |= dict(zip(QUANTILES, np.quantile(flat, list(QUANTILES.values()), axis=0), strict=True))
@@ -18,7 +18,7 @@ def column_stats(values: np.ndarray) -> Stats:
 
 
 def image_stats(images: np.ndarray) -> Stats:
-    """Of (N, H, W, 3) uint8: shape (3, 1, 1) in [0, 1], as lerobot wants images. Large ones are thinned out."""
+    """Return the statistics of images (N, H, W, 3) uint8, each (3, 1, 1) in [0, 1] as in lerobot, of sampled pixels."""
     chosen = np.unique(np.linspace(0, len(images) - 1, min(len(images), MOST_IMAGES)).round().astype(int))
     step = max(1, max(images.shape[1:3]) // 150)
     images = images[chosen, ::step, ::step]
@@ -37,7 +37,7 @@ def image_stats(images: np.ndarray) -> Stats:
 
 
 def aggregate(parts: Iterable[Stats]) -> Stats:
-    """Of all frames, from those of episodes. Quantiles are the weighted means of theirs, as lerobot does it."""
+    """Merge the statistics of episodes. Quantiles are weighted means, as in lerobot."""
     parts = list(parts)
     names = [name for name in parts[0] if all(name in part for part in parts)]  # early versions had no quantiles
     arrays = {name: np.array([part[name] for part in parts], float) for name in names}

@@ -1,4 +1,4 @@
-"""Video of a dataset: encoded once per episode, put behind one another without encoding anew, decoded by time."""
+"""Encodes the video of an episode once, concatenates videos without encoding again, and decodes by time."""
 
 import io
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _OPTIONS = {'g': '2', 'bf': '0', 'crf': '20', 'preset': 'veryfast'}
 
 
 class VideoEncoder:
-    """Makes an mp4 (h264, yuv420p) frame by frame; uses one thread. Raises ValueError for sizes that are not even."""
+    """Encodes an mp4 (h264, yuv420p) frame by frame in one thread. Raises ValueError for odd sizes."""
 
     def __init__(self, height: int, width: int, fps: int) -> None:
         if height % 2 or width % 2:
@@ -31,23 +31,23 @@ class VideoEncoder:
         self._stream = stream
 
     def add(self, pixels: np.ndarray) -> None:
-        """(H, W, 3) uint8 RGB."""
+        """Add a frame (H, W, 3) uint8 RGB."""
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format='rgb24')
         frame.pts, frame.time_base = self._count, self._step
         self._container.mux(self._stream.encode(frame))
         self._count += 1
 
     def finish(self) -> bytes:
-        """The file. The encoder is done with."""
+        """Return the content of the file. The encoder cannot be used any more."""
         self._container.mux(self._stream.encode(None))
         self._container.close()
         return self._buffer.getvalue()
 
 
 def encode_video(frames: np.ndarray, fps: int) -> bytes:
-    """An mp4 (h264, yuv420p) of frames (T, H, W, 3) uint8 RGB, H and W even. Works in any process; uses one thread.
+    """Encode frames (T, H, W, 3) uint8 RGB, H and W even, as mp4 (h264, yuv420p) in one thread.
 
-    Raises ValueError when the frames are something else.
+    Raises ValueError for frames of another form.
     """
     frames = np.asarray(frames)
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8 or len(frames) == 0:
@@ -59,9 +59,9 @@ def encode_video(frames: np.ndarray, fps: int) -> bytes:
 
 
 def probe(video: bytes) -> tuple[int, int, int, bytes]:
-    """(number of frames, height, width, codec header) of a video made by encode_video. Raises ValueError if it is none.
+    """Return (number of frames, height, width, codec header) of a video. Raises ValueError for other data.
 
-    Only videos with the same codec header can stand in one file.
+    Videos in one file must have the same codec header.
     """
     try:
         with av.open(io.BytesIO(video), 'r') as container:
@@ -73,7 +73,7 @@ def probe(video: bytes) -> tuple[int, int, int, bytes]:
 
 
 def concatenate(videos: list[Path], target: Path, fps: int) -> None:
-    """One mp4 of all these, frame by frame at 1 / fps, without encoding anew."""
+    """Write all videos into one mp4, frame by frame at 1 / fps, without encoding again."""
     step, count = Fraction(1, fps), 0
     with av.open(str(target), 'w', format='mp4', options={'movflags': 'faststart'}) as output:
         out: Any = None
@@ -93,7 +93,7 @@ def concatenate(videos: list[Path], target: Path, fps: int) -> None:
 
 
 def decode(source: Path | io.BytesIO, start: float, count: int, fps: float) -> Iterator[np.ndarray]:
-    """The count frames from time start [s] on, as (H, W, 3) uint8 RGB. Raises ValueError naming the file."""
+    """Yield `count` frames from time start [s] on, (H, W, 3) uint8 RGB. Raises ValueError naming the file."""
     reformatter, k = VideoReformatter(), 0
     try:
         with av.open(source if isinstance(source, io.BytesIO) else str(source), 'r') as container:
@@ -115,7 +115,7 @@ def decode(source: Path | io.BytesIO, start: float, count: int, fps: float) -> I
 
 
 def key_frames(video: bytes) -> np.ndarray:
-    """The key frames (every second frame), (N, H, W, 3) uint8 RGB: enough for statistics at half the work."""
+    """Return the key frames (every second frame), (N, H, W, 3) uint8 RGB, for statistics at half the work."""
     reformatter = VideoReformatter()
     with av.open(io.BytesIO(video), 'r') as container:
         stream = container.streams.video[0]
@@ -124,5 +124,5 @@ def key_frames(video: bytes) -> np.ndarray:
 
 
 def _rgb(reformatter: VideoReformatter, frame: av.VideoFrame) -> np.ndarray:
-    """(H, W, 3) uint8. One reformatter for all frames: making one takes as long as decoding the frame."""
+    """Return a frame as (H, W, 3) uint8. Making a reformatter takes as long as decoding, so all frames share one."""
     return reformatter.reformat(frame, format='rgb24').to_ndarray()

@@ -1,8 +1,8 @@
-"""Writes a LeRobotDataset v3.0 episode by episode; whatever happens, complete episodes are not lost.
+"""Writes a LeRobotDataset v3.0 episode by episode. A crash loses no complete episode.
 
-Each episode first gets files of its own in folder/writing; its .json, written last, makes it complete. When a data or
-video file is full, or at close, those of its episodes are put together. meta/info.json is written last of all, so a
-dataset with `writing` and without it is unfinished: nothing opens it, and `DatasetWriter.resume` goes on.
+Each episode first gets files of its own in folder/writing. Its .json is written last and makes it complete. When a data
+or video file is full, or at close, the files of its episodes are concatenated. meta/info.json is the last file of all.
+A dataset with `writing` and without info.json is unfinished: it cannot be opened. `DatasetWriter.resume` continues it.
 """
 
 import fcntl
@@ -36,7 +36,7 @@ from vla_training.lerobot.stats import Stats, aggregate, column_stats, image_sta
 MB = 2**20
 # Times in a video file are compared as float32 with a tolerance of 1e-4 s by stock lerobot: above 1024 s that fails.
 LONGEST_FILE = 1000.0  # [s]
-START = 'start.json'  # in `writing`: info.json and stats.json as they were before
+START = 'start.json'  # file in `writing` with info.json and stats.json of before
 
 
 @dataclass
@@ -52,7 +52,7 @@ class _File:
 
 
 class DatasetWriter:
-    """Writes a new dataset into a folder that is empty or not there; `resume` goes on with one. One at a time."""
+    """Writes a new dataset into an empty or new folder; `resume` continues one. A folder has one writer at a time."""
 
     def __init__(
         self,
@@ -65,12 +65,14 @@ class DatasetWriter:
         data_files_size_in_mb: float = 100,
         video_files_size_in_mb: float = 200,
     ) -> None:
-        """features: without the index columns, which are filled in. Files roll over at these sizes, folders at
-        chunks_size files. Raises ValueError when the folder has something in it or a setting is not possible.
+        """Create a dataset.
+
+        features: without the index columns, which are filled in. Files roll over at these sizes, folders at chunks_size
+        files. Raises ValueError when the folder is not empty or a setting is impossible.
         """
         folder = Path(folder)
         if folder.exists() and any(folder.iterdir()):
-            raise ValueError(f'{folder} is not empty: choose another folder, or go on with the dataset in it (resume)')
+            raise ValueError(f'{folder} is not empty: choose another folder, or continue the dataset in it (resume)')
         if int(fps) != fps or fps < 1 or min(chunks_size, data_files_size_in_mb, video_files_size_in_mb) <= 0:
             raise ValueError('fps must be a whole number above zero, sizes must be above zero')
         check_features(features)
@@ -94,7 +96,7 @@ class DatasetWriter:
 
     @classmethod
     def resume(cls, folder: str | Path) -> 'DatasetWriter':
-        """Go on after the last complete episode, of an unfinished dataset or of a finished one.
+        """Continue an unfinished or finished dataset after its last complete episode.
 
         Raises ValueError when there is no dataset, or when another writer has it.
         """
@@ -103,16 +105,14 @@ class DatasetWriter:
         if info.is_file():
             dataset = Dataset(folder)
             if int(dataset.fps) != dataset.fps:
-                raise ValueError(
-                    f'{folder} has {dataset.fps} frames per second, only whole numbers can be gone on with'
-                )
+                raise ValueError(f'{folder} has {dataset.fps} frames per second, only whole numbers can be continued')
             check_features({name: f for name, f in dataset.features.items() if name not in INDICES})
             shutil.rmtree(writing, ignore_errors=True)  # left by a writer that ended while it cleaned up
             stats = dataset.stats if (folder / layout.STATS).is_file() else {}
             write_json(writing / START, {'info': dataset.info, 'stats': stats})
             info.unlink()
         elif not (writing / START).is_file():
-            raise ValueError(f'{folder} is no LeRobot dataset: there is nothing to go on with')
+            raise ValueError(f'{folder} is no LeRobot dataset: it cannot be continued')
         writer = cls.__new__(cls)
         writer._open(folder)
         return writer
@@ -135,8 +135,8 @@ class DatasetWriter:
         }
         self._videos = [name for name, f in self.features.items() if f.dtype == 'video']
         check_features(self.features)
-        self._rows: list[dict] = []  # of meta/episodes, this writer's and those of the one it goes on for
-        self.episodes: list[EpisodeInfo] = []  # all that are complete
+        self._rows: list[dict] = []  # of meta/episodes, by this writer and by the interrupted one
+        self.episodes: list[EpisodeInfo] = []  # all complete episodes
         self._tasks: list[str] = []
         self._files: dict[str, _File] = {}  # 'data' or a video's name -> the file being filled
         self._first = self.info['total_episodes']
@@ -148,7 +148,7 @@ class DatasetWriter:
         self._recover()
 
     def _recover(self) -> None:
-        """What the journal has; everything else in `writing` is of an episode that did not become complete."""
+        """Read the journal. All other files in `writing` are of an incomplete episode and are removed."""
         journal = sorted(self._writing.glob('[0-9]*.json'))
         for path in journal:
             row = json.loads(path.read_text())
@@ -192,11 +192,11 @@ class DatasetWriter:
         task: str,
         extra: Mapping[str, int | float | bool | str] | None = None,
     ) -> None:
-        """Append one episode of T frames; when this returns it is safe on disk.
+        """Append one episode of T frames. When this returns the episode is safe on disk.
 
-        columns: every feature that is no video, (T,), (T, *shape) or T strings. videos: every video, by encode_video.
-        task: the instruction. extra: further columns of meta/episodes, the same for every episode.
-        Raises ValueError naming the column and what is wrong with it; nothing is written then.
+        columns: every feature but videos, (T,), (T, *shape) or T strings. videos: every video, by encode_video. task:
+        the instruction. extra: further columns of meta/episodes, with the same names for every episode. Raises
+        ValueError naming the column and the fault; nothing is written then.
         """
         extra = dict(extra or {})
         if not task.strip():
@@ -252,7 +252,7 @@ class DatasetWriter:
         self._take(row)
 
     def close(self) -> None:
-        """Put the files together and finish the dataset. Raises ValueError when it has no episode."""
+        """Concatenate the files and finish the dataset. Raises ValueError when it has no episode."""
         if not self.episodes:
             raise ValueError(f'{self.folder} has no episode: nothing can be finished')
         for stream in list(self._files):
@@ -296,7 +296,7 @@ class DatasetWriter:
         write_file(self._staged(episode, 'data'), parquet(pa.Table.from_arrays(arrays, schema=schema)))
 
     def _room(self, stream: str, length: int, size: int, header: bytes) -> _File:
-        """The file that takes the next episode; the one before is finished when it does not fit."""
+        """Return the file for the next episode. The present file is finished when the episode does not fit."""
         file = self._files.get(stream)
         if file is not None and file.members:
             limit = self.info['data_files_size_in_mb' if stream == 'data' else 'video_files_size_in_mb'] * MB
@@ -308,14 +308,14 @@ class DatasetWriter:
         return self._files.setdefault(stream, self._next(stream))
 
     def _next(self, stream: str) -> _File:
-        """The file after the last one that any complete episode is in."""
+        """Return the file after the last one with a complete episode."""
         if not self.episodes:
             return _File(0, 0)
         row, prefix = self.episodes[-1].row, 'data' if stream == 'data' else f'videos/{stream}'
         return _File(*_after(row[f'{prefix}/chunk_index'], row[f'{prefix}/file_index'], self.info['chunks_size']))
 
     def _finish(self, stream: str) -> None:
-        """Put the episodes of the file together, unless that was done before, and forget what they were made of."""
+        """Concatenate the episodes of the file, unless it exists, and remove their own files."""
         file = self._files.pop(stream)
         target = self._target(stream, file)
         staged = [self._staged(e, stream) for e in file.members]
@@ -333,7 +333,7 @@ class DatasetWriter:
             path.unlink(missing_ok=True)
 
     def _write_episodes(self) -> None:
-        """meta/episodes: what is there already is left as it is, new episodes go into the next files."""
+        """Write meta/episodes. Existing files stay as they are, and new episodes go into the next files."""
         chunk, index = 0, 0
         size = self.info['chunks_size']
         if (last := self._last_before) is not None:

@@ -1,8 +1,8 @@
-"""A data set as tokens: images to codes, states and chunks to bins, instructions and plans to ids.
+"""Makes tokens of a data set: images to codes, states and chunks to bins, instructions and plans to ids.
 
-A chunk holds the set-points due 1 .. horizon steps after its frame, a step being one frame or several, but leaves out
-that the demonstrator stood still first (see `starts`). Where the demonstration was disturbed, what was sent differs
-from what was wanted; a chunk then leads from the one to the other within a few frames.
+A chunk holds the set-points due 1 .. horizon steps after its frame. A step is one or several frames. An initial rest of
+the demonstrator is left out (see `starts`). In a disturbed demonstration the sent set-point differs from the wanted
+one. The chunk then leads from the one to the other within a few frames.
 """
 
 import itertools
@@ -40,23 +40,23 @@ from vla_training.lerobot import Dataset, Episode
 
 RECOVER = 0.5  # share of a disturbance that is left one frame later
 BATCH = 64  # images per forward of the encoder
-STILL = 0.003  # [rad] joints that have moved less since the frame stand still
-FINGERS = 5e-4  # [m] same, of the gripper's opening from one frame to the next
-TAIL = 1.5  # [s] after success: time to get clear of what was let go
-BACK = 0.2  # [rad] of every joint: so close to where it will rest the arm comes to rest
-NANO_POINTS = 2  # things of the instruction that a new model points at, where the data says where they are
-LONGEST_REST = 5  # frames at the beginning of a chunk that are left out at most
+STILL = 0.003  # [rad] smallest motion of a joint since the frame that ends a rest
+FINGERS = 5e-4  # [m] smallest motion of the gripper's opening between two frames that ends a rest
+TAIL = 1.5  # [s] kept after success: time to retreat from the released object
+BACK = 0.2  # [rad] per joint: closer to its final pose the arm counts as resting
+NANO_POINTS = 2  # grounding points of a new model, where the data set has them
+LONGEST_REST = 5  # most frames that are left out at the start of a chunk
 
 
 def starts(episode: Episode, dof: int) -> np.ndarray:
-    """(T,) int64: per frame, the frame that its chunk begins with: the first one from there on that goes somewhere.
+    """Return the first frame of each frame's chunk, (T,) int64: the next frame that moves.
 
-    A model that sees no velocities cannot tell when a rest is over. It learns the most frequent answer, which for a
-    pose that was rested at is to rest, and stays there for ever. Without the rest it goes on at once; the executor
-    accelerates the arm within its limits anyway. A rest in which the gripper moves has a purpose and is kept.
+    A model that sees no velocities cannot know when a rest is over. It learns the most frequent action of a pose. For a
+    rest pose that is to rest, so the arm would stay for ever. Without the rest it moves at once, and the executor
+    accelerates within its limits. A rest in which the gripper moves has a purpose and is kept.
     """
     wanted, state = np.asarray(episode.columns[ACTION], np.float64), np.asarray(episode.columns[STATE], np.float64)
-    before = np.concatenate([state[:1], wanted[:-1]])  # what each frame's set-points go on from
+    before = np.concatenate([state[:1], wanted[:-1]])  # set-point before each frame
     fingers = state[:, dof:]
     moving = np.abs(np.diff(fingers, axis=0, append=fingers[-1:])).max(1, initial=0) > FINGERS
     found = np.arange(len(wanted))
@@ -70,7 +70,7 @@ def starts(episode: Episode, dof: int) -> np.ndarray:
 
 
 def stride(data: Dataset, robot: RobotInterface | PolicyInfo) -> int:
-    """Frames per step of a chunk. Raises ValueError where a step is no whole number of frames."""
+    """Return the frames per step of a chunk. Raises ValueError where that is no whole number."""
     frames = robot.dt * data.fps
     if frames < 0.5 or abs(frames - round(frames)) > 1e-6:
         raise ValueError(
@@ -80,9 +80,9 @@ def stride(data: Dataset, robot: RobotInterface | PolicyInfo) -> int:
 
 
 def chunks_of(episode: Episode, dof: int, horizon: int, stride: int = 1) -> np.ndarray:
-    """(T, horizon, dof + gripper) float64 set-points to come.
+    """Return the following set-points [rad], [m] of each frame, (T, horizon, dof + gripper) float64.
 
-    stride: frames per step. They begin at `starts`. After the end of the episode the last set-point is held.
+    stride: frames per step. Chunks start at `starts`. After the end of the episode the last set-point is held.
     """
     wanted = np.asarray(episode.columns[ACTION], np.float64)
     ahead = stride * np.arange(1, horizon + 1)  # frames
@@ -99,8 +99,9 @@ def chunks_of(episode: Episode, dof: int, horizon: int, stride: int = 1) -> np.n
 def actions_of(
     episode: Episode, robot: RobotInterface, stride: int, kinematics: Kinematics | None, length: int | None = None
 ) -> np.ndarray:
-    """(length, horizon, action_dim) float64: the chunks of the first `length` frames (None: of all) as the model's
-    actions, in robot units. kinematics: of the robot's tool, where actions are of the tool.
+    """Return the model's actions of the first `length` frames (None: all), (length, horizon, action_dim) float64.
+
+    Actions are in robot units. kinematics: of the robot's tool, for actions of the tool.
     """
     chunks = chunks_of(episode, robot.dof, robot.horizon, stride)[:length]
     state = np.asarray(episode.columns[STATE], np.float64)[: len(chunks), : robot.dof]
@@ -108,7 +109,7 @@ def actions_of(
 
 
 def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarray, chunk: np.ndarray) -> np.ndarray:
-    """(horizon, action_dim): a chunk (horizon, dof + gripper) of set-points, as actions of an arm at q (dof,) [rad]."""
+    """Convert set-points (horizon, dof + gripper) to actions (horizon, action_dim) of an arm at q (dof,) [rad]."""
     if robot.action_space == 'joint_position':
         return chunk
     if robot.action_space == 'joint_delta':
@@ -120,7 +121,7 @@ def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarra
 
 
 def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kinematics | None = None) -> ModelConfig:
-    """`base` with the statistics of the data set, of which `method` says what becomes -1 and +1 (RobotInterface)."""
+    """Return `base` with the statistics of the data set. method: values that become -1 and +1 (RobotInterface)."""
     robot = base.robot
     if method == 'limits':
         return replace(base, robot=replace(robot, normalization=method), statistics=None)
@@ -137,14 +138,14 @@ def configure(dataset: Dataset, base: ModelConfig, method: str, kinematics: Kine
 
 @dataclass(frozen=True)
 class Arm:
-    """Where the tool is, for models whose actions are of the tool."""
+    """The robot, for models whose actions are of the tool."""
 
     profile: RobotProfile
-    description: Callable[[], str]  # gives the URDF; asked only if it is needed
+    description: Callable[[], str]  # returns the URDF; called only if it is needed
 
 
 def kinematics_for(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
-    """Of the tool; None where actions are joint set-points. Raises FileNotFoundError or ValueError."""
+    """Return the kinematics of the tool; None for joint set-points. Raises FileNotFoundError or ValueError."""
     if robot.joints:
         return None
     if arm is None:
@@ -154,7 +155,7 @@ def kinematics_for(arm: Arm | None, robot: RobotInterface) -> Kinematics | None:
 
 @dataclass(frozen=True)
 class _Model:
-    """What tokens are made for."""
+    """The model for which tokens are made."""
 
     config: ModelConfig
     text: TextTokenizer
@@ -175,7 +176,7 @@ def _nano_model(data: Dataset, image_tokenizer: Path, action_space: str, arm: Ar
 def _model_like(
     data: Dataset, folder: Path, image_tokenizer: Path | None, arm: Arm | None, device: str, keep: bool
 ) -> _Model:
-    """The text and image tokenizers, the prompts and the method of the statistics of a checkpoint."""
+    """Return the model of a checkpoint: its text and image tokenizers, prompts and method of statistics."""
     found = open_folder(folder, image_tokenizer)
     config = found.config
     _check(data, config)
@@ -189,7 +190,7 @@ def _model_like(
 
 
 def _check(data: Dataset, config: ModelConfig) -> None:
-    """Raises ValueError naming what the data set has otherwise than the model needs."""
+    """Raise ValueError naming a difference between the data set and the needs of the model."""
     robot = config.robot
     size = robot.dof + robot.gripper
     if robot.state_dim != size:
@@ -208,7 +209,7 @@ def _check(data: Dataset, config: ModelConfig) -> None:
 
 
 def _with_images(base: ModelConfig, images: ImageTokenizerConfig) -> ModelConfig:
-    """The same model with another image tokenizer, whose codes its vocabulary then has."""
+    """Return the same model with another image tokenizer and its codes in the vocabulary."""
     vocabulary = Vocabulary.small(base.vocabulary.text, 2**images.z_channels, base.vocabulary.bins)
     network = replace(base.network, vocab_size=vocabulary.size)
     return replace(base, image_tokenizer=images, vocabulary=vocabulary, network=network)
@@ -219,14 +220,13 @@ def tokenize(
     keep_statistics: bool = False, action_space: str = 'ee_relative', copies: int = 0, device: str = 'cpu',
     seed: int = 0,
 ) -> str:  # fmt: skip
-    """Writes the shards and what belongs to them into `out`; returns a line about them.
+    """Write the shards, the configuration and the tokenizers into `out`. Return a line about them.
 
-    image_tokenizer: folder of a trained one. arm: whose joints the data set has,
-    for actions of its tool. like: folder of the checkpoint to be
-    fine-tuned, else tokens are made for the nano model with actions of `action_space`, see nano.ACTIONS;
-    image_tokenizer is then needed only where a released one is not in that folder. keep_statistics: of `like`, instead
-    of those of the data. copies: further versions of each frame with other brightness, contrast and colour. Shards that
-    are there already are kept, so a run that was cut goes on. Raises FileNotFoundError or ValueError naming the file.
+    image_tokenizer: folder of a trained image tokenizer; with `like` only if that checkpoint lacks it. arm: the robot
+    of the data set, for actions of its tool. like: folder of the checkpoint to fine-tune; without it tokens are for
+    the nano model with actions of `action_space`, see nano.ACTIONS. keep_statistics: use those of `like`. copies:
+    further versions of each frame with other brightness, contrast and colour. Existing shards are kept, so an
+    interrupted run continues. Raises FileNotFoundError or ValueError naming the file.
     """
     data = Dataset(dataset)
     if like is not None:
@@ -234,7 +234,7 @@ def tokenize(
     elif image_tokenizer is not None:
         model = _nano_model(data, image_tokenizer, action_space, arm, device)
     else:
-        raise ValueError('tokens need an image tokenizer, or a checkpoint that they shall be like')
+        raise ValueError('tokens need an image tokenizer or a checkpoint: give --image-tokenizer or --like')
     config = model.config
     out.mkdir(parents=True, exist_ok=True)
     _write_model_files(out, model)
@@ -255,7 +255,7 @@ def tokenize(
 
 
 def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]:
-    """Numbers of the episodes of each shard."""
+    """Yield the numbers of the episodes of each shard."""
     per_frame = shards.bytes_of(config)
     part: list[int] = []
     used = 0
@@ -271,12 +271,11 @@ def _parts(data: Dataset, config: ModelConfig, room: int) -> Iterator[list[int]]
 
 
 def frames_used(episode: Episode, dof: int, fps: float) -> int:
-    """Frames to learn from: those before all sub-tasks are done, where sub-tasks are known, those up to TAIL after
-    success, where it is known (the way back is long and of no use), and those before the arm comes back to rest where
-    it began.
+    """Return the number of frames to learn from.
 
-    An arm that is back where it began sees much the same as before, if not exactly: a button that was pressed looks
-    like one that was not. Who learns to come to rest there learns never to begin.
+    Frames end with the last sub-task where sub-tasks are known, and TAIL after success where that is known, because the
+    way back is long and useless. They also end before the arm comes to rest at its initial pose. There the images are
+    much the same as at the start, for example of a pressed button: a model that learns to rest there never starts.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
     length = named[-1] + 1 if named else len(episode)
@@ -322,14 +321,14 @@ def _shard(data: Dataset, part: list[int], model: _Model, copies: int, rng: np.r
 
 
 def grounding_points(data: Dataset, episode: Episode, robot: RobotInterface | PolicyInfo, count: int) -> np.ndarray:
-    """(T, views, points, 2) int64: where the things are that the task names, in its order, in `count` bins.
+    """Return the grounding points in the order of the instruction, (T, views, points, 2) int64 in `count` bins.
 
-    NOWHERE: unknown. What is out of the picture is at its edge.
+    NOWHERE: unknown. A point outside the image is at its edge.
     """
     found = np.full((len(episode), len(robot.cameras), robot.points, 2), shards.NOWHERE)
-    for t, told in enumerate(episode.columns.get(GROUNDING_POINTS, [])):
+    for t, text in enumerate(episode.columns.get(GROUNDING_POINTS, [])):
         try:
-            views = json.loads(told) if told else {}
+            views = json.loads(text) if text else {}
         except ValueError as error:
             raise ValueError(
                 f'{data.folder}: {GROUNDING_POINTS} of {episode.task!r}, frame {t}, is no JSON: {error}'
@@ -343,7 +342,7 @@ def grounding_points(data: Dataset, episode: Episode, robot: RobotInterface | Po
 
 
 def names_in(text: str, names: Iterable[str]) -> list[str]:
-    """Those of the names that the text contains, in its order."""
+    """Return the names that the text contains, in its order."""
     at = {name: text.find(name) for name in names}
     return sorted((name for name in at if at[name] >= 0), key=lambda name: at[name])
 
@@ -352,7 +351,7 @@ def names_in(text: str, names: Iterable[str]) -> list[str]:
 def _encode(
     episode: Episode, camera: str, length: int, encoder: ImageTokenizer, rng: np.random.Generator | None
 ) -> np.ndarray:
-    """(length, tokens) int64 codes of a camera's first frames; with rng, in another light, the same for all."""
+    """Return the codes of a camera's first frames, (length, tokens) int64. rng: draw another light for all of them."""
     device = next(encoder.parameters()).device
     side = encoder.config.resolution
     gain = rng.uniform(0.8, 1.25) * rng.uniform(0.95, 1.05, 3) if rng is not None else None
@@ -370,7 +369,7 @@ def _encode(
 
 
 def _write_model_files(out: Path, model: _Model) -> None:
-    """Raises ValueError where shards are there that were made for another model or of other data."""
+    """Write config.json, tokenizers and statistics. Raises ValueError for shards of another model or data set."""
     statistics = model.config.statistics
     if any(out.glob('shard-*')):
         then = shards.read_config(out)

@@ -1,7 +1,7 @@
-"""The training loop: the same on a CPU, a GPU and many of them, gone on with from any of its checkpoints.
+"""Trains the model on a CPU, a GPU or several GPUs. A run continues from any of its checkpoints.
 
-What a step sees follows from the seed and the number of the step alone, so a run that was cut goes on as if it had not
-been, and its processes learn together what one would. `log.csv` and its curves, `loss.png`, grow beside `step-N`.
+The data of a step depends on the seed and the number of the step alone. An interrupted run therefore continues with the
+same numbers, and several processes learn the same as one. `log.csv` and its curves, `loss.png`, grow beside `step-N`.
 """
 
 import math
@@ -31,7 +31,7 @@ COLUMNS = ('step', 'seconds', 'lr', 'grad_norm', 'samples_per_s', *(f'{p}{m}{q}'
 
 @dataclass(frozen=True)
 class Split:
-    """Rows to learn from and rows only to look at; by episode."""
+    """Rows for training and for validation, split by episode."""
 
     train: Tensor
     validation: Tensor
@@ -41,8 +41,8 @@ class Split:
         episodes = tokens.episode.unique()
         order = episodes[torch.randperm(len(episodes), generator=torch.Generator().manual_seed(0))]
         held = order[: round(share * len(episodes))]
-        looked_at = torch.isin(tokens.episode, held)
-        return cls((~looked_at).nonzero()[:, 0], looked_at.nonzero()[:, 0])
+        validation = torch.isin(tokens.episode, held)
+        return cls((~validation).nonzero()[:, 0], validation.nonzero()[:, 0])
 
 
 class Trainer(TrainingLoop):
@@ -53,9 +53,9 @@ class Trainer(TrainingLoop):
     def __init__(
         self, recipe: Recipe, tokens: Tokens, out: Path, device: str = 'cpu', world: World | None = None
     ) -> None:
-        """Goes on from the newest checkpoint in `out` where there is one. world: where there are other processes.
+        """Continue from the newest checkpoint in `out`, if there is one. world: the processes that share the run.
 
-        Raises ValueError where it was made with another recipe or other data.
+        Raises ValueError for a checkpoint of another recipe or other data.
         """
         super().__init__(recipe, out)
         self.recipe, self.tokens = recipe, tokens
@@ -71,7 +71,7 @@ class Trainer(TrainingLoop):
             'static-scene samples': train[static & ~labelled],
             'labelled static-scene samples': train[static & labelled],
         }
-        self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, and its permutation by that
+        self._orders: dict[str, tuple[int, Tensor]] = {}  # pool -> seed, permutation
         if not len(self.split.train):
             raise ValueError('there is no episode to learn from: lower validation or collect more')
         self.network, self._base = initial.make(recipe, tokens, self.world)
@@ -86,7 +86,7 @@ class Trainer(TrainingLoop):
             run_state.restore(newest, self.trained, self.average, self.optimizers)
             self.step, self.seconds = then.step, then.seconds
         whole = recipe.compile and self.world.mesh is None
-        if whole:  # modes, padded or not, last batches of a validation: more shapes than it would compile for by itself
+        if whole:  # modes, padding and the last batches of a validation need more shapes than the default limit
             torch._dynamo.config.recompile_limit = 64
         self._loss: Callable = torch.compile(self.objective.loss) if whole else self.objective.loss
 
@@ -97,8 +97,8 @@ class Trainer(TrainingLoop):
         others = [p for p in self.trained.values() if id(p) not in ids]
         if r.optimizer == 'muon':
             if self.world.mesh is not None:
-                raise ValueError('muon needs whole matrices, which a run that is shared has not: use adamw')
-            # Steps as large as AdamW's, so that both can have the same lr.
+                raise ValueError('muon needs whole matrices, and --shard splits them: use adamw')
+            # Steps are as large as AdamW's, so that both can have the same lr.
             muon = torch.optim.Muon(matrices, lr=r.lr, weight_decay=r.weight_decay, adjust_lr_fn='match_rms_adamw')
             return [muon, torch.optim.AdamW(others, lr=r.lr, betas=(0.9, r.beta2), weight_decay=0, fused=True)]
         groups = [{'params': matrices, 'weight_decay': r.weight_decay}, {'params': others, 'weight_decay': 0}]
@@ -150,7 +150,7 @@ class Trainer(TrainingLoop):
         return {name: float(value) for name, value in found.items()}
 
     def _losses(self, mode: str, rows: Tensor, generator: torch.Generator, weight: float = 0.0) -> dict[str, Tensor]:
-        """Loss of a mode and share of right tokens over rows, of all processes; with a weight also their gradients."""
+        """Return loss and share of right tokens of a mode over rows, of all processes. weight: also add gradients."""
         with self._autocast():  # every process draws all of it, so each has its own forward of what is given
             batch = self.objective.draw(mode, rows, generator, self.network)
         total = torch.zeros(2, device=self.device)
@@ -164,7 +164,7 @@ class Trainer(TrainingLoop):
         return dict(zip((f'{mode}_loss', f'{mode}_right'), self.world.sum(total), strict=True))
 
     def _rows(self) -> Tensor:
-        """(batch,) rows of this step: static-scene samples last, as only the first ones make text and image prompts."""
+        """Return the rows of this step (batch,), static-scene samples last: the first rows also make other prompts."""
         batch, stage = self.recipe.batch, self.recipe.stage(self.step)
         if stage.static_scenes < 0:
             picked = self._pick('rows', batch)
@@ -176,7 +176,7 @@ class Trainer(TrainingLoop):
         return torch.tensor(picked, device=self.device)
 
     def _pick(self, pool: str, count: int) -> list[int]:
-        """The next `count` of a pool: every epoch is a permutation, drawn from seed and epoch."""
+        """Return the next `count` rows of a pool. Every epoch is a permutation, drawn from seed and epoch."""
         rows = self._pools[pool]
         if count and not len(rows):
             raise ValueError(f'{self.tokens.folder} has no {pool}: make some, or change the stages of the recipe')
@@ -196,7 +196,7 @@ class Trainer(TrainingLoop):
 
     @torch.no_grad()
     def validate(self, batches: int = 8) -> dict[str, float]:
-        """Losses over some held-out rows, with the averaged weights; always the same rows and masks."""
+        """Return the losses over held-out rows with the averaged weights. Rows and masks are always the same."""
         if not len(self.split.validation):
             return {}
         generator = torch.Generator().manual_seed(1)
@@ -219,7 +219,7 @@ class Trainer(TrainingLoop):
 
     @torch.no_grad()
     def _write(self, values: dict[str, Tensor]) -> None:
-        """This process's parts of parameters by name."""
+        """Write this process's parts of parameters by name."""
         for name, value in values.items():
             local(self.trained[name]).copy_(value)
         forget_gathered(self.network)
@@ -227,11 +227,11 @@ class Trainer(TrainingLoop):
     # ---- checkpoints
 
     def averaged(self) -> dict[str, Tensor]:
-        """State of a plain network with the averaged weights, fp32 on the CPU."""
+        """Return the averaged weights as the state of a plain network, fp32 on the CPU."""
         return dict(export.plain(self))
 
     def save(self) -> Path:
-        """Writes `step-N` and removes the checkpoints before it."""
+        """Write `step-N` and remove earlier checkpoints. Return its folder."""
         if self.world.first and (self.out / LOG).is_file():
             plot.plot_log(self.out / LOG, self.out / 'loss.png')
         return run_state.save(self.out, self._progress(), self.trained, self.average, self.optimizers, self.world)
@@ -244,7 +244,7 @@ def train(
     recipe: Recipe, tokens: Path | Sequence[Path], out: Path, *, device: str = 'cpu', minutes: float = math.inf,
     threads: int = 0, shard: bool = False,
 ) -> Path:  # fmt: skip
-    """Trains, or goes on with, the run in `out`; writes `out/checkpoint` and returns it.
+    """Train, or continue, the run in `out`. Write `out/checkpoint` and return it.
 
     tokens: a folder, or several, see shards.read. threads: of torch, on a CPU; 0 is all cores, in equal parts where
     processes share the machine. shard: this is one of the processes that torchrun started, which share the run.
