@@ -68,6 +68,44 @@ def test_cameras_with_common_stamps_are_read_as_the_set_they_are():
     assert found.skew == 0.0
 
 
+def settling(joint_age=0.1):
+    return Put(
+        [
+            StreamSpec('front', 'front/image_raw', 0.3, leads=True),
+            StreamSpec('joints', 'joint_states', joint_age, settles=0.05),
+        ]
+    )
+
+
+def test_a_set_waits_for_the_joints_of_its_time():
+    streams = settling()
+    put_all(streams, T0, 'old')
+    assert streams.align(T0).t_ref == T0 and streams.awaited is None
+    streams.put('joints', T0 + 90 * MS, 'a moment before')
+    streams.put('front', T0 + 100 * MS, 'new')
+    assert streams.align(T0 + 100 * MS).t_ref == T0
+    assert streams.awaited == T0 + 100 * MS
+    streams.put('joints', T0 + 100 * MS, 'new')
+    assert streams.align(T0 + 100 * MS).values == {'front': 'new', 'joints': 'new'}
+    assert streams.awaited is None
+
+
+def test_a_set_does_not_wait_for_joints_that_come_seldom():
+    streams = settling(joint_age=0.3)
+    put_all(streams, T0, 'old')
+    streams.put('front', T0 + 60 * MS, 'new')
+    assert streams.align(T0 + 109 * MS).t_ref == T0
+    streams.put('joints', T0 + 40 * MS, 'before', T0 + 110 * MS)
+    assert streams.align(T0 + 110 * MS).values == {'front': 'new', 'joints': 'before'}
+
+
+def test_the_first_set_does_not_wait():
+    streams = settling()
+    streams.put('joints', T0, 'before')
+    streams.put('front', T0 + 10 * MS, 'new')
+    assert streams.align(T0 + 10 * MS).t_ref == T0 + 10 * MS
+
+
 def test_joints_are_read_as_of_the_image_and_the_skew_is_told():
     streams = make()
     for i in range(20):

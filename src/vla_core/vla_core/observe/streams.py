@@ -6,6 +6,9 @@ in. Of the complete sets the newest is read, but a set whose images lie `skew` a
 cameras with common stamps are read as the sets they are, whichever image arrives first, and cameras that run freely
 are read in their closest pairs.
 
+Messages of two topics may overtake each other. So a set can wait for a stream that `settles`: until the stream has a
+value of t_ref or later, no longer than that time. The set then does not depend on which message arrives first.
+
 A stamp is not trusted alone. A value that is stamped after its arrival is not stored, and its stream is unusable while
 such values come. A stream whose stamps step back starts anew. A stream from which nothing comes is stale, whatever its
 last stamp.
@@ -46,6 +49,7 @@ class StreamSpec:
     max_age: float  # [s] at t_ref and now
     leads: bool = False  # its stamps decide t_ref
     limit: str = ''  # name of the parameter that sets max_age, for messages
+    settles: float = 0.0  # [s] that a set waits for a value of its time or later; 0: not at all
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ class Streams:
         self._lock = threading.Lock()
         self._last_now: int | None = None
         self._arrivals = Arrivals()
+        self.awaited: int | None = None  # [ns] time of a set that waits for a stream that settles
 
     def put(self, name: str, stamp: int, value: Any, received: int) -> str:
         """Store a value with its stamp and its arrival [ns], both on the reader's clock; arrival 0: no clock runs yet.
@@ -232,7 +237,13 @@ class Streams:
         oldest = now - self._longest
         times = {t for r in self._leading for t in r.stamps if oldest <= t <= now + self._tolerance}
         complete = [t for t in times if all(self._usable(r, t) for r in self._rings.values())]
-        return max(complete, key=lambda t: t - 2 * self._apart(t), default=None)
+        settled = [t for t in complete if all(self._settled(r, t, now) for r in self._rings.values())]
+        self.awaited = max((t for t in complete if t not in settled), default=None)
+        return max(settled or complete, key=lambda t: t - 2 * self._apart(t), default=None)
+
+    @staticmethod
+    def _settled(ring: _Ring, time: int, now: int) -> bool:
+        return ring.newest >= time or now - time >= ring.spec.settles * NS
 
     def _apart(self, time: int) -> int:
         """Largest time between the images as of time [ns]."""

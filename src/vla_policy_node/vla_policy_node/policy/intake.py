@@ -23,6 +23,8 @@ from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.ros.joints import decode_gripper, decode_joints
 
+# [s] that images wait for joint states of their time, which another connection may deliver a moment later.
+SETTLES = 0.05
 _CAMERA = {Reason.MISSING: S.CAMERA_MISSING, Reason.STALE: S.CAMERA_STALE, Reason.FUTURE: S.CAMERA_BAD}
 _JOINTS = {Reason.MISSING: S.JOINTS_MISSING, Reason.STALE: S.JOINTS_STALE, Reason.FUTURE: S.JOINTS_BAD}
 
@@ -65,7 +67,9 @@ class Intake:
         self._others: dict[str, list[str]] = {}  # stream -> joints of a message that had none of its own
         ages = {'camera_max_age': camera_max_age, 'joint_max_age': joint_max_age, 'gripper_max_age': gripper_max_age}
         self.streams = Streams(
-            stream_specs(profile, cameras, joint_topic, gripper_topic, **ages), real_time=real_time, clock=clock
+            stream_specs(profile, cameras, joint_topic, gripper_topic, settles=SETTLES, **ages),
+            real_time=real_time,
+            clock=clock,
         )
         self.cameras = {
             topic: (name, functools.partial(decode_image, topic=topic, width=width, height=height))
@@ -144,10 +148,15 @@ def stream_specs(
     camera_max_age: float = CAMERA_MAX_AGE,
     joint_max_age: float = JOINT_MAX_AGE,
     gripper_max_age: float = GRIPPER_MAX_AGE,
+    settles: float = 0.0,
 ) -> list[StreamSpec]:
-    """The streams of a robot: each camera (name -> topic), the joints, and the gripper where it has one. Ages in s."""
+    """The streams of a robot: each camera (name -> topic), the joints, and the gripper where it has one. Ages in s.
+
+    settles: [s] that a set waits for the joints, see StreamSpec. A gripper with a slow topic of its own delays no set.
+    """
     specs = [StreamSpec(name, topic, camera_max_age, True, 'camera_max_age') for name, topic in cameras.items()]
-    specs.append(StreamSpec(JOINTS, joint_topic, joint_max_age, limit='joint_max_age'))
+    specs.append(StreamSpec(JOINTS, joint_topic, joint_max_age, limit='joint_max_age', settles=settles))
     if profile.gripper_joint_names:
-        specs.append(StreamSpec(GRIPPER, gripper_topic, gripper_max_age, limit='gripper_max_age'))
+        waits = settles if gripper_topic == joint_topic else 0.0
+        specs.append(StreamSpec(GRIPPER, gripper_topic, gripper_max_age, limit='gripper_max_age', settles=waits))
     return specs

@@ -50,18 +50,21 @@ class Observer:
         )
         self.intake.streams.simulated = simulated
 
-    def subscribe(self, on_image: Callable[[str, int, np.ndarray], None]) -> None:
+    def subscribe(
+        self, on_image: Callable[[str, int, np.ndarray], None], on_settled: Callable[[], None] = lambda: None
+    ) -> None:
         """Start to store. on_image: called in the spin thread after each good image.
 
-        It gets the camera, the stamp [ns] and the pixels (height, width, 3) uint8 RGB.
+        It gets the camera, the stamp [ns] and the pixels (height, width, 3) uint8 RGB. on_settled: called there, too,
+        after the joint state that a set waited for.
         """
-        self._on_image = on_image
+        self._on_image, self._on_settled = on_image, on_settled
         for topic in [*self.intake.cameras, *self.intake.joints]:
-            kind: type = JointState
+            kind, profile = JointState, qos.HISTORY
             if topic in self.intake.cameras:
-                kind = CompressedImage if topic.endswith(COMPRESSED) else Image
+                kind, profile = CompressedImage if topic.endswith(COMPRESSED) else Image, qos.SENSOR
             take = functools.partial(self._take, topic)
-            self._subscriptions.append(self._node.create_subscription(kind, topic, take, qos.SENSOR))
+            self._subscriptions.append(self._node.create_subscription(kind, topic, take, profile))
 
     def observe(self, now: int) -> Aligned | Fault:
         """The newest usable set at time now [ns]. There is none while /clock stands still, see Intake, too."""
@@ -86,6 +89,8 @@ class Observer:
         stored = self.intake.take(topic, msg, self._node.get_clock().now().nanoseconds)
         if stored and topic in self.intake.cameras:
             self._on_image(stored[0][0], to_ns(msg.header.stamp), stored[0][1])
+        elif (awaited := self.intake.streams.awaited) is not None and to_ns(msg.header.stamp) >= awaited:
+            self._on_settled()
         if self._lockstep is not None:
             self._lockstep.took(topic, msg.header.stamp)
 

@@ -113,7 +113,7 @@ class PolicyNode(SafeLifecycleNode):
             policy, p.profile.dof, self._session, observe=observer.usable, schedule=outputs.schedule, rate=p.rate
         )
         self._report.begin(observer, InferenceReport(self, info.model_id), outputs)
-        observer.subscribe(self._on_image)
+        observer.subscribe(self._on_image, self._wake)
         self._made = [
             (self.destroy_publisher, self._chunks),
             (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._session.record)),

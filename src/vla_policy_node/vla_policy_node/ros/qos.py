@@ -20,6 +20,9 @@ _LAST = HistoryPolicy.KEEP_LAST
 SENSOR = QoSProfile(history=_LAST, depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 """Images, joint states, clouds: the newest counts, a lost one is not sent again. Matches reliable publishers too."""
 
+HISTORY = QoSProfile(history=_LAST, depth=200, reliability=ReliabilityPolicy.BEST_EFFORT)
+"""Joint states that are read as of an image: those of a moment ago count, too, whatever kept the reader."""
+
 SENSOR_OUT = QoSProfile(history=_LAST, depth=5, reliability=ReliabilityPolicy.RELIABLE)
 """For publishers of sensor data that reliable subscribers (RViz, bag recorders) should be able to match."""
 
