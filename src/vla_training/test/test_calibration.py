@@ -52,7 +52,7 @@ def test_data_of_another_model_is_refused(tokens_folder, model, tmp_path):
     content = json.loads((other / 'config.json').read_text())
     content['robot']['dt'] = 0.3
     (other / 'config.json').write_text(json.dumps(content))
-    with pytest.raises(ValueError, match='robot is not that of the checkpoint: tokenize'):
+    with pytest.raises(ValueError, match='robot differs from the checkpoint: tokenize'):
         calibration(tokens_folder, other)
 
 

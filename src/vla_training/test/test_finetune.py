@@ -101,7 +101,7 @@ def test_another_checkpoint_of_the_same_shape_is_not_continued(base, tokens, tmp
         for p in loaded.network.parameters():
             p.mul_(1.01)
     loading.save(loaded, tmp_path / 'other')
-    with pytest.raises(ValueError, match='another checkpoint to begin with'):
+    with pytest.raises(ValueError, match='another initial checkpoint'):
         Trainer(recipe_of({'init': str(tmp_path / 'other'), 'lora': LORA}), tokens, tmp_path / 'run')
     (tmp_path / 'moved').symlink_to(base)  # the place does not count
     Trainer(recipe_of({'init': str(tmp_path / 'moved'), 'lora': LORA}), tokens, tmp_path / 'run')
@@ -167,10 +167,10 @@ def test_a_tensor_that_a_run_lacks_is_named(base, tokens, tmp_path):
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        ({'lora': {'rank': 4}}, 'say which in init'),
+        ({'lora': {'rank': 4}}, 'name its folder in init'),
         ({'init': 'x', 'lora': {'rank': 4, 'targets': ['wte']}}, 'lora.targets has wte'),
         ({'init': 'x', 'lora': {'rank': -1}}, 'rank 0 or more'),
-        ({'init': 'x', 'network': {'d_model': 32}}, 'leave network out'),
+        ({'init': 'x', 'network': {'d_model': 32}}, 'remove network'),
         ({'dtype': 'float16'}, 'dtype must be'),
     ],
 )
