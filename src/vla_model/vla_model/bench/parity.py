@@ -14,15 +14,16 @@ from safetensors.numpy import load_file
 
 from vla_model.bench.parity_case import ParityCase, Row, needed, report
 from vla_model.bench.parity_mmact import MmActCase
+from vla_model.bench.parity_molmoact import MolmoActCase
 from vla_model.bench.parity_rynnvla import RynnVlaCase
 
 __all__ = ['CASES', 'Row', 'check_folder', 'report']
 # By the model_type of config.json; MM-ACT's has none that another family uses.
-CASES: dict[str, type[ParityCase]] = {'chameleon': RynnVlaCase}
+CASES: dict[str, type[ParityCase]] = {'chameleon': RynnVlaCase, 'molmoact': MolmoActCase}
 
 
 def check_folder(path: str | Path) -> list[Row]:
-    """A row for every tensor of the folder, in the order of their names.
+    """A row for every tensor of the folder, in the order of their names, then for what the case has beside tensors.
 
     Raises FileNotFoundError or ValueError that names what is wrong with the folder itself.
     """
@@ -43,4 +44,4 @@ def check_folder(path: str | Path) -> list[Row]:
         tensors |= content
     case = CASES.get(config.get('model_type', ''), MmActCase)(folder, tensors)
     with torch.inference_mode():
-        return [case.check(name) for name in sorted(tensors)]
+        return [case.check(name) for name in sorted(tensors)] + case.texts()

@@ -66,6 +66,10 @@ class ParityCase:
                     return Row(name, None, None, False, f'cannot be checked: {error}')
         return Row(name, None, None, False, 'cannot be checked: unknown tensor name')
 
+    def texts(self) -> list[Row]:
+        """Rows of what a folder has beside its tensors."""
+        return []
+
     def _get(self, name: str) -> np.ndarray:
         if name not in self.tensors:
             raise ValueError(f'tensor {name} is missing')
