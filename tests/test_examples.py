@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from vla_bench.replay import write_bag
+from vla_bringup.bags.synthetic import write_bag
 
 from .conftest import ROOT
 

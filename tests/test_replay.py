@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from vla_bench.replay import write_bag
+from vla_bringup.bags.synthetic import write_bag
 from vla_bringup.console import make_console
 from vla_bringup.replay.replay import Options, replay
 

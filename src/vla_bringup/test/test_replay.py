@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from typer.testing import CliRunner
 
-from vla_bench.replay import write_bag
+from vla_bringup.bags.synthetic import write_bag
 from vla_bringup.cli import app
 from vla_bringup.replay.driven import ACROSS, DRIVEN, PARTS, UNKNOWN, Events, timeline
 from vla_bringup.replay.feed import Feed, load_setup
