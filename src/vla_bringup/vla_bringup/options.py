@@ -5,7 +5,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from vla_training.cli import SIMULATED, Model, Robot
+from vla_training.commands.options import SIMULATED, Model, Robot
 
 __all__ = ['SIMULATED', 'Device', 'Model', 'Robot', 'Tasks', 'Threads', 'exit_with', 'task_of', 'tasks_of']
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from vla_model.checkpoints.shipped import model_path
-from vla_training.cli import Checkpoint
+from vla_training.commands.options import Checkpoint
 
 app = typer.Typer(
     no_args_is_help=True,

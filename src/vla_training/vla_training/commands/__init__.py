@@ -1,0 +1,1 @@
+"""The commands of ./vla train, by the kind of work."""
