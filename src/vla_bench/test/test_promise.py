@@ -250,6 +250,20 @@ def test_a_message_that_is_ready_when_the_controller_brakes_already_is_not_sent(
     rig.judge()
 
 
+@pytest.mark.parametrize('planning', [0.02, 0.03, 0.05])
+def test_the_arm_moves_even_if_each_message_is_ready_too_late(planning):
+    rig = Late(PROFILES['fr3'])
+    rig.run(100)
+    rig.planning, begun = planning, len(rig.executed)
+    rig.run(120)
+    rig.planning = 0.0
+    rig.run(50)
+    rig.judge()
+    second = 1000  # cycles
+    for i in range(begun, len(rig.executed) - second, second):
+        assert np.ptp(rig.executed[i : i + second], axis=0).max() > 0.01
+
+
 def test_a_step_that_is_later_than_a_clock_jump_finds_the_arm_at_rest():
     rig = Late(PROFILES['fr3'])
     rig.run(100)

@@ -90,6 +90,7 @@ class Course:
         self._begins = 0  # row of the track that the motion begins with
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
         self._promise: Promise | None = None
+        self._waited = 0.0  # [s] since the last control step, by which the motion begins later
 
     # ---- the motion
 
@@ -168,9 +169,16 @@ class Course:
         left = late - before.lead if before.plan == self.plan else late + before.branched
         return left <= _LATEST
 
-    def sent(self, promise: Promise) -> None:
-        """The controller has this now, and keeps to it."""
-        self._promise = promise
+    @property
+    def may_wait(self) -> bool:
+        """Whether the controller stands where the motion begins, so that this may begin later than at the control step.
+        Else a machine on which each new plan is ready too late would never begin to move."""
+        before = self._promise
+        return before is not None and before.duration <= 0 and before.branched <= _SOON
+
+    def sent(self, promise: Promise, waited: float = 0.0) -> None:
+        """The controller has this now, and keeps to it. waited: [s] since the control step until it begins."""
+        self._promise, self._waited = promise, waited
 
     def forget_sent(self) -> None:
         """The controller follows nothing that was sent any more."""
@@ -186,6 +194,7 @@ class Course:
         what it executes instead."""
         promise, still = self._promise, self.track.finished
         assert promise is not None
+        seconds, self._waited = max(0.0, seconds - self._waited), 0.0
         promise.elapse(seconds, self.plan)
         if promise.plan == self.plan:
             late = Late.NOT if promise.lead >= 0 or still else Late.BRAKES

@@ -75,9 +75,13 @@ class JointTrajectoryController(JointController):
             return
         promise = course.promise(LEAD)
         message = JointTrajectory(joint_names=self._names, points=points(promise))
+        ready, waited = self._clock.now(), 0.0
+        late = (ready - now).nanoseconds * 1e-9
+        if not course.in_time(late):
+            if not course.may_wait:
+                return
+            now, waited = ready, late
         message.header.stamp = now.to_msg()
-        if not course.in_time((self._clock.now() - now).nanoseconds * 1e-9):
-            return
         self.topic.publish(message)
-        course.sent(promise)
+        course.sent(promise, waited)
         self._sent, self._sent_plan = now, course.plan
