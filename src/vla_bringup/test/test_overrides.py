@@ -87,7 +87,7 @@ def test_the_other_nodes_take_the_file_as_well(write, tmp_path):
         (section('/left/executor', rate=50.0), 'section /left/executor is for none of the nodes'),
         (section('executor', velocity_fraction=2.0), 'velocity_fraction of executor is 2: must be 0.01 to 1'),
         (section('executor', velocity_fraction='fast'), "is 'fast': must be float"),
-        (section('executor', seams='best'), "is 'best': must be one of latest, inpaint"),
+        (section('executor', blending='best'), "is 'best': must be one of latest, inpaint"),
         (section('policy', threads=True), 'is True: must be int'),
         (section('executor', guard={'planes': [0.0, 'a']}), 'must be a float list'),
         (section('policy', drive=True), 'sets drive of policy to True, but drive is an argument of its own'),

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_core.motion.chunk import StampedChunk
-from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.chunk_blending import STRATEGIES, ChunkBlending
 from vla_core.motion.path import ChunkPath
 
 NS = 1e9
@@ -38,11 +38,11 @@ def due(c):
     return c.t_ref / NS + c.dt * np.arange(1, c.horizon + 1)
 
 
-def follow(seams, c, now, gripper=None, positions=None):
+def follow(blending, c, now, gripper=None, positions=None):
     """What is to be followed from the chunk's own first step on."""
     positions = c.positions if positions is None else positions
-    t_ref, positions, gripper = seams.blend(c, positions, round(now * NS), gripper)
-    seams.followed()
+    t_ref, positions, gripper = blending.blend(c, positions, round(now * NS), gripper)
+    blending.followed()
     before = round((c.t_ref - t_ref) / NS / c.dt)
     assert 0 <= before <= 3 and abs(c.t_ref - t_ref - before * c.dt * NS) < 10
     return positions[before:], gripper[before:]
@@ -52,58 +52,58 @@ def follow(seams, c, now, gripper=None, positions=None):
 
 
 def test_before_its_first_step_a_chunk_runs_as_what_was_followed():
-    seams = Seams('latest')
+    blending = ChunkBlending('latest')
     rising = np.column_stack([np.arange(8.0) ** 2] * 2)
-    follow(seams, chunk(rising), 0.0)
+    follow(blending, chunk(rising), 0.0)
     new = chunk(rising[3:] - 3.0, 0.3)  # the same curve, 3 rad lower
-    t_ref, positions, _ = seams.blend(new, new.positions, round(0.35 * NS))
+    t_ref, positions, _ = blending.blend(new, new.positions, round(0.35 * NS))
     assert t_ref == new.t_ref - round(0.3 * NS)
     np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, 1.0, *(rising[3:, 0] - 3.0)], atol=1e-9)  # not below 0
 
 
 def test_a_chunk_that_wants_something_else_begins_with_itself():
-    seams = Seams('latest')
-    follow(seams, chunk(np.column_stack([0.1 * np.arange(1.0, 9.0)] * 2)), 0.0)
+    blending = ChunkBlending('latest')
+    follow(blending, chunk(np.column_stack([0.1 * np.arange(1.0, 9.0)] * 2)), 0.0)
     for end, before in ((0.9, 3), (0.3, 0)):  # [rad] of a chunk that goes on as before, and of one that stays
         new = chunk(np.linspace(0.4, end, 6)[:, None] * np.ones(2), 0.3)
-        t_ref, positions, _ = seams.blend(new, new.positions, round(0.3 * NS), turn=np.full(2, 5.0))
+        t_ref, positions, _ = blending.blend(new, new.positions, round(0.3 * NS), turn=np.full(2, 5.0))
         assert round((new.t_ref - t_ref) / NS / new.dt) == len(positions) - 6 == before
 
 
 def test_latest_and_inpaint_take_a_chunk_that_continues_the_old_one_as_it_is():
     for strategy in ('latest', 'inpaint'):
-        seams = Seams(strategy)
-        follow(seams, chunk(level(0.0)), 0.0)
+        blending = ChunkBlending(strategy)
+        follow(blending, chunk(level(0.0)), 0.0)
         new = chunk(np.random.default_rng(0).normal(size=(8, DOF)), 0.2, frozen=2)
-        np.testing.assert_array_equal(follow(seams, new, 0.3)[0], new.positions)
+        np.testing.assert_array_equal(follow(blending, new, 0.3)[0], new.positions)
 
 
 @pytest.mark.parametrize('apart, followed', [(0.04, [1.0] * 6), (0.06, [0.5, 0.75, 0.875, 0.9375, 1.0, 1.0])])
 def test_an_inpainted_chunk_that_turns_away_at_once_is_followed_step_by_step(apart, followed):
-    seams = Seams('inpaint')
-    follow(seams, chunk(level(0.0)), 0.0)  # until 0.8 s
+    blending = ChunkBlending('inpaint')
+    follow(blending, chunk(level(0.0)), 0.0)  # until 0.8 s
     new = chunk(np.vstack([level(0.0, 2), level(apart, 6)]), 0.2, frozen=2)
     turn = np.full(DOF, 4 * 0.05 / 0.1**2)  # a joint gets 0.05 rad away within a step, and stops there
-    t_ref, positions, _ = seams.blend(new, new.positions, round(0.3 * NS), turn=turn)
+    t_ref, positions, _ = blending.blend(new, new.positions, round(0.3 * NS), turn=turn)
     positions = positions[round((new.t_ref - t_ref) / NS / new.dt) :]
     np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, *(apart * np.array(followed))], atol=1e-9)
 
 
 @pytest.mark.parametrize('strategy', ['weighted', 'inpaint'])  # the latter for chunks that do not continue the old one
 def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that(strategy):
-    seams = Seams(strategy)
-    follow(seams, chunk(level(0.0)), 0.0)  # until 0.8 s
-    positions, _ = follow(seams, chunk(level(1.0), 0.3), 0.4)
+    blending = ChunkBlending(strategy)
+    follow(blending, chunk(level(0.0)), 0.0)  # until 0.8 s
+    positions, _ = follow(blending, chunk(level(1.0), 0.3), 0.4)
     np.testing.assert_allclose(positions[:, 0], [0.7] * 5 + [1.0] * 3)
-    positions, _ = follow(seams, chunk(level(1.0), 0.5), 0.6)
+    positions, _ = follow(blending, chunk(level(1.0), 0.5), 0.6)
     np.testing.assert_allclose(positions[:, 0], [0.91] * 3 + [1.0] * 5)
 
 
 def test_ensemble_has_the_weights_of_act():
-    seams = Seams('temporal_ensemble', decay=0.5)
+    blending = ChunkBlending('temporal_ensemble', decay=0.5)
     values = (0.0, 1.0, 5.0)
     for k, value in enumerate(values):
-        positions, _ = follow(seams, chunk(level(value), 0.2 * k), 0.2 * k)
+        positions, _ = follow(blending, chunk(level(value), 0.2 * k), 0.2 * k)
     # The third ends at 1.2 s, the second at 1.0 s, the first at 0.8 s; i = 0 is the oldest that speaks for the step.
     w = np.exp(-0.5 * np.arange(3))
     np.testing.assert_allclose(positions[0, 0], np.dot(w, values) / w.sum())
@@ -112,9 +112,9 @@ def test_ensemble_has_the_weights_of_act():
 
 
 def test_cross_fade_begins_on_the_old_chunk_and_ends_on_the_new_one():
-    seams = Seams('cross_fade', fade_time=0.4)
-    follow(seams, chunk(level(0.0, 10)), 0.0)
-    positions, _ = follow(seams, chunk(level(1.0, 10), 0.2), 0.35)
+    blending = ChunkBlending('cross_fade', fade_time=0.4)
+    follow(blending, chunk(level(0.0, 10)), 0.0)
+    positions, _ = follow(blending, chunk(level(1.0, 10), 0.2), 0.35)
     times = due(chunk(level(1.0, 10), 0.2))
     assert (positions[times <= 0.35] == 0.0).all()
     u = np.clip((times - 0.35) / 0.4, 0, 1)
@@ -122,18 +122,18 @@ def test_cross_fade_begins_on_the_old_chunk_and_ends_on_the_new_one():
 
 
 def test_cross_fade_is_done_when_the_old_chunk_ends():
-    seams = Seams('cross_fade', fade_time=10.0)
-    follow(seams, chunk(level(0.0, 4)), 0.0)  # until 0.4 s
-    positions, _ = follow(seams, chunk(level(1.0), 0.1), 0.2)
+    blending = ChunkBlending('cross_fade', fade_time=10.0)
+    follow(blending, chunk(level(0.0, 4)), 0.0)  # until 0.4 s
+    positions, _ = follow(blending, chunk(level(1.0), 0.1), 0.2)
     assert 0.0 < positions[1, 0] < 1.0  # 0.3 s
     np.testing.assert_allclose(positions[2:, 0], 1.0)
 
 
 @pytest.mark.parametrize('strategy', BLENDING)
 def test_frozen_steps_are_kept(strategy):
-    seams = Seams(strategy)
-    follow(seams, chunk(level(0.0)), 0.0)
-    positions, _ = follow(seams, chunk(level(1.0), 0.1, frozen=3), 0.25)
+    blending = ChunkBlending(strategy)
+    follow(blending, chunk(level(0.0)), 0.0)
+    positions, _ = follow(blending, chunk(level(1.0), 0.1, frozen=3), 0.25)
     assert (positions[:3] == 1.0).all()
     assert (positions[3] < 1.0).all()
 
@@ -142,14 +142,14 @@ def test_frozen_steps_are_kept(strategy):
 @pytest.mark.parametrize('delay', [0.03, 0.1, 0.17])
 def test_the_path_goes_on_as_it_is_whenever_the_chunk_arrives(strategy, delay):
     """Also before the first step of the new chunk, and between two: as far as the old chunk is continued."""
-    rng, seams = np.random.default_rng(5), Seams(strategy)
+    rng, blending = np.random.default_rng(5), ChunkBlending(strategy)
     first = chunk(np.cumsum(rng.normal(size=(12, DOF)), axis=0) * 0.01)
-    follow(seams, first, 0.0)
+    follow(blending, first, 0.0)
     along = ChunkPath(first.positions, 0.1)
     new = chunk(np.cumsum(rng.normal(size=(12, DOF)), axis=0) * 0.01, 0.4, frozen=2)
     steps = new.positions.copy()
     steps[:2] = along.sample(np.array([0.5, 0.6]))[0]
-    t_ref, positions, _ = seams.blend(new, steps, round((0.4 + delay) * NS))
+    t_ref, positions, _ = blending.blend(new, steps, round((0.4 + delay) * NS))
     path = ChunkPath(positions, 0.1)
     now = np.array([0.4 + delay])
     here, there = along.sample(now), path.sample(now - t_ref / NS)
@@ -161,30 +161,30 @@ def test_the_path_goes_on_as_it_is_whenever_the_chunk_arrives(strategy, delay):
 
 def test_no_steps_of_a_chunk_that_had_ended_come_before():
     for strategy in ('inpaint', 'cross_fade'):
-        seams = Seams(strategy)
-        follow(seams, chunk(level(0.0, 4)), 0.0)
+        blending = ChunkBlending(strategy)
+        follow(blending, chunk(level(0.0, 4)), 0.0)
         new = chunk(level(1.0), 0.5, frozen=1)
-        assert seams.blend(new, new.positions, round(0.6 * NS))[0] == new.t_ref
+        assert blending.blend(new, new.positions, round(0.6 * NS))[0] == new.t_ref
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
 def test_alone_a_chunk_is_followed_as_it_is(strategy):
-    seams = Seams(strategy)
+    blending = ChunkBlending(strategy)
     first = chunk(np.random.default_rng(1).normal(size=(8, DOF)))
-    np.testing.assert_array_equal(follow(seams, first, 0.1)[0], first.positions)
+    np.testing.assert_array_equal(follow(blending, first, 0.1)[0], first.positions)
     late = chunk(np.random.default_rng(2).normal(size=(8, DOF)), 0.9)  # the first ended at 0.8 s
-    np.testing.assert_array_equal(follow(seams, late, 1.0)[0], late.positions)
-    seams.reset()
+    np.testing.assert_array_equal(follow(blending, late, 1.0)[0], late.positions)
+    blending.reset()
     other = chunk(np.random.default_rng(3).normal(size=(8, DOF)), 1.0)
-    np.testing.assert_array_equal(follow(seams, other, 1.1)[0], other.positions)
+    np.testing.assert_array_equal(follow(blending, other, 1.1)[0], other.positions)
 
 
 @pytest.mark.parametrize('strategy', BLENDING)
 def test_what_is_not_followed_does_not_count(strategy):
-    seams = Seams(strategy)
-    seams.blend(chunk(level(5.0)), level(5.0), 0)
+    blending = ChunkBlending(strategy)
+    blending.blend(chunk(level(5.0)), level(5.0), 0)
     new = chunk(level(1.0), 0.1)
-    np.testing.assert_array_equal(seams.blend(new, new.positions, 0)[1], new.positions)
+    np.testing.assert_array_equal(blending.blend(new, new.positions, 0)[1], new.positions)
 
 
 grids = st.tuples(
@@ -198,13 +198,13 @@ grids = st.tuples(
 @settings(max_examples=80)
 @given(st.sampled_from(BLENDING), st.lists(grids, min_size=2, max_size=6), st.integers(0, 10**6))
 def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed):
-    rng, seams, now = np.random.default_rng(seed), Seams(strategy), 0.0
+    rng, blending, now = np.random.default_rng(seed), ChunkBlending(strategy), 0.0
     said = []
     for t_ref, dt, horizon, frozen in grids:
         c = chunk(rng.uniform(-1, 1, (horizon, DOF)), t_ref, dt, frozen=frozen)
         said.append(c.positions)
         now = max(now, t_ref) + float(rng.uniform(0, 0.1))
-        positions, gripper = follow(seams, c, now)
+        positions, gripper = follow(blending, c, now)
         assert positions.shape == c.positions.shape and gripper.size == 0
         everything = np.vstack(said)
         assert (positions >= everything.min(0) - 1e-9).all() and (positions <= everything.max(0) + 1e-9).all()
@@ -215,13 +215,13 @@ def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed
 @given(st.sampled_from(BLENDING), st.integers(0, 10**6))
 def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strategy, seed):
     """A straight motion, seen by chunks with other t_ref, dt and arrival times: nothing is left to blend."""
-    rng, seams = np.random.default_rng(seed), Seams(strategy)
+    rng, blending = np.random.default_rng(seed), ChunkBlending(strategy)
     slope, t_ref = rng.uniform(-1, 1, DOF), 0.0
     for _ in range(5):
         t_ref += float(rng.uniform(-0.05, 0.2))
         c = chunk(np.zeros((int(rng.integers(2, 16)), DOF)), t_ref, float(rng.uniform(0.02, 0.1)))
         moving = due(c)[:, None] * slope
-        positions, _ = follow(seams, c, t_ref + float(rng.uniform(0, 0.3)), positions=moving)
+        positions, _ = follow(blending, c, t_ref + float(rng.uniform(0, 0.3)), positions=moving)
         np.testing.assert_allclose(positions, moving, atol=1e-7)  # t_ref is rounded to 1 ns
 
 
@@ -230,7 +230,7 @@ def test_chunks_that_agree_are_not_changed_whatever_their_grids_and_delays(strat
     st.sampled_from(BLENDING), st.floats(-np.pi, np.pi), st.floats(-3.0, 3.0), st.integers(-2, 2), st.integers(-2, 2)
 )
 def test_a_joint_that_wraps_goes_the_short_way_on_the_new_chunks_turn(strategy, angle, apart, turns, other_turns):
-    wrapped, plain = Seams(strategy, wraps=np.array([True, False])), Seams(strategy)
+    wrapped, plain = ChunkBlending(strategy, wraps=np.array([True, False])), ChunkBlending(strategy)
     old = level(angle)
     new = level(angle + apart)
     shifted, ahead = old.copy(), new.copy()
@@ -249,49 +249,49 @@ OPEN, SHUT = 0.08, 0.0
 
 
 def test_the_opening_sent_is_that_of_a_chunk_and_the_majority_decides():
-    seams = Seams('temporal_ensemble')
+    blending = ChunkBlending('temporal_ensemble')
     for k, opening in enumerate((0.07, 0.08, 0.01)):
-        _, gripper = follow(seams, chunk(level(0.0), 0.1 * k, gripper=[opening] * 8), 0.1 * k)
+        _, gripper = follow(blending, chunk(level(0.0), 0.1 * k, gripper=[opening] * 8), 0.1 * k)
     # Two say open, the newest of them 0.08, until the older ends at 0.8 s: then it is one to one, the older ahead.
     np.testing.assert_allclose(gripper, [0.08] * 7 + [0.01])
 
 
 def test_weighted_follows_the_new_chunk_and_cross_fade_the_old_one_for_half_of_the_fade():
     for strategy, expected in (('weighted', [SHUT] * 8), ('cross_fade', [OPEN] * 3 + [SHUT] * 5)):
-        seams = Seams(strategy, fade_time=0.4)
-        follow(seams, chunk(level(0.0), gripper=[OPEN] * 8), 0.0)
-        _, gripper = follow(seams, chunk(level(0.0), 0.0, gripper=[SHUT] * 8), 0.15, OPEN)
+        blending = ChunkBlending(strategy, fade_time=0.4)
+        follow(blending, chunk(level(0.0), gripper=[OPEN] * 8), 0.0)
+        _, gripper = follow(blending, chunk(level(0.0), 0.0, gripper=[SHUT] * 8), 0.15, OPEN)
         np.testing.assert_allclose(gripper, expected)
 
 
 @pytest.mark.parametrize('strategy', STRATEGIES)
 def test_an_opening_within_the_dead_band_changes_nothing(strategy):
-    seams = Seams(strategy, gripper_threshold=0.04, gripper_band=0.01)
+    blending = ChunkBlending(strategy, gripper_threshold=0.04, gripper_band=0.01)
     ambiguous = [0.036, 0.044, 0.04, 0.038, 0.042, 0.044, 0.036, 0.04]
-    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, SHUT)[2] == SHUT).all()
-    assert (seams.blend(chunk(level(0), gripper=ambiguous), level(0), 0, OPEN)[2] == OPEN).all()
+    assert (blending.blend(chunk(level(0), gripper=ambiguous), level(0), 0, SHUT)[2] == SHUT).all()
+    assert (blending.blend(chunk(level(0), gripper=ambiguous), level(0), 0, OPEN)[2] == OPEN).all()
     clear = [0.036, 0.044, 0.03, 0.044, 0.036, 0.05, 0.036, 0.02]
-    _, _, gripper = seams.blend(chunk(level(0), gripper=clear), level(0), 0, OPEN)
+    _, _, gripper = blending.blend(chunk(level(0), gripper=clear), level(0), 0, OPEN)
     np.testing.assert_allclose(gripper, [OPEN, OPEN, 0.03, 0.03, 0.03, 0.05, 0.05, 0.02])
 
 
 def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_vote():
-    seams = Seams('weighted', old_weight=0.9)
-    follow(seams, chunk(level(0.0)), 0.0)
-    _, gripper = follow(seams, chunk(level(0.0), 0.1, gripper=[OPEN] * 8), 0.1)
+    blending = ChunkBlending('weighted', old_weight=0.9)
+    follow(blending, chunk(level(0.0)), 0.0)
+    _, gripper = follow(blending, chunk(level(0.0), 0.1, gripper=[OPEN] * 8), 0.1)
     assert (gripper == OPEN).all()
-    assert follow(seams, chunk(level(0.0), 0.2), 0.2)[1].size == 0
+    assert follow(blending, chunk(level(0.0), 0.2), 0.2)[1].size == 0
 
 
 @settings(max_examples=60)
 @given(st.sampled_from(STRATEGIES), st.integers(0, 10**6))
 def test_no_opening_is_made_up(strategy, seed):
-    rng, seams, sent = np.random.default_rng(seed), Seams(strategy), None
+    rng, blending, sent = np.random.default_rng(seed), ChunkBlending(strategy), None
     said: set[float] = set()
     for k in range(6):
         openings = rng.choice([0.0, 0.01, 0.037, 0.041, 0.06, 0.08], 8)
         said |= set(openings)
-        _, gripper = follow(seams, chunk(level(0.0), 0.15 * k, gripper=openings), 0.15 * k + 0.1, sent)
+        _, gripper = follow(blending, chunk(level(0.0), 0.15 * k, gripper=openings), 0.15 * k + 0.1, sent)
         assert set(gripper) <= said
         sent = float(gripper[0])
 
@@ -300,21 +300,21 @@ def test_no_opening_is_made_up(strategy, seed):
 
 
 def test_execute_horizon_counts_from_the_first_step_that_is_not_past():
-    seams = Seams('latest', execute_horizon=3)
+    blending = ChunkBlending('latest', execute_horizon=3)
     c = chunk(np.arange(16.0).reshape(8, 2), 1.0, gripper=[OPEN] * 8)
-    positions, gripper = follow(seams, c, 1.25)  # steps 0 and 1 are past, 2 to 4 are to be executed
+    positions, gripper = follow(blending, c, 1.25)  # steps 0 and 1 are past, 2 to 4 are to be executed
     np.testing.assert_array_equal(positions, c.positions[:5])
     assert len(gripper) == 5
-    assert len(follow(seams, c, 1.3)[0]) == 6  # a step due now is past
-    assert len(follow(seams, c, 0.95)[0]) == 3
-    assert len(follow(seams, c, 1.75)[0]) == 8
-    assert len(follow(Seams('latest'), c, 1.25)[0]) == 8
+    assert len(follow(blending, c, 1.3)[0]) == 6  # a step due now is past
+    assert len(follow(blending, c, 0.95)[0]) == 3
+    assert len(follow(blending, c, 1.75)[0]) == 8
+    assert len(follow(ChunkBlending('latest'), c, 1.25)[0]) == 8
 
 
 def test_what_is_cut_off_still_counts_in_the_next_blend():
-    seams = Seams('weighted', execute_horizon=2)
-    follow(seams, chunk(level(0.0)), 0.0)
-    positions, _ = follow(seams, chunk(level(1.0), 0.4), 0.5)
+    blending = ChunkBlending('weighted', execute_horizon=2)
+    follow(blending, chunk(level(0.0)), 0.0)
+    positions, _ = follow(blending, chunk(level(1.0), 0.4), 0.5)
     np.testing.assert_allclose(positions[:, 0], [0.7] * 3)
 
 
@@ -330,4 +330,4 @@ def test_what_is_cut_off_still_counts_in_the_next_blend():
 )
 def test_a_setting_that_is_none_is_named(settings, named):
     with pytest.raises(ValueError, match=named):
-        Seams(**settings)
+        ChunkBlending(**settings)

@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
-from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.chunk_blending import STRATEGIES, ChunkBlending
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, State
 from vla_core.motion.limits import velocity_limits
 from vla_core.profile import RobotProfile
@@ -81,7 +81,7 @@ class Stream:
 
     def __init__(self, profile: RobotProfile, seed: int, config: ExecutorConfig, guard: 'Guard | None' = None) -> None:
         self.rng = np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, config, guard, Seams(STRATEGIES[seed % len(STRATEGIES)]))
+        self.core = ChunkExecutor(profile, config, guard, ChunkBlending(STRATEGIES[seed % len(STRATEGIES)]))
         self.profile, self.seen = profile, Measured()
         self.period = config.period
         self.jitter = 0.0 if config.period < 0.002 else 0.3

@@ -1,4 +1,4 @@
-"""Those who make set-points from chunks: ours by seam strategy, and plain versions of what others do.
+"""Those who make set-points from chunks: ours by blending strategy, and plain versions of what others do.
 
 All have what a replay and `vla_sim.rollout.run_episode` use of a ChunkExecutor. The others are written as their
 originals work, but are given straight lines between steps, so that no staircase counts against them.
@@ -8,7 +8,7 @@ import numpy as np
 
 from vla_core.clocks import SECONDS
 from vla_core.motion.chunk import Refusal, StampedChunk, Verdict, checked_positions
-from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.chunk_blending import STRATEGIES, ChunkBlending
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, SetPoint, State
 from vla_core.profile import RobotProfile
 
@@ -19,13 +19,13 @@ SPEED_SHARE = 0.8  # of the velocity limits that `clamp` allows, as ours does
 
 
 class Ours(ChunkExecutor):
-    """The executor of this suite with one seam strategy."""
+    """The executor of this suite with one blending strategy."""
 
     interpolation = 'cubic'
 
     def __init__(self, profile: RobotProfile, strategy: str, period: float) -> None:
-        seams = Seams(strategy, gripper_threshold=profile.gripper_max_opening / 2)
-        super().__init__(profile, ExecutorConfig(period=period), seams=seams)
+        blending = ChunkBlending(strategy, gripper_threshold=profile.gripper_max_opening / 2)
+        super().__init__(profile, ExecutorConfig(period=period), blending=blending)
 
 
 class _Baseline:
@@ -182,7 +182,7 @@ Contender = Ours | Clamp | LeRobot | Blocking
 
 
 def contender(name: str, profile: RobotProfile, period: float) -> Contender:
-    """By name: a seam strategy of ours, or a baseline. period: [s] between control steps. Raises ValueError."""
+    """By name: a blending strategy of ours, or a baseline. period: [s] between control steps. Raises ValueError."""
     if name in STRATEGIES:
         return Ours(profile, name, period)
     if name == 'clamp':

@@ -48,7 +48,7 @@ class _Old:
         return np.clip(self.path.sample(times)[0], self.positions.min(axis=0), self.positions.max(axis=0))
 
 
-class Seams:
+class ChunkBlending:
     """Blends chunks of one epoch by one strategy. Not thread-safe.
 
     latest: the new chunk alone.
@@ -92,7 +92,7 @@ class Seams:
     ) -> None:
         """Raises ValueError naming the setting that is none."""
         if strategy not in STRATEGIES:
-            raise ValueError(f'seam strategy {strategy!r}: must be one of {", ".join(STRATEGIES)}')
+            raise ValueError(f'blending strategy {strategy!r}: must be one of {", ".join(STRATEGIES)}')
         if execute_horizon < 0:
             raise ValueError(f'execute_horizon must be 0 (all steps) or more, got {execute_horizon}')
         if not fade_time > 0:

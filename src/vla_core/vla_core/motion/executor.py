@@ -226,10 +226,10 @@ class ChunkExecutor(StoppingExecutor):
             )
         if s < -self.config.future_tolerance:
             raise Refusal(Verdict.FROM_FUTURE, ahead('the chunk', -s))
-        t_ref, positions, gripper = self._seams.blend(chunk, positions, now, self._gripper, self.limits.acceleration)
+        t_ref, positions, gripper = self._blending.blend(chunk, positions, now, self._gripper, self.limits.acceleration)
         path = ChunkPath(positions, chunk.dt, self.config.interpolation, self.limits.lower, self.limits.upper)
         self._join(path, t_ref)
-        self._seams.followed()
+        self._blending.followed()
         self.source, self.sequence, self.message = chunk.source, chunk.sequence, ''
         self._path_gripper, self._t_ref, self._seen = gripper, t_ref, chunk.t_ref
         self.state, self.hold = State.EXECUTING, Hold.NONE

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from vla_core.motion.chunk import Verdict
-from vla_core.motion.chunk_blending import Seams
+from vla_core.motion.chunk_blending import ChunkBlending
 from vla_core.motion.config import ExecutorConfig
 from vla_core.motion.course import Course
 from vla_core.motion.measured import Measured
@@ -33,10 +33,10 @@ class ExecutorState:
         profile: RobotProfile,
         config: ExecutorConfig | None = None,
         guard: 'Guard | None' = None,
-        seams: Seams | None = None,
+        blending: ChunkBlending | None = None,
     ) -> None:
         """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
-        seams: how a chunk goes with those before it; None: the newest chunk alone.
+        blending: how a chunk goes with those before it; None: the newest chunk alone.
         """
         self.profile = profile
         self.config = config or ExecutorConfig()
@@ -54,7 +54,7 @@ class ExecutorState:
         self.muted = False  # what `step` gives is not sent: another node has the arm, or none
         self.course = Course(profile, self.config, guard)
         self.limits = self.course.limits
-        self._seams = seams or Seams('latest')
+        self._blending = blending or ChunkBlending('latest')
         self._tracking = Tracking(
             self.config.tracking_delay,
             self.config.period,

@@ -101,4 +101,4 @@ class StoppingExecutor(ExecutorState):
     def _new_epoch(self) -> None:
         self.epoch += 1
         self.source, self.sequence = '', 0
-        self._seams.reset()
+        self._blending.reset()

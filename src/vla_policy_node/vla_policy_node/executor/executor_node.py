@@ -52,7 +52,7 @@ class ExecutorNode(SafeLifecycleNode):
     def set_up(self) -> None:
         self._resting.set()
         p = self._settings = ExecutorParameters.of(self)
-        core = self._core = ChunkExecutor(p.profile, p.config, p.guard, p.seams)
+        core = self._core = ChunkExecutor(p.profile, p.config, p.guard, p.blending)
         self._report = self._keep(ExecutorReport(self, core), ExecutorReport.close)
         self._scene = planning_scene(self, p.guard, p.profile)
         if self._scene is not None:

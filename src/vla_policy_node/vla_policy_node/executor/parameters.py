@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from rclpy.node import Node
 
 from vla_core.kinematics.description import joint_limits, narrowed
-from vla_core.motion.chunk_blending import STRATEGIES, Seams
+from vla_core.motion.chunk_blending import STRATEGIES, ChunkBlending
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig
 from vla_core.profile import RobotProfile
 from vla_policy_node.adapters.gripper_action import franka_hand, gripper_command
@@ -45,7 +45,7 @@ class ExecutorParameters:
     profile: RobotProfile
     guard: 'Guard | None'
     config: ExecutorConfig
-    seams: Seams
+    blending: ChunkBlending
     joint_topic: str
     controller: str
     joint_command: str
@@ -75,7 +75,7 @@ class ExecutorParameters:
             profile=profile,
             guard=guard,
             config=_config(node, ADAPTERS[controller].load().releases_within_acceleration),
-            seams=_seams(node, profile),
+            blending=_blending(node, profile),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
             controller=controller,
             joint_command=declare(node, 'topics.joint_command', 'target_joint', 'input of the joint controller'),
@@ -145,9 +145,9 @@ def _config(node: Node, release_within_acceleration: bool) -> ExecutorConfig:
     )
 
 
-def _seams(node: Node, profile: RobotProfile) -> Seams:
+def _blending(node: Node, profile: RobotProfile) -> ChunkBlending:
     strategy = declare(
-        node, 'seams', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/seams.md',
+        node, 'blending', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/chunk-blending.md',
         choices=STRATEGIES,
     )  # fmt: skip
     steps = declare(
@@ -157,12 +157,14 @@ def _seams(node: Node, profile: RobotProfile) -> Seams:
     band = float(
         declare(node, 'gripper_band', 0.01, 'openings so close to half open decide nothing [m]', low=0.0, high=0.1)
     )
-    return Seams(
+    return ChunkBlending(
         strategy,
         execute_horizon=steps,
         fade_time=float(declare(node, 'fade_time', 0.3, 'of cross_fade [s]', low=0.01, high=5.0)),
         old_weight=float(declare(node, 'old_weight', 0.3, 'of weighted: share of the old chunk', low=0.0, high=1.0)),
-        decay=float(declare(node, 'ensemble_decay', 0.01, 'of temporal_ensemble, see Seams', low=-10.0, high=10.0)),
+        decay=float(
+            declare(node, 'ensemble_decay', 0.01, 'of temporal_ensemble, see ChunkBlending', low=-10.0, high=10.0)
+        ),
         gripper_threshold=profile.gripper_max_opening / 2,
         gripper_band=band,
     )

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_core.motion.chunk_blending import Seams
+from vla_core.motion.chunk_blending import ChunkBlending
 from vla_core.motion.executor import ChunkExecutor
 from vla_core.profile import RobotProfile
 from vla_sim.rendering.cameras import Cameras
@@ -49,8 +49,10 @@ class RolloutPolicy:
         inpaint = bool(rng.random() < self.dagger.inpaint)
         period = math.ceil(max(latency, 0.2) * FPS - 1e-6) / FPS  # whole frames
         driver = PolicyDriver(self.policy, cameras, period, latency, inpaint)
-        seams = Seams('inpaint' if inpaint else 'weighted', gripper_threshold=self.profile.gripper_max_opening / 2)
-        run_episode(world, driver, ChunkExecutor(self.profile, seams=seams), seed, time_limit=seconds)
+        blending = ChunkBlending(
+            'inpaint' if inpaint else 'weighted', gripper_threshold=self.profile.gripper_max_opening / 2
+        )
+        run_episode(world, driver, ChunkExecutor(self.profile, blending=blending), seed, time_limit=seconds)
         world.set_target(world.joint_positions, np.zeros(self.profile.dof))
         world.step(REST)
         if done := world.success():

@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw
 from rich.console import Console
 from rich.progress import Progress, TimeElapsedColumn, TimeRemainingColumn
 
-from vla_core.motion.chunk_blending import Seams
+from vla_core.motion.chunk_blending import ChunkBlending
 from vla_core.motion.executor import ChunkExecutor
 from vla_core.observe.action_prefix import takes_prefix
 from vla_core.profile import RobotProfile
@@ -71,8 +71,8 @@ class Worker:
             if seen is not None and (not shots or seen.images is not shots[-1][1]):
                 shots.append((seen.t_ref * 1e-9, seen.images))
 
-        seams = Seams(self.drive.blending, gripper_threshold=self.profile.gripper_max_opening / 2)
-        executor = ChunkExecutor(self.profile, seams=seams)
+        blending = ChunkBlending(self.drive.blending, gripper_threshold=self.profile.gripper_max_opening / 2)
+        executor = ChunkExecutor(self.profile, blending=blending)
         result = run_episode(world, driver, executor, seed, instruction, self.drive.time_limit, watch)
         record = Record.of(group, result)
         if not record.success and self.sheets is not None:
