@@ -8,8 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from vla_model import decode
 from vla_model.checkpoints.nano import init_weights
 from vla_model.config import NetworkConfig, Quantization
-from vla_model.engines import kernels
-from vla_model.engines import matmuls as products
+from vla_model.engines import kernels, matmuls
 from vla_model.engines.base import Act
 from vla_model.engines.cuda_graph import STEP, CudaGraphs
 from vla_model.engines.fused import FusedNetwork
@@ -98,13 +97,13 @@ def test_quantized_layers_give_what_they_give_in_eager(act, schemes):
 
 
 @pytest.mark.parametrize(('scheme', 'limit'), [('int8', 1e-5), ('fp8', 4e-3), ('int4', 1e-5), ('int8-weight', 1e-5)])
-def test_a_product_is_that_of_its_quantized_layer(scheme, limit):
+def test_a_matmul_is_that_of_its_quantized_layer(scheme, limit):
     layer = small(schemes=(scheme,)).model['transformer'].blocks[0].attn_out
     x = torch.randn(40, 64)
-    product = products.Product([layer])
-    inputs = kernels.quantize(x, product.rounding, product.input_scale) if product.rounding else x
+    matmul = matmuls.Matmul([layer])
+    inputs = kernels.quantize(x, matmul.rounding, matmul.input_scale) if matmul.rounding else x
     exact = layer(x)
-    assert (product(inputs, torch.float32) - exact).norm() / exact.norm() < limit  # fp8 gives bfloat16 on the way
+    assert (matmul(inputs, torch.float32) - exact).norm() / exact.norm() < limit  # fp8 gives bfloat16 on the way
 
 
 def test_one_capture_serves_every_length_and_nothing_is_captured_once_sealed(act, tokenizer):
@@ -120,9 +119,9 @@ def test_one_capture_serves_every_length_and_nothing_is_captured_once_sealed(act
     engine.seal()
     engine(act.prompts[0], act.block, BINS)
     for rows, part in ((slice(30, 37), BINS), (act.block, slice(0, 300))):
-        with pytest.raises(ValueError, match=r'nothing was captured for a block of . tokens .* ask for it before'):
+        with pytest.raises(ValueError, match=r'no graph was captured for a block of . tokens .* run this request once'):
             engine(act.prompts[0], rows, part)
-    with pytest.raises(ValueError, match='nothing was captured for images'):
+    with pytest.raises(ValueError, match='no graph was captured for images'):
         engine.encode(torch.zeros(1, 3, 128, 128))
     with pytest.raises(ValueError, match='the prompt has 97 tokens, the graphs take up to 96'):
         engine(torch.zeros(1, 97, dtype=torch.int64), slice(80, 88), BINS)
@@ -146,7 +145,7 @@ def test_a_prefix_cache_is_that_of_eager_and_belongs_to_one_decode(act, tokenize
         a, b = engine(ids, act.block, BINS, cache=ours), network(ids, act.block, BINS, cache=theirs)
         assert torch.allclose(a, b, atol=1e-4)
     engine(act.prompts[1], act.block, BINS, cache=KeyValues(30))
-    with pytest.raises(ValueError, match='another decode of this kind has begun'):
+    with pytest.raises(ValueError, match='another decode of this request type has started'):
         engine(ids, act.block, BINS, cache=ours)
 
 
@@ -224,7 +223,7 @@ def test_a_policy_plans_and_imagines_on_graphs_as_in_eager_and_then_captures_no_
     p.warm_up()
     count = recorder.captured
     p.start(PLAN, seen, PlanOptions(24, 6)).run()
-    with pytest.raises(ValueError, match='nothing was captured for a block of 25 tokens'):
+    with pytest.raises(ValueError, match='no graph was captured for a block of 25 tokens'):
         p.start(PLAN, seen, PlanOptions(25, 6)).run()
     assert recorder.captured == count and STEP == 32
 
@@ -239,14 +238,14 @@ def test_the_fastest_way_that_runs_here_is_taken(scheme, monkeypatch):
         return clock.pop()
 
     network = small(schemes=(scheme,) if scheme else ())
-    product = products.Product([network.model['transformer'].blocks[0].attn_out])
-    usual = products.WAYS[scheme][0]
-    monkeypatch.setitem(products.WAYS, scheme, (broken, usual))
+    matmul = matmuls.Matmul([network.model['transformer'].blocks[0].attn_out])
+    usual = matmuls.IMPLEMENTATIONS[scheme][0]
+    monkeypatch.setitem(matmuls.IMPLEMENTATIONS, scheme, (broken, usual))
     clock = [0.5]
-    assert product.measure(40, torch.float32, wrong_time) == {usual.__name__: 0.5} and product.way is usual
-    monkeypatch.setitem(products.WAYS, scheme, (broken,))
-    with pytest.raises(ValueError, match='no way to multiply'):
-        product.measure(40, torch.float32, wrong_time)
+    assert matmul.measure(40, torch.float32, wrong_time) == {usual.__name__: 0.5} and matmul.implementation is usual
+    monkeypatch.setitem(matmuls.IMPLEMENTATIONS, scheme, (broken,))
+    with pytest.raises(ValueError, match='no implementation of a matmul'):
+        matmul.measure(40, torch.float32, wrong_time)
 
 
 def test_rounding_is_that_of_the_quantized_layers():

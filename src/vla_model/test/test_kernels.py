@@ -46,7 +46,7 @@ for integer in (True, False):
     make = (lambda *n: torch.randint(-127, 128, n, dtype=torch.int8)) if integer else (
         lambda *n: torch.randn(n).to(torch.float8_e4m3fn))
     a, b, sa, sb, out = make(37, 80), make(50, 80), torch.rand(37), torch.rand(50), torch.empty(37, 50)
-    kernels_triton.scaled_product[(3 * 4,)](a, b, sa, sb, out, 37, 50, 80, integer, 16, 16, 32, 8)
+    kernels_triton.scaled_matmul[(3 * 4,)](a, b, sa, sb, out, 37, 50, 80, integer, 16, 16, 32, 8)
     assert torch.allclose(out, a.float() @ b.float().T * sa[:, None] * sb, rtol=1e-5, atol=1e-2)
 print('fine')
 """

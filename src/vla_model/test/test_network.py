@@ -250,7 +250,7 @@ def test_what_does_not_compute_an_option_refuses_it_by_name(options, ids):
     network = made(**options)
     other = sorted(set(options) - {'head_dim'})
     if other:
-        with pytest.raises(ValueError, match=f"fused products does not compute networks with .*{other[0]}.*'eager'"):
+        with pytest.raises(ValueError, match=f"fused matmuls does not compute networks with .*{other[0]}.*'eager'"):
             FusedNetwork(network, 20)
     else:
         length, rows = torch.tensor([11], dtype=torch.int32), torch.arange(4, 9)

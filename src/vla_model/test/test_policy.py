@@ -283,8 +283,8 @@ def test_several_forwards_per_chunk(observation):
     assert chunk.frozen == 5 and chunk.positions[:5].tobytes() == prefix.positions.tobytes()
     once = loading.load('random-nano').act(observation).chunk
     assert not np.array_equal(slow.act(observation).chunk.positions, once.positions)
-    with pytest.raises(ValueError, match=r"estimate must be one of \['median', 'mode'\], got 'mean'"):
-        loading.load('random-nano', LoadOptions(estimate='mean'))
+    with pytest.raises(ValueError, match=r"action_decoding must be one of \['median', 'mode'\], got 'mean'"):
+        loading.load('random-nano', LoadOptions(action_decoding='mean'))
     with pytest.raises(ValueError, match='act_steps must be 1 or more'):
         loading.load('random-nano', LoadOptions(act_steps=0))
 

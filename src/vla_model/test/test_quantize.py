@@ -27,7 +27,7 @@ from vla_model.quantization.gate import Calibration, Check
 from vla_model.quantization.mixed import choose, sensitivity
 from vla_model.quantization.quantize import BLOCKS, LINEARS, quantize, stored_layers
 from vla_model.quantization.smooth import smooth, watch
-from vla_model.quantized import QuantizedLinear, group_for, int8_product, quantized_like, round_weight, widen
+from vla_model.quantized import QuantizedLinear, group_for, int8_matmul, quantized_like, round_weight, widen
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
 SCHEMES = ('int8', 'fp8', 'int4', 'int8-weight')
@@ -137,10 +137,10 @@ def test_zero_weights_stay_zero_and_finite():
         assert (widen(q, scale, scheme) == 0).all() and scale.isfinite().all()
 
 
-def test_integer_products_are_exact():
+def test_integer_matmuls_are_exact():
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randint(-127, 128, (m, 320), dtype=torch.int8, generator=generator) for m in (5, 9))
-    assert torch.equal(int8_product(a, b).long(), a.long() @ b.long().t())
+    assert torch.equal(int8_matmul(a, b).long(), a.long() @ b.long().t())
 
 
 @pytest.mark.parametrize('scheme', SCHEMES)

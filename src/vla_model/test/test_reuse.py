@@ -29,7 +29,7 @@ def observation(moved=0.0, noise=0, instruction='go'):
 
 def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
     p, exact = (
-        loading.load('random-nano', LoadOptions(threads=1, reuse=3)),
+        loading.load('random-nano', LoadOptions(threads=1, kv_reuse=3)),
         loading.load('random-nano', LoadOptions(threads=1)),
     )
     p.engine = counting = Counting(p.engine)
@@ -48,7 +48,7 @@ def test_only_what_changed_is_computed_and_every_so_often_all_of_it():
 
 
 def test_it_is_off_by_default_and_for_eager_alone():
-    assert loading.load('random-nano', LoadOptions(threads=1)).reuse == 1
-    for arguments in ({'reuse': 0}, {'reuse': 2, 'act_steps': 2}, {'reuse': 2, 'engine': 'auto'}):
-        with pytest.raises(ValueError, match='reuse must be 1, or more with engine'):
+    assert loading.load('random-nano', LoadOptions(threads=1)).kv_reuse == 1
+    for arguments in ({'kv_reuse': 0}, {'kv_reuse': 2, 'act_steps': 2}, {'kv_reuse': 2, 'engine': 'auto'}):
+        with pytest.raises(ValueError, match='kv_reuse must be 1, or more with engine'):
             loading.load('random-nano', LoadOptions(threads=1, **arguments))

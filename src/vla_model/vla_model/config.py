@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from vla_model.foreign import check_file
+from vla_model.file_checks import check_file
 from vla_model.statistics import FILE, METHODS, Statistics
 from vla_model.tokens.bins import Ranges
 from vla_model.tokens.vocabulary import Vocabulary

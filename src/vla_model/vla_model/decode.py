@@ -39,21 +39,21 @@ def action(
     steps: int = 1,
     sampling: Sampling | None = None,
     cached: bool = False,
-    kept: KeyValues | None = None,
+    reused: KeyValues | None = None,
     median: Tensor | None = None,
 ) -> Steps[Tokens]:
     """Bins of the action block, in `steps` forwards.
 
     ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
     keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `KeyValues`. kept: one of an earlier prompt, whose positions say what is computed again; for one step. median (N,)
+    `KeyValues`. reused: the cache of an earlier prompt; its `positions` are computed again (one step only). median (N,)
     bool: of these slots the last step gives the median of what the network says, not the most probable bin.
     network: a `Network` or an `Engine`.
     """
     if given == block.stop - block.start:
         return ids[0, block] - vocabulary.bins_offset, torch.ones(given, device=ids.device)
     codes = slice(vocabulary.bins_offset, vocabulary.size)
-    cache = kept or _cache(block, cached and steps > 1)
+    cache = reused or _cache(block, cached and steps > 1)
 
     def logits(ids: Tensor) -> Tensor:
         return network(ids, block, codes, cache=cache)[0].float()

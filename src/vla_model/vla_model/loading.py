@@ -32,9 +32,9 @@ class LoadOptions:
     image_dtype: str = 'float32'  # precision of the image encoder, or auto
     image_engine: str = 'eager'  # what runs the image encoder, one of image_engine.NAMES
     act_steps: int = 1  # forwards per chunk
-    reuse: int = 1  # acts per full forward: above 1, what did not change in between is not computed again
+    kv_reuse: int = 1  # acts per full forward: above 1, what did not change in between is not computed again
     image_tokenizer: str | Path | None = None  # its folder, where it is not in that of a released checkpoint
-    estimate: str = 'median'  # how a set-point is read from what is probable: median or mode
+    action_decoding: str = 'median'  # how a set-point is read from what is probable: median or mode
     gripper: bool = True  # whether random weights are for an arm with a gripper
 
 

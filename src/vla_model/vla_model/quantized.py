@@ -1,6 +1,6 @@
 """Layers with weights in 8 or 4 bits: how numbers are rounded and the plain way to compute with them.
 
-The layout is that of docs/reference/quantization.md. Integer products are exact; the faster engines are measured
+The layout is that of docs/reference/quantization.md. Integer matmuls are exact; the faster engines are measured
 against what is computed here.
 """
 
@@ -80,7 +80,7 @@ def round_tokens(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
     return x / scale, scale
 
 
-def int8_product(a: Tensor, b: Tensor) -> Tensor:
+def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
     """(m, k) int8 times (n, k) int8, transposed -> (m, n) int32, exact."""
     if a.device.type == 'cpu':
         return torch._int_mm(a, b.t())
@@ -131,7 +131,7 @@ class QuantizedLinear(QuantizedLayer):
             else:
                 q, scale = round_tokens(x, INT8)
             q = q.round().clamp(-INT8, INT8).to(torch.int8)
-            y = int8_product(q.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
+            y = int8_matmul(q.flatten(0, -2), weight).unflatten(0, x.shape[:-1])
             return (y * scale * self.scale[rows]).to(x.dtype)
         if self.scheme == 'fp8':
             q, scale = round_tokens(x, FP8)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vla_model.foreign import check_file
+from vla_model.file_checks import check_file
 
 FILE = 'statistics.json'
 FEATURES = {'state': 'observation.state', 'action': 'action'}

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vla_model import statistics
 from vla_model.checkpoints.shipped import KNOWN
 from vla_model.config import ModelConfig
-from vla_model.foreign import PICKLES, check_file, check_shards, other_file, other_folder, other_names
+from vla_model.file_checks import PICKLES, check_file, check_shards, explain_file, explain_folder, explain_names
 from vla_model.quantized import QuantizedLayer
 from vla_model.statistics import Statistics
 from vla_model.tokens.text_tokenizer import TextTokenizer
@@ -46,10 +46,10 @@ def check_folder(folder: Path) -> None:
         raise FileNotFoundError(f'no checkpoint at {folder}: {remedy}')
     if folder.is_file():
         check_file(folder, 'a checkpoint', remedy)
-        raise ValueError(other_file(folder) or f'{folder} is a file: {remedy}')
+        raise ValueError(explain_file(folder) or f'{folder} is a file: {remedy}')
     config = folder / 'config.json'
     if not config.is_symlink() and not config.exists():
-        other = other_folder(folder)
+        other = explain_folder(folder)
         raise ValueError(other) if other else FileNotFoundError(f'{config} is missing: {remedy}')
     check_file(config, 'the configuration', remedy)
     check_has_weights(folder, remedy)
@@ -58,7 +58,7 @@ def check_folder(folder: Path) -> None:
 def check_has_weights(folder: Path, remedy: str) -> None:
     """Raises FileNotFoundError if there is no *.safetensors in the folder."""
     if not any(folder.glob('*.safetensors')):
-        if other := other_folder(folder) if folder.is_dir() else '':
+        if other := explain_folder(folder) if folder.is_dir() else '':
             raise ValueError(other)
         pickles = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLES) if folder.is_dir() else []
         found = f'only {pickles[0]}, a pickle, which is not read: convert it to safetensors' if pickles else remedy
@@ -266,7 +266,7 @@ def check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], fo
     """Raises ValueError naming tensors that are missing, too many or of another shape."""
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unexpected:
-        if other := other_names(expected.keys(), stored.keys()):
+        if other := explain_names(expected.keys(), stored.keys()):
             raise ValueError(f'{folder}: {other}')
         parts = [f'{len(n)} {word} ({_some(n)})' for word, n in (('missing', missing), ('unexpected', unexpected)) if n]
         raise ValueError(f'{folder}: tensors {" and ".join(parts)}: weights and config.json are of different models')

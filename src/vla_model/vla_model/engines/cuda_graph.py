@@ -1,8 +1,8 @@
-"""CUDA graphs: the forward of every kind of request, and the encoding of an image, each as one launch.
+"""CUDA graphs: each forward of the network and each encoding of an image is one launch.
 
-A kind of request is a block of so many tokens that reads a part of the vocabulary: act, plan, image. The first request
-of a kind captures it for all lengths of its prompt, in steps of STEP tokens; `seal` ends that, so that nothing is
-captured once the arm moves.
+A request type is the length of its block and the part of the vocabulary that it reads: act, plan, image. The first
+request of a type captures graphs for all lengths of its prompt, in steps of STEP tokens. `seal` ends the capturing, so
+that none delays a moving arm.
 """
 
 import logging
@@ -21,7 +21,7 @@ from vla_model.network import KeyValues, Network
 
 STEP = 32  # tokens from one captured length to the next
 LIMITS = {torch.float32: 1e-3, torch.bfloat16: 0.05, torch.float16: 0.02}  # of the logits, relative to eager's
-ROUNDED_LIMIT = 0.2  # where inputs are rounded to 8 bits: a rounding that goes the other way makes others do so
+ROUNDED_LIMIT = 0.2  # where inputs are rounded to 8 bits: one rounding that differs changes those of later layers
 CHECKS = 3  # prompts that are compared with eager
 Replay = Callable[[], Tensor]  # computes from the graph's own inputs into the tensor that it returns
 Capture = Callable[[Replay], Replay]
@@ -29,8 +29,8 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Kind:
-    """What is captured for a kind of request, and what its graphs read."""
+class RequestType:
+    """The captured graphs of a request type, and the tensors that they read."""
 
     ids: Tensor  # (longest,) int64: the prompt at the beginning
     length: Tensor  # (1,) int32 tokens of the prompt
@@ -42,14 +42,15 @@ class Kind:
 
 
 class CudaGraphs(Engine):
-    """Takes one prompt at a time; what has a batch, padding on the left or rows here and there is left to eager."""
+    """Runs requests of one prompt. Eager runs those with a batch, left padding or scattered rows."""
 
     name = 'cuda-graph'
     fixed_shapes = True
 
     def __init__(self, network: Network, image_tokenizer: ImageTokenizer, act: Act, capture: Capture | None = None):
-        """capture: makes a graph; tests give one that needs no GPU. Raises ValueError where this cannot run here, or
-        computes something else than eager.
+        """capture: makes a graph; tests give one that needs no GPU.
+
+        Raises ValueError where this engine cannot run here, or its logits differ from eager's by more than LIMITS.
         """
         if capture is None and not torch.cuda.is_available():
             raise ValueError(
@@ -58,16 +59,16 @@ class CudaGraphs(Engine):
         super().__init__(network, image_tokenizer)
         self._capture = capture or Graphs(act.prompts[0].device)
         self._longest = act.longest
-        self._kinds: dict[tuple, Kind] = {}
+        self._requests: dict[tuple, RequestType] = {}
         self._images: dict[tuple, tuple[Tensor, Replay]] = {}
         self._sealed = False
         block = act.block.stop - act.block.start
         self.fused = FusedNetwork(network, _up(act.longest + block, STEP))
-        self.ways = self._choose_products(_up(act.prompts[0].shape[1], STEP))
+        self.implementations = self._choose_matmuls(_up(act.prompts[0].shape[1], STEP))
         self.error = self._check(act)
 
     def seal(self) -> None:
-        """From now on a request that nothing was captured for is an error."""
+        """End capturing: from now on, a request without a captured graph raises ValueError."""
         self._sealed = True
 
     @torch.inference_mode()
@@ -79,23 +80,25 @@ class CudaGraphs(Engine):
         valid: Tensor | None = None,
         cache: KeyValues | None = None,
     ) -> Tensor:
-        own = cache is None or (isinstance(cache.positions, slice) and not cache.grows)  # else positions are chosen
-        if valid is not None or len(ids) != 1 or not isinstance(rows, slice) or not own:
+        fixed = cache is None or (isinstance(cache.positions, slice) and not cache.grows)
+        if valid is not None or len(ids) != 1 or not isinstance(rows, slice) or not fixed:
             return super().__call__(ids, rows, vocabulary, valid, cache)
         length = ids.shape[1]
-        kind = self._kind(length, rows, vocabulary, cache is not None)
-        kind.length.fill_(length)
-        kind.start.fill_(rows.start)
+        request = self._request(length, rows, vocabulary, cache is not None)
+        request.length.fill_(length)
+        request.start.fill_(rows.start)
         if cache is not None and cache.layers:
-            if kind.owner is not cache:
-                raise ValueError('another decode of this kind has begun: with a prefix cache they go one after another')
-            kind.ids[rows.start : length].copy_(ids[0, rows.start :])
-            return kind.suffix().clone()[None]  # type: ignore[misc]
-        kind.ids[:length].copy_(ids[0])
+            if request.owner is not cache:
+                raise ValueError(
+                    'another decode of this request type has started: decodes with a prefix cache run one after another'
+                )
+            request.ids[rows.start : length].copy_(ids[0, rows.start :])
+            return request.suffix().clone()[None]  # type: ignore[misc]
+        request.ids[:length].copy_(ids[0])
         if cache is not None:
-            kind.owner = cache
-            cache.layers = [k.permute(0, 2, 1, 3)[:, None] for k in kind.keys or ()]
-        return kind.graphs[_fitting(kind, length)]().clone()[None]
+            request.owner = cache
+            cache.layers = [k.permute(0, 2, 1, 3)[:, None] for k in request.keys or ()]
+        return request.graphs[_fitting(request, length)]().clone()[None]
 
     def encode(self, pixels: Tensor) -> Tensor:
         key = tuple(pixels.shape)
@@ -110,67 +113,77 @@ class CudaGraphs(Engine):
     def _codes(self, pixels: Tensor) -> Replay:
         return lambda: self.encoder(pixels)
 
-    def _kind(self, length: int, rows: slice, vocabulary: slice, cached: bool) -> Kind:
-        """Captures what is not there yet."""
+    def _request(self, length: int, rows: slice, vocabulary: slice, cached: bool) -> RequestType:
+        """Return the request type of a prompt of `length` tokens; capture its missing graphs.
+
+        Raises ValueError for a prompt that is too long, and for a new type after `seal`.
+        """
         size, tail = rows.stop - rows.start, length - rows.stop
         key = (size, tail, vocabulary.start, vocabulary.stop, cached)
-        kind = self._kinds.get(key)
-        if kind is not None and _fitting(kind, length):
-            return kind
+        request = self._requests.get(key)
+        if request is not None and _fitting(request, length):
+            return request
         longest = _up(self._longest + size, STEP)
         if length > longest:
             raise ValueError(f'the prompt has {length} tokens, the graphs take up to {longest}')
         what = f'a block of {size} tokens behind a prompt of {rows.start}, ids {vocabulary.start} to {vocabulary.stop}'
         self._may_capture(what + (', with a prefix cache' if cached else ''))
         begun = time.perf_counter()
-        if kind is None:
+        if request is None:
             device = self.fused.device
             ids = torch.zeros(longest, dtype=torch.int64, device=device)
             numbers = torch.ones(1, dtype=torch.int32, device=device), torch.zeros(1, dtype=torch.int64, device=device)
-            kind = Kind(ids, *numbers, keys=self.fused.new_keys(longest) if cached else None)
-        places = torch.arange(size, device=kind.ids.device)
-        kind.length.fill_(length)  # what is captured runs on something that makes sense
-        kind.start.fill_(rows.start)
+            request = RequestType(ids, *numbers, keys=self.fused.new_keys(longest) if cached else None)
+        places = torch.arange(size, device=request.ids.device)
+        request.length.fill_(length)  # capturing runs the forward, which needs valid numbers
+        request.start.fill_(rows.start)
         for positions in range(_up(length, STEP), longest + 1, STEP):
-            if positions not in kind.graphs:
-                kind.graphs[positions] = self._capture(self._whole(kind, positions, places, vocabulary))
-        if cached and kind.suffix is None:
-            kind.suffix = self._capture(self._suffix(kind, size + tail, places, vocabulary))
-        self._kinds[key] = kind
-        _log.info('captured %s for %d lengths in %.1f s', what, len(kind.graphs), time.perf_counter() - begun)
-        return kind
+            if positions not in request.graphs:
+                request.graphs[positions] = self._capture(self._whole(request, positions, places, vocabulary))
+        if cached and request.suffix is None:
+            request.suffix = self._capture(self._suffix(request, size + tail, places, vocabulary))
+        self._requests[key] = request
+        _log.info('captured %s for %d lengths in %.1f s', what, len(request.graphs), time.perf_counter() - begun)
+        return request
 
-    def _whole(self, kind: Kind, positions: int, places: Tensor, vocabulary: slice) -> Replay:
-        """The forward of the first `positions` positions."""
-        return lambda: self.fused(kind.ids[:positions], kind.length, kind.start + places, vocabulary, kind.keys)
+    def _whole(self, request: RequestType, positions: int, places: Tensor, vocabulary: slice) -> Replay:
+        """Return the forward of the first `positions` positions."""
+        return lambda: self.fused(
+            request.ids[:positions], request.length, request.start + places, vocabulary, request.keys
+        )
 
-    def _suffix(self, kind: Kind, size: int, places: Tensor, vocabulary: slice) -> Replay:
-        """The forward of `size` positions from the block on, wherever it stands."""
-        following = torch.arange(size, device=kind.ids.device)
-        return lambda: self.fused(kind.ids, kind.length, places, vocabulary, kind.keys, kind.start + following)
+    def _suffix(self, request: RequestType, size: int, places: Tensor, vocabulary: slice) -> Replay:
+        """Return the forward of the `size` positions that start at `request.start`."""
+        following = torch.arange(size, device=request.ids.device)
+        return lambda: self.fused(
+            request.ids, request.length, places, vocabulary, request.keys, request.start + following
+        )
 
     def _may_capture(self, what: str) -> None:
         if self._sealed:
             raise ValueError(
-                f'{self.name}: nothing was captured for {what}, and nothing is captured once the policy is warm: '
-                'ask for it before warm_up ends'
+                f'{self.name}: no graph was captured for {what}, and capturing ends with warm_up: '
+                'run this request once before'
             )
 
-    def _choose_products(self, rows: int) -> dict[str, dict[str, float]]:
-        """Takes the fastest way for each product, the same in all layers. Returns times [ms] by scheme and shape."""
+    def _choose_matmuls(self, rows: int) -> dict[str, dict[str, float]]:
+        """Choose the fastest implementation of each matmul, the same one in all layers.
+
+        Return the times [ms]: scheme and shape -> name of the implementation -> time.
+        """
         chosen: dict[str, tuple[Callable[..., Tensor], dict[str, float]]] = {}
         for block in self.fused.blocks:
-            for p in block.products:
+            for p in block.matmuls:
                 key = f'{p.scheme or "plain"} {p.outputs} x {p.weight.shape[1]}'
                 if key not in chosen:
                     times = p.measure(rows, self.fused.dtype, self._timed)
-                    chosen[key] = (p.way, {name: t * 1e3 for name, t in times.items()})
-                p.way = chosen[key][0]
+                    chosen[key] = (p.implementation, {name: t * 1e3 for name, t in times.items()})
+                p.implementation = chosen[key][0]
         return {key: times for key, (_, times) in chosen.items()}
 
     @torch.inference_mode()
     def _timed(self, run: Callable[[], object], runs: int = 5) -> float:
-        """[s], the best of a few."""
+        """Return the shortest time of a few runs [s]."""
         wait = torch.cuda.synchronize if self.fused.device.type == 'cuda' else lambda: None
         best = float('inf')
         for _ in range(runs):
@@ -183,12 +196,12 @@ class CudaGraphs(Engine):
 
     @torch.inference_mode()
     def _check(self, act: Act) -> float:
-        """Relative difference of the logits from eager's. Raises ValueError where it is too large."""
+        """Return the relative difference of the logits from eager's. Raises ValueError above the limit."""
         ours = torch.cat([self(ids, act.block, act.vocabulary) for ids in act.prompts[:CHECKS]]).float()
         eager = [self.network(ids, act.block, act.vocabulary) for ids in act.prompts[:CHECKS]]
         theirs = torch.cat(eager).float()
         error, limit = float((ours - theirs).norm() / theirs.norm()), LIMITS[self.fused.dtype]
-        if any(p.rounding for block in self.fused.blocks for p in block.products):
+        if any(p.rounding for block in self.fused.blocks for p in block.matmuls):
             limit = ROUNDED_LIMIT
         if not error <= limit:
             raise ValueError(
@@ -198,7 +211,7 @@ class CudaGraphs(Engine):
 
 
 class Graphs:
-    """Makes CUDA graphs, which share their memory: they never run at the same time."""
+    """Makes CUDA graphs. They share one memory pool, as they never run at the same time."""
 
     def __init__(self, device: torch.device):
         self._device, self._pool, self._keep = device, torch.cuda.graph_pool_handle(), list[Any]()
@@ -224,9 +237,9 @@ class Graphs:
         return replay
 
 
-def _fitting(kind: Kind, length: int) -> int:
-    """The shortest captured length that takes a prompt of `length` tokens; 0 where there is none."""
-    return min((n for n in kind.graphs if n >= length), default=0)
+def _fitting(request: RequestType, length: int) -> int:
+    """Return the shortest captured length that holds a prompt of `length` tokens; 0: none does."""
+    return min((n for n in request.graphs if n >= length), default=0)
 
 
 def _up(n: int, step: int) -> int:

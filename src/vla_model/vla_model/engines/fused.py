@@ -1,7 +1,7 @@
-"""The network as a GPU wants it: fixed shapes, few large products, no mask, nothing that the host has to know.
+"""The network for a GPU: fixed shapes, few large matmuls, no mask, no value that the host must read.
 
-Computes what `Network` computes, from the same weights. A prompt stands at the beginning of `ids`; what follows it is
-never attended to, so one shape serves prompts of many lengths.
+It computes the numbers of `Network` from the same weights. The prompt is at the start of `ids`. Tokens behind it are
+never attended to, so that one shape serves prompts of many lengths.
 """
 
 from functools import cache
@@ -11,33 +11,33 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vla_model.engines import kernels
-from vla_model.engines.matmuls import Product, kind_of
+from vla_model.engines.matmuls import Matmul, storage_of
 from vla_model.network import Block, Network, RMSNorm, Transformer, rope_table
 
 
 class FusedBlock:
-    """QKV in one product, gate and up in one, norm and rounding in one kernel."""
+    """A transformer block: QKV in one matmul, gate and up in one, norm and rounding in one kernel."""
 
     def __init__(self, block: Block):
         self.heads, self.kv_heads, self.head_dim = block.n_heads, block.n_kv_heads, block.head_dim
         self.attn_norm, self.ff_norm = block.attn_norm, block.ff_norm
-        self.qkv = _products(block.q_proj, block.k_proj, block.v_proj)
-        self.attn_out = Product([block.attn_out])
-        self.gate_up = _products(block.ff_proj, block.up_proj)
-        self.ff_out = Product([block.ff_out])
+        self.qkv = _matmuls(block.q_proj, block.k_proj, block.v_proj)
+        self.attn_out = Matmul([block.attn_out])
+        self.gate_up = _matmuls(block.ff_proj, block.up_proj)
+        self.ff_out = Matmul([block.ff_out])
 
     @property
-    def products(self) -> list[Product]:
+    def matmuls(self) -> list[Matmul]:
         return [*self.qkv, self.attn_out, *self.gate_up, self.ff_out]
 
     def __call__(
         self, h: Tensor, rope: tuple[Tensor, Tensor], length: Tensor, rows: Tensor | None, keys: Tensor | None,
         positions: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        """h (M, d_model) -> (M or rows, d_model).
+        """Return (M, d_model), or (rows, d_model), for h (M, d_model).
 
-        length (1,) int32: keys behind it are not attended to. keys: where keys and values are kept, if they are;
-        positions (M,) int64: where those of h stand in it, None for from its beginning on.
+        length (1,) int32: the number of keys that are attended to. keys: the tensor that stores keys and values, or
+        None. positions (M,) int64: the places of h in `keys`; None: h fills it from its start.
         """
         x = _apply(self.qkv, h, self.attn_norm).unflatten(-1, (-1, self.head_dim))
         kernels.rotate_heads(x, self.heads + self.kv_heads, *rope)
@@ -59,13 +59,13 @@ class FusedBlock:
 
 
 class FusedNetwork:
-    """From ids to logits. `network` keeps working: its weights are views of the fused ones."""
+    """Computes logits from ids. `network` still works: its weights become views of the fused ones."""
 
     def __init__(self, network: Network, longest: int):
-        """longest: of prompts [tokens]; the angles of so many positions are made now."""
+        """longest: length of the longest prompt [tokens]; the rotary angles of all its positions are computed now."""
         t: Transformer = network.model['transformer']  # type: ignore[assignment]
         c = network.config
-        c.refuse_options('a network of fused products', "take engine 'eager'", able=('head_dim',))
+        c.refuse_options('a network of fused matmuls', "take engine 'eager'", able=('head_dim',))
         self.config, self.embedding, self.last_norm, self.head = c, t.wte, t.ln_f, t.ff_out
         self.blocks = [FusedBlock(block) for block in t.blocks]  # type: ignore[arg-type]
         self.dtype, self.device = t.ln_f.weight.dtype, t.ln_f.weight.device
@@ -75,10 +75,10 @@ class FusedNetwork:
         self, ids: Tensor, length: Tensor, rows: Tensor, vocabulary: slice, keys: list[Tensor] | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Logits (rows, vocabulary) of ids (T,), of which the first `length` (1,) int32 are the prompt.
+        """Return logits (rows, vocabulary) of ids (T,), of which the first `length` (1,) int32 are the prompt.
 
-        rows (n,) int64: which of the computed positions are asked for. keys: as `new_keys` makes them; without
-        `positions` they are filled. positions (M,) int64: only these are computed, the others' keys are those kept.
+        rows (n,) int64: the computed positions whose logits are returned. keys: of `new_keys`; they are filled where
+        `positions` is None. positions (M,) int64: only these are computed; the keys of all others are read from `keys`.
         """
         at = slice(0, len(ids)) if positions is None else positions
         h = self.embedding(ids[at]).to(self.dtype)
@@ -90,16 +90,16 @@ class FusedNetwork:
         return self.head(h, vocabulary)
 
     def new_keys(self, length: int) -> list[Tensor]:
-        """Room for keys and values of a prompt of up to `length` tokens: per layer (2, length, kv heads, head_dim)."""
+        """Return room for keys and values of `length` tokens: a tensor (2, length, kv heads, head_dim) per layer."""
         c = self.config
         shape = (2, length, c.n_kv_heads, c.head_size)
         return [torch.zeros(shape, dtype=self.dtype, device=self.device) for _ in self.blocks]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
-    """(M, heads, head_dim) queries over the first `length` (1,) int32 of T keys (T, kv heads, head_dim).
+    """Return attention (M, heads, head_dim) of queries q over the first `length` (1,) int32 of T keys.
 
-    On a GPU in half precision the kernel stops at `length`; elsewhere what lies behind is masked.
+    k, v: (T, kv heads, head_dim). On a GPU in half precision the kernel stops at `length`; else later keys are masked.
     """
     if q.is_cuda and q.dtype in (torch.bfloat16, torch.float16):
         from torch.nn.attention.varlen import varlen_attn
@@ -116,21 +116,21 @@ def attention(q: Tensor, k: Tensor, v: Tensor, length: Tensor) -> Tensor:
 
 @cache
 def _ends(length: int, device: torch.device) -> Tensor:
-    """Where the one sequence of `length` begins and ends. Kept, as nothing may be copied while a graph is captured."""
+    """Return start and end of one sequence, (2,) int32. Cached, as a capture must not copy from the host."""
     return torch.tensor([0, length], dtype=torch.int32, device=device)
 
 
-def _products(*layers: nn.Linear) -> list[Product]:
-    """One, or one for each where they are not stored alike."""
-    alike = len({kind_of(layer) for layer in layers}) == 1
-    return [Product(layers)] if alike else [Product([layer]) for layer in layers]
+def _matmuls(*layers: nn.Linear) -> list[Matmul]:
+    """Return one matmul for all layers, or one per layer where their storage differs."""
+    alike = len({storage_of(layer) for layer in layers}) == 1
+    return [Matmul(layers)] if alike else [Matmul([layer]) for layer in layers]
 
 
-def _apply(products: list[Product], h: Tensor, norm: RMSNorm) -> Tensor:
-    """Norm of h (M, K) and its products, side by side."""
+def _apply(matmuls: list[Matmul], h: Tensor, norm: RMSNorm) -> Tensor:
+    """Return the outputs of all matmuls for the norm of h (M, K), side by side."""
     made: dict[tuple, Tensor | kernels.Rounded] = {}
     parts = []
-    for p in products:
+    for p in matmuls:
         key = (p.rounding, None if p.input_scale is None else id(p.input_scale))
         if key not in made:
             weight, eps = norm.weight, norm.eps
@@ -143,5 +143,5 @@ def _apply(products: list[Product], h: Tensor, norm: RMSNorm) -> Tensor:
     return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def _round(p: Product, x: Tensor) -> Tensor | kernels.Rounded:
+def _round(p: Matmul, x: Tensor) -> Tensor | kernels.Rounded:
     return kernels.quantize(x, p.rounding, p.input_scale) if p.rounding else x

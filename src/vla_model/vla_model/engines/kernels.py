@@ -1,4 +1,4 @@
-"""What stands between the matrix products of the network, one kernel each: norm, gate and rotation, with rounding.
+"""What stands between the matrix matmuls of the network, one kernel each: norm, gate and rotation, with rounding.
 
 On a GPU these are Triton kernels that read and write once; elsewhere, and as their reference, the same expressions in
 torch. With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, for tests.

@@ -1,4 +1,4 @@
-"""The Triton kernels behind kernels.py and products.py. Importing this needs the package triton."""
+"""The Triton kernels behind kernels.py and matmuls.py. Importing this needs the package triton."""
 
 # Triton's language has its own types; its pointers and constants are no Python numbers.
 # mypy: ignore-errors
@@ -57,7 +57,7 @@ def rotate(x, cos, sin, stride, head_stride, angle_stride, half, BLOCK: tl.const
 
 
 @triton.jit
-def scaled_product(
+def scaled_matmul(
     a, b, a_scale, b_scale, out, m, n, k,
     INTEGER: tl.constexpr, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr, GROUP: tl.constexpr,
 ):  # fmt: skip

@@ -14,30 +14,33 @@ MANIFEST, WEIGHTS, IMAGES = 'manifest.json', 'weights.bin', 'tokenizer.onnx'
 
 
 @dataclass(frozen=True)
-class Kind:
-    """A graph of the network. Its inputs and outputs: `onnx_graph.network_graph`."""
+class RequestGraph:
+    """The graph of a request type. `onnx_graph.network_graph` has its inputs and outputs."""
 
     file: str
     rows: int  # tokens of the block
-    vocabulary: tuple[int, int]  # ids whose logits it makes: from, up to
-    shortest: int  # `ids` that it takes [tokens]
+    vocabulary: tuple[int, int]  # ids whose logits it computes: first, end
+    shortest: int  # length of its input `ids` [tokens]; usual: the one that it is tuned for
     usual: int
     longest: int
 
 
 def folder_of(model_id: str, dtype: str) -> Path:
-    """Where the graphs of a model are kept, and looked for."""
+    """Return the folder in which the graphs of a model are written and searched."""
     return cache_folder() / f'{model_id}-onnx-{dtype}'
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """Raises FileNotFoundError or ValueError saying what to run."""
+    """Return the manifest of an exported folder; 'kinds' maps request types to their graphs.
+
+    Raises FileNotFoundError or ValueError naming the command to run.
+    """
     remedy = 'run ./vla tensorrt export'
     if not (folder / MANIFEST).is_file():
         raise FileNotFoundError(f'{folder / MANIFEST} is missing: {remedy}')
     try:
         content = json.loads((folder / MANIFEST).read_text())
-        content['kinds'] = {name: Kind(**kind) for name, kind in content['kinds'].items()}
+        content['kinds'] = {name: RequestGraph(**graph) for name, graph in content['kinds'].items()}
         known = content['format'] == FORMAT
     except (ValueError, KeyError, TypeError, AttributeError):
         known = False

@@ -99,7 +99,7 @@ def auto_candidates(
 
     parameters: numbers of the network; options: names of those that are not at their default, see NetworkConfig.
     """
-    if device == 'cuda':  # whose graphs are of fused products
+    if device == 'cuda':  # whose graphs are of fused matmuls
         return (() if set(options) - {'head_dim'} else ('cuda-graph',)), ()
     if dtype != 'float32' or parameters > AUTO_PARAMETERS or importlib.util.find_spec('openvino') is None:
         return (), ()

@@ -1,6 +1,6 @@
-"""The engine 'tensorrt': what TensorRT built runs act, plan, image and the image tokenizer; torch runs the rest.
+"""The engine 'tensorrt': engines built by TensorRT run act, plan, image and the image tokenizer; torch runs the rest.
 
-Each launch is a CUDA graph, as in engine_cuda.py, of which this changes what is captured.
+Each launch is a CUDA graph, as in cuda_graph.py. This class captures calls of TensorRT in place of torch's.
 """
 
 import json
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vla_model.engines.base import Act
-from vla_model.engines.cuda_graph import Capture, CudaGraphs, Kind, Replay
+from vla_model.engines.cuda_graph import Capture, CudaGraphs, Replay, RequestType
 from vla_model.engines.onnx_manifest import read_manifest
 from vla_model.engines.tensorrt_runtime import VERIFIED, Memory, Runner, built_in
 from vla_model.image_tokenizer import ImageTokenizer
@@ -24,9 +24,9 @@ class TensorRt(CudaGraphs):
         self, network: Network, image_tokenizer: ImageTokenizer, act: Act, folder: Path, verified: bool = True,
         capture: Capture | None = None,
     ):  # fmt: skip
-        """folder: of the graphs. verified: refuse engines that `verify` has not passed. capture: as in CudaGraphs.
+        """folder: of the graphs. verified: refuse engines without a passed `verify`. capture: as in CudaGraphs.
 
-        Raises ValueError or FileNotFoundError saying what to run.
+        Raises ValueError or FileNotFoundError naming the command to run.
         """
         manifest, place = read_manifest(folder), built_in(folder)
         dtype = str(next(network.parameters()).dtype).removeprefix('torch.')
@@ -39,23 +39,25 @@ class TensorRt(CudaGraphs):
             raise ValueError(f'the engines in {place} were not verified: run ./vla tensorrt verify')
         memory = Memory(act.prompts[0].device)
         self._runners: dict[tuple, Runner] = {}
-        for name, kind in manifest['kinds'].items():
-            self._runners[(kind.rows, *kind.vocabulary)] = Runner(place / f'{name}.plan', memory)
+        for name, graph in manifest['kinds'].items():
+            self._runners[(graph.rows, *graph.vocabulary)] = Runner(place / f'{name}.plan', memory)
         self._tokenizer = Runner(place / 'images.plan', memory)
         self._images_out = image_tokenizer.config.tokens
         super().__init__(network, image_tokenizer, act, capture)
 
-    def _whole(self, kind: Kind, positions: int, places: Tensor, vocabulary: slice) -> Replay:
+    def _whole(self, request: RequestType, positions: int, places: Tensor, vocabulary: slice) -> Replay:
         runner = self._runners.get((len(places), vocabulary.start, vocabulary.stop))
-        if runner is None or kind.keys is not None:  # with a prefix cache torch runs it
-            return super()._whole(kind, positions, places, vocabulary)
-        device, size = kind.ids.device, vocabulary.stop - vocabulary.start
+        if runner is None or request.keys is not None:  # with a prefix cache torch runs it
+            return super()._whole(request, positions, places, vocabulary)
+        device, size = request.ids.device, vocabulary.stop - vocabulary.start
         length = torch.zeros(1, dtype=torch.int64, device=device)
         logits = torch.empty(len(places), size, device=device)
-        run = runner.bind({'ids': kind.ids[:positions], 'length': length, 'start': kind.start}, {'logits': logits})
+        run = runner.bind(
+            {'ids': request.ids[:positions], 'length': length, 'start': request.start}, {'logits': logits}
+        )
 
         def forward() -> Tensor:
-            length.copy_(kind.length)
+            length.copy_(request.length)
             run()
             return logits
 

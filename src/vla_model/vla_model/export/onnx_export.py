@@ -16,7 +16,7 @@ from vla_model.engines.base import Act
 from vla_model.engines.cache import write_json
 from vla_model.engines.cuda_graph import STEP
 from vla_model.engines.image import DTYPES, agreement, picture
-from vla_model.engines.onnx_manifest import FORMAT, IMAGES, MANIFEST, WEIGHTS, Kind, read_manifest
+from vla_model.engines.onnx_manifest import FORMAT, IMAGES, MANIFEST, WEIGHTS, RequestGraph, read_manifest
 from vla_model.families.mmact.policy import MaskedPolicy
 from vla_model.quantized import QuantizedLayer
 from vla_model.tokens.prompt import Template
@@ -49,14 +49,14 @@ def export(
     template, rows, vocabulary = requests['act']
     act = Act.of(template, policy.config.vocabulary, policy.prompts.max_tokens)
     largest = onnx_graph.largest_inputs(policy.network, act.prompts, template.block, vocabulary)
-    kinds = {}
+    graphs = {}
     with (folder / WEIGHTS).open('wb') as file:
         weights = onnx_graph.Weights(file, WEIGHTS)
         for name, (template, rows, vocabulary) in requests.items():
             longest = _up(policy.prompts.max_tokens + rows)
             model = onnx_graph.network_graph(policy.network, weights, DTYPES[dtype], longest, rows, vocabulary, largest)
             shortest = _up(len(template.ids) - len(policy.text.encode(EXAMPLE)))
-            kinds[name] = Kind(
+            graphs[name] = RequestGraph(
                 f'{name}.onnx', rows, (vocabulary.start, vocabulary.stop), shortest, _up(len(template.ids) + 8), longest
             )
             file.flush()
@@ -71,7 +71,7 @@ def export(
         'dtype': dtype,
         'image_dtype': image_dtype,
         'quantized': quantized,
-        'kinds': {name: asdict(kind) for name, kind in kinds.items()},
+        'kinds': {name: asdict(graph) for name, graph in graphs.items()},
     }
     write_json(folder / MANIFEST, manifest)
     return manifest
@@ -120,7 +120,7 @@ def check(policy: MaskedPolicy, folder: Path, prompts: int = 3) -> dict[str, dic
 
 
 def _requests(policy: MaskedPolicy, plan_tokens: int) -> dict[str, tuple[Template, int, slice]]:
-    """Kind -> (a prompt, tokens of its block, part of the vocabulary)."""
+    """Return request type -> (a prompt, tokens of its block, part of the vocabulary)."""
     v, prompts = policy.config.vocabulary, policy.prompts
     templates = {
         'act': (prompts.action(EXAMPLE), slice(v.bins_offset, v.size)),

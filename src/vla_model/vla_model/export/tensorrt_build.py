@@ -8,26 +8,28 @@ import time
 from pathlib import Path
 from typing import Any
 
-from vla_model.engines.onnx_manifest import IMAGES, Kind, read_manifest
+from vla_model.engines.onnx_manifest import IMAGES, RequestGraph, read_manifest
 from vla_model.engines.tensorrt_runtime import VERIFIED, _log, _logger, built_in, library
 
 
 def build(folder: Path, workspace_gib: float = 8.0, level: int = 3) -> dict[str, float]:
-    """Builds what is not built yet. Returns the seconds that each graph took, 0 for what was there.
+    """Build the missing engines of a folder. Return the build time of each graph [s], 0 where its engine was there.
 
-    workspace_gib: most memory that TensorRT may use in between. level: of optimization, 0 to 5; higher ones take
-    longer. Raises ValueError or FileNotFoundError naming what is missing, or what TensorRT says of a graph.
+    workspace_gib: limit of TensorRT's temporary memory [GiB]. level: optimization level, 0 to 5; a higher one takes
+    longer. Raises ValueError or FileNotFoundError naming the missing file, or TensorRT's error.
     """
     manifest = read_manifest(folder)
     trt = library()
     place = built_in(folder)
     place.mkdir(parents=True, exist_ok=True)
     times: dict[str, float] = {}
-    for name, kind in [*manifest['kinds'].items(), ('images', None)]:
+    for name, request in [*manifest['kinds'].items(), ('images', None)]:
         plan, begun, times[name] = place / f'{name}.plan', time.monotonic(), 0.0
         if not plan.is_file():
             (place / VERIFIED).unlink(missing_ok=True)
-            built = _build_one(trt, folder / (kind.file if kind else IMAGES), kind, place, workspace_gib, level)
+            built = _build_one(
+                trt, folder / (request.file if request else IMAGES), request, place, workspace_gib, level
+            )
             temporary = plan.with_suffix('.writing')
             temporary.write_bytes(built)
             temporary.replace(plan)
@@ -35,8 +37,10 @@ def build(folder: Path, workspace_gib: float = 8.0, level: int = 3) -> dict[str,
     return times
 
 
-def _build_one(trt: Any, graph: Path, kind: Kind | None, place: Path, workspace_gib: float, level: int) -> Any:
-    """The serialized engine."""
+def _build_one(
+    trt: Any, graph: Path, request: RequestGraph | None, place: Path, workspace_gib: float, level: int
+) -> Any:
+    """Return the serialized engine of a graph. Raises ValueError with TensorRT's error."""
     logger = _logger(trt)
     builder = trt.Builder(logger)
     if builder is None:
@@ -52,9 +56,9 @@ def _build_one(trt: Any, graph: Path, kind: Kind | None, place: Path, workspace_
     times = place / 'timing.cache'  # of single kernels: the layers of the graphs are alike
     cache = config.create_timing_cache(times.read_bytes() if times.is_file() else b'')
     config.set_timing_cache(cache, False)
-    if kind is not None:
+    if request is not None:
         profile = builder.create_optimization_profile()
-        profile.set_shape('ids', (kind.shortest,), (kind.usual,), (kind.longest,))
+        profile.set_shape('ids', (request.shortest,), (request.usual,), (request.longest,))
         config.add_optimization_profile(profile)
     _log.info('TensorRT builds %s, which can take minutes', graph.name)
     plan = builder.build_serialized_network(network, config)

@@ -8,7 +8,7 @@ from vla_model.checkpoints.checkpoint import Stored
 from vla_model.checkpoints.shipped import is_random, model_path
 from vla_model.config import ModelConfig, read_json
 from vla_model.families.mmact import released
-from vla_model.foreign import other_folder
+from vla_model.file_checks import explain_folder
 from vla_model.loading import USUAL
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 
@@ -40,7 +40,7 @@ def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
     content = read_json(folder / 'config.json')
     if (family := content.get('family', USUAL)) != USUAL:
         raise ValueError(f'{folder} is a model of the family {family!r}: this is for the family {USUAL!r} alone')
-    if 'vocabulary' not in content and not released.is_released(content) and (other := other_folder(folder)):
+    if 'vocabulary' not in content and not released.is_released(content) and (other := explain_folder(folder)):
         raise ValueError(other)
     text = TextTokenizer.load(folder / 'tokenizer.json')
     network = checkpoint.list_tensors(folder)

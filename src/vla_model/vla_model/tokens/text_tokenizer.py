@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from vla_model.foreign import check_file
+from vla_model.file_checks import check_file
 from vla_model.tokens import prompt_texts
 
 NANO_FILE = Path(__file__).parents[1] / 'data' / 'nano_tokenizer.json'

@@ -42,7 +42,7 @@ class PolicyParameters:
     engine: str
     image_dtype: str
     image_engine: str
-    estimate: str
+    action_decoding: str
     threads: int
     seed: int
     plan_rate: float
@@ -65,7 +65,7 @@ class PolicyParameters:
             engine=self.engine,
             image_dtype=self.image_dtype,
             image_engine=self.image_engine,
-            estimate=self.estimate,
+            action_decoding=self.action_decoding,
             gripper=bool(self.profile.gripper_joint_names),
         )
 
@@ -194,11 +194,11 @@ class PolicyParameters:
                 'here but compile, whose codes are close to those of eager in float32',
                 choices=('auto', 'eager', 'compile', 'openvino'),
             ),
-            estimate=declare(
+            action_decoding=declare(
                 node,
-                'estimate',
+                'action_decoding',
                 'median',
-                'how a set-point is read from what the model says is probable: median, or mode, the most probable',
+                'value taken from the probabilities of a set-point: the median, or the mode (the most probable value)',
                 choices=('median', 'mode'),
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),

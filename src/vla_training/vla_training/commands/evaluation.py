@@ -33,7 +33,7 @@ def evaluate(
     period: Annotated[float, typer.Option(min=0.1, help='Time between two inferences [s].')] = 0.2,
     time_limit: Annotated[float, typer.Option(min=0.1, help='Longest episode [s].')] = 30.0,
     act_steps: Annotated[int, typer.Option(min=1, help='Forward passes per chunk.')] = 1,
-    reuse: Annotated[
+    kv_reuse: Annotated[
         int, typer.Option(min=1, help='Chunks per full forward pass. The others compute changed tokens only.')
     ] = 1,
     action_decoding: Annotated[
@@ -83,7 +83,7 @@ def evaluate(
         period=period,
         time_limit=time_limit,
         act_steps=act_steps,
-        reuse=reuse,
+        kv_reuse=kv_reuse,
         action_decoding=action_decoding,
         inpaint=inpaint,
         blending=blending,

@@ -19,7 +19,7 @@ class Drive:
     period: float = 0.2  # between two inferences
     time_limit: float = 30.0  # of an episode
     act_steps: int = 1  # forwards per chunk
-    reuse: int = 1  # chunks per full forward, see LoadOptions
+    kv_reuse: int = 1  # chunks per full forward, see LoadOptions
     action_decoding: str = 'median'  # how a set-point is read from its distribution, see LoadOptions
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
@@ -44,7 +44,7 @@ class Drive:
             act_steps=self.act_steps,
             image_engine=self.image_engine,
             image_dtype='auto',
-            reuse=self.reuse,
-            estimate=self.action_decoding,
+            kv_reuse=self.kv_reuse,
+            action_decoding=self.action_decoding,
         )
         return load(self.checkpoint, options)

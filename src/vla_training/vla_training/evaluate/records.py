@@ -10,7 +10,7 @@ from vla_sim.rollout import EpisodeResult, wilson
 
 HELD_OUT, CONTRAST = 'held-out', 'contrast'  # groups of episodes
 EPISODES = 'episodes.jsonl'  # first line: facts that all episodes share
-RENAMED = {'estimate': 'action_decoding', 'seams': 'blending'}  # facts of earlier versions -> their names now
+RENAMED = {'estimate': 'action_decoding', 'reuse': 'kv_reuse', 'seams': 'blending'}  # old name of a fact -> new
 
 
 @dataclass(frozen=True)

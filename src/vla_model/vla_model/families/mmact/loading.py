@@ -11,7 +11,7 @@ from vla_model.engines.image import DTYPES
 from vla_model.engines.select import check as check_engine
 from vla_model.engines.subject import set_threads, trial_subject
 from vla_model.families.folder import Opened, open_model
-from vla_model.families.mmact.policy import ESTIMATES, MaskedPolicy, info_of
+from vla_model.families.mmact.policy import ACTION_DECODINGS, MaskedPolicy, info_of
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.loading import PLAIN, LoadOptions
 from vla_model.network import Network
@@ -53,7 +53,7 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
         policy = _from_folder(found.folder, found, target, DTYPES[precision])
     policy.use(choice.engine, choice.image_dtype, choice.image_engine)
     _log.info('engine %s, image_engine %s in %s', choice.engine, choice.image_engine, choice.image_dtype)
-    policy.act_steps, policy.reuse, policy.estimate = o.act_steps, o.reuse, o.estimate
+    policy.act_steps, policy.kv_reuse, policy.action_decoding = o.act_steps, o.kv_reuse, o.action_decoding
     return policy
 
 
@@ -67,10 +67,10 @@ def _check(o: LoadOptions, target: torch.device) -> str:
         raise ValueError(f'threads must be 0 or more, got {o.threads}')
     if o.act_steps < 1:
         raise ValueError(f'act_steps must be 1 or more, got {o.act_steps}')
-    if o.estimate not in ESTIMATES:
-        raise ValueError(f'estimate must be one of {list(ESTIMATES)}, got {o.estimate!r}')
-    if o.reuse < 1 or (o.reuse > 1 and (o.act_steps > 1 or o.engine != 'eager')):
-        raise ValueError(f"reuse must be 1, or more with engine 'eager' and act_steps 1, got {o.reuse}")
+    if o.action_decoding not in ACTION_DECODINGS:
+        raise ValueError(f'action_decoding must be one of {list(ACTION_DECODINGS)}, got {o.action_decoding!r}')
+    if o.kv_reuse < 1 or (o.kv_reuse > 1 and (o.act_steps > 1 or o.engine != 'eager')):
+        raise ValueError(f"kv_reuse must be 1, or more with engine 'eager' and act_steps 1, got {o.kv_reuse}")
     return precision
 
 

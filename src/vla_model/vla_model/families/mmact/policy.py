@@ -32,11 +32,11 @@ from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_model.types import Chunk, Observation, Plan, PredictedImage
 
-ESTIMATES = ('median', 'mode')
+ACTION_DECODINGS = ('median', 'mode')
 
 
 @dataclass
-class Kept:
+class CachedPrompt:
     """The prompt of the newest act, and the keys and values of it and of those before."""
 
     template: Template
@@ -58,9 +58,9 @@ class MaskedPolicy:
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
         self.act_steps = 1  # forwards per chunk: more are slower; what they gain depends on the training
-        self.estimate = 'median'  # of a set-point, one of ESTIMATES; the gripper's and places are always the mode
-        self.reuse = 1  # acts per full forward: above 1, what did not change in between is not computed again
-        self._kept: Kept | None = None
+        self.action_decoding = 'median'  # one of ACTION_DECODINGS; gripper and points: mode
+        self.kv_reuse = 1  # acts per full forward: above 1, what did not change in between is not computed again
+        self._cached_prompt: CachedPrompt | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
         self._frames: dict[str, tuple[np.ndarray, Tensor]] = {}  # camera -> its newest image and the ids of it
         self.prompts = PromptBuilder.of(config, text, self.device)
@@ -138,8 +138,8 @@ class MaskedPolicy:
                 template.block,
                 0 if first is None else len(first),
                 self.act_steps,
-                median=self._medians if self.estimate == 'median' else None,
-                kept=self._reused(template, ids) if self.reuse > 1 else None,
+                median=self._medians if self.action_decoding == 'median' else None,
+                reused=self._reused(template, ids) if self.kv_reuse > 1 else None,
             )
         )
         # The one time in a cycle that the host waits. A bin is exact in float32.
@@ -236,7 +236,7 @@ class MaskedPolicy:
     def close(self) -> None:
         """Forgets images and keys; weights go with the last reference to them."""
         self.forget_images()
-        self._kept = None
+        self._cached_prompt = None
 
     def use(self, name: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
         """Makes `act` run on the engines of these names, see `engine.make`: in this process, without a trial."""
@@ -263,17 +263,17 @@ class MaskedPolicy:
         """What the act before knows of this prompt: only ids that changed, and the block, are computed again.
 
         That is approximate, see docs/reference/performance.md. A new prompt, one that changed by more than half, and
-        every `reuse`-th one is computed in full.
+        every `kv_reuse`-th one is computed in full.
         """
-        kept, start = self._kept, template.block.start
-        if kept is not None and kept.template is template and kept.age + 1 < self.reuse:
+        kept, start = self._cached_prompt, template.block.start
+        if kept is not None and kept.template is template and kept.age + 1 < self.kv_reuse:
             changed = (ids != kept.ids)[0, :start].nonzero()[:, 0]
             if len(changed) <= start // 2:
                 kept.cache.positions = torch.cat((changed, torch.arange(start, ids.shape[1], device=self.device)))
                 kept.ids, kept.age = ids, kept.age + 1
                 return kept.cache
-        self._kept = Kept(template, ids, KeyValues(start), 0)
-        return self._kept.cache
+        self._cached_prompt = CachedPrompt(template, ids, KeyValues(start), 0)
+        return self._cached_prompt.cache
 
     def _bin_ids(self, normalized: np.ndarray) -> Tensor:
         """Ids, same shape, of numbers in [-1, 1]."""

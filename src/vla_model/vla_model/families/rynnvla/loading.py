@@ -43,8 +43,8 @@ def describe(reference: str | Path, options: LoadOptions = PLAIN) -> PolicyInfo:
 def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     """The policy of a released folder. Raises FileNotFoundError or ValueError naming file, tensor or field."""
     folder, device = Path(reference), torch.device(options.device)
-    if options.engine not in ('eager', 'auto') or options.reuse != 1 or options.act_steps != 1:
-        raise ValueError('RynnVLA-002 runs with engine eager, act_steps 1 and reuse 1')
+    if options.engine not in ('eager', 'auto') or options.kv_reuse != 1 or options.act_steps != 1:
+        raise ValueError('RynnVLA-002 runs with engine eager, act_steps 1 and kv_reuse 1')
     precision = options.dtype if options.dtype != 'auto' else 'bfloat16' if device.type == 'cuda' else 'float32'
     if precision not in _DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(_DTYPES)}, got {options.dtype!r}")

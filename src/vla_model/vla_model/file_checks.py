@@ -74,7 +74,7 @@ def check_shards(paths: Iterable[Path]) -> None:
                 raise FileNotFoundError(f'{missing} is missing: copy it again')
 
 
-def other_file(path: Path) -> str:
+def explain_file(path: Path) -> str:
     """What a single file is that was given for a checkpoint: '...is ...: what to do'."""
     suffix = path.suffix.lower()
     if suffix in PICKLES:
@@ -90,7 +90,7 @@ def other_file(path: Path) -> str:
     return ''
 
 
-def other_folder(folder: Path) -> str:
+def explain_folder(folder: Path) -> str:
     """What a folder is that has no checkpoint of the suite: '...is ...: what to do'; empty where it is unknown."""
     names = {p.name for p in folder.iterdir()}
     config = _json(folder / 'config.json')
@@ -119,7 +119,7 @@ def other_folder(folder: Path) -> str:
     return ''
 
 
-def other_names(expected: Collection[str], found: Collection[str]) -> str:
+def explain_names(expected: Collection[str], found: Collection[str]) -> str:
     """Why tensors have other names than expected, and what to do; empty where no wrapper or adapter explains it."""
     if any('.lora_A' in name or '.lora_B' in name for name in found):
         return f'the names of tensors are those of a LoRA adapter that is not merged: {_MERGE}'
