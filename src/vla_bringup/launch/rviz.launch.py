@@ -8,7 +8,7 @@ from launch.actions import DeclareLaunchArgument, OpaqueFunction, Shutdown
 from launch_ros.actions import Node
 
 from vla_bringup.processes.launching import launch_actions, parameter_arguments
-from vla_bringup.processes.nodes import rviz_path, show_node
+from vla_bringup.processes.nodes import OWN, on_its_own, rviz_path, show_node
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -19,6 +19,12 @@ ARGUMENTS = [
     ),
     DeclareLaunchArgument(
         'namespace', default_value='', description='namespace of the policy, e.g. /cell/arm; empty: none'
+    ),
+    DeclareLaunchArgument(
+        'own_clock',
+        default_value='false',
+        choices=['true', 'false'],
+        description='true: clock and transforms are in the namespace, as those of two_arms.launch.py',
     ),
     DeclareLaunchArgument(
         'show',
@@ -40,6 +46,7 @@ def nodes(context: LaunchContext) -> list:
     value = context.launch_configurations
     robot, namespace = value['robot'], value['namespace']
     use_sim_time = robot == 'sim_panda' if value['use_sim_time'] == 'auto' else value['use_sim_time'] == 'true'
+    own_clock = value['own_clock'] == 'true'
     # RViz's topics are relative: the namespace makes them those of this arm.
     rviz = Node(
         package='rviz2',
@@ -48,17 +55,14 @@ def nodes(context: LaunchContext) -> list:
         namespace=namespace,
         arguments=['-d', rviz_path(value['config'] or robot)],
         parameters=[{'use_sim_time': use_sim_time}],
+        remappings=OWN if own_clock else (),
         output='screen',
         on_exit=Shutdown(reason='RViz was closed'),
     )
     if value['show'] == 'false':
         return [rviz]
-    return [
-        rviz,
-        *launch_actions(
-            [show_node(robot, namespace=namespace, use_sim_time=use_sim_time, params_file=value['params_file'])]
-        ),
-    ]
+    show = show_node(robot, namespace=namespace, use_sim_time=use_sim_time, params_file=value['params_file'])
+    return [rviz, *launch_actions([on_its_own(show) if own_clock else show])]
 
 
 def generate_launch_description() -> LaunchDescription:

@@ -289,6 +289,16 @@ def test_rviz_gets_the_node_that_shows(load, tmp_path):
     assert load.specs[0].parameters['text_height'] == 0.05
 
 
+def test_rviz_beside_one_of_two_arms_has_the_clock_and_the_transforms_of_that_arm(load):
+    load('two_arms.launch.py')
+    of_arms = load.specs[0].remappings
+    assert ('/clock', 'clock') in of_arms
+    rviz = load('rviz.launch.py', namespace='/left', own_clock='true')[0]
+    assert load.specs[0].remappings == getattr(rviz, 'remappings', of_arms) == of_arms
+    load('rviz.launch.py', namespace='/left')
+    assert load.specs[0].remappings == ()
+
+
 def test_a_recorder_that_ends_stops_nobody(load):
     from vla_bringup.processes.launching import launch_actions
 

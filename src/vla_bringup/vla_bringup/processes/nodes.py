@@ -155,10 +155,13 @@ def waits_for(executor: Mapping[str, Value]) -> tuple[tuple[str, str], ...]:
     )
 
 
+# Remappings that put clock and transforms into a node's namespace.
+OWN = tuple((f'/{name}', name) for name in ('clock', 'tf', 'tf_static'))
+
+
 def on_its_own(spec: NodeSpec) -> NodeSpec:
     """Return the spec with clock and transforms in its namespace, for several simulators with their own times."""
-    own = tuple((f'/{name}', name) for name in ('clock', 'tf', 'tf_static'))
-    return replace(spec, remappings=(*spec.remappings, *own))
+    return replace(spec, remappings=(*spec.remappings, *OWN))
 
 
 def recorder_node(
