@@ -5,6 +5,7 @@ from rclpy.qos import DurabilityPolicy, QoSCompatibility, QoSProfile, Reliabilit
 from std_msgs.msg import Bool, String
 
 from vla_policy_node.ros import qos
+from vla_policy_node.ros.pending import pending
 from vla_policy_node.ros.qos_mismatch import EveryPublisher, ReportsQosMismatch
 
 PROFILES = [QoSProfile(depth=10, reliability=r, durability=d) for r in list(ReliabilityPolicy)[1:3]
@@ -80,3 +81,19 @@ def test_a_subscription_that_gets_nothing_is_named_with_the_remedy(ros):
     ros.add('viewer').create_subscription(String, 'words', print, qos.LATCHED)
     ros.wait(lambda: node.reports, 'a report')
     assert node.reports == ['/words: nothing is sent to /viewer, which is reliable latched: subscribe reliable (QoS)']
+
+
+def test_all_messages_that_wait_are_taken_in_one_turn_in_their_order(ros):
+    turns = []
+    node = ros.add('node')
+    subscription = node.create_subscription(
+        String, 'words', lambda msg: turns.append([m.data for m in (msg, *pending(subscription))]), qos.HISTORY
+    )
+    other = ros.add('other').create_publisher(String, 'words', 50)
+    ros.wait(lambda: other.get_subscription_count() and subscription.get_publisher_count(), 'matched')
+    words = [str(i) for i in range(50)]
+    for word in words:
+        other.publish(String(data=word))
+    other.wait_for_all_acked()
+    ros.wait(lambda: [word for turn in turns for word in turn] == words, 'every message')
+    assert len(turns) < 10  # more than one only where messages came meanwhile

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from rclpy.node import Node
+from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from vla_core.clocks import SimulatedClock
@@ -19,6 +20,7 @@ from vla_policy_node.policy.parameters import PolicyParameters
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
 from vla_policy_node.ros.images import COMPRESSED
+from vla_policy_node.ros.pending import pending
 
 LOG_EVERY = 5.0  # [s] per stream: bad messages may come at the rate of the sensor
 
@@ -33,7 +35,7 @@ class Observer:
         """clock: judges /clock where the node uses simulated time. lockstep: is given each message that was taken."""
         self._node, self._clock, self._lockstep = node, clock, lockstep
         self._logged: dict[str, float] = {}  # stream -> when a fault of it was logged last (monotonic, s)
-        self._subscriptions: list[Any] = []
+        self._subscriptions: dict[str, Subscription] = {}  # by topic
         simulated = bool(node.get_parameter('use_sim_time').value)
         self.intake = Intake(
             p.profile,
@@ -60,11 +62,12 @@ class Observer:
         """
         self._on_image, self._on_settled = on_image, on_settled
         for topic in [*self.intake.cameras, *self.intake.joints]:
-            kind, profile = JointState, qos.HISTORY
+            kind, profile, take = JointState, qos.HISTORY, self._take_all
             if topic in self.intake.cameras:
                 kind, profile = CompressedImage if topic.endswith(COMPRESSED) else Image, qos.SENSOR
-            take = functools.partial(self._take, topic)
-            self._subscriptions.append(self._node.create_subscription(kind, topic, take, profile))
+                take = self._take
+            callback = functools.partial(take, topic)
+            self._subscriptions[topic] = self._node.create_subscription(kind, topic, callback, profile)
 
     def observe(self, now: int) -> Aligned | Fault:
         """The newest usable set at time now [ns]. There is none while /clock stands still, see Intake, too."""
@@ -80,10 +83,16 @@ class Observer:
         return found if isinstance(found, Aligned) else None
 
     def close(self) -> None:
-        for subscription in self._subscriptions:
+        for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)
         self._subscriptions.clear()
         del self.intake  # it calls this object, a circle that would hold the images
+
+    def _take_all(self, topic: str, msg: Any) -> None:
+        """Take a joint state and those that wait behind it."""
+        self._take(topic, msg)
+        for later in pending(self._subscriptions[topic]):
+            self._take(topic, later)
 
     def _take(self, topic: str, msg: Any) -> None:
         stored = self.intake.take(topic, msg, self._node.get_clock().now().nanoseconds)
