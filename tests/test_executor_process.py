@@ -18,7 +18,7 @@ from .conftest import ROBOT
 
 PROFILE = RobotProfile.load(ROBOT)
 GRIPPER = 'gripper/gripper_position_controller/commands'
-UNGUARDED = {'guard.enabled': 'false'}  # there is no robot description
+UNMONITORED = {'collision_monitor.enabled': 'false'}  # there is no robot description
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
@@ -104,7 +104,7 @@ class Robot:
 
 
 def test_lifecycle_round_trip_and_holding_still(graph):
-    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    p = graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     assert graph.transition('executor', graph.CONFIGURE)
     assert not graph.transition('executor', graph.ACTIVATE)
     for text in (
@@ -146,7 +146,7 @@ def test_configure_without_profile_or_with_a_bad_parameter_says_so(graph):
 
 
 def test_refusals_are_told_and_the_arm_holds(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     nan = array.array('d', [math.nan] * 280)
@@ -166,7 +166,7 @@ def test_refusals_are_told_and_the_arm_holds(graph):
 
 
 def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     epoch = robot.status.epoch
@@ -182,7 +182,7 @@ def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
 
 
 def test_a_blocked_arm_is_let_go_and_stays_until_somebody_resumes(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.blocked = {3: robot.home[3]}
@@ -202,7 +202,7 @@ def test_a_blocked_arm_is_let_go_and_stays_until_somebody_resumes(graph):
 
 
 def test_operator_stop_and_resume(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -215,7 +215,7 @@ def test_operator_stop_and_resume(graph):
 
 
 def test_emergency_stop_holds_until_it_is_released_and_resumed(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -233,7 +233,7 @@ def test_emergency_stop_holds_until_it_is_released_and_resumed(graph):
 
 
 def test_two_masters_are_none(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -253,7 +253,7 @@ def test_two_masters_are_none(graph):
 
 
 def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -271,7 +271,7 @@ def test_a_controller_that_goes_takes_over_from_where_the_arm_is(graph):
 
 
 def test_frozen_joint_states_stop_the_arm(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -283,7 +283,7 @@ def test_frozen_joint_states_stop_the_arm(graph):
 
 
 def test_joint_states_that_cannot_be_trusted_are_refused_with_the_reason(graph):
-    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    p = graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
 
     def ahead(msg):
@@ -317,7 +317,7 @@ def test_joint_states_that_cannot_be_trusted_are_refused_with_the_reason(graph):
 
 
 def test_values_that_stand_still_in_motion_are_told_as_frozen(graph):
-    graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving()
@@ -338,7 +338,7 @@ def test_values_that_stand_still_in_motion_are_told_as_frozen(graph):
 
 
 def test_a_signal_in_motion_brakes_before_the_process_ends(graph):
-    p = graph.start('vla_policy_node', 'executor_node', params=UNGUARDED)
+    p = graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
     robot.moving(speed=0.4)

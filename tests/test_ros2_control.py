@@ -21,7 +21,7 @@ from .test_executor_process import LATCHED, chunk
 PROFILE = RobotProfile.load(ROBOT)
 ARM, JOINTS, STATE = 'joint_controller', 'joint_state_broadcaster', 'franka_robot_state_broadcaster'
 PARAMETERS = {
-    'guard.enabled': 'false',  # there is no robot description
+    'collision_monitor.enabled': 'false',  # there is no robot description
     'gripper': 'none',
     'controller_node': ARM,
     'topics.robot_state': f'{STATE}/robot_state',

@@ -27,9 +27,9 @@ CYCLE = MS  # of the controller
 class Late:
     """An executor with a controller that executes its trajectories, on a machine that makes it late."""
 
-    def __init__(self, profile: RobotProfile, seed: int = 0, guard=None) -> None:
+    def __init__(self, profile: RobotProfile, seed: int = 0, monitor=None) -> None:
         self.profile, self.rng = profile, np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, ExecutorConfig(release_within_acceleration=True), guard)
+        self.core = ChunkExecutor(profile, ExecutorConfig(release_within_acceleration=True), monitor)
         self.controller = Controller('joint_trajectory', self.core, profile.home)
         self.time, self.offset = 0, 10**6 * NS  # [ns] of the monotonic clock; what the ROS clock is ahead of it
         self.cycle = self.stepped = self.sequence = 0
@@ -308,7 +308,7 @@ def test_an_arm_that_was_lent_is_not_where_it_was_sent():
 
 def test_the_trajectory_that_was_sent_stops_before_what_is_in_the_way_even_when_nothing_runs_any_more():
     wall = holds.Wall(Hold.COLLISION_AHEAD)
-    rig = Late(PROFILES['fr3'], guard=wall)
+    rig = Late(PROFILES['fr3'], monitor=wall)
     rig.run(60)
     moving = rig.executed[-1][0] - rig.executed[-11][0]
     assert moving > 0

@@ -123,7 +123,7 @@ class Relay:
                 self.foresight[status.name.split()[-1]] = status.message
 
 
-def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
+def measure(options: Options, monitored: bool, folder: Path) -> dict[str, Any]:
     """Start the system in its own ROS domain and return the measurements. folder: for the model and the logs.
 
     Raises TimeoutError when the arm never moves, NodeEnded when a node dies.
@@ -131,7 +131,9 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
     model = options.model if not is_random(options.model) else str(gentle_model(folder / 'model', 0))
     sim = replace(sim_nodes(ROBOT, task=TASK, expert=False)[0], remappings=MOVED[:1])
     # The executor runs on wall time, the policy on simulation time.
-    executor, _ = policy_nodes(ROBOT, executor_parameters={'rate': float(options.rate), 'guard.enabled': guarded})
+    executor, _ = policy_nodes(
+        ROBOT, executor_parameters={'rate': float(options.rate), 'collision_monitor.enabled': monitored}
+    )
     _, policy = policy_nodes(ROBOT, model=model, device=options.device, drive=True, rate=THINKS, use_sim_time=True)
     policy = replace(policy, remappings=MOVED)
     with (
@@ -156,7 +158,9 @@ def measure(options: Options, guarded: bool, folder: Path) -> dict[str, Any]:
         shares = {name: (_spent(p) - spent[name]) / options.measured for name, p in processes.items()}
         probe.wait(lambda: relay.times and STEP in relay.times[-1], 10.0, 'diagnostics of the executor')
         verdicts = np.array(relay.status.verdict_counts, int) - before
-        return summary(relay, guarded, options.rate, shares, {v.name: int(verdicts[v]) for v in Verdict if verdicts[v]})
+        return summary(
+            relay, monitored, options.rate, shares, {v.name: int(verdicts[v]) for v in Verdict if verdicts[v]}
+        )
 
 
 def _spent(process: psutil.Process) -> float:
@@ -165,14 +169,14 @@ def _spent(process: psutil.Process) -> float:
 
 
 def summary(
-    relay: Relay, guarded: bool, rate: float, shares: dict[str, float], verdicts: dict[str, int]
+    relay: Relay, monitored: bool, rate: float, shares: dict[str, float], verdicts: dict[str, int]
 ) -> dict[str, Any]:
     """Return a row of the report. Times in ms.
 
     Times of the executor are the worst percentiles of its diagnostics, each over the newest 1000 steps."""
     gaps = np.diff(np.sort(relay.received)) * 1e-6
     row: dict[str, Any] = {
-        'guard': guarded,
+        'collision monitor': monitored,
         'set-points': len(relay.received),
         'late share': float((gaps > 1500.0 / rate).mean()),
         'CPU share': shares,
@@ -196,9 +200,9 @@ def bench_executor(options: Options) -> bool:
     console = make_console()
     rows = []
     with interruptible():
-        for guarded in (True,) if options.quick else (True, False):
+        for monitored in (True,) if options.quick else (True, False):
             with tempfile.TemporaryDirectory() as folder:
-                rows.append(measure(options, guarded, Path(folder)))
+                rows.append(measure(options, monitored, Path(folder)))
     about = {
         'command': shlex.join(['./vla', *sys.argv[1:]]),
         'model': 'random weights, gentle' if is_random(options.model) else options.model,
@@ -209,7 +213,7 @@ def bench_executor(options: Options) -> bool:
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / 'executor.json').write_text(json.dumps({**about, 'rows': rows}, indent=1) + '\n')
     head, lines = (
-        ['', *('with collision monitor' if r['guard'] else 'without collision monitor' for r in rows)],
+        ['', *('with collision monitor' if r['collision monitor'] else 'without collision monitor' for r in rows)],
         cells(rows),
     )
     (options.out / 'executor.md').write_text(markdown(about, head, lines))

@@ -2,7 +2,7 @@
 
 `ros2 launch vla_bringup two_arms.launch.py --show-args`. By default both are simulated, each on a clock of its own;
 with simulated:=false two robots run already in these namespaces. The arms do not avoid each other: where they can meet,
-give each executor a workspace (guard.planes) outside that of the other.
+give each executor a workspace (collision_monitor.planes) outside that of the other.
 """
 
 from launch import LaunchContext, LaunchDescription

@@ -24,11 +24,11 @@ def section(name, **values):
 
 
 def test_the_profile_is_what_a_node_gets_and_a_parameter_file_lies_on_top(write):
-    file = write(section('/**', velocity_fraction=0.3, camera_max_age=0.5, guard={'enabled': False}))
+    file = write(section('/**', velocity_fraction=0.3, camera_max_age=0.5, collision_monitor={'enabled': False}))
     executor, policy = policy_nodes('fr3', params_file=file)
     profile = profile_parameters('fr3')
     assert executor.parameters['robot.velocity'] == profile['robot']['velocity']
-    assert executor.parameters['velocity_fraction'] == 0.3 and executor.parameters['guard.enabled'] is False
+    assert executor.parameters['velocity_fraction'] == 0.3 and executor.parameters['collision_monitor.enabled'] is False
     assert policy.parameters['camera_max_age'] == 0.5 and policy.parameters['cameras'] == profile['cameras']
     assert 'velocity_fraction' not in policy_nodes('fr3')[0].parameters
 
@@ -89,7 +89,7 @@ def test_the_other_nodes_take_the_file_as_well(write, tmp_path):
         (section('executor', velocity_fraction='fast'), "is 'fast': must be float"),
         (section('executor', blending='best'), "is 'best': must be one of latest, inpaint"),
         (section('policy', threads=True), 'is True: must be int'),
-        (section('executor', guard={'planes': [0.0, 'a']}), 'must be a float list'),
+        (section('executor', collision_monitor={'planes': [0.0, 'a']}), 'must be a float list'),
         (section('policy', drive=True), 'sets drive of policy to True, but drive is an argument of its own'),
         ('rate: 50.0', 'is no ROS parameter file'),
         ('a: [', 'is not YAML'),

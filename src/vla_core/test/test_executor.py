@@ -251,7 +251,7 @@ def test_switching_chunks_makes_no_jump():
     assert rig.accelerations() <= 0.6 * 10 * 1.05
 
 
-def test_velocity_guard_slows_along_the_path_and_does_not_bend_it():
+def test_the_velocity_limit_slows_along_the_path_and_does_not_bend_it():
     rig = Rig()
     t = 0.05 * np.arange(1, 17)
     rig.ingest(positions=np.outer(2.5 * t**2, [1.0, 0.5, -0.25]))  # asks for 4 rad/s of the first joint in the end

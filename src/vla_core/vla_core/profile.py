@@ -39,8 +39,8 @@ class RobotProfile:
     # Where the tool is in the tool frame, for one that the robot description does not have: x, y, z [m], roll, pitch,
     # yaw [rad]. None: it is the tool frame.
     tool_offset: np.ndarray | None = None
-    # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. A guard holds the arm there; poses that
-    # a model asks for are moved onto its sides.
+    # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. The collision monitor holds the arm
+    # there; poses that a model asks for are moved onto its sides.
     workspace: np.ndarray | None = None
     # Velocity limits that fall towards the ends of the position range, as the FR3 has them; all four or none. Upwards
     # v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (end_upper - q)))), downwards alike with q - end_lower.

@@ -39,12 +39,14 @@ TYPES = {'crisp': JointState, 'joint_trajectory': JointTrajectory, 'forward_comm
 
 
 def executor(ros, **parameters):
-    """With the robot profile, but without its guard: there is no robot description."""
+    """With the robot profile, but without its collision monitor: there is no robot description."""
     return ros.add(
         'executor',
         ExecutorNode,
         cli_args=['--ros-args', '--params-file', str(FILE)],
-        parameter_overrides=[Parameter(k, value=v) for k, v in {'guard.enabled': False, **parameters}.items()],
+        parameter_overrides=[
+            Parameter(k, value=v) for k, v in {'collision_monitor.enabled': False, **parameters}.items()
+        ],
     )
 
 
@@ -431,9 +433,16 @@ def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):
     assert (robot.node._core.profile.velocity == 0.1).all()
 
 
-def test_the_guard_stops_before_a_wall(ros, panda_urdf):
+def test_the_collision_monitor_stops_before_a_wall(ros, panda_urdf):
     wall = [0.0, 0.0, 1.0, 0.4]  # the tool is at 0.49 m
-    robot = Robot(ros, **{'guard.enabled': True, 'guard.planes': wall, 'robot_description_file': str(panda_urdf)})
+    robot = Robot(
+        ros,
+        **{
+            'collision_monitor.enabled': True,
+            'collision_monitor.planes': wall,
+            'robot_description_file': str(panda_urdf),
+        },
+    )
     robot.bring_up()
     robot.ros.wait(robot.chunks.get_subscription_count, 'the executor listens')
     robot.until(lambda s: s.hold_reason == E.HOLD_IDLE, 'ready')
@@ -449,7 +458,7 @@ def test_the_guard_stops_before_a_wall(ros, panda_urdf):
     assert 'plane [0.0, 0.0, 1.0, 0.4]' in status.message
     robot.until(lambda s: s.state == E.STATE_HOLDING, 'at rest')
     assert robot.q[1] > PROFILE.home[1] + 0.02
-    assert robot.node._settings.guard.tool_positions(robot.q[None])[0, 2] > 0.4
+    assert robot.node._settings.monitor.tool_positions(robot.q[None])[0, 2] > 0.4
 
 
 def test_an_emergency_stop_that_was_pressed_before(ros):
@@ -483,16 +492,21 @@ def test_while_the_planning_scene_is_not_known_the_arm_is_not_activated(ros, mon
     [
         ({'controller': 'crips'}, "controller is 'crips', must be one of: crisp, joint_trajectory"),
         ({'controller': 'forward_command', 'rate': 50.0}, 'rate is 50'),
+        ({'guard.planes': [0.0] * 4}, 'parameter guard.planes is called collision_monitor.planes now'),
+        ({'seams': 'latest'}, 'parameter seams is called blending now'),
         ({'gripper': 'franka'}, 'install the ROS package franka_msgs'),
         ({'moveit.enabled': True}, 'install the ROS package moveit_msgs'),
-        ({'moveit.obstacles': True}, r'moveit.obstacles is set, but guard.enabled is not'),
+        ({'moveit.obstacles': True}, r'moveit.obstacles is set, but collision_monitor.enabled is not'),
         ({'topics.robot_state': 'robot_state'}, 'install the ROS package franka_msgs'),
-        ({'guard.enabled': True, 'robot_description_timeout': 0.1}, r'guard.enabled needs the robot description'),
         (
-            {'guard.enabled': True, 'limits_from': 'robot_description', 'robot_description_timeout': 0.1},
-            r'limits_from and guard.enabled need the robot description',
+            {'collision_monitor.enabled': True, 'robot_description_timeout': 0.1},
+            r'collision_monitor.enabled needs the robot description',
         ),
-        ({'guard.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),
+        (
+            {'collision_monitor.enabled': True, 'limits_from': 'robot_description', 'robot_description_timeout': 0.1},
+            r'limits_from and collision_monitor.enabled need the robot description',
+        ),
+        ({'collision_monitor.enabled': True, 'robot_description_file': str(FILE)}, 'robot description'),
         ({'robot.velocities': [1.0]}, r'there is no parameter robot.velocities; .* velocity, '),
     ],
 )
@@ -503,16 +517,20 @@ def test_what_cannot_be_is_told_when_configured(ros, parameters, says):
     node.tear_down()
 
 
-def test_a_misspelt_limit_of_the_guard_is_told(ros, panda_urdf):
-    guard = {'guard.enabled': True, 'robot_description_file': str(panda_urdf), 'guard.tool_box': [0.0] * 6}
-    node = executor(ros, **guard)
-    with pytest.raises(ValueError, match=r'there is no parameter guard.tool_box; .* link_box, '):
+def test_a_misspelt_limit_of_the_collision_monitor_is_told(ros, panda_urdf):
+    monitor = {
+        'collision_monitor.enabled': True,
+        'robot_description_file': str(panda_urdf),
+        'collision_monitor.tool_box': [0.0] * 6,
+    }
+    node = executor(ros, **monitor)
+    with pytest.raises(ValueError, match=r'there is no parameter collision_monitor.tool_box; .* link_box, '):
         node.set_up()
     node.tear_down()
 
 
 def test_a_lifecycle_leaves_no_publisher_subscription_timer_or_service_behind(ros, panda_urdf):
-    robot = Robot(ros, **{'guard.enabled': True, 'limits_from': 'profile', 'require_controller': False})
+    robot = Robot(ros, **{'collision_monitor.enabled': True, 'limits_from': 'profile', 'require_controller': False})
     description = robot.me.create_publisher(String, 'robot_description', qos.LATCHED)
     description.publish(String(data=panda_urdf.read_text()))
     node = robot.node

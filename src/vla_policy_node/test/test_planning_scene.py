@@ -94,7 +94,7 @@ def test_changes_are_followed():
     w = world(CollisionObject('a', BOX), CollisionObject('b', BOX))
     w.apply(scene(CollisionObject('c', BOX), CollisionObject('a', operation=b'\x01')), whole=False)
     assert names(w) == ['b', 'c']
-    assert w.obstacles()[0][0] is w.obstacles()[0][0]  # what the guard has built of it stays
+    assert w.obstacles()[0][0] is w.obstacles()[0][0]  # what the collision monitor has built of it stays
     w.apply(scene(CollisionObject('c', operation=b'\x03', pose=at(0, 0, 2))), whole=False)
     w.apply(scene(CollisionObject('gone', operation=b'\x03', pose=at(0, 0, 2))), whole=False)
     assert [o.position[2] for o in w.obstacles()[0]] == [0, 2]
@@ -108,22 +108,22 @@ def test_changes_are_followed():
     assert names(w) == ['d']
 
 
-def test_what_cannot_be_guarded_is_named():
+def test_what_cannot_be_monitored_is_named():
     cone = solid(SolidPrimitive.CONE, 0.1, 0.1)
     floor, hat = CollisionObject('floor', Plane(), BOX), CollisionObject('hat', cone)
     w = world(floor, hat, CollisionObject('far', BOX, frame='x'))
     found, wrong, left_out = w.obstacles()
     assert [o.name for o in found] == ['floor']
     assert wrong == ["object far is in frame 'x', must be in base"]
-    assert left_out[0].startswith('plane floor[1] is not guarded')
+    assert left_out[0].startswith('plane floor[1] is not monitored')
     assert left_out[1].startswith('cone hat')
     w.apply(scene(octomap=[1]), whole=False)
-    assert 'the octomap is not guarded' in w.obstacles()[2]
+    assert 'the octomap is not monitored' in w.obstacles()[2]
     lost = CollisionObject('lost', BOX, pose=at(0, 0, 0, {'w': 0.0}))
     assert 'object lost cannot be used: quaternion' in world(lost).obstacles()[1][0]
 
 
-class Guard:
+class CollisionMonitor:
     def __init__(self):
         self.obstacles = None
 
@@ -154,7 +154,7 @@ def scenes(monkeypatch):
     return known
 
 
-def test_the_guard_has_what_move_group_tells(ros, scenes):
+def test_the_collision_monitor_has_what_move_group_tells(ros, scenes):
     scenes |= {
         'first': scene(CollisionObject('table', BOX), diff=False),
         'more': scene(CollisionObject('crate', BOX)),
@@ -163,41 +163,41 @@ def test_the_guard_has_what_move_group_tells(ros, scenes):
         'broken': scene(CollisionObject('broken', BOX)),
         'restarted': scene(CollisionObject('shelf', BOX), diff=False),
     }
-    guard = Guard()
-    ours = PlanningScene(ros.add('executor'), guard, 'base')
+    monitor = CollisionMonitor()
+    ours = PlanningScene(ros.add('executor'), monitor, 'base')
     assert 'does /get_planning_scene answer' in ours.problems()[0]
     move_group = ros.add('move_group')
     out = move_group.create_publisher(String, 'monitored_planning_scene', 10)
     ros.wait(out.get_subscription_count, 'the executor listens')
     out.publish(String(data='more'))
     ros.wait(lambda: ours._early, 'it is heard before the scene')
-    assert guard.obstacles is None
+    assert monitor.obstacles is None
 
     def answer(request, response):
         response.message = 'first'
         return response
 
     move_group.create_service(Trigger, 'get_planning_scene', answer)
-    ros.wait(lambda: guard.obstacles == ['table', 'crate'], 'the scene and what changed since')
+    ros.wait(lambda: monitor.obstacles == ['table', 'crate'], 'the scene and what changed since')
     assert ours.problems() == []
     out.publish(String(data='wrong'))
     ros.wait(ours.problems, 'a frame that is not ours')
     assert "object lamp is in frame 'map'" in ours.problems()[0]
-    assert guard.obstacles == ['table', 'crate']
+    assert monitor.obstacles == ['table', 'crate']
     out.publish(String(data='broken'))
-    ros.wait(lambda: len(ours.problems()) == 2, 'what the guard refuses')
+    ros.wait(lambda: len(ours.problems()) == 2, 'what the collision monitor refuses')
     out.publish(String(data='restarted'))
-    ros.wait(lambda: guard.obstacles == ['shelf'], 'a whole scene replaces all')
+    ros.wait(lambda: monitor.obstacles == ['shelf'], 'a whole scene replaces all')
     assert ours.problems() == []
-    guard.obstacles = None
+    monitor.obstacles = None
     out.publish(String(data='nothing'))
     out.publish(String(data='more'))
-    ros.wait(lambda: guard.obstacles, 'the next change')
-    assert guard.obstacles == ['shelf', 'crate']
+    ros.wait(lambda: monitor.obstacles, 'the next change')
+    assert monitor.obstacles == ['shelf', 'crate']
     ours.close()
 
 
 def test_moveit_is_asked_for_by_name(ros, monkeypatch):
     monkeypatch.setitem(sys.modules, 'moveit_msgs.srv', None)
     with pytest.raises(ValueError, match=r'moveit.obstacles needs moveit_msgs/srv/GetPlanningScene'):
-        PlanningScene(ros.add('executor'), Guard(), 'base')
+        PlanningScene(ros.add('executor'), CollisionMonitor(), 'base')

@@ -80,7 +80,7 @@ class Controller:
 
 
 class Wall:
-    """A guard that knows one thing: joint 1 may not get beyond a position [rad], 0.3 m per rad before it."""
+    """Stand-in of the collision monitor: keeps joint 1 from going beyond a position [rad], 0.3 m per rad before it."""
 
     version, margins, config = 0, np.zeros(1), SimpleNamespace(resolution=0.005)
 

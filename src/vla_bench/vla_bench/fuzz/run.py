@@ -4,8 +4,8 @@
 
 Set-points are taken at 1 kHz, or at 200 or 100 Hz with jittering periods, and differentiated by finite differences:
 velocity (also as it falls towards the ends of the position range), acceleration and jerk must stay within the robot
-profile's limits, and the way must be that of the planned paths. With a URDF the guard is at work, too: the tool keeps
-its speed limit, and nothing touches. Exits with 1 on any violation.
+profile's limits, and the way must be that of the planned paths. With a URDF the collision monitor is at work, too:
+the tool keeps its speed limit, and no links touch. Exits with 1 on any violation.
 """
 
 import argparse
@@ -45,29 +45,29 @@ def main() -> int:
     parser.add_argument('--chunks', type=int, default=10_000, help='in all')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--robot', type=Path, nargs='+', help='robot profiles', default=sorted(robots.glob('*.yaml')))
-    parser.add_argument('--urdf', type=Path, help='guards the robot whose joints it has, in 3 of 4 runs')
+    parser.add_argument('--urdf', type=Path, help='monitors the robot whose joints it has, in 3 of 4 runs')
     parser.add_argument('--srdf', type=Path, help='of that robot')
     parser.add_argument('--packages', type=Path, nargs='*', default=[], help='folders of package:// meshes')
     options = parser.parse_args()
     if not options.robot:
         parser.error('name robot profiles with --robot')
-    profiles, guards = [RobotProfile.load(path) for path in options.robot], {}
+    profiles, monitors = [RobotProfile.load(path) for path in options.robot], {}
     if options.urdf is not None:
-        from vla_core.kinematics.collision_monitor import Guard, GuardConfig
+        from vla_core.kinematics.collision_monitor import CollisionMonitor, CollisionMonitorConfig
 
         urdf = options.urdf.read_text()
         for profile in profiles:
             if all(f'"{name}"' in urdf for name in profile.joint_names):
-                config = GuardConfig(planes=((0.0, 0.0, 1.0, 0.0),), workspace_margin=0.01)
+                config = CollisionMonitorConfig(planes=((0.0, 0.0, 1.0, 0.0),), workspace_margin=0.01)
                 srdf = options.srdf.read_text() if options.srdf else ''
-                guards[profile.name] = Guard.from_urdf(urdf, profile, config, srdf, options.packages)
-        if not guards:
+                monitors[profile.name] = CollisionMonitor.from_urdf(urdf, profile, config, srdf, options.packages)
+        if not monitors:
             parser.error(f'{options.urdf} has the joints of none of the robots')
     total, run, each = Measured(), 0, 100
     while total.chunks < options.chunks:
         profile, period = profiles[run % len(profiles)], (0.001, 0.001, 0.005, 0.01)[run // len(profiles) % 4]
-        guard = guards.get(profile.name) if run // len(profiles) % 4 != 1 else None
-        seen = stress(profile, min(each, options.chunks - total.chunks), options.seed + run, period, guard)
+        monitor = monitors.get(profile.name) if run // len(profiles) % 4 != 1 else None
+        seen = stress(profile, min(each, options.chunks - total.chunks), options.seed + run, period, monitor)
         for violation in seen.violations:
             print(f'{profile.name}, seed {options.seed + run}, {1 / period:.0f} Hz: {violation}', flush=True)
         total.add(seen)

@@ -15,7 +15,7 @@ from vla_core.motion.limits import velocity_limits
 from vla_core.profile import RobotProfile
 
 if TYPE_CHECKING:
-    from vla_core.kinematics.collision_monitor import Guard
+    from vla_core.kinematics.collision_monitor import CollisionMonitor
 
 DEVIATION = 1e-3  # [rad] largest distance of what is sent from the planned way
 _TOLERANCE = 1e-6  # of a limit: rounding of third differences
@@ -35,7 +35,7 @@ class Measured:
     position: float = -np.inf  # [rad] beyond the limits
     deviation: float = 0.0  # [rad]
     tool_speed: float = 0.0  # multiple of the limit
-    distance: float = np.inf  # [m] smallest of any pair that the guard knows
+    distance: float = np.inf  # [m] smallest of any pair that the collision monitor knows
     samples: int = 0
     moving: int = 0  # samples
     chunks: int = 0
@@ -79,9 +79,11 @@ class Measured:
 class Stream:
     """One executor, fed by one generator."""
 
-    def __init__(self, profile: RobotProfile, seed: int, config: ExecutorConfig, guard: 'Guard | None' = None) -> None:
+    def __init__(
+        self, profile: RobotProfile, seed: int, config: ExecutorConfig, monitor: 'CollisionMonitor | None' = None
+    ) -> None:
         self.rng = np.random.default_rng(seed)
-        self.core = ChunkExecutor(profile, config, guard, ChunkBlending(STRATEGIES[seed % len(STRATEGIES)]))
+        self.core = ChunkExecutor(profile, config, monitor, ChunkBlending(STRATEGIES[seed % len(STRATEGIES)]))
         self.profile, self.seen = profile, Measured()
         self.period = config.period
         self.jitter = 0.0 if config.period < 0.002 else 0.3
@@ -89,7 +91,7 @@ class Stream:
         self.times: list[int] = []
         self.sent: list[np.ndarray] = []
         self.planned: list[np.ndarray] = []
-        self.guard, self.hold = guard, Hold.IDLE
+        self.monitor, self.hold = monitor, Hold.IDLE
         self.contact = False
         self.stuck: tuple[int, float] | None = None  # joint, and where it is held [rad]
         start = self._start()
@@ -107,10 +109,10 @@ class Stream:
                 share = rng.uniform(0.97, 1.0, profile.dof) * rng.choice([-1, 1], profile.dof)
             middle = (profile.position_lower + profile.position_upper) / 2
             start = middle + share * (profile.position_upper - middle)
-            if self.guard is None:
+            if self.monitor is None:
                 return start
-            self.guard.set_obstacles([])
-            if (self.guard.distances(start) > self.guard.margins).all():
+            self.monitor.set_obstacles([])
+            if (self.monitor.distances(start) > self.monitor.margins).all():
                 self._set_obstacles(start)
                 return start
         raise ValueError('found no position where nothing touches: are the margins too wide?')
@@ -119,15 +121,15 @@ class Stream:
         """Balls around, clear of the arm at start."""
         from vla_core.kinematics.collision_monitor import Obstacle
 
-        assert self.guard is not None
+        assert self.monitor is not None
         kept: list[Obstacle] = []
         for i in range(12):
             centre = self.rng.uniform((-0.7, -0.7, 0.0), (0.7, 0.7, 1.0))
             ball = Obstacle(f'ball {i}', centre, np.eye(3), sphere=float(self.rng.uniform(0.03, 0.15)))
-            self.guard.set_obstacles([*kept, ball])
-            if (self.guard.distances(start) > self.guard.margins).all():
+            self.monitor.set_obstacles([*kept, ball])
+            if (self.monitor.distances(start) > self.monitor.margins).all():
                 kept.append(ball)
-        self.guard.set_obstacles(kept)
+        self.monitor.set_obstacles(kept)
 
     def _wander(self, start: np.ndarray):
         """A smooth intention that begins at start: sums of slow sines, at most about the velocity limits."""
@@ -286,12 +288,12 @@ class Stream:
         j = 3 * np.diff(a, axis=0) / (t[3:] - t[:-3])[:, None]
         seen.jerk = float((np.abs(j) / profile.jerk)[~(gap[2:] | gap[1:-1] | gap[:-2])].max())
         seen.position = float(np.maximum(profile.position_lower - q, q - profile.position_upper).max())
-        if self.guard is not None:
-            tool = np.linalg.norm(np.diff(self.guard.tool_positions(q), axis=0), axis=1) / np.diff(t)
+        if self.monitor is not None:
+            tool = np.linalg.norm(np.diff(self.monitor.tool_positions(q), axis=0), axis=1) / np.diff(t)
             limit = min(self.core.config.tool_speed_limit, profile.tool_speed)
             seen.tool_speed = float(tool[~gap].max()) / limit
             sparse = q[:: max(1, int(0.02 / self.period))]
-            seen.distance = min(float(self.guard.distances(x).min()) for x in sparse)
+            seen.distance = min(float(self.monitor.distances(x).min()) for x in sparse)
         seen.deviation = self._deviation(q, np.array(self.planned))
         return seen
 
@@ -312,14 +314,14 @@ def stress(
     chunks: int,
     seed: int,
     period: float = 0.001,
-    guard: 'Guard | None' = None,
+    monitor: 'CollisionMonitor | None' = None,
     contact: bool = True,
     **config,
 ) -> Measured:
     """One run of `chunks` chunks. contact: joints are held now and then; the arm is let go within its hard velocity and
     acceleration limits, whatever the fractions. config: of ExecutorConfig."""
-    stream = Stream(profile, seed, ExecutorConfig(period=period, release_within_acceleration=True, **config), guard)
-    stream.contact = contact and guard is None  # which does not look at letting go
+    stream = Stream(profile, seed, ExecutorConfig(period=period, release_within_acceleration=True, **config), monitor)
+    stream.contact = contact and monitor is None  # which does not look at letting go
     for _ in range(chunks):
         stream.disturb()
         stream.run(stream.rng.choice([0.002, 0.02, 0.1, 0.3]) * stream.rng.uniform(0.2, 1.5))

@@ -1,4 +1,4 @@
-"""An arm's URDF as Pinocchio's model with its collision geometry, and what the guard must know of it."""
+"""An arm's URDF as Pinocchio's model with its collision geometry, and what the collision monitor must know of it."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -26,7 +26,7 @@ def collision_model(urdf: str, profile: RobotProfile, srdf: str | None, folders:
     packages of package:// URLs. Meshes become convex hulls. Raises ValueError naming what is missing.
     """
     if _MISSING is not None:
-        raise ValueError(f'the guard needs Pinocchio and coal: pip install pin ({_MISSING})')
+        raise ValueError(f'the collision monitor needs Pinocchio and coal: pip install pin ({_MISSING})')
     _check_meshes(urdf, folders)
     try:
         model = pinocchio.buildModelFromXML(urdf)
@@ -111,7 +111,7 @@ def tool_chain(model: Any, profile: RobotProfile) -> tuple[np.ndarray, list[tupl
         moved = place.actInv(data.liMi[joint])
         axis = pinocchio.log3(moved.rotation)
         if abs(np.linalg.norm(axis) - 1) > 1e-6 or np.linalg.norm(moved.translation) > 1e-9:
-            raise ValueError(f'{model.names[joint]} is no revolute joint: only arms of revolute joints are guarded')
+            raise ValueError(f'{model.names[joint]} is no revolute joint: only arms of revolute joints are monitored')
         turn, cross = place.rotation, pinocchio.skew(axis)  # Rodrigues
         turns = np.hstack([part.T for part in (turn, turn @ cross, turn @ cross @ cross)])
         chain.append((profile.joint_names.index(model.names[joint]), place.translation.copy(), turns))

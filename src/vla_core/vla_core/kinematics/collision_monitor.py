@@ -29,8 +29,8 @@ _WORKSPACE = 'workspace '
 
 
 @dataclass(frozen=True)
-class GuardConfig:
-    """What is guarded. Everything is in the robot profile's base frame. Raises ValueError for what makes no sense."""
+class CollisionMonitorConfig:
+    """What is monitored. Everything is in the robot profile's base frame. Raises ValueError for what makes no sense."""
 
     self_collision: bool = True
     self_margin: float = 0.01  # [m] that links keep from one another
@@ -45,15 +45,17 @@ class GuardConfig:
     def __post_init__(self) -> None:
         for name in ('self_margin', 'obstacle_margin', 'workspace_margin'):
             if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f'guard {name} must be 0 to 1 m, got {getattr(self, name)}')
+                raise ValueError(f'collision monitor {name} must be 0 to 1 m, got {getattr(self, name)}')
         if not 0.001 <= self.resolution <= 0.1:
-            raise ValueError(f'guard resolution must be 0.001 to 0.1 m, got {self.resolution}')
+            raise ValueError(f'collision monitor resolution must be 0.001 to 0.1 m, got {self.resolution}')
         for plane in self.planes:
             if len(plane) != 4 or not np.isfinite(plane).all() or not np.linalg.norm(plane[:3]) > 1e-6:
-                raise ValueError(f'guard plane {plane}: must be four numbers, a normal x, y, z and a distance d')
+                raise ValueError(
+                    f'collision monitor plane {plane}: must be four numbers, a normal x, y, z and a distance d'
+                )
         box = self.link_box
         if box is not None and (len(box) != 6 or not (np.array(box[:3]) < np.array(box[3:])).all()):
-            raise ValueError(f'guard link_box {box}: must be lower x, y, z, then upper x, y, z')
+            raise ValueError(f'collision monitor link_box {box}: must be lower x, y, z, then upper x, y, z')
 
 
 @dataclass(frozen=True)
@@ -68,10 +70,10 @@ class Obstacle:
     mesh: tuple[np.ndarray, np.ndarray] | None = None  # vertices (n, 3) [m], triangles (m, 3) of indices
 
 
-class Guard:
+class CollisionMonitor:
     """Not thread-safe. `version` grows when the obstacles change."""
 
-    def __init__(self, model: Any, geometry: Any, profile: RobotProfile, config: GuardConfig) -> None:
+    def __init__(self, model: Any, geometry: Any, profile: RobotProfile, config: CollisionMonitorConfig) -> None:
         """model, geometry: Pinocchio's, with no other joints than the profile's. Use `from_urdf`."""
         self.config, self.version = config, 0
         self._model, self._data = model, model.createData()
@@ -93,15 +95,15 @@ class Guard:
         cls,
         urdf: str,
         profile: RobotProfile,
-        config: GuardConfig | None = None,
+        config: CollisionMonitorConfig | None = None,
         srdf: str = '',
         package_dirs: list[Path] | None = None,
-    ) -> 'Guard':
+    ) -> 'CollisionMonitor':
         """urdf, srdf: the texts; package_dirs: folders that hold the packages of package:// URLs.
 
         Fingers count as opened wide. Raises ValueError naming what is missing: a joint, a frame, a mesh, a library.
         """
-        config = config or GuardConfig()
+        config = config or CollisionMonitorConfig()
         folders = [Path(d) for d in package_dirs or []]
         model, geometry = collision_model(urdf, profile, srdf if config.self_collision else None, folders)
         return cls(model, geometry, profile, config)

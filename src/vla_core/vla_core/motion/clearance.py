@@ -7,8 +7,8 @@ import numpy as np
 
 from vla_core.motion.states import Hold
 
-if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_core.kinematics.collision_monitor import Guard
+if TYPE_CHECKING:  # a collision monitor loads Pinocchio
+    from vla_core.kinematics.collision_monitor import CollisionMonitor
 
 _LOOKS = 2  # configurations per control step
 _MOST = 100  # when it must
@@ -20,20 +20,20 @@ class Clearance:
     it begins must get no closer, until they are apart.
 
     What is d further away than its margin stays so until some point of the arm has moved by d: that is how far the
-    next look is away, at least the guard's resolution.
+    next look is away, at least the collision monitor's resolution.
     """
 
-    def __init__(self, guard: 'Guard', q: np.ndarray, ends: np.ndarray, ahead: int) -> None:
+    def __init__(self, monitor: 'CollisionMonitor', q: np.ndarray, ends: np.ndarray, ahead: int) -> None:
         """q: (n, dof) [rad] the motion; ends: (n,) row where a brake from each row ends; ahead: rows that the motion
         may go on until the next question."""
-        self.version = guard.version
+        self.version = monitor.version
         self.free_to = 0  # the motion is free up to this row
         self.blocked: tuple[Hold, str] | None = None  # what is in the way at the next one that was looked at
-        self._guard, self._q, self._ends, self._ahead = guard, q, ends, ahead
-        self._ways = guard.ways(q)
-        distances = guard.distances(q[0])
-        self._floors = np.minimum(guard.margins, distances - _SLACK)
-        self._reach_on(float((distances - guard.margins).min(initial=np.inf)))
+        self._monitor, self._q, self._ends, self._ahead = monitor, q, ends, ahead
+        self._ways = monitor.ways(q)
+        distances = monitor.distances(q[0])
+        self._floors = np.minimum(monitor.margins, distances - _SLACK)
+        self._reach_on(float((distances - monitor.margins).min(initial=np.inf)))
 
     def safe(self, row: int) -> bool:
         """Whether the arm can still stop in the free part if it goes on from this row until the next question."""
@@ -68,28 +68,29 @@ class Clearance:
         return self.blocked is not None or self.free_to == len(self._q) - 1
 
     def _look(self) -> None:
-        guard, q = self._guard, self._q[self._next]
-        distances = guard.distances(q)
+        monitor, q = self._monitor, self._q[self._next]
+        distances = monitor.distances(q)
         room = distances - self._floors
         if (room < 0).any():
             pair = int(room.argmin())
-            first, second, hold = guard.names(pair)
+            first, second, hold = monitor.names(pair)
             self.blocked = (
                 hold,
                 (
                     f'the path brings {first} to {1000 * distances[pair]:.0f} mm from {second}, required are '
-                    f'{1000 * guard.margins[pair]:.0f} mm, at joint positions [{", ".join(f"{x:.3f}" for x in q)}] rad'
+                    f'{1000 * monitor.margins[pair]:.0f} mm, at joint positions '
+                    f'[{", ".join(f"{x:.3f}" for x in q)}] rad'
                 ),
             )
             return
-        self._floors = np.minimum(guard.margins, np.maximum(self._floors, distances - _SLACK))
+        self._floors = np.minimum(monitor.margins, np.maximum(self._floors, distances - _SLACK))
         self.free_to = self._next
         self._reach_on(float(room.min(initial=np.inf)))
 
     def _reach_on(self, free: float) -> None:
         """From the row looked at last, which is `free` [m] from what is not allowed."""
         here, last = self._ways[self.free_to], len(self._q) - 1
-        step = here + max(free, self._guard.config.resolution)
+        step = here + max(free, self._monitor.config.resolution)
         self.free_to = max(self.free_to, min(int(np.searchsorted(self._ways, here + free, side='right')) - 1, last))
         furthest = int(np.searchsorted(self._ways, step, side='right')) - 1
         self._next = min(max(furthest, self.free_to + 1), last)

@@ -17,7 +17,7 @@ class ExecutorConfig:
     acceleration_fraction: float = 0.6  # nor accelerates more than this on a path
     brake_fraction: float = 0.4  # what braking may add to the acceleration of the path
     smoothing_time: float = 0.02  # [s] the set-point is the average of the planned motion over this time at least
-    # [m/s] of the tool, where there is a guard. Twice the reduced speed of ISO 10218-1 (0.25 m/s): a person
+    # [m/s] of the tool, where there is a collision monitor. Twice the reduced speed of ISO 10218-1 (0.25 m/s): a person
     # beside the arm can see it come and step back. More needs a risk assessment of the cell (ISO/TS 15066).
     tool_speed_limit: float = 0.5
     start_distance_limit: float = 0.5  # [rad] a first chunk that begins further from the resting arm is refused

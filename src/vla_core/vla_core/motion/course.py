@@ -26,8 +26,8 @@ from vla_core.motion.smooth import GRID, Motion, Track, averaging_rows
 from vla_core.motion.states import Hold
 from vla_core.profile import RobotProfile
 
-if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_core.kinematics.collision_monitor import Guard
+if TYPE_CHECKING:  # a collision monitor loads Pinocchio
+    from vla_core.kinematics.collision_monitor import CollisionMonitor
 
 # [s] A plan that left the motion that was sent so long ago, at a control step and when its message is ready, still
 # continues that motion, because what is sent is averaged. So does the plan that was sent, after its brake has begun.
@@ -77,15 +77,15 @@ class Promise:
 class Course:
     """Arrays are (dof,), [rad]. Nothing here decides when to stop, or why."""
 
-    def __init__(self, profile: RobotProfile, config: ExecutorConfig, guard: 'Guard | None') -> None:
-        self.limits = Limits(profile, config, guard.tool_positions if guard is not None else None)
+    def __init__(self, profile: RobotProfile, config: ExecutorConfig, monitor: 'CollisionMonitor | None') -> None:
+        self.limits = Limits(profile, config, monitor.tool_positions if monitor is not None else None)
         self.plan = 0  # grows whenever what will be sent changes
         self.braked = False  # nothing but rest is ahead
         self._hard = Limits(profile, replace(config, velocity_fraction=1.0, acceleration_fraction=1.0))
         smoothing = max(config.smoothing_time, config.period)
         self.track = Track(averaging_rows(smoothing, self._hard.acceleration, profile.jerk))
         self._planner = Planner(self.limits, config)
-        self._guard, self._period = guard, config.period
+        self._monitor, self._period = monitor, config.period
         self._clearance: Clearance | None = None
         self._begins = 0  # row of the track that the motion begins with
         self._slows_from = 0  # row of the track from which it only slows down to the end of the chunk
@@ -137,9 +137,9 @@ class Course:
     def blocked(self) -> tuple[Hold, str] | None:
         """Why the arm must stop here: it could not later. None: it may go on."""
         clearance, track = self._clearance, self.track
-        if self._guard is None or clearance is None:
+        if self._monitor is None or clearance is None:
             return None
-        if clearance.version != self._guard.version:  # other obstacles
+        if clearance.version != self._monitor.version:  # other obstacles
             clearance = self._look_ahead(self._ahead)
             assert clearance is not None
             self._begins, self._clearance = track.head, clearance
@@ -221,7 +221,7 @@ class Course:
         self.plan += 1
 
     def _look_ahead(self, motion: Motion) -> Clearance | None:
-        if self._guard is None:
+        if self._monitor is None:
             return None
         ahead = math.ceil(2 * self._period / GRID) + 1  # a control step at most
-        return Clearance(self._guard, motion.q, brake_ends(motion, self.limits.braking), ahead)
+        return Clearance(self._monitor, motion.q, brake_ends(motion, self.limits.braking), ahead)

@@ -16,8 +16,8 @@ from vla_core.motion.states import FAULTS, Hold, State
 from vla_core.motion.tracking import Tracking
 from vla_core.profile import RobotProfile
 
-if TYPE_CHECKING:  # a guard loads Pinocchio
-    from vla_core.kinematics.collision_monitor import Guard
+if TYPE_CHECKING:  # a collision monitor loads Pinocchio
+    from vla_core.kinematics.collision_monitor import CollisionMonitor
 
 FROZEN = (
     'joint states repeat the same values to the last bit while the set-points moved: the driver repeats old values, or '
@@ -32,10 +32,10 @@ class ExecutorState:
         self,
         profile: RobotProfile,
         config: ExecutorConfig | None = None,
-        guard: 'Guard | None' = None,
+        monitor: 'CollisionMonitor | None' = None,
         blending: ChunkBlending | None = None,
     ) -> None:
-        """guard: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
+        """monitor: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
         blending: how a chunk goes with those before it; None: the newest chunk alone.
         """
         self.profile = profile
@@ -52,7 +52,7 @@ class ExecutorState:
         self.seam_velocity = 0.0  # [rad/s]
         self.rate = 0.0  # path time per clock time
         self.muted = False  # what `step` gives is not sent: another node has the arm, or none
-        self.course = Course(profile, self.config, guard)
+        self.course = Course(profile, self.config, monitor)
         self.limits = self.course.limits
         self._blending = blending or ChunkBlending('latest')
         self._tracking = Tracking(

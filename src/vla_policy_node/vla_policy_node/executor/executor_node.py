@@ -52,9 +52,9 @@ class ExecutorNode(SafeLifecycleNode):
     def set_up(self) -> None:
         self._resting.set()
         p = self._settings = ExecutorParameters.of(self)
-        core = self._core = ChunkExecutor(p.profile, p.config, p.guard, p.blending)
+        core = self._core = ChunkExecutor(p.profile, p.config, p.monitor, p.blending)
         self._report = self._keep(ExecutorReport(self, core), ExecutorReport.close)
-        self._scene = planning_scene(self, p.guard, p.profile)
+        self._scene = planning_scene(self, p.monitor, p.profile)
         if self._scene is not None:
             self._keep(self._scene, PlanningScene.close)
         self._controller = p.make_controller(self, core)

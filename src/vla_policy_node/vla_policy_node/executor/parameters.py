@@ -13,13 +13,14 @@ from vla_policy_node.adapters.gripper_action import franka_hand, gripper_command
 from vla_policy_node.adapters.gripper_position import GripperPosition
 from vla_policy_node.adapters.joint_controller import JointController, Target
 from vla_policy_node.adapters.table import ADAPTERS
-from vla_policy_node.executor.collision_parameters import make_guard
-from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.executor.collision_parameters import make_collision_monitor
+from vla_policy_node.ros.parameters import declare, declare_profile, refuse_renamed
 from vla_policy_node.ros.robot_description import read_description
 
 if TYPE_CHECKING:
-    from vla_core.kinematics.collision_monitor import Guard
+    from vla_core.kinematics.collision_monitor import CollisionMonitor
 
+_RENAMED = {'guard.': 'collision_monitor.', 'seams': 'blending'}  # former name -> name now
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (
     ('velocity_fraction', 'largest speed, as a fraction of the limits', 0.01, 1.0),
@@ -43,7 +44,7 @@ class ExecutorParameters:
     """What is read when the node is configured."""
 
     profile: RobotProfile
-    guard: 'Guard | None'
+    monitor: 'CollisionMonitor | None'
     config: ExecutorConfig
     blending: ChunkBlending
     joint_topic: str
@@ -67,13 +68,14 @@ class ExecutorParameters:
         def number(name: str, default: float, about: str, low: float, high: float) -> float:
             return declare(node, name, default, about, low=low, high=high)
 
-        profile, guard = _robot(node)
+        refuse_renamed(node, _RENAMED)
+        profile, monitor = _robot(node)
         controller = declare(
             node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(ADAPTERS)
         )
         return cls(
             profile=profile,
-            guard=guard,
+            monitor=monitor,
             config=_config(node, ADAPTERS[controller].load().releases_within_acceleration),
             blending=_blending(node, profile),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
@@ -170,18 +172,19 @@ def _blending(node: Node, profile: RobotProfile) -> ChunkBlending:
     )
 
 
-def _robot(node: Node) -> tuple[RobotProfile, 'Guard | None']:
-    """The profile, narrowed where that is asked for, and the guard, if there is to be one."""
+def _robot(node: Node) -> tuple[RobotProfile, 'CollisionMonitor | None']:
+    """The profile, narrowed where that is asked for, and the collision monitor, if there is to be one."""
     profile = declare_profile(node)
     source = declare(
         node, 'limits_from', 'profile',
         'joint limits: those of the robot profile, or the narrower of them and those of the robot description',
         choices=('profile', 'robot_description'),
     )  # fmt: skip
-    guarded = declare(
-        node, 'guard.enabled', False, 'stop before the arm touches itself or leaves its workspace, limit the tool speed'
-    )
-    wanted = ['limits_from'] * (source != 'profile') + ['guard.enabled'] * guarded
+    monitored = declare(
+        node, 'collision_monitor.enabled', False,
+        'stop before the arm touches itself or leaves its workspace, limit the tool speed',
+    )  # fmt: skip
+    wanted = ['limits_from'] * (source != 'profile') + ['collision_monitor.enabled'] * monitored
     if not wanted:
         return profile, None
     urdf = read_description(node, *wanted)
@@ -189,4 +192,4 @@ def _robot(node: Node) -> tuple[RobotProfile, 'Guard | None']:
         profile, notes = narrowed(profile, joint_limits(urdf, profile.joint_names))
         for note in notes:
             node.get_logger().warning(note)
-    return profile, make_guard(node, profile, urdf) if guarded else None
+    return profile, make_collision_monitor(node, profile, urdf) if monitored else None

@@ -1,4 +1,4 @@
-"""What MoveIt's planning scene says is in the way, as obstacles of the guard."""
+"""What MoveIt's planning scene says is in the way, as obstacles of the collision monitor."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from vla_policy_node.ros.optional import message_type
 from vla_policy_node.ros.parameters import declare
 
 if TYPE_CHECKING:  # it loads Pinocchio
-    from vla_core.kinematics.collision_monitor import Guard, Obstacle
+    from vla_core.kinematics.collision_monitor import CollisionMonitor, Obstacle
 
 ASK_EVERY, ASK_AGAIN = 0.5, 5.0  # [s] of wall time: a look for move_group; a question that got no answer
 _SHAPES = (('primitives', 'primitive_poses'), ('meshes', 'mesh_poses'), ('planes', 'plane_poses'))
@@ -71,7 +71,7 @@ class World:
         one sentence each."""
         found: list[Obstacle] = []
         wrong: list[str] = []
-        left_out = ['the octomap is not guarded'] * self._octomap
+        left_out = ['the octomap is not monitored'] * self._octomap
         for name, thing in self._objects.items():
             if name not in self._converted:
                 self._converted[name] = self._convert(name, thing)
@@ -92,7 +92,7 @@ class World:
                 label = f'{name}[{i}]' if i else name
                 kind = _kind(shape)
                 if isinstance(kind, str):
-                    left_out.append(f'{kind} {label} is not guarded: only boxes, spheres, cylinders and meshes are')
+                    left_out.append(f'{kind} {label} is not monitored: only boxes, spheres, cylinders and meshes are')
                 else:
                     found.append(Obstacle(label, place[:3, 3], place[:3, :3], **kind))
         except (ValueError, IndexError) as error:
@@ -137,18 +137,18 @@ def _kind(shape: Any) -> dict[str, Any] | str:
 
 
 class PlanningScene:
-    """Keeps the guard's obstacles those of move_group: asks for them once, then hears of changes.
+    """Keeps the collision monitor's obstacles those of move_group: asks for them once, then hears of changes.
 
-    Until it was told them, and while one cannot be guarded, `problems` speaks against activation.
+    Until it was told them, and while one cannot be monitored, `problems` speaks against activation.
     Raises ValueError when moveit_msgs is not installed.
     """
 
-    def __init__(self, node: Node, guard: 'Guard', base: str) -> None:
+    def __init__(self, node: Node, monitor: 'CollisionMonitor', base: str) -> None:
         wanted_by = 'moveit.obstacles'
         get = message_type('moveit_msgs', 'srv', 'GetPlanningScene', wanted_by)
         changes = message_type('moveit_msgs', 'msg', 'PlanningScene', wanted_by)
         self._world = World(message_type('moveit_msgs', 'msg', 'CollisionObject', wanted_by), base)
-        self._node, self._guard = node, guard
+        self._node, self._monitor = node, monitor
         self._early: list[Any] | None = []  # changes heard before the scene itself
         self._asked: Future | None = None
         self._left_out: list[str] = []
@@ -206,7 +206,7 @@ class PlanningScene:
     def _pass_on(self) -> None:
         obstacles, wrong, left_out = self._world.obstacles()
         try:
-            self._guard.set_obstacles(obstacles)
+            self._monitor.set_obstacles(obstacles)
         except ValueError as error:  # those before stay
             wrong.append(str(error))
         for problem in wrong:
@@ -218,11 +218,16 @@ class PlanningScene:
         self._wrong, self._left_out = wrong, left_out
 
 
-def planning_scene(node: Node, guard: 'Guard | None', profile: RobotProfile) -> PlanningScene | None:
-    """As `moveit.obstacles` says. Raises ValueError when there is no guard to tell them to, or no moveit_msgs."""
-    about = "the guard's obstacles are those of the planning scene of MoveIt"
+def planning_scene(node: Node, monitor: 'CollisionMonitor | None', profile: RobotProfile) -> PlanningScene | None:
+    """Return the subscriber of the planning scene; None unless `moveit.obstacles` is set.
+
+    Raises ValueError without a collision monitor, which would use the obstacles, or without moveit_msgs.
+    """
+    about = "the collision monitor's obstacles are those of the planning scene of MoveIt"
     if not declare(node, 'moveit.obstacles', False, about):
         return None
-    if guard is None:
-        raise ValueError('moveit.obstacles is set, but guard.enabled is not: nothing would keep away from them')
-    return PlanningScene(node, guard, profile.base_frame)
+    if monitor is None:
+        raise ValueError(
+            'moveit.obstacles is set, but collision_monitor.enabled is not: nothing would keep away from them'
+        )
+    return PlanningScene(node, monitor, profile.base_frame)

@@ -88,6 +88,17 @@ def refuse_unknown(node: Node, prefix: str) -> None:
         raise ValueError(f'there is no parameter {", ".join(unknown)}; below {prefix} there are: {known_names}')
 
 
+def refuse_renamed(node: Node, names: dict[str, str]) -> None:
+    """Raise ValueError naming a parameter that was given under its former name, which ROS would ignore.
+
+    names: former name -> name now; a name that ends in a dot is a prefix.
+    """
+    for given in sorted(node._parameter_overrides):  # rclpy has no other way
+        for former, now in names.items():
+            if given == former or (former.endswith('.') and given.startswith(former)):
+                raise ValueError(f'parameter {given} is called {now}{given.removeprefix(former)} now: rename it')
+
+
 ABOUT = {  # field of RobotProfile -> meaning
     'name': 'name of the robot',
     'base_frame': 'frame that the joint chain starts from',
@@ -104,7 +115,7 @@ ABOUT = {  # field of RobotProfile -> meaning
     'gripper_max_opening': 'largest opening [m]; 0 without a gripper',
     'tool_speed': 'largest speed of the tool [m/s]',
     'workspace': 'where the tool may be in the base frame: lower x, y, z, upper x, y, z [m]; poses that a model asks '
-    'for are moved onto its sides, and the guard holds the arm there',
+    'for are moved onto its sides, and the collision monitor holds the arm there',
     'velocity_deceleration': 'deceleration of the velocity limit towards the ends of the position range [rad/s^2]',
     'velocity_offset': 'offset of the velocity limit towards the ends of the position range [rad/s]',
     'velocity_end_lower': 'lower end of the range that this velocity limit counts from [rad]',

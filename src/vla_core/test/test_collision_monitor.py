@@ -1,4 +1,4 @@
-"""The guard on the Panda: it knows where the arm is, what is near, and stops it on its path before."""
+"""The collision monitor on the Panda: it knows where the arm is, what is near, and stops it on its path before."""
 
 import re
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 pinocchio = pytest.importorskip('pinocchio', reason='no Pinocchio for this machine')
 
-from vla_core.kinematics.collision_monitor import Guard, GuardConfig, Obstacle  # noqa: E402
+from vla_core.kinematics.collision_monitor import CollisionMonitor, CollisionMonitorConfig, Obstacle  # noqa: E402
 from vla_core.motion.chunk import StampedChunk, Verdict  # noqa: E402
 from vla_core.motion.executor import ChunkExecutor, ExecutorConfig, Hold, State  # noqa: E402
 from vla_core.profile import RobotProfile  # noqa: E402
@@ -25,11 +25,11 @@ MS = 1_000_000
 DOWN = np.array([0, 0.3, 0, 0, 0, 0.3, 0])  # [rad/s] the hand sinks
 
 
-def make(obstacles=(), workspace=None, **config) -> Guard:
+def make(obstacles=(), workspace=None, **config) -> CollisionMonitor:
     profile = PANDA if workspace is None else replace(PANDA, workspace=np.array(workspace, float))
-    guard = Guard.from_urdf(URDF, profile, GuardConfig(**config), SRDF, [FOLDER])
-    guard.set_obstacles(list(obstacles))
-    return guard
+    monitor = CollisionMonitor.from_urdf(URDF, profile, CollisionMonitorConfig(**config), SRDF, [FOLDER])
+    monitor.set_obstacles(list(obstacles))
+    return monitor
 
 
 def ball(position, radius=0.05, name='ball') -> Obstacle:
@@ -44,8 +44,8 @@ def ahead() -> Obstacle:
 class Rig:
     """An executor at 100 Hz, at home unless told otherwise, whose arm is where it was sent."""
 
-    def __init__(self, guard, start=PANDA.home, **config) -> None:
-        self.core, self.guard, self.now = ChunkExecutor(PANDA, ExecutorConfig(**config), guard), guard, 0
+    def __init__(self, monitor, start=PANDA.home, **config) -> None:
+        self.core, self.monitor, self.now = ChunkExecutor(PANDA, ExecutorConfig(**config), monitor), monitor, 0
         self.core.observe(start, 0)
         self.core.activate(0)
         self.sent = [np.array(start)]
@@ -69,11 +69,11 @@ class Rig:
 
     def distances(self):
         """(set-points,) [m] the smallest of any pair."""
-        return np.array([self.guard.distances(q).min() for q in self.sent])
+        return np.array([self.monitor.distances(q).min() for q in self.sent])
 
 
 def test_it_knows_where_the_tool_is():
-    guard = make()
+    monitor = make()
     model = pinocchio.buildModelFromXML(URDF)
     data, frame = model.createData(), model.getFrameId(PANDA.tool_frame)
     q = np.random.default_rng(0).uniform(PANDA.position_lower, PANDA.position_upper, (20, 7))
@@ -81,29 +81,29 @@ def test_it_knows_where_the_tool_is():
     for row in q:
         pinocchio.framesForwardKinematics(model, data, np.append(row, [0.0, 0.0]))
         expected.append(data.oMf[frame].translation.copy())
-    np.testing.assert_allclose(guard.tool_positions(q), expected, atol=1e-9)
+    np.testing.assert_allclose(monitor.tool_positions(q), expected, atol=1e-9)
 
 
-def test_a_tool_that_the_description_lacks_is_guarded_where_its_offset_from_a_link_says():
+def test_a_tool_that_the_description_lacks_is_monitored_where_its_offset_from_a_link_says():
     offset = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.pi / 4])
     bare = re.sub(r'panda_hand_tcp"', 'other"', URDF)
     own = replace(PANDA, tool_frame='panda_link8', tool_offset=offset, workspace=ROBOT.workspace)
-    guard = Guard.from_urdf(bare, own, GuardConfig(), SRDF, [FOLDER])
+    monitor = CollisionMonitor.from_urdf(bare, own, CollisionMonitorConfig(), SRDF, [FOLDER])
     q = np.random.default_rng(0).uniform(PANDA.position_lower, PANDA.position_upper, (20, 7))
-    np.testing.assert_allclose(guard.tool_positions(q), make().tool_positions(q), atol=1e-6)
+    np.testing.assert_allclose(monitor.tool_positions(q), make().tool_positions(q), atol=1e-6)
     known = make(workspace=ROBOT.workspace)
     for row in q:
-        np.testing.assert_allclose(guard.distances(row), known.distances(row), atol=1e-5)
+        np.testing.assert_allclose(monitor.distances(row), known.distances(row), atol=1e-5)
 
 
 def test_no_point_moves_further_than_it_says():
-    guard, rng = make(), np.random.default_rng(1)
+    monitor, rng = make(), np.random.default_rng(1)
     for _ in range(50):
         a = rng.uniform(PANDA.position_lower, PANDA.position_upper)
         b = a + rng.normal(size=7) * 0.05
-        moved = np.linalg.norm(np.diff(guard.tool_positions(np.stack([a, b])), axis=0))
-        assert moved <= guard.ways(np.stack([a, b]))[-1] + 1e-12
-        assert np.abs(guard.distances(a) - guard.distances(b)).max() <= guard.ways(np.stack([a, b]))[-1] + 1e-9
+        moved = np.linalg.norm(np.diff(monitor.tool_positions(np.stack([a, b])), axis=0))
+        assert moved <= monitor.ways(np.stack([a, b]))[-1] + 1e-12
+        assert np.abs(monitor.distances(a) - monitor.distances(b)).max() <= monitor.ways(np.stack([a, b]))[-1] + 1e-9
 
 
 def test_the_tool_keeps_its_speed_limit():
@@ -112,7 +112,7 @@ def test_the_tool_keeps_its_speed_limit():
         rig = Rig(make(), tool_speed_limit=limit)
         assert rig.go(np.array([1.5, 0, 0, 0, 0, 0, 0]), 1.0) is Verdict.ACCEPTED
         rig.run(0.8)
-        speeds[limit] = np.linalg.norm(np.diff(rig.guard.tool_positions(np.array(rig.sent)), axis=0), axis=1) / 0.01
+        speeds[limit] = np.linalg.norm(np.diff(rig.monitor.tool_positions(np.array(rig.sent)), axis=0), axis=1) / 0.01
     assert 0.28 < speeds[0.3].max() <= 0.3
     assert speeds[10.0].max() > 0.4
 
@@ -127,16 +127,16 @@ def test_the_tool_keeps_its_speed_limit():
     ],
 )
 def test_it_stops_on_the_path_before_what_is_in_the_way(config, blocked, hold, words):
-    guard = make([ahead()] if blocked else [], **config)
-    rig = Rig(guard)
+    monitor = make([ahead()] if blocked else [], **config)
+    rig = Rig(monitor)
     assert rig.go(DOWN) is Verdict.ACCEPTED
     rig.run(4.0, until=lambda: rig.core.state is State.HOLDING and len(rig.sent) > 10)
     assert rig.core.hold is hold
     assert re.search(words, rig.core.message)
     assert 'joint positions [' in rig.core.message
     assert rig.core.epoch == 2
-    clear = guard.distances(PANDA.home) > guard.margins  # but for the foot, which always is below the planes
-    gap = (guard.distances(rig.sent[-1]) - guard.margins)[clear]
+    clear = monitor.distances(PANDA.home) > monitor.margins  # but for the foot, which always is below the planes
+    gap = (monitor.distances(rig.sent[-1]) - monitor.margins)[clear]
     assert -0.003 < gap.min() < 0.06  # not in it, and not long before it
     way = np.array(rig.sent) - PANDA.home
     np.testing.assert_allclose(way, np.outer(way[:, 1] / DOWN[1], DOWN), atol=1e-3)  # on the path
@@ -144,7 +144,8 @@ def test_it_stops_on_the_path_before_what_is_in_the_way(config, blocked, hold, w
 
 def test_it_does_not_fold_into_itself():
     rig = Rig(make())
-    assert rig.go(np.array([0, -0.3, 0, -0.4, 0, 1.0, 0]), 4.0) is Verdict.OUT_OF_LIMITS  # not the guard's business
+    # The collision monitor is not concerned.
+    assert rig.go(np.array([0, -0.3, 0, -0.4, 0, 1.0, 0]), 4.0) is Verdict.OUT_OF_LIMITS
     assert rig.go(np.array([0, 0.2, 0, -0.21, 0, -0.45, 0]), 3.3) is Verdict.ACCEPTED
     rig.run(6.0, until=lambda: rig.core.state is State.HOLDING and len(rig.sent) > 10)
     assert rig.core.hold is Hold.COLLISION_AHEAD, rig.core.message
@@ -153,11 +154,11 @@ def test_it_does_not_fold_into_itself():
 
 
 def test_far_from_everything_nothing_changes():
-    free, guarded = Rig(None), Rig(make([ball([0.0, 0.9, 0.9])], planes=((0, 0, 1, 0.0),)), tool_speed_limit=9.0)
-    for rig in (free, guarded):
+    free, monitored = Rig(None), Rig(make([ball([0.0, 0.9, 0.9])], planes=((0, 0, 1, 0.0),)), tool_speed_limit=9.0)
+    for rig in (free, monitored):
         assert rig.go(np.array([0.2, 0.1, 0, 0, 0.1, 0, 0]), 2.0) is Verdict.ACCEPTED
         rig.run(2.5)
-    np.testing.assert_allclose(free.sent, guarded.sent, atol=1e-9)
+    np.testing.assert_allclose(free.sent, monitored.sent, atol=1e-9)
 
 
 def test_an_obstacle_that_appears_stops_the_motion_under_way():
@@ -165,7 +166,7 @@ def test_an_obstacle_that_appears_stops_the_motion_under_way():
     assert rig.go(DOWN) is Verdict.ACCEPTED
     rig.run(0.4)
     assert rig.core.state is State.EXECUTING
-    rig.guard.set_obstacles([ahead()])
+    rig.monitor.set_obstacles([ahead()])
     rig.run(4.0, until=lambda: rig.core.state is State.HOLDING)
     assert rig.core.hold is Hold.COLLISION_AHEAD
     assert rig.distances().min() > 0.015
@@ -183,35 +184,35 @@ def test_what_begins_in_contact_may_only_move_out():
     assert rig.go(-DOWN, 1.0) is Verdict.ACCEPTED
     rig.run(1.5)
     assert rig.core.hold is Hold.CHUNKS_STOPPED
-    assert (rig.guard.distances(rig.sent[-1]) > rig.guard.margins).all()
+    assert (rig.monitor.distances(rig.sent[-1]) > rig.monitor.margins).all()
 
 
 def test_the_way_to_the_start_is_looked_at_whole_and_the_tool_keeps_its_speed():
-    guard, start = make(), PANDA.home + np.array([1.5, 0.3, 0, 0.3, 0, 0, 0])
-    rig = Rig(guard, start, tool_speed_limit=0.1)
-    half = guard.tool_positions((PANDA.home + start)[None] / 2)[0]
-    rig.guard.set_obstacles([ball(half)])
+    monitor, start = make(), PANDA.home + np.array([1.5, 0.3, 0, 0.3, 0, 0, 0])
+    rig = Rig(monitor, start, tool_speed_limit=0.1)
+    half = monitor.tool_positions((PANDA.home + start)[None] / 2)[0]
+    rig.monitor.set_obstacles([ball(half)])
     rig.run(0.1)
     problem = rig.core.go_to_start()
     assert 'cannot be begun' in problem
     assert 'ball' in problem
     assert (rig.core.state, rig.core.epoch) == (State.HOLDING, 1)
-    rig.guard.set_obstacles([])
+    rig.monitor.set_obstacles([])
     assert rig.core.go_to_start() == ''
     rig.run(30.0, until=lambda: rig.core.at_rest)
     assert rig.core.hold is Hold.IDLE
     np.testing.assert_allclose(rig.sent[-1], PANDA.home, atol=1e-9)
-    tool = np.linalg.norm(np.diff(guard.tool_positions(np.array(rig.sent)), axis=0), axis=1) / 0.01
+    tool = np.linalg.norm(np.diff(monitor.tool_positions(np.array(rig.sent)), axis=0), axis=1) / 0.01
     assert 0.09 < tool.max() <= 0.1 * 1.001
 
 
 def test_an_obstacle_that_appears_on_the_way_to_the_start_stops_the_arm():
-    guard, start = make(), PANDA.home + np.array([1.5, 0, 0, 0, 0, 0, 0])
-    rig = Rig(guard, start)
+    monitor, start = make(), PANDA.home + np.array([1.5, 0, 0, 0, 0, 0, 0])
+    rig = Rig(monitor, start)
     rig.run(0.1)
     assert rig.core.go_to_start() == ''
     rig.run(0.3)
-    guard.set_obstacles([ball(guard.tool_positions((PANDA.home + start)[None] / 2)[0])])
+    monitor.set_obstacles([ball(monitor.tool_positions((PANDA.home + start)[None] / 2)[0])])
     rig.run(10.0, until=lambda: rig.core.at_rest)
     assert rig.core.hold is Hold.COLLISION_AHEAD
     assert rig.distances().min() > 0.015
@@ -219,8 +220,8 @@ def test_an_obstacle_that_appears_on_the_way_to_the_start_stops_the_arm():
 
 @pytest.mark.parametrize('kind', ['box', 'sphere', 'mesh', 'hole'])
 def test_shapes_of_obstacles(kind):
-    guard = make()
-    tool = guard.tool_positions(PANDA.home[None])[0]
+    monitor = make()
+    tool = monitor.tool_positions(PANDA.home[None])[0]
     centre = tool - [0, 0, 0.2]
     if kind == 'box':
         turned = pinocchio.utils.rotate('z', 0.5)
@@ -232,33 +233,33 @@ def test_shapes_of_obstacles(kind):
         corners = np.array([[side, 0, 0], [side + 0.2, 0.2, 0], [side + 0.2, -0.2, 0], [-side - 0.2, 0, 0]])
         thing = Obstacle('it', centre, np.eye(3), mesh=(corners, np.array([[0, 1, 2]])))
         gap = 0.2 if kind == 'mesh' else np.hypot(0.2, 0.3)
-    before = len(guard.margins)
-    guard.set_obstacles([thing])
-    new = guard.distances(PANDA.home)[before:]
+    before = len(monitor.margins)
+    monitor.set_obstacles([thing])
+    new = monitor.distances(PANDA.home)[before:]
     assert new.min() == pytest.approx(gap, abs=0.02)  # the tool frame is between the finger tips
-    assert (guard.margins[before:] == 0.02).all()
-    guard.set_obstacles([])
-    assert len(guard.margins) == before
+    assert (monitor.margins[before:] == 0.02).all()
+    monitor.set_obstacles([])
+    assert len(monitor.margins) == before
 
 
 def test_what_stays_is_not_built_again(monkeypatch):
     one, other = ball([1, 0, 0], name='one'), ball([0, 1, 0], name='other')
-    guard = make([one])
+    monitor = make([one])
     built = []
-    monkeypatch.setattr(guard, '_object', lambda o, build=guard._object: built.append(o.name) or build(o))
-    guard.set_obstacles([one, other])
-    both = guard.distances(PANDA.home)
-    guard.set_obstacles([])
-    guard.set_obstacles([other, one])
+    monkeypatch.setattr(monitor, '_object', lambda o, build=monitor._object: built.append(o.name) or build(o))
+    monitor.set_obstacles([one, other])
+    both = monitor.distances(PANDA.home)
+    monitor.set_obstacles([])
+    monitor.set_obstacles([other, one])
     assert built == ['other', 'other', 'one']
-    np.testing.assert_allclose(np.sort(guard.distances(PANDA.home)), np.sort(both))
+    np.testing.assert_allclose(np.sort(monitor.distances(PANDA.home)), np.sort(both))
 
 
 def test_a_mesh_that_is_touched_counts_as_touched():
     tool = make().tool_positions(PANDA.home[None])[0]
     corners = tool + np.array([[0.3, 0, 0.03], [-0.3, 0.3, 0.03], [-0.3, -0.3, 0.03]])
-    guard = make([Obstacle('sheet', np.zeros(3), np.eye(3), mesh=(corners, np.array([[0, 1, 2]])))])
-    assert (guard.distances(PANDA.home) - guard.margins).min() < 0
+    monitor = make([Obstacle('sheet', np.zeros(3), np.eye(3), mesh=(corners, np.array([[0, 1, 2]])))])
+    assert (monitor.distances(PANDA.home) - monitor.margins).min() < 0
 
 
 @pytest.mark.parametrize(
@@ -272,11 +273,11 @@ def test_a_mesh_that_is_touched_counts_as_touched():
     ],
 )
 def test_obstacles_that_are_none_change_nothing(obstacle, message):
-    guard = make([ahead()])
-    version, pairs = guard.version, len(guard.margins)
+    monitor = make([ahead()])
+    version, pairs = monitor.version, len(monitor.margins)
     with pytest.raises(ValueError, match=message):
-        guard.set_obstacles([obstacle])
-    assert (guard.version, len(guard.margins)) == (version, pairs)
+        monitor.set_obstacles([obstacle])
+    assert (monitor.version, len(monitor.margins)) == (version, pairs)
 
 
 @pytest.mark.parametrize(
@@ -290,15 +291,15 @@ def test_obstacles_that_are_none_change_nothing(obstacle, message):
         ('<robot name="x"/>', [FOLDER], 'cannot be read'),
     ],
 )
-def test_what_cannot_be_guarded_is_said(urdf, folders, message):
+def test_what_cannot_be_monitored_is_reported(urdf, folders, message):
     with pytest.raises(ValueError, match=message):
-        Guard.from_urdf(urdf, PANDA, GuardConfig(), SRDF, folders)
+        CollisionMonitor.from_urdf(urdf, PANDA, CollisionMonitorConfig(), SRDF, folders)
 
 
 def test_links_that_always_touch_must_be_told():
     with pytest.raises(ValueError, match=r'panda_link5 and panda_link7.*Give an SRDF'):
-        Guard.from_urdf(URDF, PANDA, GuardConfig(self_margin=0.05), '', [FOLDER])
-    alone = Guard.from_urdf(URDF, PANDA, GuardConfig(self_collision=False), '', [FOLDER])
+        CollisionMonitor.from_urdf(URDF, PANDA, CollisionMonitorConfig(self_margin=0.05), '', [FOLDER])
+    alone = CollisionMonitor.from_urdf(URDF, PANDA, CollisionMonitorConfig(self_collision=False), '', [FOLDER])
     assert len(alone.margins) == 0
     assert len(alone.distances(PANDA.home)) == 0
 
@@ -306,7 +307,7 @@ def test_links_that_always_touch_must_be_told():
 def test_links_without_geometry_are_named():
     bare = URDF.replace('<collision>', '<nothing>').replace('</collision>', '</nothing>')
     with pytest.raises(ValueError, match='no collision geometry for what panda_joint1'):
-        Guard.from_urdf(bare, PANDA, GuardConfig(), SRDF, [FOLDER])
+        CollisionMonitor.from_urdf(bare, PANDA, CollisionMonitorConfig(), SRDF, [FOLDER])
 
 
 @pytest.mark.parametrize(
@@ -320,4 +321,4 @@ def test_links_without_geometry_are_named():
 )
 def test_settings_that_make_no_sense(config, message):
     with pytest.raises(ValueError, match=message):
-        GuardConfig(**config)
+        CollisionMonitorConfig(**config)
