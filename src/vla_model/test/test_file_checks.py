@@ -121,7 +121,7 @@ def test_names_that_a_wrapper_changed_are_explained(folder, rename, message):
         ({'model.gguf': 'GGUF'}, 'holds GGUF files'),
         ({'config.json': '{"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"]}', 'model.safetensors': 'x'},
          r'is a model of Transformers \(Qwen2ForCausalLM\)'),
-        ({'zero_to_fp32.py': 'x'}, 'what the processes of a training run saved'),
+        ({'zero_to_fp32.py': 'x'}, 'the shards of a training run'),
         ({'act.onnx': 'x'}, 'holds an exported network'),
         ({'config.json': '{}', 'pytorch_model.bin': 'x'}, 'has no .*safetensors: only pytorch_model.bin, a pickle'),
         ({'notes.txt': 'x'}, 'config.json is missing: give the folder of a checkpoint'),

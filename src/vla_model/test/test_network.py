@@ -173,7 +173,7 @@ def test_a_cache_that_is_full_says_how_much_room_there_is(ids):
     network, cache = made(causal=True), KeyValues(0, capacity=6)
     network(ids[:, :6], slice(5, 6), EVERYTHING, cache=cache)
     cache.positions = slice(6, None)
-    with pytest.raises(ValueError, match='the prompt has 7 tokens, there is room for keys and values of 6'):
+    with pytest.raises(ValueError, match='the prompt has 7 tokens, the key/value cache has room for 6'):
         network(ids[:, :7], slice(6, 7), EVERYTHING, cache=cache)
 
 

@@ -253,7 +253,7 @@ def test_what_cannot_be_quantized_is_said(original, made, data, tmp_path):
         quantize(original, made['int8'][0], data, 'int8')
     with pytest.raises(ValueError, match='scheme must be one of'):
         quantize(original, tmp_path / 'a', data, 'int3')
-    with pytest.raises(ValueError, match="goes with scheme 'mixed'"):
+    with pytest.raises(ValueError, match="need scheme 'mixed'"):
         quantize(original, tmp_path / 'a', data, 'mixed')
     with pytest.raises(ValueError, match='copy the folder'):
         loading.save(loading.load(made['int8'][0], LoadOptions(threads=1)), tmp_path / 'a')

@@ -2,6 +2,6 @@
 
 import os
 
-# Before torch is imported. Its threads wait for work by spinning, which takes the core from those of OpenVINO that have
-# some (act on two threads 7.2 instead of 4.8 ms), and from whoever drives the arm.
+# Set before torch is imported. By default its idle threads spin. They then take cores from the threads of OpenVINO
+# (act on two threads: 7.2 instead of 4.8 ms) and from the process that drives the arm.
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')

@@ -1,4 +1,4 @@
-"""What a checkpoint's config.json says. Network fields carry the released names; nothing has a default."""
+"""The content of a checkpoint's config.json. Network fields have the released names; only options have defaults."""
 
 import json
 from dataclasses import MISSING, Field, asdict, dataclass, fields
@@ -30,7 +30,7 @@ class NetworkConfig:
     rope_theta: float
     rms_norm_eps: float
     vocab_size: int
-    causal: bool = False  # a position attends to none behind it
+    causal: bool = False  # positions attend to earlier ones only
     qk_norm: str = ''  # of queries and keys: one of QK_NORMS, '' is none
     qkv_bias: bool = False  # of the projections to queries, keys and values
     head_dim: int = 0  # numbers per attention head; 0: d_model / n_heads
@@ -56,7 +56,7 @@ class NetworkConfig:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options that differ from their defaults: what an engine written for MM-ACT may not compute."""
+        """The options that differ from their defaults, which an engine written for MM-ACT may not support."""
         return {
             f.name: getattr(self, f.name)
             for f in fields(self)
@@ -64,7 +64,7 @@ class NetworkConfig:
         }
 
     def refuse_options(self, what: str, remedy: str, able: tuple[str, ...] = ()) -> None:
-        """Raises ValueError naming the options, other than `able`, that `what` would not compute."""
+        """Raise ValueError naming the options, other than `able`, that the engine `what` does not support."""
         if unable := {name: value for name, value in self.options.items() if name not in able}:
             given = ', '.join(f'{name} {value!r}' for name, value in unable.items())
             raise ValueError(f'{what} does not compute networks with {given}: {remedy}')
@@ -106,15 +106,15 @@ class ImageTokenizerConfig:
         return (self.resolution >> (len(self.encoder_mult) - 1)) ** 2
 
 
-# What an action says: joint_delta is relative to the joints of the observation, ee_relative to the tool's pose then,
-# ee_delta to its pose one step before; osc_delta is the input of LIBERO's operational-space controller, which covers a
-# part of it; the others are absolute. Poses are in the base frame.
+# Meaning of an action. joint_delta is relative to the joints of the observation, ee_relative to the tool's pose in it,
+# ee_delta to the pose one step before. osc_delta is the input of LIBERO's operational-space controller, which executes
+# a part of it. The others are absolute. Poses are in the base frame.
 ACTION_SPACES = ('joint_delta', 'joint_position', 'ee_relative', 'ee_delta', 'osc_delta', 'ee_position')
 
 
 @dataclass(frozen=True)
 class RobotInterface:
-    """What the model sees of the robot and how its numbers become set-points."""
+    """Inputs of the model from the robot, and the units and ranges of its actions."""
 
     cameras: tuple[str, ...]  # in prompt order: head or third person view first, then wrist views
     action_space: str  # see ACTION_SPACES
@@ -122,13 +122,13 @@ class RobotInterface:
     gripper: bool  # one more dimension in state and action, last: the opening [m]
     horizon: int  # steps per chunk
     dt: float  # [s] between steps
-    normalization: str  # what becomes -1 and +1: 'limits' below, or one of statistics.METHODS; a gripper: its limits
+    normalization: str  # ends of [-1, 1]: 'limits' below, or one of statistics.METHODS; a gripper: always its limits
     state_low: tuple[float, ...]  # [rad], [m]; a state far outside is refused
     state_high: tuple[float, ...]
-    action_low: tuple[float, ...]  # [rad], [m]; for a gripper that the model counts the other way, low is above high
+    action_low: tuple[float, ...]  # [rad], [m]; low is above high for a gripper whose sign is reversed in the model
     action_high: tuple[float, ...]
-    max_prompt_tokens: int  # everything before the action block; bounds the length of an instruction
-    # Things that the instruction names, in its order, whose places in every view stand behind the chunk in its block.
+    max_prompt_tokens: int  # of the prompt before the action block; bounds the length of an instruction
+    # Grounding points: objects of the instruction, in its order, located in every view. They follow the chunk.
     points: int = 0
 
     def __post_init__(self) -> None:
@@ -156,7 +156,7 @@ class RobotInterface:
 
     @property
     def joints(self) -> bool:
-        """True where actions are joint set-points, which the robot can be sent."""
+        """Whether actions are joint set-points, which a controller can execute."""
         return self.action_space.startswith('joint')
 
     @property
@@ -174,11 +174,11 @@ class RobotInterface:
 
     @property
     def block_tokens(self) -> int:
-        """Of the chunk, and of the places behind it: view by view, thing by thing, x and y."""
+        """Tokens of the chunk and of the grounding points behind it: per view, per object, x and y."""
         return self.chunk_tokens + 2 * len(self.cameras) * self.points
 
     def limits(self, kind: str) -> Ranges:
-        """Of 'state' or 'action', robot units."""
+        """Return the limits of 'state' or 'action', in robot units."""
         return Ranges(np.array(getattr(self, f'{kind}_low')), np.array(getattr(self, f'{kind}_high')))
 
 
@@ -189,14 +189,14 @@ ACTIVATIONS = ('token', 'tensor', 'none')
 
 @dataclass(frozen=True)
 class Quantization:
-    """How the weights of a quantized checkpoint are stored; a layer that is not named keeps its floating point."""
+    """Storage of the weights of a quantized checkpoint; layers without a scheme keep their floating point."""
 
-    scheme: str  # as asked for: int8, fp8, int4 or mixed
-    group: int  # inputs that share a scale in int4; 0 without such layers
-    activations: str  # scale of what enters int8 layers: per 'token', one for the 'tensor', 'none' without any
+    scheme: str  # requested scheme: int8, fp8, int4 or mixed
+    group: int  # inputs that share a scale in int4; 0 without int4 layers
+    activations: str  # scale of the inputs of int8 layers: per 'token', per 'tensor', or 'none' without int8 layers
     layers: dict  # name of the module -> one of LAYER_SCHEMES
     made_from: str  # model id of the original
-    gate: dict  # what was measured against the original; no part of the model's id
+    gate: dict  # measured differences from the original; not part of the model's id
 
     def __post_init__(self) -> None:
         if self.activations not in ACTIVATIONS:
@@ -211,16 +211,16 @@ class Quantization:
 @dataclass(frozen=True)
 class ModelConfig:
     name: str
-    trained: bool  # False: random weights, fit for shadow only
+    trained: bool  # False: random weights, for shadow mode only (chunks are published and never executed)
     network: NetworkConfig
     vocabulary: Vocabulary
     image_tokenizer: ImageTokenizerConfig
     robot: RobotInterface
     statistics: Statistics | None = None  # a file of its own; None where normalization is 'limits'
     quantization: Quantization | None = None
-    inpaints: bool = False  # has learned to go on from steps that are given, without following them blindly
+    inpaints: bool = False  # trained to continue an action prefix without following it blindly
     plan_tokens: int = 112  # length of a plan's block in training; plans of another length are worse
-    plan_steps: int = 32  # most forwards that write a plan, unless a caller asks for others
+    plan_steps: int = 32  # default limit of the forwards of a plan
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -241,9 +241,9 @@ class ModelConfig:
         self.ranges('action')
 
     def ranges(self, kind: str) -> Ranges:
-        """What becomes -1 and +1 of 'state' or 'action', (dim,) in robot units.
+        """Return the values of 'state' or 'action' that become -1 and +1, (dim,) in robot units.
 
-        Raises ValueError where the statistics cannot be those of this robot.
+        Raises ValueError where the statistics do not match the limits of this robot.
         """
         limits = self.robot.limits(kind)
         if self.statistics is None:
@@ -251,12 +251,12 @@ class ModelConfig:
         low, high = self.statistics.span(kind, self.robot.normalization)
         if len(low) != len(limits.low):
             raise ValueError(f'{FILE}: {kind} has {len(low)} numbers, the robot has {len(limits.low)}')
-        # The gripper is what everybody counts differently: always by its limits, never by what the data happened to do.
+        # Data sets count openings in different units and signs: the gripper always uses its limits, never statistics.
         if self.robot.gripper:
             low[-1], high[-1] = limits.low[-1], limits.high[-1]
         for i in np.flatnonzero(np.abs(limits.normalize((low + high) / 2)) > 2):
             raise ValueError(
-                f'{FILE}: dimension {i + 1} of {kind} lies around {(low[i] + high[i]) / 2:g}, the limits of the robot '
+                f'{FILE}: dimension {i + 1} of {kind} is around {(low[i] + high[i]) / 2:g}, the limits of the robot '
                 f'are {limits.low[i]:g} to {limits.high[i]:g}: check its unit and the joint order'
             )
         return Ranges(low, high)
@@ -264,7 +264,7 @@ class ModelConfig:
     def to_json(self) -> str:
         vocabulary = asdict(self.vocabulary)
         content = {'name': self.name, 'trained': self.trained, 'inpaints': self.inpaints}
-        # An option at its default is left out: configurations from before there were options stay as they are.
+        # Options at their default are left out, so that the text and the model id of older models are unchanged.
         shape = {f.name: getattr(self.network, f.name) for f in fields(self.network) if f.default is MISSING}
         content |= shape | self.network.options
         content |= {f.name: getattr(self, f.name) for f in _plan_fields() if getattr(self, f.name) != f.default}
@@ -275,7 +275,7 @@ class ModelConfig:
 
     @classmethod
     def of_json(cls, content: dict[str, Any], statistics: Statistics | None) -> 'ModelConfig':
-        """Raises ValueError naming the field."""
+        """Return the configuration of a JSON object. Raises ValueError naming the wrong field."""
         return cls(
             name=_typed(content, 'name', str, 'name'),
             trained=_typed(content, 'trained', bool, 'trained'),
@@ -300,7 +300,7 @@ def _plan_fields() -> list[Field]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
+    """Return the object in a JSON file. Raises FileNotFoundError or ValueError naming the file."""
     check_file(path, 'the configuration', 'restore the checkpoint')
     try:
         content = json.loads(path.read_text())
@@ -312,7 +312,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
-    """mapping[key] as `kind`: a type, or tuple[type, ...] for a list. ValueError if missing or of another type."""
+    """Return mapping[key] as `kind`: a type, or tuple[type, ...] for a list.
+
+    Raises ValueError naming a field that is missing or of another type.
+    """
     if key not in mapping:
         raise ValueError(f'field {label} is missing: restore the config.json that was saved with the weights')
     value = mapping[key]
@@ -328,9 +331,9 @@ def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
 
 
 def read(cls: type[T], mapping: dict[str, Any], label: str) -> T:
-    """`cls` from a JSON object; `label` stands before the names of fields in errors. Raises ValueError naming one.
+    """Return an instance of `cls` from a JSON object. label: prefix of the names of fields in errors.
 
-    What has a default may be missing.
+    Fields with a default may be missing. Raises ValueError naming a wrong field.
     """
     asked = [f for f in fields(cls) if f.name in mapping or f.default is MISSING]  # type: ignore[arg-type]
     return cls(**{f.name: _typed(mapping, f.name, f.type, label + f.name) for f in asked})

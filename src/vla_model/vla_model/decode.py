@@ -1,7 +1,7 @@
-"""From a prompt with masks to tokens: actions and images by re-masking, text block by block of confidence.
+"""Decoders: prompts with masks to tokens. Actions and images are re-masked; text is committed by confidence.
 
-Every decoder is a generator: it yields between the forwards of the network, so that a caller can do something more
-urgent there, and returns its result at the end. `run` drives one to the end, `Job` keeps one for later.
+Every decoder is a generator, which yields between the forwards of the network and returns its result at the end. The
+caller can run more urgent work there. `run` runs a decoder to its end; `Job` runs it step by step.
 """
 
 import math
@@ -19,14 +19,14 @@ from vla_model.tokens.vocabulary import Vocabulary
 
 T = TypeVar('T')
 Steps = Generator[None, None, T]
-Tokens = tuple[Tensor, Tensor]  # (n,) int64 and the probability (n,) fp32 that the network gave each of them
+Tokens = tuple[Tensor, Tensor]  # tokens (n,) int64, and the probability (n,) fp32 of each
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """Draw tokens as the reference does, instead of taking the most probable ones. Same generator, same tokens."""
+    """Draws tokens as the reference does, instead of greedy decoding. Equal generators give equal tokens."""
 
-    temperature: float  # of the noise on what is masked again; tokens are always drawn at temperature 1
+    temperature: float  # of the noise in the choice of re-masked slots; tokens are always drawn at temperature 1
     generator: torch.Generator | None = None  # on the network's device
 
 
@@ -42,13 +42,12 @@ def action(
     reused: KeyValues | None = None,
     median: Tensor | None = None,
 ) -> Steps[Tokens]:
-    """Bins of the action block, in `steps` forwards.
+    """Decode the bins of the action block in `steps` forwards.
 
-    ids (1, T) with the block's N slots masked but for the first `given`: those are committed, they condition the rest,
-    keep their bins and get probability 1. Without `sampling` it is greedy: the same for the same input. `cached`: see
-    `KeyValues`. reused: the cache of an earlier prompt; its `positions` are computed again (one step only). median (N,)
-    bool: of these slots the last step gives the median of what the network says, not the most probable bin.
-    network: a `Network` or an `Engine`.
+    network: a `Network` or an `Engine`. ids: (1, T); the N slots of the block are masked but for the first `given`.
+    These condition the rest, keep their bins and get probability 1. sampling: None for greedy, deterministic decoding.
+    cached: see `KeyValues`. reused: the cache of an earlier prompt, whose `positions` are computed again (one step).
+    median: (N,) bool, slots that get the median of their probabilities in the last step, not the mode.
     """
     if given == block.stop - block.start:
         return ids[0, block] - vocabulary.bins_offset, torch.ones(given, device=ids.device)
@@ -73,10 +72,10 @@ def image(
     unguided: tuple[Tensor, slice] | None = None,
     cached: bool = False,
 ) -> Steps[Tokens]:
-    """Codes of the image block, in `steps` forwards. ids (1, T) with the block's slots masked.
+    """Decode the codes of the image block in `steps` forwards. ids: (1, T); the slots of the block are masked.
 
-    guidance g > 0: (1 + g) times the logits of `ids` minus g times those of `unguided`, a prompt (ids, its block) that
-    lacks what is to be guided by. That doubles the work of a step.
+    guidance g > 0 uses (1 + g) times the logits of `ids`, minus g times those of `unguided`. `unguided` is the prompt
+    without the guiding text, as (ids, block). Guidance doubles the time of a step.
     """
     if guidance and unguided is None:
         raise ValueError('guidance needs an unguided prompt')
@@ -108,12 +107,15 @@ def _remask(
     sampling: Sampling | None,
     median: Tensor | None = None,
 ) -> Steps[Tokens]:
-    """MaskGIT: decode all, mask the least confident again, fewer in every step after the quarter of a cosine."""
+    """Decode by MaskGIT: each step decodes all masked slots, and masks the least confident ones again.
+
+    The number of slots that are masked again falls over the steps, by a quarter of a cosine.
+    """
     ids = ids.clone()
     masked = ids[0, block] == mask
     tokens = ids[0, block] - codes.start
     probability = torch.ones(len(tokens), device=ids.device)
-    # The reference counts what was given as decoded already. Greedy, the schedule is that of what there is to decode.
+    # The schedule of the reference counts given slots. In greedy decoding it counts the masked slots only.
     total = torch.full((), len(tokens), device=ids.device) if sampling else masked.sum()
     generator = sampling.generator if sampling else None
     for k, temperature in enumerate(temperatures):
@@ -124,13 +126,13 @@ def _remask(
         if median is not None and k + 1 == len(temperatures):
             drawn = torch.where(median, (p.cumsum(-1) < 0.5).sum(-1), drawn)
         tokens = torch.where(masked, drawn, tokens)
-        # What is no token of this block's part of the vocabulary was given; it is never looked up.
+        # A token outside this part of the vocabulary is a given one, whose probability is not read.
         chosen = p.gather(1, tokens.clamp(0, p.shape[1] - 1)[:, None])[:, 0]
         probability = torch.where(masked, chosen, probability)
         if k + 1 == len(temperatures) and not sampling:
-            break  # nobody asks what would be masked again
+            break  # the last step masks nothing again
         confidence = torch.where(masked, chosen, torch.finfo(chosen.dtype).max).clamp(min=1e-20).log()
-        if sampling:  # drawn even at temperature 0: the reference's stream of random numbers
+        if sampling:  # noise is drawn even at temperature 0, to keep the random numbers of the reference
             u = torch.zeros_like(confidence).uniform_(generator=generator)
             confidence = confidence + temperature * -(-u.clamp(min=1e-20).log()).clamp(min=1e-20).log()
         again = torch.minimum((total * _share(k + 1, len(temperatures))).floor().long(), masked.sum() - 1).clamp(min=1)
@@ -141,14 +143,14 @@ def _remask(
 
 
 def most_probable(p: Tensor) -> Tensor:
-    """(n,) index of the largest number of each row of p (n, m); the first one of equals."""
-    # torch's own takes twenty times as long on a CPU: more than all else between two forwards.
+    """Return (n,) indices of the largest number of each row of p (n, m); of equal ones, the first."""
+    # torch's argmax takes twenty times as long on a CPU, more than all other work between two forwards.
     return torch.from_numpy(p.detach().numpy().argmax(-1)) if p.device.type == 'cpu' else p.argmax(-1)
 
 
 @lru_cache
 def _share(step: int, steps: int) -> float:
-    """Of the tokens, that is masked again after `step`. Computed in fp32, on the host."""
+    """Return the share of tokens that are masked again after `step`, computed in fp32 on the host."""
     return float(torch.cos(torch.tensor(step / steps) * math.pi * 0.5))
 
 
@@ -163,13 +165,13 @@ def text(
     cached: bool = False,
     fixed: bool = False,
 ) -> Steps[Tokens]:
-    """Ids of the text block, in at most `steps` forwards, greedy over the whole vocabulary (LLaDA, low confidence).
+    """Decode the ids of the text block in at most `steps` forwards (LLaDA, low-confidence re-masking, greedy).
 
-    Each step commits the most confident of the masked tokens: an equal share of the block, the first steps one more
-    where it does not divide. With `threshold`, in 0..1, every token of at least this probability is committed, too.
-    `stop`: end when everything up to an end of text is committed; the result then ends with it. Ids of the result can
-    still be masks where the network chose the mask itself.
-    `fixed`: every forward asks for the whole block, as a graph needs it, and not only for what is masked.
+    Each step commits the most confident masked tokens, an equal share of the block. A remainder is spread over the
+    first steps. threshold: 0..1; all tokens of at least this probability are committed, too.
+    stop: end when all tokens up to an end of text are committed; the result then ends with it. An id of the result is
+    the mask where the network chose the mask itself.
+    fixed: each forward computes the whole block, as graphs of fixed shape need it, not the masked slots only.
     """
     ids = ids.clone()
     length = block.stop - block.start
@@ -195,7 +197,7 @@ def text(
         probability = torch.where(chosen, p.float(), probability)
         masked = ids[0, block] == vocabulary.mask
         marks = (masked, ids[0, block] == vocabulary.eos)
-        # All that the host wants to know of this step, at once: where the first of each stands.
+        # One copy to the host per step: the first place of a mask, and of an end of text.
         hole, end = torch.stack([torch.where(m, places, length).min() for m in marks]).tolist()
         if stop and end < hole:
             length = end + 1
@@ -216,11 +218,11 @@ def autoregressive(
     longest: int,
     allowed: Allowed | None = None,
 ) -> Steps[Tokens]:
-    """Ids that follow the prompt `ids` (1, T) of a causal network, token by token, greedy.
+    """Decode the ids that follow the prompt `ids` (1, T) of a causal network, one by one, greedy.
 
-    The first forward computes the prompt, each later one what is new. The result ends with the first id of `stop`, or
-    has `longest` tokens. vocabulary: size of it. allowed: which ids may come next, a slice or (n,) int64; None: any.
-    An id that is the only one allowed takes no forward and has probability 1.
+    The first forward computes the prompt, later ones the new tokens. The result ends with the first id of `stop`, or
+    has `longest` tokens. vocabulary: its size. allowed: returns the ids that may follow, a slice or (n,) int64; None:
+    all. Where one id only is allowed, it is taken without a forward, with probability 1.
     """
     cache = KeyValues(ids.shape[1], capacity=ids.shape[1] + longest)
     tokens, probabilities, seen = list[int](), list[Tensor](), 0  # seen: positions whose keys and values are kept
@@ -248,10 +250,10 @@ def autoregressive(
 
 
 def _first_of(some: 'slice | Tensor') -> tuple[int, int]:
-    """(The first id, how many). Raises ValueError where none is allowed."""
+    """Return the first allowed id and the number of allowed ids. Raises ValueError where there is none."""
     first, count = (some.start, some.stop - some.start) if isinstance(some, slice) else (-1, len(some))
     if count < 1:
-        raise ValueError('no token is allowed to follow: the grammar of the answer has no way on from here')
+        raise ValueError('no token is allowed to follow: the grammar of the answer has no continuation here')
     return (first if isinstance(some, slice) else int(some[0])), count
 
 
@@ -260,7 +262,7 @@ def _cache(block: slice, cached: bool) -> KeyValues | None:
 
 
 def run(steps: Steps[T]) -> T:
-    """The result of a decoder, all forwards at once."""
+    """Run a decoder to its end, and return its result."""
     while True:
         try:
             next(steps)
@@ -269,17 +271,17 @@ def run(steps: Steps[T]) -> T:
 
 
 class Job(Generic[T]):
-    """A decoder under way. `step` does one forward; when it returns True, `result` is there."""
+    """Runs a decoder one forward per `step`, which returns True when `result` is set."""
 
     def __init__(self, steps: Steps[T]):
         self._steps = steps
         self.result: T | None = None
         self.done = False
-        self.longest = 0.0  # [s] longest step so far: what an urgent forward may have to wait for
+        self.longest = 0.0  # [s] longest step so far, which bounds the delay of an urgent forward
 
     @torch.inference_mode()
     def step(self) -> bool:
-        """One forward. True when the job is done; further calls do nothing."""
+        """Run one forward. Return True when the job is done; later calls do nothing."""
         if self.done:
             return True
         start = time.perf_counter()
@@ -293,7 +295,7 @@ class Job(Generic[T]):
         return self.done
 
     def run(self) -> T:
-        """All that is left, and the result."""
+        """Run the remaining forwards, and return the result."""
         while not self.step():
             pass
         return self.result  # type: ignore[return-value]
@@ -301,15 +303,15 @@ class Job(Generic[T]):
 
 @dataclass(frozen=True)
 class Deviation:
-    """How far a decode with the prefix cache is from the exact one."""
+    """The difference between a decode with the prefix cache and the exact one."""
 
     equal: float  # share of equal tokens
-    probability: float  # largest difference of a token's probability, among equal tokens
+    probability: float  # largest difference in probability of an equal token
 
 
 @torch.inference_mode()
 def cache_deviation(decoder: Callable[[bool], Steps[Tokens]]) -> Deviation:
-    """`decoder(cached)` starts the same decode with and without the prefix cache."""
+    """Return the deviation of the prefix cache. `decoder(cached)` starts the decode with or without it."""
     (exact, p), (approximate, q) = run(decoder(False)), run(decoder(True))
     n = min(len(exact), len(approximate))
     same = exact[:n] == approximate[:n]

@@ -1,4 +1,4 @@
-"""What a file or folder is that is no checkpoint, and what to do: one sentence, wherever loading fails."""
+"""Recognises files and folders that are no checkpoint, and writes the error: what was found, and the remedy."""
 
 import json
 import re
@@ -10,7 +10,7 @@ from typing import Any
 PICKLES = ('.bin', '.pt', '.pth', '.ckpt', '.pkl')
 SHARD = re.compile(r'(.+)-(\d+)-of-(\d+)\.safetensors')
 _PICKLED = 'a pickle, which can run code when it is read: convert it to safetensors'
-# How a file begins -> what it is, and what to do.
+# First bytes of a file, and the error text.
 _BEGINNINGS = (
     (b'version https://git-lfs', 'a Git LFS pointer, not {what}: run `git lfs pull` where it was cloned'),
     (b'# xet version', 'a pointer of Xet, not {what}: download it with `hf download`'),
@@ -25,7 +25,7 @@ _BEGINNINGS = (
     (b'\x80\x04', _PICKLED),
 )
 _MERGE = 'merge it (peft: merge_and_unload, then save_pretrained) and give the folder of the whole model'
-# What a wrapper puts before, or into, the names of tensors -> which one it is.
+# Prefix or infix that a wrapper adds to the names of tensors -> the wrapper.
 _WRAPPERS = {
     'module.': 'DistributedDataParallel',
     '_orig_mod.': 'torch.compile',
@@ -38,9 +38,9 @@ _LEROBOT = ('train_config.json', 'policy_preprocessor.json', 'policy_postprocess
 
 
 def check_file(path: Path, what: str, remedy: str) -> None:
-    """Raises FileNotFoundError or ValueError that names what stands at `path` in place of the file, and the remedy.
+    """Raise FileNotFoundError or ValueError where `path` is no readable file, naming its content and the remedy.
 
-    what: the content that it should have, 'the weights' say. remedy: where there is nothing at all.
+    what: the expected content, such as 'the weights'. remedy: of a missing file.
     """
     if path.is_symlink() and not path.exists():
         raise FileNotFoundError(
@@ -62,7 +62,7 @@ def check_file(path: Path, what: str, remedy: str) -> None:
 
 
 def check_shards(paths: Iterable[Path]) -> None:
-    """Raises FileNotFoundError naming a file that is missing among model-00001-of-0000N.safetensors and the like."""
+    """Raise FileNotFoundError naming a missing file of model-00001-of-0000N.safetensors and similar series."""
     there: dict[tuple[Path, str, str], set[int]] = {}
     for path in paths:
         if found := SHARD.fullmatch(path.name):
@@ -75,7 +75,7 @@ def check_shards(paths: Iterable[Path]) -> None:
 
 
 def explain_file(path: Path) -> str:
-    """What a single file is that was given for a checkpoint: '...is ...: what to do'."""
+    """Return the error text for a file given in place of a checkpoint folder; empty where its type is unknown."""
     suffix = path.suffix.lower()
     if suffix in PICKLES:
         return f'{path} may be {_PICKLED}'
@@ -91,7 +91,7 @@ def explain_file(path: Path) -> str:
 
 
 def explain_folder(folder: Path) -> str:
-    """What a folder is that has no checkpoint of the suite: '...is ...: what to do'; empty where it is unknown."""
+    """Return the error text for a folder without a checkpoint of the suite; empty where its type is unknown."""
     names = {p.name for p in folder.iterdir()}
     config = _json(folder / 'config.json')
     for inner in ('checkpoint', 'pretrained_model'):
@@ -110,7 +110,7 @@ def explain_folder(folder: Path) -> str:
     if any(n.endswith('.gguf') for n in names):
         return f'{folder} holds GGUF files, of llama.cpp: give the folder of the model that they were made from'
     if 'zero_to_fp32.py' in names or any(n.endswith('.distcp') for n in names):
-        return f'{folder} holds what the processes of a training run saved: make one checkpoint in safetensors of it'
+        return f'{folder} holds the shards of a training run: merge them to one checkpoint in safetensors'
     if 'model.safetensors.index.json' not in names and any(n.endswith(('.onnx', '.engine')) for n in names):
         return f'{folder} holds an exported network: give the folder of the checkpoint that it was made from'
     if model := config.get('model_type'):
@@ -120,7 +120,7 @@ def explain_folder(folder: Path) -> str:
 
 
 def explain_names(expected: Collection[str], found: Collection[str]) -> str:
-    """Why tensors have other names than expected, and what to do; empty where no wrapper or adapter explains it."""
+    """Return the error text for unexpected names of tensors; empty where no wrapper or adapter explains them."""
     if any('.lora_A' in name or '.lora_B' in name for name in found):
         return f'the names of tensors are those of a LoRA adapter that is not merged: {_MERGE}'
     for mark, wrapper in _WRAPPERS.items():
@@ -145,7 +145,7 @@ def explain_names(expected: Collection[str], found: Collection[str]) -> str:
 
 
 def _starts(name: str) -> Iterable[int]:
-    """Where a name goes on after a dot."""
+    """Return the positions behind the dots of a name."""
     return (i + 1 for i, c in enumerate(name) if c == '.')
 
 

@@ -15,14 +15,14 @@ from vla_model.config import ImageTokenizerConfig
 
 
 def upload(values: np.ndarray, device: torch.device | str) -> Tensor:
-    """A copy on `device`; to a GPU from memory that it reads itself, so that the host does not wait."""
+    """Return a copy on `device`. Copies to a GPU are from pinned memory, so that the host does not wait."""
     if torch.device(device).type != 'cuda':
         return torch.tensor(values, device=device)
     return torch.tensor(values, pin_memory=True).to(device, non_blocking=True)
 
 
 def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 'cpu') -> Tensor:
-    """(height, width, 3) uint8 RGB -> (3, resolution, resolution) float32, about [-1, 1], computed on `device`.
+    """Return pixels (3, resolution, resolution) float32, about [-1, 1], of an image (height, width, 3) uint8 RGB.
 
     Black bars make it square (an odd pixel goes to the bottom or right), bicubic resize with antialias. Not clamped:
     the filter overshoots a little, and the released tokenizer was trained so.
@@ -42,7 +42,7 @@ def preprocess(image: np.ndarray, resolution: int, device: torch.device | str = 
 
 
 def _resized(image: np.ndarray, resolution: int, side: int, top: int, left: int) -> Tensor:
-    """The same on a CPU, a quarter of the time: one direction after the other, each as sums of few rows."""
+    """Return the pixels of `preprocess` on a CPU, in a quarter of the time: each direction is a sum of few rows."""
     height, width = image.shape[:2]
     x = upload(image, 'cpu').reshape(height, width * 3).float()
     x = _summed(x, *_filter(side, resolution, top, height))
@@ -57,7 +57,7 @@ def _summed(rows: Tensor, index: Tensor, weight: Tensor) -> Tensor:
 
 @lru_cache(maxsize=16)
 def _filter(side: int, resolution: int, first: int, length: int) -> tuple[Tensor, Tensor]:
-    """(resolution, k) which of `length` numbers, that stand among `side` from `first` on, and how much of each."""
+    """Return indices and weights, (resolution, k) each, of the `length` numbers that start at `first` of `side`."""
     eye = torch.eye(side)[None, :, None]
     weight = F.interpolate(eye, (1, resolution), mode='bicubic', align_corners=False, antialias=True)[0, :, 0].T
     weight = weight[:, first : first + length]
@@ -70,7 +70,7 @@ def _filter(side: int, resolution: int, first: int, length: int) -> tuple[Tensor
 
 
 def to_image(pixels: Tensor) -> np.ndarray:
-    """(3, side, side) in [-1, 1] -> (side, side, 3) uint8 RGB."""
+    """Return an image (side, side, 3) uint8 RGB of pixels (3, side, side) in [-1, 1]."""
     return (((pixels + 1) / 2).clamp(0, 1) * 255).to(torch.uint8).permute(1, 2, 0).cpu().numpy()
 
 
@@ -95,7 +95,7 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """One head over all positions of the map."""
+    """Attention of one head over all positions of the feature map."""
 
     def __init__(self, channels: int, groups: int):
         super().__init__()
@@ -221,7 +221,7 @@ class Quantizer(nn.Module):
         self.register_buffer('embedding', ((torch.arange(2**bits)[:, None] & powers) != 0).float() * 2 - 1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """(B, bits, H, W) -> (B, H * W) int64 codes, row by row."""
+        """Return codes (B, H * W) int64, row by row, of z (B, bits, H, W)."""
         return ((z > 0) * self.power_vals[:, None, None]).sum(1).flatten(1)
 
 
@@ -234,10 +234,10 @@ class ImageTokenizer(nn.Module):
         self.quantize = Quantizer(config.z_channels)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, resolution, resolution) as `preprocess` makes them -> (B, tokens) int64 codes."""
+        """Return codes (B, tokens) int64 of pixels (B, 3, resolution, resolution), which `preprocess` returns."""
         return self.quantize(self.encoder(pixels))
 
     def decode(self, codes: Tensor) -> Tensor:
-        """(B, tokens) codes of a square image -> (B, 3, resolution, resolution), about [-1, 1]."""
+        """Return pixels (B, 3, resolution, resolution), about [-1, 1], of the codes (B, tokens) of square images."""
         side = int(codes.shape[1] ** 0.5)
         return self.decoder(self.quantize.embedding[codes].transpose(1, 2).unflatten(2, (side, side)))

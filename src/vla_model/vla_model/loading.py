@@ -1,4 +1,4 @@
-"""One way to load a policy, whatever it is: a folder, a name, or a URL. Importing this costs no torch."""
+"""Loads policies of all families from folders, names and URLs. Importing this costs no torch."""
 
 import re
 from dataclasses import dataclass
@@ -10,32 +10,32 @@ from vla_model.checkpoints.shipped import KNOWN, model_path
 from vla_model.config import read_json
 from vla_model.policy import Policy, PolicyInfo
 
-# Where the loader of a kind of policy is: a module with the functions of `Loader`. To add one is to add a line.
+# The loader of each family: a module with the functions of `Loader`. A new family is one more line.
 FAMILIES = {  # by the field 'family' of a folder's config.json
     'mmact': 'vla_model.families.mmact.loading',
     'rynnvla': 'vla_model.families.rynnvla.loading',
 }
 RELEASED = {'chameleon': 'rynnvla'}  # family of a released folder, by the field 'model_type'
 SCHEMES: dict[str, str] = {}  # by the scheme of a URL
-USUAL = 'mmact'  # checkpoints without that field are of this family
+USUAL = 'mmact'  # the family of checkpoints without that field
 
 
 @dataclass(frozen=True)
 class LoadOptions:
-    """How a policy is loaded. A family takes what it knows, and refuses what it cannot do."""
+    """Options of loading. Each family refuses the values that it does not support."""
 
     device: str = 'cpu'  # or cuda
     dtype: str = 'auto'  # precision of the network; auto: bfloat16 on a GPU, float32 on a CPU
     threads: int = 0  # CPU threads of torch in this process; 0: all cores but one
     seed: int = 0  # of random weights
-    engine: str = 'eager'  # what runs the network, one of engine.NAMES; auto: the fastest here that is close to eager
+    engine: str = 'eager'  # of the network, one of select.NAMES; auto: the fastest one here that is close to eager
     image_dtype: str = 'float32'  # precision of the image encoder, or auto
-    image_engine: str = 'eager'  # what runs the image encoder, one of image_engine.NAMES
+    image_engine: str = 'eager'  # of the image encoder, one of image.NAMES
     act_steps: int = 1  # forwards per chunk
-    kv_reuse: int = 1  # acts per full forward: above 1, what did not change in between is not computed again
-    image_tokenizer: str | Path | None = None  # its folder, where it is not in that of a released checkpoint
-    action_decoding: str = 'median'  # how a set-point is read from what is probable: median or mode
-    gripper: bool = True  # whether random weights are for an arm with a gripper
+    kv_reuse: int = 1  # acts per full forward; the others compute only the tokens that changed
+    image_tokenizer: str | Path | None = None  # its folder, where the folder of a released checkpoint lacks it
+    action_decoding: str = 'median'  # value taken from the probabilities of a set-point: median or mode
+    gripper: bool = True  # of the arm of 'random-nano'
 
 
 PLAIN = LoadOptions()
@@ -45,14 +45,14 @@ class Loader(Protocol):
     """The module of a family or a scheme."""
 
     def load(self, reference: str, options: LoadOptions) -> Policy:
-        """The policy. Raises FileNotFoundError or ValueError naming what is wrong, and the remedy."""
+        """Return the policy. Raises FileNotFoundError or ValueError naming the fault and the remedy."""
 
     def describe(self, reference: str, options: LoadOptions) -> PolicyInfo:
-        """What the policy would be, without its weights; errors as those of `load`. Not needed where that is quick."""
+        """Return the info of the policy without reading weights. Raises as `load`. Optional where `load` is fast."""
 
 
 def load(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy:
-    """The policy that a reference stands for: a checkpoint folder, a name of `shipped`, or a URL.
+    """Return the policy of a reference: a checkpoint folder, a name of `shipped`, or a URL.
 
     Raises FileNotFoundError or ValueError naming the file, field or option, and the remedy.
     """
@@ -61,7 +61,7 @@ def load(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy:
 
 
 def describe(reference: str | Path = '', options: LoadOptions = PLAIN) -> PolicyInfo:
-    """What the policy would be, without loading it: its model_id may be the name alone. Raises as `load`."""
+    """Return the info of a policy without loading it; its model_id may be the name alone. Raises as `load`."""
     text = model_path(reference)
     found = loader(text)
     if hasattr(found, 'describe'):
@@ -72,7 +72,7 @@ def describe(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy
 
 
 def loader(reference: str | Path) -> Loader:
-    """The loader of what a reference stands for. Raises ValueError naming a scheme or a family that is not known."""
+    """Return the loader of a reference. Raises ValueError naming an unknown scheme or family."""
     scheme = re.match(r'([a-z][a-z0-9+.-]+):', str(reference))
     if scheme and not Path(reference).exists():
         if scheme[1] not in SCHEMES:
@@ -86,7 +86,7 @@ def loader(reference: str | Path) -> Loader:
 
 
 def family_of(folder: str | Path) -> str:
-    """The family that a folder's config.json names, or the usual one."""
+    """Return the family that the config.json of a folder names; USUAL where it names none."""
     path = Path(folder) / 'config.json'
     content = read_json(path) if path.is_file() else {}
     return str(content.get('family') or RELEASED.get(content.get('model_type', ''), USUAL))

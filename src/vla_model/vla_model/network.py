@@ -10,11 +10,11 @@ from torch import Tensor, nn
 
 from vla_model.config import NetworkConfig
 
-QK_NORM_EPS = 1e-5  # of 'layer', as in Chameleon, whatever the other norms have
+QK_NORM_EPS = 1e-5  # of the norm 'layer', as in Chameleon; rms_norm_eps is of all other norms
 
 
 class RMSNorm(nn.Module):
-    """x / rms(x) in fp32, then times the weight in the model's precision."""
+    """Computes x / rms(x) in fp32, and multiplies it by the weight in the model's precision."""
 
     def __init__(self, size: int, eps: float):
         super().__init__()
@@ -37,14 +37,14 @@ class HeadLayerNorm(nn.Module):
 
 
 def qk_norm(c: NetworkConfig) -> nn.Module:
-    """The norm of queries and keys (..., head_dim) before their rotation, as `c.qk_norm` names it."""
+    """Return the norm `c.qk_norm` of queries and keys (..., head_dim), which is applied before their rotation."""
     if c.qk_norm == 'rms':
         return RMSNorm(c.head_size, c.rms_norm_eps)
     return HeadLayerNorm(c.head_size) if c.qk_norm == 'layer' else nn.Identity()
 
 
 def rope_table(length: int, head_dim: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
-    """cos and sin, each (length, head_dim) fp32: angle of position p, pair i is p * theta^(-2i / head_dim)."""
+    """Return cos and sin, each (length, head_dim) fp32. The angle of position p, pair i: p * theta^(-2i / head_dim)."""
     inverse = theta ** (-torch.arange(0, head_dim, 2, device=device, dtype=torch.float32) / head_dim)
     angles = torch.outer(torch.arange(length, device=device, dtype=torch.float32), inverse)
     angles = torch.cat((angles, angles), -1)
@@ -52,25 +52,27 @@ def rope_table(length: int, head_dim: int, theta: float, device: torch.device) -
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Rotary position embedding (rotate-half form) of x (..., length, head_dim), in fp32."""
+    """Return the rotary position embedding (rotate-half form) of x (..., length, head_dim), computed in fp32."""
     y, half = x.float(), x.shape[-1] // 2
     # Slices, not chunks: OpenVINO recognises this form and runs it as one kernel.
     return (y * cos + torch.cat((-y[..., half:], y[..., :half]), -1) * sin).to(x.dtype)
 
 
 class KeyValues:
-    """Keys and values of a prompt, kept between forwards; per layer one tensor for the key/value heads only.
+    """The key/value cache of a prompt, stored between forwards: per layer one tensor of the key/value heads.
 
-    The first forward that gets it fills it and is exact. A later one computes `positions` only, all others are kept as
-    they are. This is exact for a causal network whose ids before `positions` stay. For a bidirectional one it is
-    approximate: the keys of an unchanged id would depend on the ids that changed.
+    The first forward fills the cache and is exact. Later forwards compute `positions` only and read all others. This is
+    exact for a causal network while the ids before `positions` are unchanged. For a bidirectional network it is
+    approximate, as keys and values of unchanged ids depend on the ids that changed.
     """
 
     def __init__(self, length: int, capacity: int = 0):
-        """length: positions of the prefix, before those that later forwards compute. capacity: positions for which
-        there is room, where the prompt grows; 0: it does not."""
+        """length: positions of the prefix, which later forwards do not compute.
+
+        capacity: positions for which memory is allocated, for a prompt that grows; 0: the prompt has a fixed length.
+        """
         self.length, self.capacity = length, capacity
-        self.positions: slice | Tensor = slice(length, None)  # for the next forward; a tensor (n,) int64 rises
+        self.positions: slice | Tensor = slice(length, None)  # computed by the next forward; a tensor (n,) is sorted
         self.layers: list[Tensor] = []  # each (2, B, kv heads, positions, head_dim): keys, values
 
     @property
@@ -81,24 +83,24 @@ class KeyValues:
         """Store what a layer computed, each (B, kv heads, n, head_dim); return it for all `end` positions."""
         if layer == len(self.layers):
             n = k.shape[2]
-            # Zeros: a value that no query sees yet is multiplied by 0, and NaN would stay.
+            # Zeros, as unused values are multiplied by 0, which would keep a NaN.
             kept = k.new_zeros(2, *k.shape[:2], max(self.capacity, n), k.shape[3])
             kept[0, :, :, :n], kept[1, :, :, :n] = k, v
             self.layers.append(kept)
             return k, v
         kept = self.layers[layer]
         if end > kept.shape[3]:
-            raise ValueError(f'the prompt has {end} tokens, there is room for keys and values of {kept.shape[3]}')
+            raise ValueError(f'the prompt has {end} tokens, the key/value cache has room for {kept.shape[3]}')
         at = slice(self.positions.start, end) if isinstance(self.positions, slice) else self.positions
         kept[0, :, :, at], kept[1, :, :, at] = k, v
         return kept[0, :, :, :end], kept[1, :, :, :end]
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """(B, heads, L, head_dim) of queries, keys and values of that shape; mask: True where a key counts."""
+    """Return attention (B, heads, L, head_dim) of queries, keys and values. mask: bool, True for attended keys."""
     if q.device.type != 'cpu' or not torch.is_grad_enabled():
         return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
-    # Training on a CPU: there the fused kernel, with its backward, takes three times as long as plain products in bf16.
+    # Training on a CPU: the fused kernel and its backward take three times as long as plain matmuls in bf16.
     score = (q * q.shape[-1] ** -0.5) @ k.transpose(-1, -2)
     if mask is not None:
         score = score.masked_fill(~mask, -torch.inf)
@@ -131,9 +133,10 @@ class Block(nn.Module):
         layer: int = 0,
         end: int = 0,
     ) -> Tensor:
-        """h (B, T, d_model) -> (B, rows, d_model): every position is attended to, only `rows` are updated.
+        """Return (B, rows, d_model) for h (B, T, d_model): the `rows` attend to every position.
 
-        mask: bool, (B or 1, 1, rows or 1, keys). cache: has room for this `layer` of a prompt of `end` positions.
+        mask: bool, (B or 1, 1, rows or 1, keys). cache: stores keys and values of this `layer`, of a prompt of `end`
+        positions.
         """
         cos, sin = rope
         n = self.attn_norm(h)
@@ -155,7 +158,7 @@ class Block(nn.Module):
 
 
 class Head(nn.Linear):
-    """A linear layer of which only some outputs are made: a part of the vocabulary."""
+    """A linear layer that computes the outputs of a part of the vocabulary."""
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
         return F.linear(x, self.weight[rows])
@@ -185,20 +188,19 @@ class Network(nn.Module):
         valid: Tensor | None = None,
         cache: KeyValues | None = None,
     ) -> Tensor:
-        """Logits (B, rows, vocabulary) of ids (B, T): only the positions and the part of the vocabulary asked for.
+        """Return logits (B, rows, vocabulary) of ids (B, T), for the given positions and part of the vocabulary.
 
         rows: a slice with start and stop, or an index (n,) int64.
-        valid (B, T) bool marks what is not padding; leave it out where nothing is padded, attention then needs no
-        mask. Positions are relative, so a stripped prompt gives the logits of the padded one.
-        cache: filled by the first forward it is given to; later ones need rows among its positions, all of which they
-        compute.
+        valid: (B, T) bool, False for padding. None: no padding, attention then needs no mask. Positions are relative,
+        so that a prompt without its padding gives the same logits.
+        cache: the first forward fills it. Later forwards compute its `positions`, which must contain the rows.
         """
         at = cache.positions if cache is not None and cache.layers else slice(0, None)
         mask = None if valid is None else valid[:, None, None, :]
         return self.head(self.hidden(self.embed(ids[:, at]), rows, ids.shape[1], mask, cache), vocabulary)
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(B, n) int64 -> (B, n, d_model)."""
+        """Return embeddings (B, n, d_model) of ids (B, n) int64."""
         return self._transformer.wte(ids)
 
     def hidden(
@@ -209,34 +211,34 @@ class Network(nn.Module):
         mask: Tensor | None = None,
         cache: KeyValues | None = None,
     ) -> Tensor:
-        """Final hidden states (B, rows, d_model), normed, of the embedded positions h (B, n, d_model).
+        """Return final hidden states (B, rows, d_model), normed, of the embedded positions h (B, n, d_model).
 
         h: of all `length` positions of the prompt, or of `cache.positions` where the cache is filled. rows: of the
-        prompt, see `forward`. mask: bool (B or 1, 1, length or 1, length), True where a query (third axis) sees a key;
-        None: it sees all. With `config.causal` no query sees a later key, whatever the mask.
+        prompt, see `forward`. mask: bool (B or 1, 1, length or 1, length), True where a query (third axis) attends to a
+        key; None: to all keys. With `config.causal`, queries never attend to later keys.
         """
         at = cache.positions if cache is not None and cache.layers else slice(0, None)
         cos, sin = self._rope_for(length, h.device)
         rope = cos[at], sin[at]
-        if left_out := length - h.shape[1]:  # they all lie before the rows
+        if left_out := length - h.shape[1]:  # all of these are before the rows
             rows = slice(rows.start - left_out, rows.stop - left_out) if isinstance(rows, slice) else rows - left_out
         seen = self._mask(mask, at, length, h.device)
         blocks, everything = self._transformer.blocks, slice(None)
         for i, block in enumerate(blocks):
-            # The head reads `rows` alone: the last block computes no other.
+            # The head reads `rows` only, so the last block computes no other positions.
             some = rows if i + 1 == len(blocks) else everything
             h = block(h, rope, some, _queries(seen, some), cache, i, length)
         return self._transformer.ln_f(h)
 
     def head(self, hidden: Tensor, vocabulary: slice) -> Tensor:
-        """Logits (B, n, vocabulary) of hidden states (B, n, d_model)."""
+        """Return logits (B, n, vocabulary) of hidden states (B, n, d_model)."""
         return self._transformer.ff_out(hidden, vocabulary)
 
     def _mask(self, mask: Tensor | None, at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
-        """What the queries at `at` see of all keys: (B or 1, 1, queries or 1, length) bool, or None for everything."""
+        """Return the mask of the queries at `at`: (B or 1, 1, queries or 1, length) bool; None: all keys."""
         if mask is not None and mask.shape[2] > 1:
             mask = mask[:, :, at]
-        last = isinstance(at, slice) and at.start == length - 1  # a query that sees everything
+        last = isinstance(at, slice) and at.start == length - 1  # the last query attends to all keys
         if not self.config.causal or last:
             return mask
         positions = torch.arange(length, device=device)
@@ -254,5 +256,5 @@ class Network(nn.Module):
 
 
 def _queries(mask: Tensor | None, rows: slice | Tensor) -> Tensor | None:
-    """The mask of some queries alone."""
+    """Return the mask of the queries `rows`."""
     return mask if mask is None or mask.shape[2] == 1 else mask[:, :, rows]

@@ -1,4 +1,4 @@
-"""What must hold of an observation before a model sees it; whatever does not is named."""
+"""Checks observations and prefixes before a model gets them; each error names the wrong item."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
 
 
 def check_image(camera: str, images: dict[str, np.ndarray], cameras: tuple[str, ...]) -> np.ndarray:
-    """The image of a camera: (height, width, 3) uint8 RGB. Raises ValueError naming the camera."""
+    """Return the image of a camera, (height, width, 3) uint8 RGB. Raises ValueError naming the camera."""
     image = images.get(camera)
     if image is None:
         raise ValueError(f'camera {camera!r} is missing: the model needs {list(cameras)}, got {sorted(images)}')
@@ -27,14 +27,14 @@ def check_image(camera: str, images: dict[str, np.ndarray], cameras: tuple[str, 
 
 
 def state_of(robot: RobotInterface, observation: Observation) -> np.ndarray:
-    """(dof + gripper,) float64: joints [rad], opening [m]. Raises ValueError on a wrong number of joints."""
+    """Return (dof + gripper,) float64: joints [rad], opening [m]. Raises ValueError on a wrong number of joints."""
     if np.shape(observation.positions) != (robot.dof,):
         raise ValueError(f'the model needs {robot.dof} joint positions, got shape {np.shape(observation.positions)}')
     return np.append(observation.positions, observation.gripper)[: robot.dof + robot.gripper].astype(np.float64)
 
 
 def check_state(robot: RobotInterface, state: np.ndarray) -> None:
-    """Raises ValueError if a number of state (state_dim,) is not finite or cannot be in the model's units."""
+    """Raise ValueError if a number of state (state_dim,) is not finite or cannot be in the model's units."""
     if state.shape != (robot.state_dim,):
         raise ValueError(f'the model needs a state of {robot.state_dim} numbers, got shape {state.shape}')
     limits = robot.limits('state')
@@ -52,7 +52,7 @@ def check_state(robot: RobotInterface, state: np.ndarray) -> None:
 
 
 def prefix_steps(info: PolicyInfo, prefix: Chunk) -> np.ndarray:
-    """(d, arm_dim + gripper) steps of a prefix, robot units. Raises ValueError on a prefix that does not fit."""
+    """Return the steps of a prefix, (d, arm_dim + gripper), robot units. Raises ValueError naming a wrong part."""
     d = len(prefix.positions)
     if prefix.space != info.space:
         raise ValueError(f'the prefix is in the space {prefix.space!r}, the model works in {info.space!r}')
@@ -72,15 +72,15 @@ def prefix_steps(info: PolicyInfo, prefix: Chunk) -> np.ndarray:
 
 
 def squared(places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """Places (..., 2), x and y [px] of an image, as shares of the edge of the square that a view makes of it.
+    """Return places (..., 2), x and y [px] of an image, as shares of the edge of the padded square.
 
-    See image_tokenizer.preprocess.
+    `image_tokenizer.preprocess` pads images to this square.
     """
     side = max(height, width)
     return (np.asarray(places, np.float64) + 0.5 + [(side - width) // 2, (side - height) // 2]) / side
 
 
 def unsquared(places: np.ndarray, height: int, width: int) -> np.ndarray:
-    """The other way round: shares of the square -> x and y [px] of the image."""
+    """Return x and y [px] of the image for places (..., 2) in shares of the padded square: the inverse of `squared`."""
     side = max(height, width)
     return np.asarray(places, np.float64) * side - 0.5 - [(side - width) // 2, (side - height) // 2]

@@ -10,16 +10,16 @@ from torch import Tensor, nn
 
 from vla_model.config import Quantization
 
-INT8, INT4, FP8 = 127.0, 7.0, 448.0  # what the largest magnitude becomes
+INT8, INT4, FP8 = 127.0, 7.0, 448.0  # stored values of the largest magnitude
 GROUPS = (128, 64, 32)
-CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # of the largest magnitude of a group of int4, of which the best is taken
+CLIPS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.7)  # tried shares of the largest magnitude of an int4 group; the best is taken
 CHUNK = 1 << 20  # numbers of a weight that are rounded at a time: temporaries are a few times as large
 WIDE = 1 << 25  # numbers of a weight that are widened at a time: a head of 100 000 words would need gigabytes
-TINY = 1e-12  # scale of what is all zero
+TINY = 1e-12  # scale of weights that are all zero
 
 
 def group_for(sizes: set[int]) -> int:
-    """The largest group of int4 that divides all numbers of inputs. Raises ValueError where none does."""
+    """Return the largest int4 group that divides all numbers of inputs. Raises ValueError where none does."""
     for group in GROUPS:
         if all(k % group == 0 for k in sizes):
             return group
@@ -28,9 +28,9 @@ def group_for(sizes: set[int]) -> int:
 
 @torch.no_grad()
 def round_weight(weight: Tensor, scheme: str, group: int, importance: Tensor | None = None) -> tuple[Tensor, Tensor]:
-    """(weight, scale) as stored, of weight (n, k) or, for int8-weight, (n, ...), in any floating point.
+    """Return the stored (weight, scale) of a floating point weight (n, k), or (n, ...) for int8-weight.
 
-    importance (k,): how much an error of an input's weights counts in int4, mean square of the input say.
+    importance: (k,) cost of an error in the weights of each input for int4, such as the mean square of the input.
     """
     rows = max(1, CHUNK // max(1, weight[0].numel()))
     parts = [_round_rows(w.float(), scheme, group, importance) for w in weight.split(rows)]
@@ -66,7 +66,7 @@ def _round_int4(w: Tensor, group: int, importance: Tensor | None) -> tuple[Tenso
 
 
 def widen(weight: Tensor, scale: Tensor, scheme: str) -> Tensor:
-    """float32 of a stored weight: (n, k) of int4, else of its own shape."""
+    """Return a stored weight in float32: (n, k) of int4, else of its stored shape."""
     if scheme == 'int4':
         nibbles = torch.stack((weight & 15, weight >> 4), 2).flatten(1).float() - 8
         return (nibbles.unflatten(1, (scale.shape[1], -1)) * scale.float()[..., None]).flatten(1)
@@ -74,24 +74,24 @@ def widen(weight: Tensor, scale: Tensor, scheme: str) -> Tensor:
 
 
 def round_tokens(x: Tensor, largest: float) -> tuple[Tensor, Tensor]:
-    """(x / scale, scale (..., 1)) in float32: the largest magnitude of each token becomes `largest`."""
+    """Return x / scale and scale (..., 1), in float32; the largest magnitude of each token becomes `largest`."""
     x = x.float()
     scale = (x.abs().amax(-1, keepdim=True) / largest).clamp(min=TINY)
     return x / scale, scale
 
 
 def int8_matmul(a: Tensor, b: Tensor) -> Tensor:
-    """(m, k) int8 times (n, k) int8, transposed -> (m, n) int32, exact."""
+    """Return a (m, k) int8 times the transpose of b (n, k) int8: (m, n) int32, exact."""
     if a.device.type == 'cpu':
         return torch._int_mm(a, b.t())
     rows = len(a)
-    if rows < 32:  # what the library takes on a GPU
+    if rows < 32:  # the minimum of the library on a GPU
         a = F.pad(a, (0, 0, 0, 32 - rows))
     return torch._int_mm(a, b.t())[:rows]
 
 
 class QuantizedLayer(nn.Module):
-    """What the layers below have in common. Stored numbers keep their types when a network is cast; see `dtype`."""
+    """Base of quantized layers. The types of stored numbers are kept when a network is cast; see `dtype`."""
 
     weight: Tensor
     scale: Tensor
@@ -107,7 +107,7 @@ class QuantizedLayer(nn.Module):
         self.register_buffer('scale', torch.zeros(shape, dtype=torch.bfloat16 if four else torch.float32))
 
     def widened(self, rows: slice | Tensor = slice(None)) -> Tensor:
-        """float32 weight, or some of its rows."""
+        """Return the weight, or some of its rows, in float32."""
         return widen(self.weight[rows], self.scale[rows], self.scheme)
 
 
@@ -123,7 +123,7 @@ class QuantizedLinear(QuantizedLayer):
             self.register_buffer('input_scale', torch.ones(()))
 
     def forward(self, x: Tensor, rows: slice = slice(None)) -> Tensor:
-        """(..., inputs) -> (..., outputs), or only the outputs `rows`."""
+        """Return (..., outputs), or the outputs `rows` only, for x (..., inputs)."""
         weight = self.weight[rows]
         if self.scheme == 'int8':
             if self.activations == 'tensor':
@@ -147,12 +147,12 @@ class QuantizedEmbedding(QuantizedLayer):
     """nn.Embedding; its results are in `dtype`."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        """(...) int64 -> (..., size)"""
+        """Return embeddings (..., size) of ids (...) int64."""
         return self.widened(ids.flatten()).to(self.dtype).unflatten(0, ids.shape)
 
 
 class QuantizedConv2d(QuantizedLayer):
-    """A convolution as it is stored; `plain` is what runs."""
+    """A stored convolution; `plain` returns the one that runs."""
 
     def __init__(self, conv: nn.Conv2d, scheme: str):
         super().__init__(scheme, 0, conv.out_channels, tuple(conv.weight.shape[1:]))
@@ -168,7 +168,7 @@ class QuantizedConv2d(QuantizedLayer):
 
 
 class PlainLinear(nn.Module):
-    """What a quantized layer stands for, in floating point."""
+    """The floating point layer with the dequantized weights of a quantized one."""
 
     def __init__(self, weight: Tensor):
         super().__init__()
@@ -179,9 +179,9 @@ class PlainLinear(nn.Module):
 
 
 def put_layers(module: nn.Module, q: Quantization, prefixes: tuple[str, ...] = ('',)) -> None:
-    """Replaces the layers of `module` that q names and that begin with one of `prefixes` by empty quantized ones.
+    """Replace the layers of `module` that q names, and whose names start with `prefixes`, by empty quantized ones.
 
-    Raises ValueError naming a layer that is not there, or cannot be stored so.
+    Raises ValueError naming a layer that is missing, or does not support its scheme.
     """
     for name, scheme in q.layers.items():
         if not name.startswith(prefixes):
@@ -194,7 +194,7 @@ def put_layers(module: nn.Module, q: Quantization, prefixes: tuple[str, ...] = (
 
 
 def quantized_like(layer: nn.Module, name: str, scheme: str, group: int, activations: str) -> QuantizedLayer:
-    """An empty quantized layer of the shape of `layer`, on its device."""
+    """Return an empty quantized layer of the shape of `layer`, on its device."""
     device = next(layer.parameters()).device
     weight_only = scheme in ('int4', 'int8-weight')
     with torch.device(device):
@@ -214,7 +214,7 @@ def is_quantized(module: nn.Module) -> bool:
 
 
 def plain_layers(module: nn.Module) -> nn.Module:
-    """Replaces quantized layers, in place, by plain ones with the same weights in float32; returns the module."""
+    """Replace quantized layers, in place, by plain ones with the same weights in float32; return the module."""
     for name, layer in list(module.named_modules()):
         if isinstance(layer, QuantizedConv2d):
             set_layer(module, name, layer.plain())

@@ -1,6 +1,6 @@
-"""What the numbers of a data set were: the file that turns a model's [-1, 1] into robot units and back.
+"""Statistics of a data set, which map a model's [-1, 1] to robot units and back.
 
-`statistics.json` lies in the checkpoint's folder and has LeRobot's form:
+`statistics.json` is in the checkpoint's folder and has LeRobot's form:
 {"observation.state": {"min": [...], "max": ..., "mean": ..., "std": ..., "q01": ..., "q99": ...}, "action": {...}}
 """
 
@@ -15,9 +15,9 @@ from vla_model.file_checks import check_file
 
 FILE = 'statistics.json'
 FEATURES = {'state': 'observation.state', 'action': 'action'}
-# What becomes -1 and +1. The reference divides by 3 standard deviations.
+# Statistics that become -1 and +1. The reference divides by 3 standard deviations.
 METHODS = {'min_max': ('min', 'max'), 'quantile': ('q01', 'q99'), 'mean_std': ('mean', 'std')}
-LEAST_STD = 1e-8  # of the reference: a number that never changed stays what it was
+LEAST_STD = 1e-8  # of the reference, so that a constant dimension keeps its value
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,12 @@ class Statistics:
 
     @classmethod
     def of(cls, states: np.ndarray, actions: np.ndarray) -> 'Statistics':
-        """From data: (n, state dim) and (m, action dim)."""
+        """Return the statistics of states (n, state dim) and actions (m, action dim), in robot units."""
         return cls(_describe(states), _describe(actions))
 
     @classmethod
     def load(cls, path: Path) -> 'Statistics':
-        """Raises FileNotFoundError or ValueError naming the file and what is wrong in it."""
+        """Read the file. Raises FileNotFoundError or ValueError naming the file and the fault in it."""
         check_file(path, 'the statistics', 'copy the statistics of the data that the model was trained on')
         try:
             content = json.loads(path.read_text())
@@ -49,7 +49,7 @@ class Statistics:
         return cls(**found)
 
     def to_json(self) -> str:
-        """The content of the file; the same numbers give the same text."""
+        """Return the content of the file; equal numbers give equal text."""
         content = {feature: {k: list(v) for k, v in sorted(getattr(self, kind).items())}
                    for kind, feature in FEATURES.items()}  # fmt: skip
         return json.dumps(content, indent=2) + '\n'
@@ -58,7 +58,7 @@ class Statistics:
         path.write_text(self.to_json())
 
     def span(self, kind: str, method: str) -> tuple[np.ndarray, np.ndarray]:
-        """(low, high), each (dim,): what becomes -1 and +1. `kind` is state or action, `method` one of METHODS."""
+        """Return the values that become -1 and +1, (dim,) each. kind: state or action; method: one of METHODS."""
         found: Mapping[str, tuple[float, ...]] = getattr(self, kind)
         for name in METHODS[method]:
             if name not in found:

@@ -1,15 +1,15 @@
-"""What crosses the model's boundary. Plain numpy; importing this costs no torch."""
+"""Inputs and outputs of a policy, as plain numpy. Importing this costs no torch."""
 
 from dataclasses import dataclass, field
 
 import numpy as np
 
-JOINTS, TOOL = 'joints', 'tool'  # what the numbers of a chunk are, see Chunk.space
+JOINTS, TOOL = 'joints', 'tool'  # spaces of the numbers of a chunk, see Chunk.space
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What the robot saw at one reference time."""
+    """Images and measured state of the robot at one reference time."""
 
     t_ref: int  # [ns] time that the observation stands for, on the clock of its source
     images: dict[str, np.ndarray]  # camera name -> (height, width, 3) uint8 RGB
@@ -28,14 +28,14 @@ class Chunk:
     positions: np.ndarray  # (horizon, dof) [rad], absolute; of the space TOOL: (horizon, arm_dim), see PolicyInfo
     gripper: np.ndarray  # (horizon,) opening [m]; (0,): gripper untouched
     dt: float  # [s]
-    frozen: int = 0  # leading steps that were given to the model, not decided by it
+    frozen: int = 0  # leading steps that are the prefix given to the model
     confidence: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))  # (horizon,) 0..1; (0,): unknown
-    space: str = JOINTS  # JOINTS, or TOOL: actions of a policy in its own action_space, which no robot is sent
+    space: str = JOINTS  # JOINTS, or TOOL: actions in the policy's own action_space, which are never sent to a robot
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the model says about the task: its own words, from which the sub-task is read."""
+    """The plan text of the model: all sub-tasks, the finished ones and the current one."""
 
     t_ref: int  # [ns] of the observation it answers
     text: str
@@ -44,9 +44,9 @@ class Plan:
 
 @dataclass(frozen=True)
 class PredictedImage:
-    """What the model expects the first camera to see when the chunk is done."""
+    """The image that the model predicts for the first camera at the end of the chunk."""
 
     t_ref: int  # [ns] of the observation it answers
-    due: int  # [ns] time that it shows
+    due: int  # [ns] time for which it is predicted
     image: np.ndarray  # (side, side, 3) uint8 RGB
     confidence: float  # mean probability of the codes, 0..1

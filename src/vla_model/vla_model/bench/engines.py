@@ -1,7 +1,7 @@
-"""How long `act` takes on every engine that runs here, from two new images to set-points, and how far it then is off.
+"""Times `act` on every engine that runs here, from two new images to set-points, and compares the set-points.
 
-All contenders are loaded first and then run in turns, so what else the machine does hits all of them. Where the machine
-is shared, the processor time says more than the time on the wall.
+All contenders are loaded first and then run in turns, so that other load hits all of them. On a shared machine the
+processor time is more reliable than the wall time.
 """
 
 import time
@@ -43,7 +43,10 @@ class Contender:
 
 
 def contenders(checkpoints: Sequence[str], device: str, engines: Sequence[str]) -> list[Contender]:
-    """The first is the reference: the first checkpoint in float32 eager. Raises ValueError for an unknown engine."""
+    """Return the contenders. The first is the reference: the first checkpoint in float32 eager.
+
+    Raises ValueError for an unknown engine.
+    """
     if unknown := sorted(set(engines) - set(NAMES)):
         raise ValueError(f'engine must be of {list(NAMES)}, got {unknown[0]!r}')
     found = [Contender(checkpoints[0], 'eager', 'float32', 'eager', 'float32')]
@@ -68,10 +71,10 @@ def bench_engines(
     seconds: float = 30.0,
     threads: int = 0,
 ) -> dict[str, Any]:
-    """Measures for about `seconds`, at least five rounds. Times are in milliseconds.
+    """Time all contenders for about `seconds`, at least five rounds; return times in ms.
 
-    checkpoints: of one robot; the first one is what the others are compared with. observations: what is acted on, by
-    default grey noise. engines: all that run on `device` by default.
+    checkpoints: of one robot; the others are compared with the first one. observations: the inputs, by default grey
+    noise. engines: by default, all that run on `device`.
     """
     loaded: dict[str, MaskedPolicy] = {}
     left_out: dict[str, str] = {}
@@ -133,21 +136,21 @@ def bench_engines(
 def _rounds(
     loaded: dict[str, MaskedPolicy], seen: list[Observation], seconds: float, device: torch.device
 ) -> dict[str, list[tuple[float, float]]]:
-    """(wall, processor) time [s] of each `act`, in turns. The images are new to every one."""
+    """Return the (wall, processor) times [s] of each `act`, run in turns with uncached images."""
     samples: dict[str, list[tuple[float, float]]] = {name: [] for name in loaded}
     end, i = time.perf_counter() + seconds, 0
     while i < 5 or time.perf_counter() < end:
         for name, p in loaded.items():
             p.prepare(seen[i % len(seen)].instruction)  # as the policy node does, when an instruction comes
             wall, cpu = time.perf_counter(), time.process_time()
-            _values(p, seen[i % len(seen)])  # ends when the numbers are here
+            _values(p, seen[i % len(seen)])  # waits for the device
             samples[name].append((time.perf_counter() - wall, time.process_time() - cpu))
         i += 1
     return samples
 
 
 def _values(p: MaskedPolicy, observation: Observation) -> np.ndarray:
-    """(horizon, action_dim without gripper) as the model says them, of images that are new to it."""
+    """Return the actions (horizon, action_dim without gripper) of uncached images."""
     robot = p.config.robot
     p.forget_images()
     values, _ = p.actions(observation.images, state_of(robot, observation), observation.instruction)
@@ -155,7 +158,7 @@ def _values(p: MaskedPolicy, observation: Observation) -> np.ndarray:
 
 
 def _work(p: MaskedPolicy) -> int:
-    """FLOP of matrix products and convolutions in one `act` with new images."""
+    """Return the FLOP of matmuls and convolutions in one `act` with new images."""
     template = p.prompts.action(EXAMPLE)
     rows = template.block.stop - template.block.start
     forward = forward_flops(p.config.network, len(template.ids), rows, p.config.vocabulary.bins)
@@ -173,7 +176,7 @@ def _noise(p: MaskedPolicy, count: int = 8) -> list[Observation]:
 
 
 def _used(device: str) -> int:
-    """[bytes]"""
+    """Return the memory in use [bytes]: reserved on the GPU, or resident in this process."""
     if device == 'cuda':
         torch.cuda.synchronize()
         return torch.cuda.memory_reserved()
@@ -181,7 +184,7 @@ def _used(device: str) -> int:
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result of bench_engines as a table."""
+    """Return the result of bench_engines as a table."""
     rows = result['rows']
     width = max(map(len, rows))
     lines = [

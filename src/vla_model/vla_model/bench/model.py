@@ -1,8 +1,8 @@
-"""How long the model takes, against a baseline that does the work as the public reference does it.
+"""Times the model against a baseline that computes like the public reference.
 
 The baseline has the same weights, device and precision. It pads the prompt to its full length, adds a mask to the
-scores of attention, updates every position in every layer, makes the logits of the whole vocabulary at every position,
-and puts prompts together from Python lists. Contenders run in turns: what else the machine does hits all of them.
+scores of attention, and updates every position in every layer. It computes logits of the whole vocabulary at every
+position, and builds prompts from Python lists. Contenders run in turns, so that other load hits all of them.
 """
 
 import copy
@@ -64,12 +64,11 @@ def bench_model(
     image_engines: tuple[str, ...] = tuple(image_engine.SUPPORTED),
     reference: tuple[Path, str] | None = None,
 ) -> dict[str, Any]:
-    """Measures for about `seconds`, at least three rounds. layers: of the network, 0 for all.
+    """Time all contenders with random weights for about `seconds`, at least three rounds; return times in ms.
 
-    reference: a checkout of the public MM-ACT code, and a Python that can run it: it is timed, too.
-
-    Weights are random. image_engines: what else encodes images, of which those are left out that cannot run here.
-    Raises ValueError for what this machine cannot do. Times in the result are in milliseconds.
+    layers: of the network, 0 for all. image_engines: those that cannot run here are left out. reference: a checkout of
+    the public MM-ACT code, and a Python that can run it, to time it, too. Raises ValueError for an option that this
+    machine does not support.
     """
     shape, target = size_of(size), torch.device(device)
     if target.type == 'cuda' and not torch.cuda.is_available():
@@ -184,7 +183,7 @@ def _reference(
     where: tuple[Path, str], shape: Size, config: NetworkConfig, device: torch.device, precision: str, padded: int,
     prompts: tuple[Template, Template],
 ) -> Row:  # fmt: skip
-    """Times [ms] of the public code, in the same run on the same machine."""
+    """Return times [ms] of the public code, in the same run on the same machine."""
     plan, image = prompts
     spec = {
         'device': str(device), 'dtype': precision, 'network': asdict(config), 'bins': shape.vocabulary.bins,
@@ -197,7 +196,7 @@ def _reference(
 
 @torch.inference_mode()
 def _extrapolate(network: Network, rows: dict[str, Row], template: Template, shape: Size, device: torch.device) -> Row:
-    """Time [ms] of the forward with all layers: what was measured, and one layer for each that is left out."""
+    """Return the time [ms] of the forward with all layers: the measured one, plus one layer's for each left out."""
     weight = next(network.parameters())
     tokens, padded = len(template.ids), template.left + len(template.ids) + template.right
     short, long = (torch.randn(1, n, shape.network.d_model, device=device).to(weight.dtype) for n in (tokens, padded))
@@ -223,7 +222,7 @@ def _extrapolate(network: Network, rows: dict[str, Row], template: Template, sha
 def _rounds(
     contenders: dict[str, Callable[[int], Any]], seconds: float, device: torch.device, least: int = 3
 ) -> dict[str, Row]:
-    """Each in turn, i counting, for about `seconds`: percentiles of the time [ms] after one round to warm up."""
+    """Run contenders in turns for about `seconds`; return percentiles of their times [ms], without the first round."""
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     end, i = time.perf_counter() + seconds, 0
     while i <= least or time.perf_counter() < end:
@@ -246,7 +245,7 @@ def _image_rows(
     seconds: float,
     dying: Mapping[Candidate, str],
 ) -> tuple[dict[str, Row], dict[str, Row], dict[str, str]]:
-    """Time of encoding one image, how many codes and bits are those of float32, and why a path is left out, by path."""
+    """Return, per encoder, time [ms] and shares of codes and bits equal to float32; and why encoders are left out."""
     paths: dict[str, ImageEncoder] = {}
     left_out = {}
     for name in names:
@@ -277,9 +276,9 @@ def _image_rows(
 def _decoder_rows(
     who: str, network: Engine, v: Vocabulary, builder: PromptBuilder, views: Tensor, device: torch.device
 ) -> dict[str, Row]:
-    """Time [ms] of plan and imagine: the first forward, a later one, and all, exact and with the prefix cache.
+    """Return times [ms] of plan and imagine: the first forward, a later one, and all; exact and with the prefix cache.
 
-    What an engine of graphs captures comes before.
+    Engines of graphs capture before the timed forwards.
     """
     plan, image = builder.plan(INSTRUCTION, PLAN_TOKENS), builder.image(INSTRUCTION)
     rows = {}
@@ -305,7 +304,7 @@ def _decoder_rows(
 
 
 def _random(kind: Callable[[Any], M], config: Any, device: torch.device, dtype: torch.dtype) -> M:
-    """Random weights, of a size that keeps activations finite; large matrices repeat one random stretch."""
+    """Return a module with random weights that keep activations finite; large matrices repeat one random part."""
     with torch.device('meta'):
         module = kind(config)
     module = module.to(dtype).to_empty(device=device)
@@ -329,20 +328,20 @@ def _random(kind: Callable[[Any], M], config: Any, device: torch.device, dtype: 
 
 
 def _precision(contender: str, network: str) -> str:
-    """What a contender computes in. That of int8 is what the rest of its graph is in, by which it is judged."""
+    """Return the precision of a contender; of int8, the precision of its other layers, by which it is judged."""
     half, single = contender.endswith(('bfloat16', 'int8')), contender.endswith('float32')
     return 'bfloat16' if half else 'float32' if single else network
 
 
 def _peak_memory(device: torch.device) -> float:
-    """[GiB] most memory so far: allocated on the GPU, or resident in this process."""
+    """Return the peak memory so far [GiB]: allocated on the GPU, or resident in this process."""
     if device.type == 'cuda':
         return torch.cuda.max_memory_allocated(device) / 2**30
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
 def machine(device: torch.device) -> dict[str, str]:
-    """What it was measured on."""
+    """Return processor, GPU and versions of this machine."""
     facts = {
         'processor': cpu_name(),
         'cores': str(len(os.sched_getaffinity(0))),

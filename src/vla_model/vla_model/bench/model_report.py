@@ -4,7 +4,7 @@ from typing import Any
 
 
 def report(result: dict[str, Any]) -> str:
-    """The result of bench_model as text."""
+    """Return the result of bench_model as text."""
     layers, all_layers = result['layers']
     tokens, padded, rows = result['tokens']
     ids, all_ids = result['vocabulary']

@@ -1,7 +1,7 @@
-"""Compares this implementation, tensor by tensor, with numbers that public references made.
+"""Compares this implementation, tensor by tensor, with numbers of public references.
 
-A parity folder holds config.json, det_weights.py, *.safetensors and what its family needs beside them. Its weights are
-made from their names by det_weights.py, so no checkpoint is needed.
+A parity folder holds config.json, det_weights.py, *.safetensors and further files of its family. det_weights.py makes
+the weights from their names, so that no checkpoint is needed.
 """
 
 import json

@@ -37,14 +37,14 @@ class Row:
 
 
 def report(rows: list[Row]) -> bool:
-    """Prints them; True if all pass."""
+    """Print the rows; return whether all pass."""
     failed = sum(not row.passed for row in rows)
     print(*rows, f'{len(rows)} tensors, {failed} failed', sep='\n')
     return not failed
 
 
 class ParityCase:
-    """The contents of a folder. A subclass fills `checks`: patterns of tensor names, and the methods that compute ours.
+    """Compares the tensors of a folder. Subclasses set `checks`: patterns of names, and the methods that compare them.
 
     A method is called with the tensor's name and the named groups of its pattern.
     """
@@ -57,7 +57,7 @@ class ParityCase:
         self.weights = _module(folder / 'det_weights.py')
 
     def check(self, name: str) -> Row:
-        """The row of one tensor. An error while ours is computed fails this tensor alone."""
+        """Return the row of one tensor. An error in this implementation fails this tensor only."""
         for pattern, function in self.checks:
             if match := re.fullmatch(pattern, name):
                 try:
@@ -97,7 +97,7 @@ class ParityCase:
 
 
 def needed(path: Path) -> Path:
-    """The path. Raises FileNotFoundError where no file is there."""
+    """Return the path of a file. Raises FileNotFoundError where it is missing."""
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: a parity folder needs it')
     return path

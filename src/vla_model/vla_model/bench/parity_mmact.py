@@ -1,4 +1,4 @@
-"""MM-ACT, tensor by tensor, against numbers that its public reference made.
+"""Compares MM-ACT, tensor by tensor, with numbers of its public reference.
 
 docs/explanation/reference-model.md has the table of tensor names.
 """
@@ -90,7 +90,7 @@ class MmActCase(ParityCase):
         return Given(ids, slice(masks[0], masks[-1] + 1), whole.shape[1])
 
     def _built(self, name: str) -> tuple[Template, Tensor]:
-        """A template of what the prompt of the folder holds, and its ids (1, length) when filled with that."""
+        """Return the template of a prompt of the folder, and its ids (1, length) with the folder's content."""
         v, given = self.vocabulary, self.given(name)
         ids = given.ids[0].tolist()
         codes = range(v.image_offset, v.image_offset + v.codes)
@@ -118,7 +118,7 @@ class MmActCase(ParityCase):
         return template, template.fill(slots[0], torch.tensor(views), None, slots[1])
 
     def _task(self, ids: list[int], state: bool) -> str:
-        """The text between BOS and the first fixed phrase."""
+        """Return the text between BOS and the first fixed phrase."""
         phrase = self.text.encode(prompt_texts.STATE if state else prompt_texts.HEAD_VIEW)
         ends = [i for i in range(2, len(ids)) if ids[i : i + len(phrase)] == phrase]
         if not ends:
@@ -126,7 +126,7 @@ class MmActCase(ParityCase):
         return self.text.decode(ids[2 : ends[0]])
 
     def _text_length(self) -> int:
-        """Tokens of the text block: the decodes of the folder say."""
+        """Return the length of the text block, which the decodes of the folder have [tokens]."""
         lengths = [int(m[1]) for n in self.tensors if (m := re.fullmatch(r'mmu_gen_(\d+)_\d+', n))]
         return lengths[0] if lengths else 48
 
@@ -210,7 +210,7 @@ class MmActCase(ParityCase):
         return torch.stack([preprocess(self._get(f'img{i}_uint8_hwc'), 256) for i in range(count)])
 
     def _encoder_input(self, count: int) -> Tensor:
-        """The reference's own pixels where they are there, so that each step is checked for itself."""
+        """Return the pixels of the reference where the folder has them, so that each step is checked separately."""
         return torch.from_numpy(self._get('vq_pix')) if 'vq_pix' in self.tensors else self._preprocessed(count)
 
     def _latents(self, name: str) -> Row:

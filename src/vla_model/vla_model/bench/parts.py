@@ -1,4 +1,4 @@
-"""What `bench` measures: shapes, the work in them, and the baseline that does it as the public reference does."""
+"""Parts of the benchmarks: shapes, their number of operations, and the baseline that computes like the reference."""
 
 import math
 import time
@@ -41,7 +41,10 @@ class Size:
 
 
 def size_of(name: str) -> Size:
-    """tiny is for tests; nano has its own layout; the others have the 7-dim two-view layout, padded to 1024."""
+    """Return the shapes of a size of SIZES. tiny is for tests, nano has its own layout.
+
+    The others have the layout of 7 dimensions and two views, padded to 1024. Raises ValueError for an unknown size.
+    """
     if name not in SIZES:
         raise ValueError(f'size must be one of {list(SIZES)}, got {name!r}')
     config = nano.config(TextTokenizer.load(NANO_FILE).size)
@@ -75,9 +78,10 @@ def _levels(channels: int, mult: tuple[int, ...], blocks: tuple[int, ...]) -> di
 
 
 def forward_flops(c: NetworkConfig, tokens: int, rows: int, vocabulary: int) -> int:
-    """Of matrix products in a forward of `tokens` positions that reads `rows` of them and `vocabulary` logits at each.
+    """Return the FLOP of matmuls in a forward of `tokens` positions, with `vocabulary` logits at `rows` of them.
 
-    2 per multiplication and addition. The last layer needs keys and values of all positions, the rest for the rows.
+    A multiplication with its addition counts 2. The last layer computes keys and values of all positions, and the rest
+    for the rows only.
     """
     size, kv = c.n_heads * c.head_size, c.n_kv_heads * c.head_size
     keys = 2 * 2 * tokens * c.d_model * kv
@@ -90,7 +94,7 @@ def forward_flops(c: NetworkConfig, tokens: int, rows: int, vocabulary: int) -> 
 
 
 def encoder_flops(config: ImageTokenizerConfig) -> int:
-    """Of the convolutions and attention for one image."""
+    """Return the FLOP of convolutions and attention for one image."""
     with torch.device('meta'):
         encoder, pixels = ImageTokenizer(config).encoder, torch.empty(1, 3, config.resolution, config.resolution)
     # Fused attention is not counted on every device; its parts are.
@@ -100,9 +104,10 @@ def encoder_flops(config: ImageTokenizerConfig) -> int:
 
 
 def matmul_peak(device: torch.device, dtype: torch.dtype, side: int = 0) -> float:
-    """[FLOP/s] of a product of square matrices: the best of ten, by torch or, on a CPU, by OpenVINO if that is more.
+    """Return the peak rate [FLOP/s] of a matmul of square matrices, the best of ten runs.
 
-    side: 0 is 1024 on a CPU and 8192 on a GPU, which smaller ones do not fill.
+    It is that of torch or, on a CPU, of OpenVINO if it is faster. side: 0 for 1024 on a CPU, and 8192 on a GPU, which
+    smaller matrices do not fill.
     """
     side = side or (8192 if device.type == 'cuda' else 1024)
     a, b = (torch.rand(side, side, device=device).to(dtype) for _ in range(2))
@@ -137,7 +142,7 @@ def _openvino_matmul(side: int, dtype: torch.dtype) -> Callable[[], Any]:
 
 
 def padded_forward(network: Network, ids: Tensor, valid: Tensor) -> Tensor:
-    """Logits (B, T, all) of padded ids (B, T), the long way round: what `Network.forward` leaves out is computed."""
+    """Return logits (B, T, all) of padded ids (B, T), computed without the savings of `Network.forward`."""
     t = network.model['transformer']
     h = t.wte(ids)  # type: ignore[operator]
     bias = padded_mask(valid, h.dtype)
@@ -148,7 +153,7 @@ def padded_forward(network: Network, ids: Tensor, valid: Tensor) -> Tensor:
 
 
 def baseline_act(network: Network, v: Vocabulary, template: Template, state: Tensor, views: Tensor) -> Tensor:
-    """Bins (n,) of the action block."""
+    """Return the bins (n,) of the action block."""
     ids = template.ids.tolist()
     ids[template.state] = state.tolist()
     for slot, view in zip(template.views, views, strict=True):
@@ -160,13 +165,13 @@ def baseline_act(network: Network, v: Vocabulary, template: Template, state: Ten
 
 
 def padded_mask(valid: Tensor, dtype: torch.dtype) -> Tensor:
-    """(B, 1, T, T) to be added to the scores: 0 where query and key are valid (B, T), else the lowest number."""
+    """Return the mask (B, 1, T, T) to add to scores: 0 where query and key are valid (B, T), else the lowest number."""
     allowed = valid[:, None, :, None] & valid[:, None, None, :]
     return torch.zeros(allowed.shape, dtype=dtype, device=valid.device).masked_fill_(~allowed, torch.finfo(dtype).min)
 
 
 def timed(run: Callable[[], Any], device: torch.device) -> float:
-    """[s] until the result is there."""
+    """Return the time of a call [s], including the wait for the device."""
     if device.type == 'cuda':
         torch.cuda.synchronize(device)
     start = time.perf_counter()
@@ -179,7 +184,7 @@ def timed(run: Callable[[], Any], device: torch.device) -> float:
 def dying_engines(
     engines: Sequence[str], image_engines: Sequence[str], device: str, precision: str
 ) -> dict[Candidate, str]:
-    """Why not, of engines that end a process on this machine; tried on random-nano, in a process of its own."""
+    """Return candidate -> reason for engines that end a process on this machine, tried on random-nano in a child."""
     kind = torch.device(device).type
     asked = [Candidate(ENGINE, name) for name in engines if name not in ('eager', 'tensorrt')]
     paths = [(name, d) for name in image_engines for d in image_engine.SUPPORTED[name].get(kind, ())]

@@ -1,7 +1,7 @@
-"""Times the public MM-ACT code, from a checkout that the user points to, with random weights of a given shape.
+"""Times the public MM-ACT code in a given checkout, with random weights of a given shape.
 
-Run by the Python that has what that code needs (transformers 4.46 to 4.57, diffusers, einops, omegaconf, typeguard),
-in a process of its own, which prints one line of JSON at the end. So this file imports nothing of the suite.
+It runs in its own process, by a Python with the packages of that code: transformers 4.46 to 4.57, diffusers, einops,
+omegaconf, typeguard. The process prints one line of JSON at its end. This file therefore imports nothing of the suite.
 """
 
 import json
@@ -16,11 +16,10 @@ REPORT = 'timings: '
 
 
 def time_reference(checkout: Path, python: str, spec: dict[str, Any]) -> dict[str, float]:
-    """Times [ms] of the public code: 'images' (two views), 'forward', 'act' (both, and the prompt's way through the
-    host), 'plan step' and 'imagine step'.
+    """Return times [ms] of the public code: 'images', 'forward', 'act', 'plan step' and 'imagine step'.
 
-    checkout: of MM-ACT. python: an interpreter that can import it. spec: see `main`. Raises ValueError saying what
-    that code said.
+    'images' is of two views; 'act' has images, forward and the prompt on the host. checkout: of MM-ACT. python: an
+    interpreter that can import it. spec: see `main`. Raises ValueError with the error of that code.
     """
     if not (checkout / 'models' / 'modeling_mmact.py').is_file():
         raise ValueError(f'{checkout} has no models/modeling_mmact.py: give a checkout of the public MM-ACT code')
@@ -29,10 +28,10 @@ def time_reference(checkout: Path, python: str, spec: dict[str, Any]) -> dict[st
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=checkout)
     lines = [line for line in done.stdout.splitlines() if line.startswith(REPORT)]
     if done.returncode or not lines:
-        said = (done.stderr.strip().splitlines() or ['nothing'])[-1]
+        output = (done.stderr.strip().splitlines() or ['no output'])[-1]
         raise ValueError(
-            f'the public code does not run with {python} ({said}): give another Python with --reference-python, one '
-            'with transformers 4.46 to 4.57 and what its requirements.txt names'
+            f'the public code does not run with {python} ({output}): give another Python with --reference-python, one '
+            'with transformers 4.46 to 4.57 and the packages in its requirements.txt'
         )
     return json.loads(lines[-1].removeprefix(REPORT))
 

@@ -1,6 +1,6 @@
-"""A checkpoint is a folder: config.json, tokenizer.json, *.safetensors. Nothing in it is ever unpickled.
+"""Reads and writes checkpoint folders: config.json, tokenizer.json, *.safetensors. No pickle is ever read.
 
-Tensors are read one by one into the memory where they stay, so beside the model a load needs one shard at most.
+Tensors are read one by one into their final memory, so that loading needs the memory of the model and one shard.
 """
 
 import hashlib
@@ -26,13 +26,13 @@ from vla_model.tokens.text_tokenizer import TextTokenizer
 INDEX = 'model.safetensors.index.json'
 IMAGE_FILE = 'image_tokenizer.safetensors'
 MAX_SHARD_BYTES = 5_000_000_000
-# What a name starts with says whose tensor it is; the rest of a name is the released one.
+# Tensors whose names start so are of the image tokenizer; the rest of a name is the released one.
 IMAGE_PREFIXES = ('encoder.', 'decoder.', 'quantize.')
 
 
 @dataclass(frozen=True)
 class Stored:
-    """Where a tensor lies, known from the head of its file."""
+    """File and shape of a tensor, read from the header of the file."""
 
     path: Path
     shape: tuple[int, ...]
@@ -40,7 +40,7 @@ class Stored:
 
 
 def check_folder(folder: Path) -> None:
-    """Raises FileNotFoundError or ValueError that says what is wrong with the folder as a whole."""
+    """Raise FileNotFoundError or ValueError where a folder is no checkpoint, naming the fault and the remedy."""
     remedy = f'give {KNOWN}; a checkpoint has config.json, tokenizer.json and *.safetensors'
     if not folder.exists():
         raise FileNotFoundError(f'no checkpoint at {folder}: {remedy}')
@@ -56,7 +56,7 @@ def check_folder(folder: Path) -> None:
 
 
 def check_has_weights(folder: Path, remedy: str) -> None:
-    """Raises FileNotFoundError if there is no *.safetensors in the folder."""
+    """Raise FileNotFoundError for a folder without *.safetensors, or ValueError naming what else it holds."""
     if not any(folder.glob('*.safetensors')):
         if other := explain_folder(folder) if folder.is_dir() else '':
             raise ValueError(other)
@@ -66,10 +66,10 @@ def check_has_weights(folder: Path, remedy: str) -> None:
 
 
 def list_tensors(folder: Path) -> dict[str, Stored]:
-    """The tensors of a folder by name, without reading them: of the files that its index names, else of all.
+    """Return name -> file and shape of the tensors in the files of the index; without an index, in all files.
 
-    Raises FileNotFoundError or ValueError naming a file that is missing or damaged, or a tensor that is in two files
-    or not where the index says.
+    Raises FileNotFoundError or ValueError naming a missing or damaged file. Raises ValueError naming a tensor that is
+    in two files, or not in the file of the index.
     """
     index = _read_index(folder / INDEX)
     paths = {folder / name for name in index.values()} or set(folder.glob('*.safetensors'))
@@ -102,10 +102,10 @@ def load_into(
     folder: Path,
     name_of: Callable[[str], str] = str,
 ) -> dict[str, str]:
-    """Gives `module`, made on the meta device, its weights: on `device`, numbers in `dtype`. Returns their digests.
+    """Load the weights of `module`, which is on the meta device, to `device` in `dtype`. Return name -> digest.
 
-    name_of: gives the stored name of one of the module's tensors, which is also its name in digests and errors.
-    Raises ValueError naming tensors that are missing, too many, of another shape, not finite, or a damaged file.
+    name_of: returns the stored name of a tensor of the module; digests and errors have this name. Raises ValueError
+    naming tensors that are missing, unexpected, of another shape or not finite, or a damaged file.
     """
     expected = {name_of(name): t for name, t in module.state_dict().items()}
     check_names(expected, stored, folder)
@@ -122,7 +122,7 @@ def load_into(
 
 
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
-    """Floating point numbers to `dtype`, but for those of quantized layers, whose types are part of the scheme."""
+    """Cast floating point tensors to `dtype`, except those of quantized layers, whose types belong to the scheme."""
     for part in module.modules():
         if isinstance(part, QuantizedLayer):
             part.dtype = dtype
@@ -253,7 +253,7 @@ def _read_index(path: Path) -> dict[str, str]:
     check_file(path, 'the index of the weights', '')
     try:
         index = json.loads(path.read_text())['weight_map']
-        # A file elsewhere is none of this checkpoint's.
+        # Only files in the same folder belong to the checkpoint.
         good = bool(index) and all(isinstance(f, str) and Path(f).name == f for f in index.values())
     except (ValueError, KeyError, TypeError, AttributeError):
         good = False
@@ -263,7 +263,7 @@ def _read_index(path: Path) -> dict[str, str]:
 
 
 def check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], folder: Path) -> None:
-    """Raises ValueError naming tensors that are missing, too many or of another shape."""
+    """Raise ValueError naming tensors that are missing, unexpected or of another shape."""
     missing, unexpected = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
     if missing or unexpected:
         if other := explain_names(expected.keys(), stored.keys()):
@@ -281,7 +281,7 @@ def check_names(expected: Mapping[str, Tensor], stored: Mapping[str, Stored], fo
 
 
 def check_finite(name: str, target: Tensor, stored: torch.dtype, folder: Path) -> None:
-    """Raises ValueError where a tensor, which was stored as `stored`, is not finite."""
+    """Raise ValueError where a tensor, read from the type `stored`, is not finite."""
     if not target.is_floating_point() or not target.numel():
         return
     if target.dtype == torch.float8_e4m3fn:  # has no infinity, and torch cannot compare it

@@ -1,4 +1,4 @@
-"""What a model will need, before anything is loaded: exact where shapes say it, estimated elsewhere."""
+"""Computes the memory that a model will need, before it is loaded: exact from shapes, else an estimate."""
 
 from dataclasses import dataclass, replace
 
@@ -16,20 +16,20 @@ from vla_model.tokens.vocabulary import Vocabulary
 
 GIB = 2**30
 ORINS = (8, 16, 32, 64)  # [GB] modules of Jetson Orin; CPU and GPU share it
-ORIN_SEEN = 0.93  # share of that which Linux sees: 7.4 GiB of 8, 61 of 64
+ORIN_SEEN = 0.93  # share that is available to Linux: 7.4 GiB of 8, 61 of 64
 ORIN_SYSTEM = 1.5  # [GiB] of Linux, ROS and drivers, without a desktop
 CUDA_CONTEXT = 0.6  # [GiB] of driver, cuBLAS, cuDNN
-PLAN_TOKENS = 256  # longest block of a plan; all the vocabulary is read for it
+PLAN_TOKENS = 256  # longest block of a plan, which reads logits of the whole vocabulary
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """[bytes] by what they are for."""
+    """Memory by purpose [bytes]."""
 
     weights: int  # of the network; exact
     image_tokenizer: int  # exact
     copies: int  # of weights that an engine makes
-    keys_values: int  # kept between forwards, if a prefix cache is used
+    keys_values: int  # of the key/value cache, if one is used
     activations: int  # largest of act, plan and image, estimated
     workspace: int  # of libraries and graphs, estimated
 
@@ -38,7 +38,7 @@ class MemoryPlan:
         return sum(self.parts().values())
 
     def parts(self) -> dict[str, int]:
-        """[bytes] by name, in order."""
+        """Return name -> size [bytes], in the order of the fields."""
         return {name.replace('_', ' '): int(getattr(self, name)) for name in self.__dataclass_fields__}
 
     def __str__(self) -> str:
@@ -54,7 +54,7 @@ def plan(
     device: str = 'cuda',
     engine: str = 'eager',
 ) -> MemoryPlan:
-    """Of a model that is loaded with these arguments of `loading.load`; config.quantization says how it is stored."""
+    """Return the memory of a model that is loaded with these options, see LoadOptions and `config.quantization`."""
     with torch.device('meta'):
         network, image = Network(config.network), ImageTokenizer(config.image_tokenizer)
     if config.quantization is not None:
@@ -65,7 +65,7 @@ def plan(
         images += sum(p.numel() for p in image.encoder.parameters()) * image_dtype.itemsize
     copies = 0
     if engine.startswith('openvino'):
-        # The exported graph in float32, and what the library makes of it.
+        # The exported graph in float32, and the compiled one in its precision.
         count = network_numbers(config.network)
         copies = count * (4 + (4 if engine.endswith('float32') else 2 if engine.endswith('bfloat16') else 1))
     c, robot = config.network, config.robot
@@ -82,38 +82,38 @@ def plan(
 
 
 def network_numbers(config: NetworkConfig) -> int:
-    """Parameters of the network, however they are stored."""
+    """Return the number of parameters of the network, for any precision of storage."""
     with torch.device('meta'):
         return sum(p.numel() for p in Network(config).parameters())
 
 
 def _activations(config: ModelConfig, tokens: int, dtype: torch.dtype, image_dtype: torch.dtype) -> int:
-    """The larger of a forward of the network and of the image tokenizer."""
+    """Return the memory of activations [bytes]: the larger one of network and image tokenizer."""
     c, i = config.network, config.image_tokenizer
-    # Residual, its norm in float32, queries, keys, values and what attention gives; then gate, up and their product.
+    # Residual, its norm in float32, queries, keys, values and the result of attention; then gate, up and their product.
     block = tokens * max(
         c.d_model * (7 * dtype.itemsize + 8), c.d_model * 3 * dtype.itemsize + 3 * c.mlp_hidden_size * 4
     )
     logits = PLAN_TOKENS * c.vocab_size * (dtype.itemsize + 8)  # probabilities are float32
-    # Maps of the highest resolution, of the widest layer there: in, out, normed, and what a convolution unrolls.
+    # Feature maps of the widest layer of the highest resolution: input, output, norm, and an unrolled convolution.
     width = i.channels * max(i.encoder_mult[0], i.decoder_mult[0])
     images = 5 * i.resolution**2 * width * max(image_dtype.itemsize, 4)
     return max(block + logits, images)
 
 
 def _widened(network: Network, dtype: torch.dtype) -> int:
-    """A quantized weight, or a part of it, that is widened for its product, in float32 and in `dtype`."""
+    """Return the memory [bytes] of the largest widened part of a quantized weight, in float32 and in `dtype`."""
     layers = [m for m in network.modules() if isinstance(m, QuantizedLinear) and m.scheme != 'int8']
     return min(WIDE, max((m.outputs * m.inputs[0] for m in layers), default=0)) * (4 + dtype.itemsize)
 
 
 def size_of(module: nn.Module) -> int:
-    """[bytes] of all its tensors."""
+    """Return the size of all parameters and buffers [bytes]."""
     return sum(t.numel() * t.element_size() for t in (*module.parameters(), *module.buffers()))
 
 
 def stored_size(config: ModelConfig, dtype: torch.dtype) -> int:
-    """[bytes] of the tensors of a checkpoint on disk, floating point in `dtype`; exact but for the heads of files."""
+    """Return the size of a checkpoint's tensors on disk [bytes], floating point in `dtype`, without file headers."""
     with torch.device('meta'):
         network, image = Network(config.network), ImageTokenizer(config.image_tokenizer)
     if config.quantization is not None:
@@ -124,12 +124,12 @@ def stored_size(config: ModelConfig, dtype: torch.dtype) -> int:
 
 
 def orin(size: int) -> float:
-    """[bytes] that a model can have on an Orin with `size` GB."""
+    """Return the memory that a model can use on an Orin with `size` GB [bytes]."""
     return (size * ORIN_SEEN - ORIN_SYSTEM) * GIB
 
 
 def available(device: torch.device) -> tuple[int, str]:
-    """([bytes] that are free now, of what), asked from the device."""
+    """Return the free memory [bytes] and the name of the device."""
     if device.type == 'cuda':
         return torch.cuda.mem_get_info(device)[0], torch.cuda.get_device_name(device)
     return psutil.virtual_memory().available, 'this machine'

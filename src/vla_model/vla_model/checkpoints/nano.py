@@ -1,4 +1,4 @@
-"""The nano configuration: the whole model at a size that runs on one CPU core, for a Franka with two cameras."""
+"""The nano configuration: the complete model in a size for one CPU core, for a Franka with two cameras."""
 
 import torch
 from torch import nn
@@ -7,7 +7,7 @@ from vla_model.checkpoints.shipped import RANDOM
 from vla_model.config import ImageTokenizerConfig, ModelConfig, NetworkConfig, RobotInterface
 from vla_model.tokens.vocabulary import Vocabulary
 
-# Of the action spaces that nano models are made for, the ends of an action without the gripper.
+# Action space of nano models -> low and high ends of an action, without the gripper.
 ACTIONS = {
     # 1 rad/s for the 1.6 s of a chunk: 1.6 mrad between bins.
     'joint_delta': ((-1.6,) * 7, (1.6,) * 7),
@@ -17,7 +17,10 @@ ACTIONS = {
 
 
 def config(text: int, action_space: str = 'joint_delta', points: int = 0, gripper: bool = True) -> ModelConfig:
-    """`text`: length of the text tokenizer. action_space: one of ACTIONS. points, gripper: see RobotInterface."""
+    """Return the configuration. text: length of the text tokenizer. action_space: one of ACTIONS.
+
+    points, gripper: see RobotInterface.
+    """
     image_tokenizer = ImageTokenizerConfig(
         resolution=128,
         channels=16,
@@ -61,7 +64,7 @@ def config(text: int, action_space: str = 'joint_delta', points: int = 0, grippe
 
 @torch.no_grad()
 def init_weights(module: nn.Module, seed: int) -> None:
-    """Same seed, same weights: norms 1, biases 0, embeddings std 0.02, the rest std 1 / sqrt(inputs)."""
+    """Set random weights by a seed: norms 1, biases 0, embeddings std 0.02, all others std 1 / sqrt(inputs)."""
     generator = torch.Generator().manual_seed(seed)
     for name, p in module.named_parameters():
         if p.ndim == 1:

@@ -1,4 +1,4 @@
-"""What a model is called: the folder of a checkpoint, or one of a few names. Importing this costs no torch."""
+"""Names of models: the folder of a checkpoint, or one of a few fixed names. Importing this costs no torch."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ KNOWN = f"the folder of a checkpoint, '{SHIPPED}' (the trained model of the suit
 
 
 def default_model() -> str:
-    """The folder of the trained model; 'random-nano' where there is none."""
+    """Return the folder of the trained model; 'random-nano' where it is missing."""
     return str(FOLDER) if (FOLDER / 'config.json').is_file() else RANDOM
 
 
 def is_random(model: str | Path) -> bool:
-    """Whether a model that is given by path or name is the one of random weights."""
+    """Return whether a path or name is that of the model with random weights."""
     return str(model) == RANDOM
 
 
 def model_path(model: str | Path) -> str:
-    """'random-nano', or the folder of a model that is given by path or name; an empty one is the default.
+    """Return 'random-nano', or the folder of a model given by path or name; empty: the default model.
 
-    Every command and `loading.load` find a model so. Whether a checkpoint is there, `checkpoint.check_folder` says.
+    All commands and `loading.load` use this rule. `checkpoint.check_folder` checks the folder.
     """
     text = str(model)
     if text == SHIPPED and not Path(text).is_dir():

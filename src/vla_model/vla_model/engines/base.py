@@ -1,4 +1,4 @@
-"""What an engine is: how a network is run, and the request that it is tried with."""
+"""The base class of engines, which run a network, and the prompts that they are checked on."""
 
 import copy
 from collections.abc import Callable
@@ -15,16 +15,16 @@ from vla_model.tokens.vocabulary import Vocabulary
 
 @dataclass(frozen=True)
 class Act:
-    """What `act` asks of the network, with prompts to calibrate and check on."""
+    """The request of `act` to the network, with prompts for calibration and checks."""
 
     prompts: tuple[Tensor, ...]  # ids (1, T), images and states random
     block: slice
     vocabulary: slice
-    longest: int  # tokens of the longest prompt that may come
+    longest: int  # length of the longest possible prompt [tokens]
 
     @classmethod
     def of(cls, template: Template, v: Vocabulary, longest: int, prompts: int = 12) -> 'Act':
-        """Prompts on the device of `template`, the same at every call."""
+        """Return a request with random prompts on the device of `template`; they are the same at every call."""
         generator = torch.Generator().manual_seed(0)
         made = []
         for _ in range(prompts):
@@ -37,14 +37,14 @@ class Act:
 
 
 class Engine:
-    """torch eager, on any device. The other engines inherit what they do not do faster."""
+    """Runs torch eager on any device. Other engines override the requests that they run faster."""
 
     name = 'eager'
-    fixed_shapes = False  # True: every request for a kind of block has the same shape
+    fixed_shapes = False  # True: all requests of a type have the same shape
 
     def __init__(self, network: Network, image_tokenizer: ImageTokenizer):
         self.network, self.image_tokenizer = network, image_tokenizer
-        self.encoder = ImageEncoder(image_tokenizer)  # `make` may put a faster one here
+        self.encoder = ImageEncoder(image_tokenizer)  # `make` may replace it by a faster one
         self.error = 0.0  # relative difference of its logits from eager's
 
     def __call__(
@@ -55,24 +55,24 @@ class Engine:
         valid: Tensor | None = None,
         cache: KeyValues | None = None,
     ) -> Tensor:
-        """Logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
+        """Return logits (B, rows, vocabulary) of ids (B, T), as `Network.forward`."""
         return self.network(ids, rows, vocabulary, valid, cache)
 
     def prepare(self, length: int) -> None:
-        """Prompts of so many tokens will come: an engine that can be faster for one length may get ready."""
+        """Prepare for prompts of `length` tokens; engines that are faster for one length compile it here."""
 
     def seal(self) -> None:
-        """Everything that will be asked for has been asked for once. Engines of graphs capture no more."""
+        """End the warm-up: each later request has run once before. Engines of graphs stop capturing."""
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
+        """Return codes (B, tokens) int64 of pixels (B, 3, resolution, resolution), as `ImageTokenizer.encode`."""
         return self.encoder(pixels)
 
 
 class ImageEncoder:
-    """torch eager, on any device. The others replace what runs the encoder."""
+    """Encodes images by torch eager on any device. Subclasses replace the call of the encoder."""
 
-    together = False  # True: several images in one call take less time than one after the other, and get the same codes
+    together = False  # True: a batch of images is faster than single ones, and gets the same codes
 
     def __init__(self, image_tokenizer: ImageTokenizer, dtype: torch.dtype = torch.float32) -> None:
         """float32 shares the tokenizer's weights; other precisions take a copy of the encoder."""
@@ -87,5 +87,5 @@ class ImageEncoder:
 
     @torch.inference_mode()
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, resolution, resolution) float32 -> (B, tokens) int64 codes, as `ImageTokenizer.encode`."""
+        """Return codes (B, tokens) int64 of pixels (B, 3, resolution, resolution), as `ImageTokenizer.encode`."""
         return self.quantize(self._run(pixels.to(self.dtype, memory_format=torch.channels_last)))

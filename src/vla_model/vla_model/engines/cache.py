@@ -1,4 +1,4 @@
-"""The cache folder, its files, and the versions that these depend on. Importing this costs no torch."""
+"""The cache folder, its files, and the library versions that they depend on. Importing this costs no torch."""
 
 import json
 import logging
@@ -10,12 +10,12 @@ _log = logging.getLogger(__name__)
 
 
 def cache_folder() -> Path:
-    """The folder of exported graphs and of verdicts on engines; deleting it is harmless."""
+    """Return the folder of exported graphs and of verdicts on engines. It may be deleted."""
     return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'vla_model'
 
 
 def write_json(file: Path, content: dict) -> None:
-    """The file appears whole or not at all. A folder that cannot be written costs time at the next start, no more."""
+    """Write a JSON file atomically. Log a warning where the folder cannot be written; the next start is slower."""
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f'.{file.name}.{os.getpid()}')
@@ -26,7 +26,7 @@ def write_json(file: Path, content: dict) -> None:
 
 
 def read_json(file: Path) -> dict:
-    """The object in a file; empty where there is none, or another kind of content."""
+    """Return the object in a JSON file; empty where the file is missing or holds something else."""
     try:
         content = json.loads(file.read_text())
     except (OSError, ValueError):
@@ -35,7 +35,7 @@ def read_json(file: Path) -> dict:
 
 
 def versions(*packages: str) -> str:
-    """The installed versions of packages, by default of the libraries whose graphs are kept."""
+    """Return the installed versions of packages; by default, of the libraries whose graphs are cached."""
     parts = []
     for package in packages or ('torch', 'openvino'):
         try:

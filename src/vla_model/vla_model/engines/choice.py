@@ -15,7 +15,7 @@ EXACT = Candidate(IMAGES, 'eager', 'float32')
 
 @dataclass(frozen=True)
 class Choice:
-    """Names of engines that passed their trial here, or need none."""
+    """The chosen engines, which passed their trial here or need none."""
 
     engine: str = 'eager'
     image_engine: str = 'eager'
@@ -24,7 +24,7 @@ class Choice:
 
 
 def candidates(subject: Subject, engine: str, image_dtype: str, image_engine: str) -> tuple[Groups, Groups]:
-    """What is to be tried of engines and of image engines, with these arguments of loading.load."""
+    """Return the candidates of engines and of image engines for these options of loading."""
     device = str(subject.load['device']).split(':')[0]
     network: Groups = ()
     if engine == 'auto':
@@ -40,9 +40,9 @@ def candidates(subject: Subject, engine: str, image_dtype: str, image_engine: st
 
 
 def choose(subject: Subject, engine: str, image_dtype: str, image_engine: str, ask: Asking = verdicts) -> Choice:
-    """The engines to make. 'auto' is the fastest of those that passed and are close to eager; eager needs no trial.
+    """Return the engines to make. 'auto' takes the fastest one that passed and is close to eager.
 
-    Raises ValueError with the cause and the remedy for an engine that is asked for by name and did not pass.
+    Eager needs no trial. Raises ValueError with cause and remedy for a named engine that did not pass.
     """
     network, image = candidates(subject, engine, image_dtype, image_engine)
     tried: dict[Candidate, Verdict] = {}
@@ -80,7 +80,10 @@ def choose(subject: Subject, engine: str, image_dtype: str, image_engine: str, a
 
 
 def _fastest(groups: Groups, limit: float, share: float, verdicts_of: Callable) -> Candidate | None:
-    """The fastest of the first group that has one within the limit of error and below `share` of eager's time."""
+    """Return the fastest candidate of the first group in which one passes.
+
+    limit: largest error. share: of eager's time, which the fastest must be below.
+    """
     for group in groups:
         good = {c: v.share for c, v in verdicts_of(group, False).items() if v.passed and v.error <= limit}
         fastest = min(good, key=good.__getitem__, default=None)
@@ -95,7 +98,7 @@ def _remarks(groups: Groups, tried: dict[Candidate, Verdict], instead: str) -> l
 
 
 def _demand(candidate: Candidate, verdicts_of: Callable) -> None:
-    """Raises ValueError unless the candidate passed."""
+    """Raise ValueError unless the candidate passed its trial."""
     verdict = verdicts_of((candidate,), True)[candidate]
     if verdict.native:
         raise ValueError(

@@ -1,7 +1,7 @@
-"""What runs the image encoder: torch eager, torch.compile, or OpenVINO on a CPU; chosen by one name and a precision.
+"""Makes image encoders by name and precision: torch eager, torch.compile, or OpenVINO on a CPU.
 
-All but eager float32 are compared with it when they are made: a code is a row of signs, and one of them flips where
-another order or precision of sums moves a channel over zero. A path that flips too many is refused.
+Each is compared with eager float32 when it is made. A code consists of the signs of channels. Another order or
+precision of sums moves some channels over zero. An encoder that changes too many codes is refused.
 """
 
 import copy
@@ -20,7 +20,7 @@ from torch import Tensor
 from vla_model.engines.base import ImageEncoder
 from vla_model.image_tokenizer import ImageTokenizer
 
-ROUNDS = 5  # of each that 'auto' chooses among
+ROUNDS = 5  # timed calls of each candidate of 'auto'
 DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 # Engine -> device -> precisions of the encoder. OpenVINO converts from float32.
 SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
@@ -29,18 +29,18 @@ SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'openvino': {'cpu': ('float32', 'bfloat16', 'int8')},
 }
 NAMES = ('auto', *SUPPORTED)
-# Smallest share of codes that must be those of float32 eager. Measured with random weights on a CPU: all in float32,
-# 94 to 96 % in bfloat16; float16 has three more bits. Codes of something else agree by chance, hardly ever.
+# Smallest accepted share of codes equal to those of float32 eager. Measured with random weights on a CPU: all in
+# float32, 94 to 96 % in bfloat16; float16 has three more bits. Unrelated codes are hardly ever equal.
 LIMITS = {'float32': 0.98, 'float16': 0.95, 'bfloat16': 0.8, 'int8': 0.8}
-CODES = 512  # at least so many are compared
-CALIBRATION = 12  # pictures that set the ranges of int8, others than those that are compared
-# 'auto' takes nothing that gives fewer of the codes of float32 eager. It leaves 'compile' out, which takes a minute.
+CODES = 512  # least number of compared codes
+CALIBRATION = 12  # pictures that set the ranges of int8; other pictures are compared
+# Smallest share of codes equal to float32 eager for 'auto'. It never takes 'compile', which needs a minute.
 AUTO_AGREEMENT = 0.97
-AUTO_FIRST = (('openvino', 'bfloat16'), ('openvino', 'int8'))  # on a CPU they leave the others behind
+AUTO_FIRST = (('openvino', 'bfloat16'), ('openvino', 'int8'))  # the fastest ones on a CPU
 
 
 class Compiled(ImageEncoder):
-    """torch.compile, for one image at a time. Takes seconds to make; torch keeps what it compiled in its own cache."""
+    """Encodes one image per call by torch.compile. Compiling takes seconds; torch caches the result."""
 
     def __init__(self, image_tokenizer: ImageTokenizer, dtype: torch.dtype = torch.float32) -> None:
         super().__init__(image_tokenizer, dtype)
@@ -50,12 +50,12 @@ class Compiled(ImageEncoder):
 
 
 class OpenVinoEncoder(ImageEncoder):
-    """OpenVINO on a CPU: a graph for each number of images in a call, made when it is first asked for (0.3 s)."""
+    """Encodes by OpenVINO on a CPU. The first call with a number of images makes their graph (0.3 s)."""
 
     together = True
 
     def __init__(self, image_tokenizer: ImageTokenizer, precision: str) -> None:
-        """precision: float32, bfloat16, or int8, which leaves what is narrow or not normalized in floating point."""
+        """precision: float32, bfloat16, or int8, in which narrow and unnormalized layers keep floating point."""
         from vla_model.engines import openvino_graph as export
 
         super().__init__(image_tokenizer)
@@ -71,7 +71,7 @@ class OpenVinoEncoder(ImageEncoder):
     def __call__(self, pixels: Tensor) -> Tensor:
         request = self._requests.get(len(pixels)) or self._made(pixels)
         request.infer({0: pixels.contiguous().numpy()}, share_inputs=True, share_outputs=True)
-        # Read before the next call overwrites it.
+        # The result is read before the next call overwrites it.
         return self.quantize(torch.from_numpy(request.get_output_tensor(0).data))
 
     def _made(self, pixels: Tensor) -> Any:
@@ -84,7 +84,7 @@ class OpenVinoEncoder(ImageEncoder):
 
 
 def check(name: str, device: str, dtype: str) -> None:
-    """Raises ValueError if the engine does not run on `device` ('cpu' or 'cuda') in this precision, or lacks a tool."""
+    """Raise ValueError if the engine does not support `device` ('cpu' or 'cuda') and precision, or lacks a tool."""
     if name not in NAMES:
         raise ValueError(f'image_engine must be one of {list(NAMES)}, got {name!r}')
     if name == 'auto':
@@ -114,10 +114,9 @@ def check(name: str, device: str, dtype: str) -> None:
 
 
 def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> ImageEncoder:
-    """The encoder on the device of `image_tokenizer`, compared with float32 eager.
+    """Return the encoder on the device of `image_tokenizer`, after a comparison with float32 eager.
 
-    dtype 'auto' is float32. Raises ValueError where it cannot run here, or too few of its codes are those of float32
-    eager.
+    dtype 'auto' is float32. Raises ValueError where it cannot run here, or too few of its codes equal those of eager.
     """
     weight = next(image_tokenizer.parameters())
     check(name, weight.device.type, dtype)
@@ -135,7 +134,7 @@ def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> 
     pictures = [picture(config.resolution, i).to(weight.device) for i in range(max(2, -(-CODES // config.tokens)))]
     try:
         made.agreement = agreement(made, exact, pictures)
-    except (RuntimeError, OSError) as error:  # what compiles does so at its first image
+    except (RuntimeError, OSError) as error:  # 'compile' compiles at the first image
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(
             f"image_engine {name!r} in {dtype} does not run here ({first}): for 'compile' install a C++ compiler and "
@@ -150,9 +149,9 @@ def make(name: str, image_tokenizer: ImageTokenizer, dtype: str = 'float32') -> 
 
 
 def auto_candidates(device: str, dtype: str) -> tuple[tuple[tuple[str, str], ...], tuple[tuple[str, str], ...]]:
-    """(Engines and precisions that 'auto' tries, those that it tries where none of these is faster and close to eager).
+    """Return the (engine, precision) pairs that 'auto' tries first, and those that it tries where none of them passes.
 
-    dtype: 'auto', or the precision that is asked for. Eager in float32 is not among them: it needs no trial.
+    dtype: 'auto', or the requested precision. Eager in float32 is left out, as it needs no trial.
     """
     found = [(n, d) for n, devices in SUPPORTED.items() for d in devices.get(device, ()) if dtype in ('auto', d)]
     found = [path for path in found if path[0] != 'compile' and path != ('eager', 'float32')]
@@ -164,7 +163,7 @@ def auto_candidates(device: str, dtype: str) -> tuple[tuple[tuple[str, str], ...
 
 @torch.inference_mode()
 def measure(encoders: dict[str, ImageEncoder], pixels: Tensor, rounds: int = ROUNDS) -> dict[str, float]:
-    """Shortest time [ms] of each for pixels (B, 3, side, side), taken in turns."""
+    """Return name -> shortest time [ms] for pixels (B, 3, side, side). Encoders are timed in turns."""
     times = dict.fromkeys(encoders, math.inf)
     for _ in range(rounds):
         for name, encoder in encoders.items():
@@ -175,12 +174,12 @@ def measure(encoders: dict[str, ImageEncoder], pixels: Tensor, rounds: int = ROU
 
 
 def agreement(made: Callable[[Tensor], Tensor], exact: Callable[[Tensor], Tensor], pictures: list[Tensor]) -> float:
-    """Share of equal codes over pictures (3, side, side), encoded one at a time."""
+    """Return the share of equal codes over pictures (3, side, side), encoded one at a time."""
     return sum(float((made(p[None]) == exact(p[None])).float().mean()) for p in pictures) / len(pictures)
 
 
 def picture(side: int, seed: int) -> Tensor:
-    """(3, side, side) in [-1, 1]: random blobs with a little noise, the same for a seed."""
+    """Return a picture (3, side, side) in [-1, 1] of random blobs with noise; equal seeds give equal pictures."""
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(1, 3, 8, 8, generator=generator) * 2 - 1
     smooth = F.interpolate(coarse, (side, side), mode='bicubic')[0]

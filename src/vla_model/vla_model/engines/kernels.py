@@ -1,7 +1,7 @@
-"""What stands between the matrix matmuls of the network, one kernel each: norm, gate and rotation, with rounding.
+"""The operations between the matmuls of the network, one kernel each: norm, gate and rotation, with rounding.
 
-On a GPU these are Triton kernels that read and write once; elsewhere, and as their reference, the same expressions in
-torch. With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, for tests.
+On a GPU these are Triton kernels, which read and write each number once. Elsewhere, and as their reference, they are
+the same expressions in torch. With TRITON_INTERPRET=1 the kernels run on a CPU, slowly, for tests.
 """
 
 import importlib.util
@@ -22,7 +22,7 @@ Rounded = tuple[Tensor, Tensor]  # (M, K) int8 or float8_e4m3fn, and the scale (
 
 
 def available(device: torch.device) -> bool:
-    """True where the Triton kernels can run on tensors of `device`."""
+    """Return whether the Triton kernels can run on tensors of `device`."""
     interpreted = os.environ.get('TRITON_INTERPRET') == '1'
     return (device.type == 'cuda' or interpreted) and _installed()
 
@@ -36,9 +36,10 @@ def _installed() -> bool:
 
 
 def round_rows(x: Tensor, kind: str, scale: Tensor | None = None) -> Rounded:
-    """x (M, K) in `kind`, 'int8' or 'fp8'. scale () fp32: a fixed one for all rows; without, that of each row.
+    """Return x (M, K) rounded to `kind`, 'int8' or 'fp8', and its scales.
 
-    int8 rounds halves to even. What is beyond a fixed scale is clipped.
+    scale: () fp32, one fixed scale for all rows; None: one per row. int8 rounds halves to even. Numbers beyond a fixed
+    scale are clipped.
     """
     x, limit = x.float(), LIMITS[kind]
     if scale is None:
@@ -50,28 +51,28 @@ def round_rows(x: Tensor, kind: str, scale: Tensor | None = None) -> Rounded:
 
 
 def quantize(x: Tensor, kind: str, scale: Tensor | None = None) -> Rounded:
-    """`round_rows` in one kernel, where there is one."""
+    """Return `round_rows` of x, by one kernel where Triton is available."""
     if available(x.device):
         return _rows('', x, x.shape[1], None, 0.0, kind, scale)
     return round_rows(x, kind, scale)
 
 
 def norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
-    """RMSNorm of x (M, K), as `network.RMSNorm`."""
+    """Return the RMSNorm of x (M, K), as `network.RMSNorm`."""
     if available(x.device):
         return _rows('norm', x, x.shape[1], weight, eps, '', None)[0]
     return F.rms_norm(x.float(), weight.shape, eps=eps).to(x.dtype) * weight
 
 
 def norm_round(x: Tensor, weight: Tensor, eps: float, kind: str, scale: Tensor | None = None) -> Rounded:
-    """`norm`, rounded as in `round_rows`."""
+    """Return `norm` of x (M, K), rounded as in `round_rows`."""
     if available(x.device):
         return _rows('norm', x, x.shape[1], weight, eps, kind, scale)
     return round_rows(F.rms_norm(x.float(), weight.shape, eps=eps).to(x.dtype) * weight, kind, scale)
 
 
 def gate(x: Tensor) -> Tensor:
-    """silu(a) * b of x (M, 2 K), whose halves are a and b."""
+    """Return silu(a) * b (M, K) of x (M, 2 K), whose halves are a and b."""
     if available(x.device):
         return _rows('gate', x, x.shape[1] // 2, None, 0.0, '', None)[0]
     a, b = x.chunk(2, -1)
@@ -79,7 +80,7 @@ def gate(x: Tensor) -> Tensor:
 
 
 def gate_round(x: Tensor, kind: str, scale: Tensor | None = None) -> Rounded:
-    """`gate`, rounded as in `round_rows`."""
+    """Return `gate` of x (M, 2 K), rounded as in `round_rows`."""
     if available(x.device):
         return _rows('gate', x, x.shape[1] // 2, None, 0.0, kind, scale)
     a, b = x.chunk(2, -1)

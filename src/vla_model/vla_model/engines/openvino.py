@@ -1,4 +1,4 @@
-"""OpenVINO on a CPU: the forward of `act` as a compiled graph."""
+"""The engines 'openvino-*': the forward of `act` as a compiled OpenVINO graph on a CPU."""
 
 import contextlib
 import hashlib
@@ -20,12 +20,12 @@ from vla_model.network import KeyValues, Network
 from vla_model.quantized import is_quantized
 
 _log = logging.getLogger(__name__)
-KEPT = 4  # graphs for one length of prompt, besides that for any
-FORMAT = 3  # of what is kept; grows when export.py makes other graphs
+KEPT = 4  # cached graphs for one length of prompt, beside the graph for any length
+FORMAT = 3  # of the cached files; grows when openvino_graph.py makes other graphs
 
 
 class OpenVino(Engine):
-    """Takes prompts of any length. The graph and its check are kept in the cache folder, by the name of the weights."""
+    """Runs prompts of any length. The cache folder holds the graph and its check, by the model id."""
 
     def __init__(
         self,
@@ -35,7 +35,7 @@ class OpenVino(Engine):
         act: Act,
         model_id: str,
     ):
-        """precision: float32, bfloat16, or int8 (then what is not int8 is bfloat16 where the processor has it)."""
+        """precision: float32, bfloat16, or int8 (other layers are in bfloat16 where the processor supports it)."""
         import openvino as ov
 
         super().__init__(network, image_tokenizer)
@@ -67,7 +67,7 @@ class OpenVino(Engine):
         return self._run(ids, export.rows_of(rows))  # type: ignore[arg-type]
 
     def prepare(self, length: int) -> None:
-        """A graph for this length alone, a sixth faster; where it computes something else, that for any is kept."""
+        """Compile a graph for this length, which is a sixth faster. It is not used where its results differ."""
         if length in self._of_length or length > self._act.longest:
             return
         model = self._model.clone()
@@ -78,7 +78,7 @@ class OpenVino(Engine):
         ids[:, : known.shape[1]] = known
         rows = torch.arange(length - self._rows, length)
         a, b = (self._infer(request, ids, rows).double() for request in (made, self._request))
-        # As in export.check: where numbers are rounded, the last digit of a sum decides which way.
+        # The limit of openvino_graph.check: the last digit of a sum changes the rounding of numbers.
         limit = export.LIMITS['int8' if is_quantized(self.network) else self.precision]
         difference = float((a - b).norm() / b.norm())
         if not difference <= limit:
@@ -100,15 +100,15 @@ class OpenVino(Engine):
         return torch.tensor(request.get_output_tensor(0).data)  # a copy: the next call overwrites it
 
     def _graph(self, core: Any, precision: str) -> Any:
-        """The model, from the cache folder or newly exported."""
+        """Return the graph, from the cache folder or newly exported."""
         import openvino as ov
 
         file = self.folder / ('network-int8.xml' if precision == 'int8' else 'network.xml')
         if file.is_file():
-            with contextlib.suppress(RuntimeError):  # damaged: made again
+            with contextlib.suppress(RuntimeError):  # a damaged file is exported again
                 return core.read_model(file)
         model = export.to_openvino(self.network, self._act)
-        if precision == 'int8' and not is_quantized(self.network):  # which knows better where and how
+        if precision == 'int8' and not is_quantized(self.network):  # a quantized network has its own scales
             export.quantize(model, self.network, self._act)
         with contextlib.suppress(OSError):  # a folder that cannot be written costs an export at every start
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _key(model_id: str, act: Act) -> str:
 
 
 def _known_error(report: Path) -> float | None:
-    """The relative error that an earlier check found within the limit."""
+    """Return the relative error of an earlier check that passed; None without one."""
     try:
         content = json.loads(report.read_text())
         error, limit = float(content['relative_error']), float(content['limit_of_relative_error'])

@@ -23,13 +23,13 @@ from vla_model.quantized import INT8, QuantizedLinear, is_quantized, plain_layer
 WIDE = 64  # channels from which on a convolution is in int8
 SILU_LOW = -0.2785  # x sigmoid(x) is never less
 MARGIN = 1.3  # of an input's range over that on the pictures of calibration
-CALIBRATION = 8  # prompts whose activations set the ranges of int8; those after them are for the check
-# Relative difference from eager beyond which a graph is refused: it computes something else.
+CALIBRATION = 8  # prompts whose activations set the ranges of int8; the later ones are for the check
+# Largest relative difference from eager; graphs beyond it are refused.
 LIMITS = {'float32': 1e-3, 'bfloat16': 0.05, 'int8': 0.2}
 
 
 class _Forward(nn.Module):
-    """The network for one block length and one slice of the vocabulary; where the block stands is an input."""
+    """The network for one block length and one slice of the vocabulary; the position of the block is an input."""
 
     def __init__(self, network: Network, vocabulary: slice):
         super().__init__()
@@ -40,21 +40,21 @@ class _Forward(nn.Module):
 
 
 def rows_of(block: slice) -> Tensor:
-    """(n,) int64 positions of a block."""
+    """Return the positions (n,) int64 of a block."""
     return torch.arange(block.start, block.stop)
 
 
 def to_openvino(network: Network, act: Act) -> Any:
-    """openvino.Model: ids (1, any length up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary).
+    """Return an openvino.Model: ids (1, up to act.longest) int64, rows (n,) int64 -> logits (1, n, vocabulary).
 
-    int8 layers of a quantized network are int8 in the graph, by the scales of the checkpoint (that of the inputs is one
-    for the tensor); all other layers are there in floating point, with the numbers that they stand for.
+    int8 layers of a quantized network are int8 in the graph, with the scales of the checkpoint; their inputs have one
+    scale per tensor. All other layers are in floating point, with their weights dequantized.
     """
     inputs = (act.prompts[0], rows_of(act.block))
     layers = {n: m for n, m in network.named_modules() if isinstance(m, QuantizedLinear) and m.scheme == 'int8'}
     if is_quantized(network):
         network = plain_layers(copy.deepcopy(network))  # type: ignore[assignment]
-    network._rope_for(act.longest, inputs[0].device)  # what is traced slices this table
+    network._rope_for(act.longest, inputs[0].device)  # the traced forward slices this table
     model = convert(_Forward(network, act.vocabulary), inputs, ([1, -1], [len(inputs[1])]))
     if layers:
         limits = {n: (float(m.input_scale) * INT8, (m.scale * INT8).numpy()[:, None]) for n, m in layers.items()}
@@ -87,9 +87,9 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[list[in
 
 
 def _forget_traced() -> None:
-    """Frees what was traced: TorchScript keeps the types of all frozen modules, and with them their weights.
+    """Free traced modules. TorchScript keeps the types of all frozen modules, and these keep the weights.
 
-    And torch's tracer leaves a function that refers to itself and to the module.
+    torch's tracer also leaves a function that refers to itself and to the module.
     """
     torch.jit._state._clear_class_state()
     torch._C._jit_clear_class_registry()
@@ -97,10 +97,10 @@ def _forget_traced() -> None:
 
 
 def compile_for_cpu(model: Any, precision: str) -> Any:
-    """openvino.InferRequest on as many threads as torch has.
+    """Return an openvino.InferRequest with torch's number of threads.
 
-    precision: float32, bfloat16, or int8 (then what is not int8 is bfloat16 where the processor has it). Raises
-    ValueError for bfloat16 on a processor without.
+    precision: float32, bfloat16, or int8 (other layers are in bfloat16 where the processor supports it). Raises
+    ValueError for bfloat16 on a processor without it.
     """
     import openvino as ov
 
@@ -114,13 +114,13 @@ def compile_for_cpu(model: Any, precision: str) -> Any:
         'INFERENCE_PRECISION_HINT': 'bf16' if precision != 'float32' and has_bfloat16 else 'f32',
         'INFERENCE_NUM_THREADS': torch.get_num_threads(),
         'PERFORMANCE_HINT': 'LATENCY',
-        'ENABLE_CPU_PINNING': False,  # others run here, too: a pinned thread would wait for them
+        'ENABLE_CPU_PINNING': False,  # a pinned thread would wait for other processes on its core
     }
     return core.compile_model(model, 'CPU', options).create_infer_request()
 
 
 def keep_gated_layers_apart(model: Any) -> None:
-    """Writes each Swish with its beta of 1, in place: the same numbers, a graph that OpenVINO's LLMMLP does not match.
+    """Give each Swish its beta of 1, in place. The numbers are the same, but OpenVINO's LLMMLP does not match them.
 
     On a processor with AMX the CPU plugin (2026.4.1) fuses the layers of a gated block into one node for bfloat16. To
     prepare the weights of its last layer the node divides by half the number of threads. With one thread this is a
@@ -140,10 +140,11 @@ def keep_gated_layers_apart(model: Any) -> None:
 
 @torch.inference_mode()
 def quantize(model: Any, network: Network, act: Act) -> int:
-    """Linear layers of the blocks in int8, in place: weights per output, activations per layer. Returns how many.
+    """Quantize the linear layers of the blocks to int8, in place; return their number.
 
-    The graph says where to round; OpenVINO computes in int8 what it can between two such places. Ranges of the
-    activations are the largest magnitudes on the first CALIBRATION prompts. Attention, norms and head stay as they are.
+    Weights have a scale per output, activations one per layer: the largest magnitude on the first CALIBRATION prompts.
+    The graph marks the places of rounding, between which OpenVINO computes in int8. Attention, norms and head keep
+    their floating point.
     """
     largest: dict[str, float] = {}
 
@@ -169,10 +170,10 @@ def quantize(model: Any, network: Network, act: Act) -> int:
 
 
 def _round_in_graph(model: Any, limits: dict[str, tuple[float, np.ndarray]]) -> None:
-    """Marks where the inputs and weights of matrix products are rounded to int8, in place.
+    """Insert the rounding of inputs and weights of matmuls to int8, in place.
 
-    limits: layer -> (largest magnitude of an input, of the weights of each output (n, 1)), which become 127. Raises
-    ValueError where a layer is not in the graph.
+    limits: layer -> (largest magnitude of its input, and of the weights of each output (n, 1)), which become 127.
+    Raises ValueError where a layer is not in the graph.
     """
     left = set(limits)
     for node in model.get_ordered_ops():
@@ -188,7 +189,7 @@ def _round_in_graph(model: Any, limits: dict[str, tuple[float, np.ndarray]]) -> 
 
 
 def _round(node: Any, low: float, high: float, weight: np.ndarray) -> None:
-    """The node's input is rounded to 256 levels from low to high, its weights to 255 up to `weight` in magnitude."""
+    """Round the input of a node to 256 levels from low to high, and its weights to 255 levels within +-weight."""
     from openvino import opset13 as op
 
     for place, ends, levels in ((node.input(0), (low, high), 256), (node.input(1), (-weight, weight), 255)):
@@ -199,11 +200,11 @@ def _round(node: Any, low: float, high: float, weight: np.ndarray) -> None:
 
 @torch.inference_mode()
 def quantize_encoder(model: Any, encoder: nn.Module, pictures: list[Tensor]) -> None:
-    """The wide convolutions of an image encoder's blocks in int8, in place.
+    """Quantize the wide convolutions of an image encoder's blocks to int8, in place.
 
-    Those see x sigmoid(x) of what was normalized, so that the pictures (1, 3, side, side) need not be like those that
-    will come: a margin is enough. Others see what grows from picture to picture, and the few products of a narrow one
-    do not average their errors out.
+    Their input is x sigmoid(x) of normalized numbers. A margin over its range on any pictures (1, 3, side, side) is
+    therefore enough. The inputs of other layers vary more between pictures. The few products of narrow convolutions do
+    not average out their errors.
     """
     largest: dict[str, float] = {}
     blocks = [(n, m) for n, m in encoder.named_modules() if isinstance(m, ResBlock)]
@@ -228,7 +229,7 @@ def quantize_encoder(model: Any, encoder: nn.Module, pictures: list[Tensor]) -> 
             continue
         high = MARGIN * max(largest[name], 1e-3)
         step = (high - SILU_LOW) / 255
-        low = -round(-SILU_LOW / step) * step  # zero, which pads, is one of the levels
+        low = -round(-SILU_LOW / step) * step  # zero, the value of padding, is one of the levels
         weight = wide[name].weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=1e-8).numpy()
         _round(node, low, low + 255 * step, weight)
     model.validate_nodes_and_infer_types()
@@ -236,11 +237,10 @@ def quantize_encoder(model: Any, encoder: nn.Module, pictures: list[Tensor]) -> 
 
 @torch.inference_mode()
 def check(run: Any, precision: str, network: Network, act: Act, file: Path) -> float:
-    """Compares run(ids, rows) with eager on prompts that calibrated nothing and writes the numbers to `file`.
+    """Compare run(ids, rows) with eager on prompts that were not used for calibration; write the numbers to `file`.
 
-    Returns the relative difference |a - b| / |b| of the logits. Raises ValueError beyond the limit: that of int8 for a
-    quantized network, where the last digit of a sum decides here and there which way a number is rounded, and the
-    next layer then sees another number.
+    Return the relative difference |a - b| / |b| of the logits. Raises ValueError beyond the limit. A quantized network
+    has the limit of int8: the last digit of a sum changes the rounding of some numbers, and with it later layers.
     """
     limit = LIMITS['int8' if is_quantized(network) else precision]
     ours, eager = [], []

@@ -7,17 +7,17 @@ CPUINFO = Path('/proc/cpuinfo')
 
 
 def cpu_name() -> str:
-    """Model name of the processor."""
+    """Return the model name of the processor."""
     return _field('model name') or platform.processor() or platform.machine()
 
 
 def cpu_flags() -> frozenset[str]:
-    """Instruction sets of the processor, as Linux names them; empty where it does not list them."""
+    """Return the instruction sets of the processor, as Linux names them; empty where it does not list them."""
     return frozenset(_field('flags').split())
 
 
 def has_amx() -> bool:
-    """Whether the processor multiplies matrices of bfloat16 in tiles, eight times faster than those of float32."""
+    """Return whether the processor multiplies bfloat16 matrices in tiles (AMX), eight times faster than float32."""
     return 'amx_bf16' in cpu_flags()
 
 

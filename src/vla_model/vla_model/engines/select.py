@@ -1,6 +1,6 @@
-"""What runs the network: torch eager (the reference), CUDA graphs, or OpenVINO on a CPU; chosen by one name.
+"""Makes engines by name: torch eager (the reference), CUDA graphs, TensorRT, or OpenVINO on a CPU.
 
-An engine is called like the network. It is faster for what `act` asks for, and leaves every other request to eager.
+An engine is called like the network. It is faster for the requests of `act`, and runs all others in eager.
 """
 
 import importlib.util
@@ -15,7 +15,7 @@ from vla_model.engines.base import Act, Engine
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
 
-# Engine -> device -> precisions of the network that it takes. OpenVINO converts from float32 to what its name says.
+# Engine -> device -> supported precisions of the network. OpenVINO converts float32 to the precision in its name.
 SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'eager': {'cpu': ('float32', 'bfloat16'), 'cuda': ('float32', 'bfloat16', 'float16')},
     'cuda-graph': {'cuda': ('bfloat16', 'float16', 'float32')},
@@ -25,18 +25,18 @@ SUPPORTED: dict[str, dict[str, tuple[str, ...]]] = {
     'openvino-int8': {'cpu': ('float32',)},
 }
 NAMES = ('auto', *SUPPORTED)
-AUTO_ERROR = 0.03  # 'auto' takes no engine whose logits are further from eager's, in the norm
-AUTO_QUANTIZED_ERROR = 0.05  # of a network that rounds, whose logits move so far by the last digit of a sum
-AUTO_PARAMETERS = 1e9  # larger networks are not exported by 'auto': it would take a second copy and minutes
+AUTO_ERROR = 0.03  # 'auto' takes no engine whose logits differ more from eager's, relative norm
+AUTO_QUANTIZED_ERROR = 0.05  # for a network with rounded inputs, where the last digit of a sum changes logits so much
+AUTO_PARAMETERS = 1e9  # larger networks are not exported by 'auto': that takes a second copy and minutes
 
 
 def check(name: str, device: str, dtype: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
-    """Raises ValueError if the engines do not run these precisions on `device` ('cpu' or 'cuda')."""
+    """Raise ValueError if the engines do not support these precisions on `device` ('cpu' or 'cuda')."""
     if name not in NAMES:
         raise ValueError(f'engine must be one of {list(NAMES)}, got {name!r}')
     images.check(image_engine, device, image_dtype)
     if name == 'auto':
-        name = 'eager'  # takes all that any other takes
+        name = 'eager'  # supports every precision that another engine supports
     devices = SUPPORTED[name]
     if device not in devices:
         raise ValueError(f'engine {name!r} runs on {" or ".join(devices)}, not on {device}: {_others(device)}')
@@ -58,11 +58,10 @@ def make(
     image_dtype: str = 'float32',
     image_engine: str = 'eager',
 ) -> Engine:
-    """The engine called `name`, in this process: `choice.choose` says which one is safe here, and which is the fastest.
+    """Return the engine `name`, made in this process. `choice.choose` finds the fastest one that is safe here.
 
-    model_id names the weights: what was exported for it is kept in the cache folder. image_dtype and image_engine are
-    for the image encoder, see image_engine.py. Raises ValueError where an engine cannot run here or computes something
-    else than eager.
+    model_id: names the weights; graphs exported for it are kept in the cache folder. image_dtype, image_engine: of the
+    image encoder, see image.py. Raises ValueError where an engine cannot run here or its results differ from eager's.
     """
     weight = next(network.parameters())
     dtype = str(weight.dtype).removeprefix('torch.')
@@ -95,11 +94,11 @@ def _make(name: str, network: Network, image_tokenizer: ImageTokenizer, act: Act
 def auto_candidates(
     device: str, dtype: str, parameters: float, options: tuple[str, ...] = ()
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """(Engines that 'auto' tries, those that it tries where none of these is faster than eager and close to it).
+    """Return the engines that 'auto' tries, and those that it tries where none of the first passes.
 
-    parameters: numbers of the network; options: names of those that are not at their default, see NetworkConfig.
+    parameters: number of weights of the network. options: names of its options that differ from their defaults.
     """
-    if device == 'cuda':  # whose graphs are of fused matmuls
+    if device == 'cuda':  # graphs of fused matmuls support no option but head_dim
         return (() if set(options) - {'head_dim'} else ('cuda-graph',)), ()
     if dtype != 'float32' or parameters > AUTO_PARAMETERS or importlib.util.find_spec('openvino') is None:
         return (), ()
@@ -107,19 +106,19 @@ def auto_candidates(
 
 
 def auto_error(device: str, quantized: bool) -> float:
-    """Relative difference from eager up to which 'auto' takes an engine; a CUDA graph refuses more by itself."""
+    """Return the largest relative difference from eager that 'auto' accepts. CUDA graphs check their own limit."""
     return math.inf if device == 'cuda' else AUTO_QUANTIZED_ERROR if quantized else AUTO_ERROR
 
 
 @torch.inference_mode()
 def measure(engines: dict[str, Engine], act: Act, rounds: int = 7) -> dict[str, float]:
-    """Median time [ms] of each engine's forward, taken in turns so that what else runs here hits all alike."""
+    """Return the median time [ms] of each engine's forward. They are timed in turns, so that other load hits all."""
     samples: dict[str, list[float]] = {name: [] for name in engines}
     for i in range(rounds + 2):
         for name, engine in engines.items():
             start = time.perf_counter()
-            engine(act.prompts[i % len(act.prompts)], act.block, act.vocabulary).cpu()  # ends when the numbers are here
-            if i >= 2:  # the first ones allocate
+            engine(act.prompts[i % len(act.prompts)], act.block, act.vocabulary).cpu()  # waits for the device
+            if i >= 2:  # the first two allocate memory
                 samples[name].append((time.perf_counter() - start) * 1e3)
     return {name: round(median(s), 3) for name, s in samples.items()}
 

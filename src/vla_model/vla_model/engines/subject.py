@@ -1,4 +1,4 @@
-"""What engines are tried on: a model as `loading.load` is asked for it, identified without reading its weights."""
+"""The model on which engines are tried, identified without reading its weights."""
 
 import os
 from pathlib import Path
@@ -19,7 +19,7 @@ def trial_subject(
     gripper: bool = True,
     found: Opened | None = None,
 ) -> Subject:
-    """A model on which engines are tried, with torch's number of threads. found: what was opened, if it was."""
+    """Return the subject of trials for a model, with torch's number of threads. found: the model, if it is open."""
     found = found or open_model(reference, image_tokenizer, gripper)
     load = {
         'reference': str(reference) if found.folder is None else str(found.folder.absolute()),
@@ -37,8 +37,8 @@ def trial_subject(
 
 
 def set_threads(threads: int) -> None:
-    """CPU threads of torch, and of the graphs that are compiled from now on; 0: all cores but one.
+    """Set the CPU threads of torch and of graphs compiled later; 0: all cores but one.
 
-    A core stays free by default: where threads outnumber free cores they spin on each other, 10 times slower.
+    One core is free by default: with more threads than free cores, threads wait for each other, 10 times slower.
     """
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))

@@ -1,4 +1,4 @@
-"""What of TensorRT is needed to run an engine that was built before."""
+"""Runs engines that TensorRT built before."""
 
 import hashlib
 import logging
@@ -18,7 +18,7 @@ REMEDY = (
 )
 
 
-NEEDED = {  # what is called here and in engine_tensorrt.py
+NEEDED = {  # names of TensorRT that are called here and in tensorrt_build.py
     'Builder': ('create_network', 'create_builder_config', 'create_optimization_profile', 'build_serialized_network'),
     'OnnxParser': ('parse_from_file', 'num_errors', 'get_error'),
     'IBuilderConfig': (
@@ -39,7 +39,7 @@ _log = logging.getLogger(__name__)
 
 
 def library() -> Any:
-    """The package tensorrt. Raises ValueError where it is missing, cannot be loaded or is too old."""
+    """Return the package tensorrt. Raises ValueError where it is missing, cannot be loaded or is too old."""
     try:
         import tensorrt as trt
     except ImportError as error:
@@ -50,12 +50,12 @@ def library() -> Any:
 
 
 def missing_names(trt: Any) -> list[str]:
-    """What of NEEDED a version of TensorRT lacks."""
+    """Return the names in NEEDED that a version of TensorRT lacks."""
     return [f'{c}.{n}' for c, names in NEEDED.items() for n in names if not hasattr(getattr(trt, c, None), n)]
 
 
 def built_in(folder: Path) -> Path:
-    """Where what is built from the graphs in `folder` lies: by GPU, its compute capability, TensorRT and the graphs."""
+    """Return the folder of the engines built from the graphs in `folder`, by GPU, TensorRT version and graphs."""
     trt = library()
     if not torch.cuda.is_available():
         raise ValueError(
@@ -72,10 +72,10 @@ def _logger(trt: Any) -> Any:
 
 
 class Runner:
-    """An engine that was built, on the current GPU."""
+    """Runs a built engine on the current GPU."""
 
     def __init__(self, plan: Path, memory: 'Memory'):
-        """memory: shared by runners that never run at the same time. Raises ValueError saying what to run."""
+        """memory: shared by runners that never run at the same time. Raises ValueError naming the command to run."""
         trt = library()
         if not plan.is_file():
             raise ValueError(f'{plan} is missing, it is for this GPU and this TensorRT: run ./vla tensorrt build')
@@ -88,9 +88,9 @@ class Runner:
         memory.need(self._engine.device_memory_size_v2)
 
     def bind(self, inputs: dict[str, torch.Tensor], outputs: dict[str, torch.Tensor]) -> Any:
-        """What runs the engine from and into these tensors, on torch's current stream. It can be captured in a graph.
+        """Return a function that runs the engine on these tensors, on torch's current stream.
 
-        A graph holds on to what its context was told, so each has a context of its own.
+        The call can be captured in a CUDA graph. A graph keeps the addresses of its context, so each has its own.
         """
         context = self._engine.create_execution_context(self._strategy)
         context.set_device_memory(*self._memory.given())
@@ -103,14 +103,14 @@ class Runner:
 
         def run() -> None:
             if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-                raise RuntimeError(f'the engine {self.name} failed: see what TensorRT says above')
+                raise RuntimeError(f'the engine {self.name} failed: see the messages of TensorRT above')
 
         run.tensors = (inputs, outputs)  # type: ignore[attr-defined]  # they live as long as what reads them
         return run
 
 
 class Memory:
-    """What engines compute in, one after another: as much as the one that needs most."""
+    """The work memory that engines share, one after another; as large as the largest need."""
 
     def __init__(self, device: torch.device):
         self._device, self._bytes = device, 0
@@ -122,7 +122,7 @@ class Memory:
         self._bytes = max(self._bytes, int(size))
 
     def given(self) -> tuple[int, int]:
-        """(address, bytes)"""
+        """Return the address and the size [bytes]."""
         if self._tensor is None:
             self._tensor = torch.empty(max(256, self._bytes), dtype=torch.uint8, device=self._device)
         return self._tensor.data_ptr(), self._tensor.numel()

@@ -1,7 +1,7 @@
-"""Engines are tried in a child process before this process makes one.
+"""Tries engines in a child process before this process makes one.
 
-Native code that dies by a signal, hangs or takes all memory then costs a candidate and not the process that drives an
-arm. A verdict is kept in the cache folder by processor, threads, versions and model: later starts try nothing.
+Native code that dies by a signal, hangs or takes all memory then ends the trial, not the process that drives an arm.
+The cache folder keeps verdicts by processor, threads, versions and model, so that later starts need no trial.
 Importing this costs no torch.
 """
 
@@ -29,7 +29,7 @@ ENGINE, IMAGES = 'engine', 'image_engine'  # the parameters that a candidate is 
 PASSED, REFUSED, DIED, HUNG, MEMORY = 'passed', 'refused', 'died', 'hung', 'memory'
 LOADING, TRYING, COMPILING = 120.0, 60.0, 300.0  # [s] at most for a small model; for 'compile' as much more
 PARAMETERS_PER_SECOND = 1e7  # a larger model has a second more for so many
-RETRY = 24 * 3600.0  # [s] after which 'auto' tries again what hung or had no memory: that may have been the machine
+RETRY = 24 * 3600.0  # [s] after which 'auto' tries an engine again that hung or had no memory
 STOPPED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # a user's, no verdict
 KEPT = 200  # models and settings whose verdicts are kept
 LIBRARIES = ('torch', 'openvino', 'triton', 'tensorrt')  # the native code
@@ -70,7 +70,7 @@ class Verdict:
 
     @property
     def native(self) -> bool:
-        """Whether it would have taken this process along."""
+        """Whether this engine would have ended or blocked this process."""
         return self.outcome in (DIED, HUNG, MEMORY)
 
 
@@ -86,7 +86,7 @@ class Subject:
 
     @property
     def key(self) -> str:
-        """All that a verdict depends on, but for the candidate."""
+        """The key of verdicts in the cache: model, machine, versions and precision."""
         load = self.load
         flags = hashlib.sha256(' '.join(sorted(cpu_flags())).encode()).hexdigest()[:8]
         cores = f'{load["threads"]} threads on {len(os.sched_getaffinity(0))} cores'
@@ -96,7 +96,7 @@ class Subject:
 
 
 def identity_of(name: str, config: str, seed: int | None, files: Sequence[Path]) -> str:
-    """Name and digest of a model without reading its weights: of configuration, seed, and names, sizes and times."""
+    """Return name and digest of a model: of configuration, seed, and names, sizes and times of its files."""
     found = hashlib.sha256(f'{config} {seed}'.encode())
     for path in files:
         stat = path.stat()
@@ -107,13 +107,13 @@ def identity_of(name: str, config: str, seed: int | None, files: Sequence[Path])
 def verdicts(
     subject: Subject, candidates: Sequence[Candidate], named: bool = False, again: bool = False
 ) -> dict[Candidate, Verdict]:
-    """The verdicts in the cache folder; a candidate without one, or with one that may be outdated, is tried.
+    """Return the verdicts of candidates. A candidate without a valid verdict in the cache folder is tried.
 
-    named: a user asks for these candidates: only one that passed or died is not tried again. again: all are tried.
-    Raises ValueError where the model cannot be loaded to try them.
+    named: the candidates are a user's choice, so that all but passed and died ones are tried again. again: try all.
+    Raises ValueError where the model cannot be loaded for a trial.
     """
     key, file = subject.key, cache_folder() / FILE
-    with _locked():  # a process that starts meanwhile waits for these verdicts, and does not disturb their times
+    with _locked():  # other processes wait for these verdicts, and do not disturb the measured times
         kept = {} if again else _known(file, key)
         found = {c: kept[c] for c in candidates if c in kept and not _outdated(kept[c], named)}
         if missing := [c for c in candidates if c not in found]:
@@ -125,21 +125,21 @@ def verdicts(
 
 
 def _outdated(verdict: Verdict, named: bool) -> bool:
-    """A death or a pass is for good; what the machine may have caused is not, nor what a user may have mended."""
+    """Return whether to try again: after a hang or lack of memory in time, and after a refusal of a named engine."""
     if verdict.outcome in (HUNG, MEMORY):
         return named or not 0 <= time.time() - verdict.when <= RETRY
     return named and verdict.outcome == REFUSED
 
 
 def known(subject: Subject) -> dict[Candidate, Verdict]:
-    """Every verdict in the cache folder on this model, on this machine."""
+    """Return all cached verdicts on this model on this machine."""
     return _known(cache_folder() / FILE, subject.key)
 
 
 def run(subject: Subject, candidates: Sequence[Candidate]) -> dict[Candidate, Verdict]:
-    """Tries each in a child process; one that dies leaves the others to the next child.
+    """Try the candidates in a child process; after a death, another child tries the remaining ones.
 
-    Raises ValueError where the model itself cannot be loaded there.
+    Raises ValueError where the child cannot load the model.
     """
     found: dict[Candidate, Verdict] = {}
     while left := [c for c in candidates if c not in found]:
@@ -148,7 +148,7 @@ def run(subject: Subject, candidates: Sequence[Candidate]) -> dict[Candidate, Ve
 
 
 def _child(subject: Subject, candidates: Sequence[Candidate]) -> dict[Candidate, Verdict]:
-    """Verdicts of one child: of all candidates, or of those up to the one at which it ended. Errors as of `run`."""
+    """Return the verdicts of one child: of all candidates, or of those up to its death. Raises as `run`."""
     with tempfile.TemporaryDirectory(prefix='vla-trial-') as made:
         folder = Path(made)
         request = {'load': dict(subject.load), 'candidates': [asdict(c) for c in candidates]}
@@ -185,7 +185,7 @@ def _child(subject: Subject, candidates: Sequence[Candidate]) -> dict[Candidate,
 
 
 def _wait(process: subprocess.Popen, results: Path, subject: Subject, candidates: Sequence[Candidate]) -> float:
-    """Waits for its end, or until a stage takes longer than its bound. Returns this bound [s]; 0: it ended."""
+    """Wait for the end of a child, or until a stage exceeds its time limit. Return the limit [s]; 0: it ended."""
     size, since, bound = -1, time.monotonic(), 0.0
     more = subject.parameters / PARAMETERS_PER_SECOND
     while True:
@@ -205,7 +205,7 @@ def _wait(process: subprocess.Popen, results: Path, subject: Subject, candidates
 
 
 def _stages(results: Path) -> list[dict]:
-    """What a child wrote, a line per stage; the last line may be cut."""
+    """Return the stages that a child wrote, one per line; a cut last line is ignored."""
     stages = []
     for line in results.read_text().splitlines():
         with contextlib.suppress(ValueError):
@@ -214,7 +214,7 @@ def _stages(results: Path) -> list[dict]:
 
 
 def _verdict_of_end(code: int, bound: float, output: str) -> Verdict:
-    """Of the candidate at which a child ended with this exit code; bound [s]: it was killed for being late."""
+    """Return the verdict of the candidate at which a child ended. bound: exceeded time limit [s], or 0."""
     now = time.time()
     if bound:
         return Verdict(HUNG, f'gave no result within {bound:.0f} s', when=now)
@@ -226,7 +226,7 @@ def _verdict_of_end(code: int, bound: float, output: str) -> Verdict:
 
 
 def ending(code: int) -> str:
-    """How a process ended, by its exit code as `subprocess` returns it."""
+    """Describe the end of a process by the exit code that `subprocess` returns."""
     if code >= 0:
         return f'ended with exit code {code}'
     try:
@@ -241,7 +241,7 @@ def _last_line(text: str) -> str:
 
 
 def _gpu(device: str) -> str:
-    """Name of a GPU. Imports torch."""
+    """Return the name of a GPU. Imports torch."""
     import torch
 
     return f'{torch.cuda.get_device_name(device)}, CUDA {torch.version.cuda}'
@@ -252,7 +252,7 @@ def _gpu(device: str) -> str:
 
 @contextlib.contextmanager
 def _locked() -> Iterator[None]:
-    """One process at a time tries engines. A cache folder that cannot be written has no lock."""
+    """Hold the lock of trials, one process at a time. A cache folder that cannot be written has no lock."""
     with contextlib.ExitStack() as held:
         try:
             cache_folder().mkdir(parents=True, exist_ok=True)

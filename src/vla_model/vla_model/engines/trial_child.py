@@ -1,7 +1,7 @@
 """The process in which engines are tried: `python -m vla_model.engines.trial_child FOLDER`, started by trial.py.
 
-A line of JSON is written when a candidate begins and when its verdict is there, so that the parent knows at which one
-this process ended.
+It writes a line of JSON at the start of each candidate and with its verdict. The parent then knows the candidate at
+which this process died.
 """
 
 import ctypes
@@ -61,7 +61,7 @@ def _network(policy: Any, candidate: Candidate) -> dict[str, float]:
     eager = Engine(policy.network, policy.image_tokenizer)
     policy.use(candidate.name)
     engine, act = policy.engine, policy.act_request()
-    if engine.fixed_shapes:  # what is captured later is captured here, too
+    if engine.fixed_shapes:  # capture the graphs of all outputs, as the policy node does
         seen = policy.example()
         for cached in (False, True):
             policy.start(PLAN, seen, PlanOptions(steps=2, cached=cached)).run()
@@ -88,11 +88,11 @@ def _end_with(parent: int) -> None:
     if sys.platform != 'linux':
         return
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:  # it ended before
+    if os.getppid() != parent:  # the parent has ended already
         os._exit(1)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a death is expected here: no dump of gigabytes
     try:
-        Path('/proc/self/oom_score_adj').write_text('1000')  # when memory runs out, this process is the one to go
+        Path('/proc/self/oom_score_adj').write_text('1000')  # when memory runs out, Linux kills this process first
     except OSError:
         pass
 
@@ -104,4 +104,4 @@ def _sentence(error: Exception) -> str:
 if __name__ == '__main__':
     main(Path(sys.argv[1]), int(sys.argv[2]))
     sys.stdout.flush()
-    os._exit(0)  # libraries that die when they are unloaded have passed
+    os._exit(0)  # a library that dies while it is unloaded has passed its trial

@@ -1,6 +1,6 @@
-"""A policy as a folder of ONNX graphs: act, a step of the plan, a step of the image, the image tokenizer.
+"""Exports a policy as a folder of ONNX graphs: act, a step of the plan, a step of the image, the image tokenizer.
 
-`manifest.json` says what each takes. The graphs are checked in ONNX Runtime on the CPU, against torch.
+`manifest.json` lists their inputs. `check` compares the graphs in ONNX Runtime on the CPU with torch.
 """
 
 import importlib.util
@@ -31,9 +31,9 @@ LIMITS = {'float32': 1e-3, 'float16': 0.02, 'rounded': 0.3}
 def export(
     policy: MaskedPolicy, folder: Path, dtype: str = 'bfloat16', image_dtype: str = 'float16', plan_tokens: int = 0
 ) -> dict[str, Any]:
-    """Writes the folder, and returns its manifest. Raises ValueError naming what is missing or cannot be.
+    """Write the folder, and return its manifest. Raises ValueError naming a missing package or a wrong option.
 
-    dtype: of what is not quantized. plan_tokens: length of plans; 0: of the checkpoint.
+    dtype: of layers that are not quantized. plan_tokens: length of plans; 0: of the checkpoint.
     """
     _need('onnx')
     from vla_model.export import onnx_graph
@@ -44,7 +44,7 @@ def export(
             f'got {dtype!r} and {image_dtype!r}'
         )
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MANIFEST).unlink(missing_ok=True)  # the folder is whole when it is there
+    (folder / MANIFEST).unlink(missing_ok=True)  # it is written last, when the folder is complete
     requests = _requests(policy, plan_tokens or policy.config.plan_tokens)
     template, rows, vocabulary = requests['act']
     act = Act.of(template, policy.config.vocabulary, policy.prompts.max_tokens)
@@ -79,10 +79,10 @@ def export(
 
 @torch.inference_mode()
 def check(policy: MaskedPolicy, folder: Path, prompts: int = 3) -> dict[str, dict[str, float | str]]:
-    """Runs the graphs in ONNX Runtime on the CPU and compares them with torch, by graph.
+    """Run the graphs in ONNX Runtime on the CPU; return graph -> differences from torch.
 
-    ONNX Runtime has no bfloat16 on a CPU: those graphs are made once more in float32, and these are run. policy: on a
-    CPU in float32. Raises ValueError where a graph computes something else.
+    ONNX Runtime has no bfloat16 on a CPU, so that such graphs are exported again in float32 for the check. policy: on
+    a CPU in float32. Raises ValueError where a graph differs from torch by more than its limit.
     """
     _need('onnxruntime')
     manifest = read_manifest(folder)

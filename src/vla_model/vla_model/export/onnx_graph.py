@@ -1,9 +1,8 @@
-"""The network and the image encoder as ONNX, with every precision written into the graph.
+"""The network and the image encoder as ONNX graphs with explicit precisions.
 
-Nothing is left to whoever runs it: casts say where numbers change their type, pairs of QuantizeLinear and
-DequantizeLinear where they are rounded. TensorRT builds such a graph "strongly typed", in 10.x as in 11.x. The graphs
-are put together here, operator by operator: a tracer would need a second copy of the weights, and 8B does not fit into
-one protobuf, so weights go into one file beside the graphs, which share it.
+Casts mark each change of type, and pairs of QuantizeLinear and DequantizeLinear each rounding. TensorRT 10 and 11 build
+such graphs as "strongly typed". The graphs are assembled operator by operator, as a tracer would need a second copy of
+the weights. 8B weights do not fit into one protobuf, so all graphs share one file of weights beside them.
 """
 
 from collections.abc import Mapping
@@ -33,14 +32,14 @@ INLINE = 256  # tensors of fewer numbers stay in the graph
 
 
 class Weights:
-    """The file that holds the numbers of several graphs. A tensor that is there already is not written again."""
+    """The file of weights that several graphs share. Each tensor is written once."""
 
     def __init__(self, file: BinaryIO, name: str):
-        """name: of the file, as the graphs, which lie beside it, shall call it."""
+        """name: of the file, relative to the folder of the graphs."""
         self._file, self._name, self._places = file, name, dict[str, tuple[int, int]]()
 
     def put(self, name: str, value: Tensor, kind: int, shape: tuple[int, ...]) -> TensorProto:
-        """An initializer whose numbers, as ONNX `kind`, are those of `value` as they lie in memory."""
+        """Return an initializer with the bytes of `value`, interpreted as the ONNX type `kind`."""
         proto = TensorProto(name=name, data_type=kind, dims=shape)
         raw = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
         if value.numel() < INLINE:
@@ -59,7 +58,7 @@ class Weights:
 
 
 class Graph:
-    """Nodes in the order in which they are made; names of values are those of the modules where they have one."""
+    """Builds a graph of nodes in the order of calls; values of modules have the names of these."""
 
     def __init__(self, weights: Weights, dtype: torch.dtype):
         self.weights, self.dtype = weights, dtype
@@ -68,13 +67,13 @@ class Graph:
         self._rounded: dict[tuple[str, str], str] = {}
 
     def op(self, kind: str, *inputs: str, out: str = '', **attributes: Any) -> str:
-        """The name of the (first) output."""
+        """Add a node; return the name of its first output."""
         out = out or f'{kind}_{len(self.nodes)}'
         self.nodes.append(helper.make_node(kind, inputs, [out], name=out, **attributes))
         return out
 
     def constant(self, name: str, value: Tensor, kind: int = 0, shape: tuple[int, ...] | None = None) -> str:
-        """value: as it is to be stored. kind and shape: ONNX's, where it is packed."""
+        """Add a constant; return its name. kind, shape: ONNX type and shape of a packed value."""
         if name not in self.initializers:
             dims = tuple(value.shape) if shape is None else shape
             self.initializers[name] = self.weights.put(name, value, kind or TYPES[value.dtype], dims)
@@ -99,7 +98,7 @@ class Graph:
     # ---- layers
 
     def weight(self, name: str, layer: nn.Module) -> str:
-        """(n, k) in the graph's precision: rounded weights through DequantizeLinear."""
+        """Return the weight (n, k) of a layer in the graph's precision; quantized weights pass DequantizeLinear."""
         scheme = layer.scheme if isinstance(layer, QuantizedLinear) else ''
         if scheme in ('', 'int8-weight'):
             wide: Any = layer.widened() if isinstance(layer, QuantizedLayer) else layer.weight
@@ -107,15 +106,15 @@ class Graph:
         assert isinstance(layer, QuantizedLinear)
         scale = self.constant(f'{name}.scale', layer.scale.to(self.dtype))
         shape = (layer.outputs, *layer.inputs)
-        if scheme == 'int4':  # ours are 0..15 around 8, ONNX's -8..7: the highest bit of each is the other way round
+        if scheme == 'int4':  # stored as 0..15 around 8, in ONNX as -8..7: the highest bit of each is inverted
             packed = self.constant(f'{name}.weight', layer.weight ^ 0x88, TensorProto.INT4, shape)
             return self.op('DequantizeLinear', packed, scale, axis=1, block_size=layer.group)
         return self.op('DequantizeLinear', self.constant(f'{name}.weight', layer.weight), scale, axis=0)
 
     def rounded(self, x: str, name: str, layer: nn.Module, largest: Mapping[str, float]) -> str:
-        """What enters a layer, rounded with one scale for all if its scheme wants that.
+        """Return the input of a layer, rounded with one scale where its scheme needs that.
 
-        largest: magnitude of what entered each layer in calibration, by name.
+        largest: name of a layer -> largest magnitude of its inputs in calibration.
         """
         scheme = layer.scheme if isinstance(layer, QuantizedLinear) else ''
         if scheme not in ('int8', 'fp8'):
@@ -156,10 +155,10 @@ def network_graph(
     network: Network, weights: Weights, dtype: torch.dtype, longest: int, rows: int, vocabulary: slice,
     largest: Mapping[str, float],
 ) -> onnx.ModelProto:  # fmt: skip
-    """ids (tokens,) int64 up to `longest`, length (1,) int64, start (1,) int64 -> logits (rows, vocabulary) fp32.
+    """Return the graph: ids (tokens,), length (1,), start (1,), all int64 -> logits (rows, vocabulary) fp32.
 
-    Of ids the first `length` are the prompt; the rest is never attended to. The block of `rows` tokens begins at
-    `start`. largest: as `largest_inputs` finds it, for what is rounded with a fixed scale.
+    The first `length` of up to `longest` ids are the prompt; later ids are never attended to. The block of `rows`
+    tokens starts at `start`. largest: of `largest_inputs`, for layers that round with a fixed scale.
     """
     g, c = Graph(weights, dtype), network.config
     c.refuse_options('the ONNX graph', "take engine 'eager'", able=('head_dim',))
@@ -244,7 +243,7 @@ def _block(
 
 @torch.inference_mode()
 def largest_inputs(network: Network, prompts: tuple[Tensor, ...], rows: slice, vocabulary: slice) -> dict[str, float]:
-    """Largest magnitude of what enters each fp8 layer on these prompts (1, T), by the name of the module."""
+    """Return name -> largest magnitude of the inputs of each fp8 layer on these prompts (1, T)."""
     found: dict[str, float] = {}
     hooks = []
     for name, layer in network.named_modules():
@@ -267,7 +266,7 @@ def largest_inputs(network: Network, prompts: tuple[Tensor, ...], rows: slice, v
 
 
 def image_graph(tokenizer: ImageTokenizer, weights: Weights, dtype: torch.dtype) -> onnx.ModelProto:
-    """pixels (1, 3, resolution, resolution) fp32 -> codes (1, tokens) int64, as `ImageTokenizer.encode`."""
+    """Return the graph: pixels (1, 3, resolution, resolution) fp32 -> codes (1, tokens) int64, as `encode`."""
     g, e, c = Graph(weights, dtype), tokenizer.encoder, tokenizer.config
     x = g.conv(g.cast('pixels', dtype), 'encoder.conv_in', e.conv_in)
     for i, level in enumerate(e.down):
@@ -319,6 +318,6 @@ def _attention(g: Graph, x: str, name: str, a: Attention) -> str:
 
 
 def save(model: onnx.ModelProto, file: Path) -> None:
-    """Writes a graph, whose weights lie beside it already, and checks it: operators, types, shapes."""
+    """Write a graph beside its weights, and check operators, types and shapes."""
     file.write_bytes(model.SerializeToString())
     onnx.checker.check_model(str(file), full_check=True)

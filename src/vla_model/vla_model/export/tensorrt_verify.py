@@ -17,7 +17,7 @@ from vla_model.tokens import bins
 from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.types import Observation
 
-CLOSE, LEAST_CLOSE = 2, 0.97  # bins: so far from torch's counts as the same; so many must be the same
+CLOSE, LEAST_CLOSE = 2, 0.97  # largest distance of equal bins; least share of equal bins
 
 
 LEAST_CODES = 0.95  # of the image tokenizer's codes that must be those of torch in float32
@@ -25,11 +25,10 @@ LEAST_CODES = 0.95  # of the image tokenizer's codes that must be those of torch
 
 @torch.inference_mode()
 def verify(policy: MaskedPolicy, folder: Path, observations: Iterable[Observation]) -> dict[str, float]:
-    """Runs recorded observations through torch eager and the engines that were built; returns what was found.
+    """Compare built engines with torch eager on recorded observations; return the figures of `figures`.
 
-    policy: on the GPU, in the precision of the graphs. Its answer to observation i is compared with that of the
-    engines: bins of the actions, codes of the images. Writes the figures beside the engines, which are used only if
-    they pass. Raises ValueError naming what does not.
+    policy: on the GPU, in the precision of the graphs. Bins of actions and codes of images are compared. The figures
+    are written beside the engines, which are used only if they pass. Raises ValueError naming each failed figure.
     """
     policy.use('eager')
     seen = list(observations)
@@ -51,7 +50,7 @@ def verify(policy: MaskedPolicy, folder: Path, observations: Iterable[Observatio
 def figures(
     policy: MaskedPolicy, exact: list[tuple[Tensor, np.ndarray]], ours: list[tuple[Tensor, np.ndarray]]
 ) -> dict:
-    """Of (codes, actions (horizon, action_dim) in robot units) by torch and by the engines."""
+    """Return the figures of two lists of (codes, actions (horizon, action_dim) in robot units)."""
     ranges, count = policy.action_ranges, policy.config.vocabulary.bins
     a, b = (
         np.stack([bins.quantize(ranges.normalize(actions).astype(np.float32), count) for _, actions in answers])
@@ -70,7 +69,7 @@ def figures(
 
 
 def judge(result: dict[str, float]) -> list[str]:
-    """What misses its threshold, in words."""
+    """Return a sentence for each figure that misses its threshold."""
     limits = {'close_bins': LEAST_CLOSE, 'image_codes_equal': LEAST_CODES}
     return [f'{k} is {result[k]:.3f}, at least {v:g} is needed' for k, v in limits.items() if not result[k] >= v]
 

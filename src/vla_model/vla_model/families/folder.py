@@ -1,4 +1,4 @@
-"""What is in the folder of a checkpoint, ours or a released one, before any weight is read."""
+"""Opens checkpoint folders of the suite and released ones, without reading weights."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,10 @@ class Opened:
 
 
 def open_model(reference: str | Path, image_tokenizer: Path | None = None, gripper: bool = True) -> Opened:
-    """A checkpoint folder as `open_folder`, or the model of random weights, for an arm with a gripper or without."""
+    """Return the opened checkpoint folder, see `open_folder`, or the model of random weights.
+
+    gripper: whether random weights are for an arm with a gripper.
+    """
     if not is_random(path := model_path(reference)):
         return open_folder(Path(path), image_tokenizer)
     text = TextTokenizer.load(NANO_FILE)
@@ -31,9 +34,10 @@ def open_model(reference: str | Path, image_tokenizer: Path | None = None, gripp
 
 
 def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
-    """image_tokenizer: its folder, where it is not in that of a released checkpoint.
+    """Return the configuration and the list of tensors of a checkpoint folder.
 
-    Raises FileNotFoundError or ValueError naming the file or field, and the remedy.
+    image_tokenizer: its folder, where the folder of a released checkpoint lacks it. Raises FileNotFoundError or
+    ValueError naming the file or field, and the remedy.
     """
     folder = Path(model_path(folder))
     checkpoint.check_folder(folder)
@@ -52,7 +56,7 @@ def open_folder(folder: Path, image_tokenizer: Path | None = None) -> Opened:
         config = checkpoint.read_config(folder, content)
     if text.size != config.vocabulary.text:
         raise ValueError(
-            f'{folder / "tokenizer.json"} has {text.size} tokens, config.json says {config.vocabulary.text}: '
+            f'{folder / "tokenizer.json"} has {text.size} tokens, config.json has {config.vocabulary.text}: '
             f'they are of different models'
         )
     return Opened(config, text, network, image, folder)

@@ -1,4 +1,4 @@
-"""What quantization changed: the figures that a quantized checkpoint carries, and the thresholds they must keep."""
+"""The quality gate of quantization: figures of the changes, which the checkpoint stores, and their thresholds."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class Check:
-    """A prompt that calibrates nothing, and what the demonstrator did."""
+    """A prompt outside of calibration, and the actions of the demonstrator."""
 
     ids: Tensor  # (1, T) int64, the block masked
     block: slice
@@ -26,11 +26,11 @@ class Check:
 
 @dataclass(frozen=True)
 class Calibration:
-    prompts: tuple[Tensor, ...]  # (1, T) int64: of all kinds that the model will be asked
-    tuning: tuple[Check, ...]  # of the same data as the prompts: what chooses the scheme of a layer
+    prompts: tuple[Tensor, ...]  # (1, T) int64, of all request types
+    tuning: tuple[Check, ...]  # of the same data as the prompts; they choose the scheme of each layer
     checks: tuple[Check, ...]
     pictures: Tensor  # (N, 3, resolution, resolution), as `preprocess` makes them
-    source: str  # where all that comes from
+    source: str  # the data set, in words
 
 
 # Name -> (lowest or highest value allowed, True for lowest). Figures are means over slots unless they say otherwise.
@@ -39,14 +39,14 @@ THRESHOLDS: dict[str, tuple[float, bool]] = {
     'equal_bins_of_bfloat16': (0.7, True),  # share of equal bins, divided by that of bfloat16
     'action_difference_mean': (0.005, False),
     'action_difference_p99': (0.1, False),
-    'error_of_exact': (1.05, False),  # mean error to what the demonstrator did, divided by that of the original
+    'error_of_exact': (1.05, False),  # mean error to the demonstrator's actions, divided by that of the original
     'image_codes_equal': (0.95, True),
 }
 
 
 @torch.inference_mode()
 def measure(config: ModelConfig, calibration: Calibration, logits: Mapping[str, list[Tensor]]) -> dict:
-    """The gate, but for images: figures of 'bfloat16' and 'quantized', compared with 'exact'."""
+    """Return the gate without images: the figures of 'bfloat16' and 'quantized' against 'exact'."""
     figures = {name: compare(config, calibration, logits['exact'], logits[name]) for name in ('bfloat16', 'quantized')}
     return {
         'checks': len(calibration.checks),
@@ -57,9 +57,10 @@ def measure(config: ModelConfig, calibration: Calibration, logits: Mapping[str, 
 
 
 def compare(config: ModelConfig, calibration: Calibration, exact: list[Tensor], other: list[Tensor]) -> Figures:
-    """Of logits (n, bins) per check. Actions are in units of the robot, without its gripper: [rad] for joints.
+    """Return figures of two lists of logits (n, bins), one item per check.
 
-    kl: of the probabilities of a slot, in nats. error: to what the demonstrator did.
+    Actions are in robot units, without the gripper: [rad] for joints. kl: divergence of the probabilities of a slot
+    [nats]. error: difference from the demonstrator's actions.
     """
     a, b = torch.cat(exact), torch.cat(other)
     difference = np.abs(_actions(config, exact) - _actions(config, other))
@@ -77,7 +78,7 @@ def compare(config: ModelConfig, calibration: Calibration, exact: list[Tensor], 
 
 
 def compare_images(exact: ImageTokenizer, other: torch.nn.Module, pictures: Tensor) -> dict:
-    """Share of equal codes, one picture at a time, with weights in int8; and in bfloat16."""
+    """Return the shares of codes equal to those of `exact`: with weights in int8, and in bfloat16."""
     half = type(exact)(exact.config).to(pictures.device)
     half.load_state_dict(exact.state_dict())
     half.encoder.to(torch.bfloat16)
@@ -91,7 +92,7 @@ def compare_images(exact: ImageTokenizer, other: torch.nn.Module, pictures: Tens
 
 
 def judged(gate: Mapping) -> dict[str, float]:
-    """The figures that have a threshold."""
+    """Return the figures that have a threshold."""
     q = gate['quantized']
     return {
         'logit_cosine': q['logit_cosine'],
@@ -104,7 +105,7 @@ def judged(gate: Mapping) -> dict[str, float]:
 
 
 def judge(gate: Mapping) -> list[str]:
-    """What misses its threshold, in words."""
+    """Return a sentence for each figure that misses its threshold."""
     failed = []
     for name, value in judged(gate).items():
         limit, lowest = THRESHOLDS[name]
@@ -114,12 +115,12 @@ def judge(gate: Mapping) -> list[str]:
 
 
 def _actions(config: ModelConfig, logits: list[Tensor]) -> np.ndarray:
-    """(checks, horizon, dims without gripper) in units of the robot."""
+    """Return actions (checks, horizon, dims without gripper) in robot units."""
     return _values(config, torch.stack([x.argmax(-1) for x in logits]))
 
 
 def _errors(config: ModelConfig, calibration: Calibration, logits: list[Tensor]) -> tuple[float, float]:
-    """Mean and 99th percentile of the difference from what the demonstrator did."""
+    """Return mean and 99th percentile of the difference from the demonstrator's actions."""
     wanted = _values(config, torch.stack([c.wanted for c in calibration.checks]))
     error = np.abs(_actions(config, logits) - wanted)
     return float(error.mean()), float(np.percentile(error, 99))

@@ -1,7 +1,7 @@
-"""Which layer can be how small: each is rounded alone, and what that does to the chunk decides.
+"""Chooses the scheme of each layer by the divergence of the chunk when this layer alone is rounded.
 
-The divergences of single layers are added up, as if layers did not disturb each other. That only ranks them: the gate
-measures the checkpoint that comes out.
+The divergences of layers are added, as if they were independent. The sum only ranks the layers: the gate measures the
+resulting checkpoint.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from vla_model.quantization.gate import Calibration
 from vla_model.quantization.quantize import BLOCKS, HEAD, LINEARS, NORM, Stream, group_of, read_block, round_block
 from vla_model.quantization.smooth import Seen, watch
 
-LADDER = ('int4', 'int8')  # and after that: as it is
+LADDER = ('int4', 'int8')  # in order of size; the next step is the original precision
 KEPT_BITS = 16.0  # of a weight that stays as it is
 
 Divergences = dict[tuple[str, str], float]  # (layer, scheme) -> [nats]
@@ -30,9 +30,9 @@ def sensitivity(
     image_tokenizer: Path | None = None,
     device: str = 'cpu',
 ) -> Divergences:
-    """Mean Kullback-Leibler divergence of the action slots of the tuning prompts when one layer is rounded.
+    """Return the mean Kullback-Leibler divergence of the action slots [nats] when one layer is rounded.
 
-    One pass over the checkpoint. It keeps hidden states of every layer, scheme and prompt, not weights.
+    It reads the checkpoint once, and keeps the hidden states of every layer, scheme and tuning prompt.
     """
     found = open_folder(source, image_tokenizer)
     config, v = found.config.network, found.config.vocabulary
@@ -67,7 +67,7 @@ def sensitivity(
 
 
 class _rounded:
-    """A block with one layer rounded, as long as the context lasts."""
+    """Context in which one layer of a block is rounded."""
 
     def __init__(self, block: Block, name: str, scheme: str, entered: dict[str, Seen], entry: Quantization):
         self.block, self.name, self.plain = block, name, block.get_submodule(name)
@@ -82,10 +82,10 @@ class _rounded:
 
 
 def choose(found: Divergences, sizes: dict[str, int], group: int, bits: float) -> dict[str, str]:
-    """Layer -> scheme, with at most `bits` a weight on average; a layer that is not there stays as it is.
+    """Return layer -> scheme, with at most `bits` per weight on average; layers without a scheme are unchanged.
 
-    Starts with 4 bits everywhere, then again and again gives more to the layer whose divergence falls most per bit.
-    sizes: weights of each layer. Raises ValueError where even 4 bits are too many.
+    All layers start at 4 bits. Then the layer whose divergence falls most per bit gets more bits, repeatedly. sizes:
+    number of weights of each layer. Raises ValueError where 4 bits exceed the budget.
     """
     cost = {'int4': 4 + 16 / group, 'int8': 8.0, 'keep': KEPT_BITS}
     budget = bits * sum(sizes.values())

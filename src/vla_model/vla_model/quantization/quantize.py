@@ -1,8 +1,8 @@
-"""Makes a quantized checkpoint, a block at a time: never more of the original is in memory than one block.
+"""Makes a quantized checkpoint block by block, so that one block of the original is in memory at a time.
 
-Every block is run on the calibration prompts as it was, to see what enters its layers. Then its weights are smoothed
-and rounded, and prompts that calibrated nothing go through it as it was, in bfloat16, and quantized: what comes out at
-the end is what the gate compares.
+Each original block runs on the calibration prompts, which records the inputs of its layers. Then its weights are
+smoothed and rounded. The check prompts run through the original block, a bfloat16 one and the quantized one. The gate
+compares their final logits.
 """
 
 import copy
@@ -37,15 +37,15 @@ from vla_model.quantized import (
 
 SCHEMES = ('int8', 'fp8', 'int4', 'mixed')
 LINEARS = ('q_proj', 'k_proj', 'v_proj', 'attn_out', 'ff_proj', 'up_proj', 'ff_out')
-LEAST_SHARD = 64 << 20  # [bytes] smaller files are not worth it
+LEAST_SHARD = 64 << 20  # [bytes] of a file of weights
 BLOCKS, EMBEDDING, NORM, HEAD = (f'model.transformer.{name}' for name in ('blocks', 'wte', 'ln_f', 'ff_out'))
 
 
 @dataclass(frozen=True)
 class Result:
     gate: dict
-    failed: list[str]  # figures that miss their threshold, in words
-    folder: Path | None  # None where nothing was kept
+    failed: list[str]  # a sentence for each figure that misses its threshold
+    folder: Path | None  # of the checkpoint; None where it was not kept
 
 
 def quantize(
@@ -60,10 +60,10 @@ def quantize(
     image_tokenizer: Path | None = None,
     device: str = 'cpu',
 ) -> Result:
-    """Writes the checkpoint `source` as `out`, unless it fails its gate (and is not kept nevertheless).
+    """Write the quantized checkpoint `source` to `out`. One that fails its gate is kept only with `keep_failed`.
 
-    layers: scheme of every linear layer of the blocks, for 'mixed'; one that is not there stays as it is.
-    image_tokenizer: as in `loading.load`. Raises ValueError or FileNotFoundError naming what is wrong.
+    layers: scheme of the linear layers of the blocks, for 'mixed'; layers without one are unchanged. image_tokenizer:
+    as in LoadOptions. Raises ValueError or FileNotFoundError naming the wrong argument or file.
     """
     if scheme not in SCHEMES:
         raise ValueError(f'scheme must be one of {list(SCHEMES)}, got {scheme!r}')
@@ -85,7 +85,7 @@ def quantize(
     images, image_layers, agreement = quantize_image_tokenizer(found, calibration, stream.device)
     config = replace(found.config, name=f'{found.config.name}-{scheme}')
     largest = max(path.stat().st_size for path in {s.path for s in found.network.values()})
-    # What is held until it is written counts as well: a quarter of what was one file.
+    # Tensors are held until their file is written: a file is at most a quarter of the largest original one.
     limit = min(checkpoint.MAX_SHARD_BYTES, max(largest // 4, LEAST_SHARD))
     making = out.with_name(f'.{out.name}.writing')
     shutil.rmtree(making, ignore_errors=True)
@@ -106,10 +106,10 @@ def quantize(
 
 
 def plan_layers(config: NetworkConfig, scheme: str, layers: Mapping[str, str] | None) -> dict[str, str]:
-    """Name of each layer of the network -> its scheme. Raises ValueError where `layers` does not go with `scheme`."""
+    """Return layer -> scheme for all layers of the network. Raises ValueError where `layers` contradicts `scheme`."""
     config.refuse_options('quantization', 'keep the checkpoint in bfloat16')
     if (layers is None) != (scheme != 'mixed'):
-        raise ValueError("a scheme for each layer goes with scheme 'mixed', and only with that")
+        raise ValueError("schemes of single layers need scheme 'mixed', and 'mixed' needs them")
     names = [f'{BLOCKS}.{i}.{n}' for i in range(config.n_layers) for n in LINEARS]
     blocks = dict.fromkeys(names, scheme) if layers is None else dict(layers)
     if unknown := sorted(blocks.keys() - set(names)):
@@ -118,7 +118,7 @@ def plan_layers(config: NetworkConfig, scheme: str, layers: Mapping[str, str] | 
 
 
 def stored_layers(source: Path, image_tokenizer: Path | None = None) -> tuple[dict[str, int], int]:
-    """(weights of each linear layer of the blocks, group of int4) of a checkpoint."""
+    """Return the number of weights of each linear layer of the blocks, and the int4 group, of a checkpoint."""
     found = open_folder(source, image_tokenizer)
     names = [f'{BLOCKS}.{i}.{n}' for i in range(found.config.network.n_layers) for n in LINEARS]
     sizes = {n: math.prod(found.network[f'{n}.weight'].shape) for n in names if f'{n}.weight' in found.network}
@@ -126,13 +126,13 @@ def stored_layers(source: Path, image_tokenizer: Path | None = None) -> tuple[di
 
 
 def group_of(config: NetworkConfig) -> int:
-    """Inputs that share a scale in int4."""
+    """Return the number of inputs that share a scale in int4."""
     return group_for({config.d_model, config.mlp_hidden_size})
 
 
 @dataclass
 class Stream:
-    """The network, block by block: yields the quantized tensors, keeps the logits of the checks."""
+    """Runs the network block by block: yields the quantized tensors, and keeps the logits of the checks."""
 
     found: Opened
     calibration: Calibration
@@ -145,7 +145,7 @@ class Stream:
 
     @torch.inference_mode()
     def tensors(self) -> Iterator[tuple[str, Tensor]]:
-        """Quantized tensors in the order of the network. Afterwards `digests` and `logits` are complete."""
+        """Yield the quantized tensors in the order of the network. Then `digests` and `logits` are complete."""
         config, checks = self.found.config.network, self.calibration.checks
         half = torch.bfloat16
         (table,) = self.read([f'{EMBEDDING}.weight']).values()
@@ -205,7 +205,7 @@ class Stream:
             ]
 
     def read(self, names: list[str]) -> dict[str, Tensor]:
-        """Tensors as they are stored; remembers their digests. Raises ValueError naming one that is missing."""
+        """Return stored tensors, and record their digests. Raises ValueError naming a missing one."""
         for name in names:
             if name not in self.found.network:
                 raise ValueError(f'tensor {name} is missing: weights and config.json are of different models')
@@ -222,7 +222,7 @@ class Stream:
 
 
 def read_block(stream: Stream, i: int) -> tuple[Block, dict[str, torch.dtype]]:
-    """Block i in float32, and the types in which its tensors are stored."""
+    """Return block i in float32, and the stored types of its tensors."""
     with torch.device('meta'):
         block = Block(stream.found.config.network)
     prefix = f'{BLOCKS}.{i}.'
@@ -241,7 +241,7 @@ def read_block(stream: Stream, i: int) -> tuple[Block, dict[str, torch.dtype]]:
 
 
 def round_block(block: Block, entered: Mapping[str, Seen], schemes: Mapping[str, str], entry: Quantization) -> None:
-    """Puts quantized layers in place of those named."""
+    """Replace the layers named in `schemes` by quantized ones."""
     for name, scheme in schemes.items():
         linear = block.get_submodule(name)
         made = quantized_like(linear, name, scheme, entry.group, entry.activations)
@@ -254,7 +254,7 @@ def round_block(block: Block, entered: Mapping[str, Seen], schemes: Mapping[str,
 
 
 def image_layers(config: ImageTokenizerConfig) -> dict[str, str]:
-    """Scheme of each convolution of the image tokenizer."""
+    """Return the scheme of each convolution of the image tokenizer."""
     with torch.device('meta'):
         tokenizer = ImageTokenizer(config)
     return {n: 'int8-weight' for n, m in tokenizer.named_modules() if isinstance(m, nn.Conv2d)}
@@ -263,7 +263,7 @@ def image_layers(config: ImageTokenizerConfig) -> dict[str, str]:
 def quantize_image_tokenizer(
     found: Opened, calibration: Calibration, device: torch.device
 ) -> tuple[dict[str, Tensor], dict[str, str], dict]:
-    """(tensors, layers, agreement of codes): convolutions in int8, all else as it is stored."""
+    """Return (tensors, layer -> scheme, agreement of codes): convolutions are in int8, other tensors unchanged."""
     with torch.device('meta'):
         exact = ImageTokenizer(found.config.image_tokenizer)
     folder = next(iter(found.image.values())).path.parent

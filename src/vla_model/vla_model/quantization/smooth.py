@@ -1,8 +1,8 @@
-"""Smoothing: inputs of a layer that are now and then large are divided, and its weights multiplied, by as much.
+"""Smoothing: divides inputs with outliers by a factor, and multiplies the weights of the layer by it.
 
-SmoothQuant (Xiao et al., 2023) for rounded inputs; for weights in 4 bits the same is AWQ (Lin et al., 2023). What
-divides is folded into the norm or the layer before, as a power of two, so that folding changes no digit. How much, of a
-few choices, is decided by the error that rounding leaves in what comes out.
+This is SmoothQuant (Xiao et al., 2023) for rounded inputs, and AWQ (Lin et al., 2023) for weights in 4 bits. The
+division is folded into the norm or layer before. Factors are powers of two, so that folding changes no digit. Of a few
+exponents, the one with the smallest error of the rounded outputs is taken.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,8 +17,8 @@ from vla_model.network import Block
 from vla_model.quantized import FP8, INT8, round_tokens, round_weight, widen
 
 ALPHAS = (0.4, 0.55, 0.7, 0.85)  # s = largest input ^ alpha / largest weight ^ (1 - alpha)
-ROWS = 512  # inputs of a layer that are kept to compare with
-# What divides -> the layers whose inputs it divides.
+ROWS = 512  # recorded inputs of a layer, on which errors are measured
+# Module that takes the division -> layers whose inputs it divides.
 FOLDS = {
     'attn_norm': ('q_proj', 'k_proj', 'v_proj'),
     'v_proj': ('attn_out',),
@@ -29,7 +29,7 @@ FOLDS = {
 
 @dataclass
 class Seen:
-    """What entered a layer of k inputs."""
+    """Statistics of the inputs of a layer with k inputs."""
 
     largest: Tensor  # (k,) magnitude
     square: Tensor  # (k,) mean
@@ -39,7 +39,7 @@ class Seen:
 def watch(
     block: Block, hidden: list[Tensor], rope: Callable[[int], tuple[Tensor, Tensor]]
 ) -> tuple[list[Tensor], dict[str, Seen]]:
-    """(what comes out for each of `hidden` (1, T, d_model), what entered each linear layer)."""
+    """Return the outputs of a block for `hidden` (1, T, d_model), and the inputs of each of its linear layers."""
     device = block.q_proj.weight.device
     linears = {name: m for name, m in block.named_modules() if isinstance(m, nn.Linear)}
     largest = {name: torch.zeros(m.in_features, device=device) for name, m in linears.items()}
@@ -64,7 +64,7 @@ def watch(
 
 
 def smooth(block: Block, entered: dict[str, Seen], schemes: Mapping[str, str], entry: Quantization) -> None:
-    """Folds, in place; `entered` becomes what would enter now."""
+    """Smooth a block in place, and update `entered` to the inputs after smoothing."""
     for source, names in FOLDS.items():
         rounded = {n: schemes[n] for n in names if n in schemes}
         if not rounded:
@@ -90,7 +90,7 @@ def smooth(block: Block, entered: dict[str, Seen], schemes: Mapping[str, str], e
 
 
 def _factor(seen: Seen, weights: list[Tensor], alpha: float) -> Tensor:
-    """(k,) powers of two, around 1."""
+    """Return factors (k,): powers of two around 1."""
     weight = torch.stack([w.abs().amax(0) for w in weights]).amax(0).clamp(min=1e-5)
     s = alpha * seen.largest.clamp(min=1e-5).log2() - (1 - alpha) * weight.log2()
     return torch.exp2((s - s.mean()).round().clamp(-12, 12))
@@ -99,7 +99,7 @@ def _factor(seen: Seen, weights: list[Tensor], alpha: float) -> Tensor:
 def _error(
     weights: Mapping[str, Tensor], rounded: Mapping[str, str], seen: Seen, s: Tensor, entry: Quantization
 ) -> float:
-    """Square of what rounding changes in the outputs, of their square, over the layers that are rounded."""
+    """Return the relative square error of the outputs by rounding, summed over the rounded layers."""
     total = 0.0
     for name, scheme in rounded.items():
         weight = weights[name]
@@ -111,7 +111,7 @@ def _error(
 
 
 def round_input(x: Tensor, scheme: str, largest: float, activations: str) -> Tensor:
-    """x as a layer of this scheme sees it."""
+    """Return x as rounded by a layer of this scheme."""
     if scheme == 'int8':
         if activations == 'tensor':
             scale = max(largest, 1e-6) / INT8

@@ -6,10 +6,10 @@ import numpy as np
 
 
 def quantize(values: np.ndarray, bins: int) -> np.ndarray:
-    """Bin of each value, int64, same shape. Values are clipped to [-1, 1]; -1 is bin 0, +1 is bin `bins - 1`.
+    """Return the bin of each value, int64, same shape. Values are clipped to [-1, 1]; -1 is bin 0, +1 bin `bins - 1`.
 
-    Halves round to even. Computed in the precision of `values`, as the released models were trained: states in
-    float64, actions in float32. Raises ValueError on values that are not finite.
+    Halves round to even. The computation has the precision of `values`, as in the training of the released models:
+    states in float64, actions in float32. Raises ValueError on values that are not finite.
     """
     values = np.asarray(values)
     if not np.isfinite(values).all():
@@ -18,13 +18,13 @@ def quantize(values: np.ndarray, bins: int) -> np.ndarray:
 
 
 def dequantize(indices: np.ndarray, bins: int) -> np.ndarray:
-    """Value in [-1, 1] of each bin, float32, same shape. End points are exact; neighbours are 2 / (bins - 1) apart."""
+    """Return the value in [-1, 1] of each bin, float32, same shape. End points are exact."""
     return np.clip(indices, 0, bins - 1).astype(np.float32) / np.float32(bins - 1) * np.float32(2) - np.float32(1)
 
 
 @dataclass(frozen=True)
 class Ranges:
-    """Affine map of robot units to [-1, 1], per dimension. Where low is above high, it turns the direction round."""
+    """Affine map of robot units to [-1, 1], per dimension. Low above high reverses the direction."""
 
     low: np.ndarray  # (n,) robot units that become -1
     high: np.ndarray  # (n,) robot units that become +1
@@ -39,9 +39,9 @@ class Ranges:
         object.__setattr__(self, 'high', high)
 
     def normalize(self, values: np.ndarray) -> np.ndarray:
-        """(..., n) robot units to (..., n) float64; outside [-1, 1] where a value lies outside its range."""
+        """Return normalized values (..., n) float64; they are outside [-1, 1] where a value is outside its range."""
         return 2 * (np.asarray(values, np.float64) - self.low) / (self.high - self.low) - 1
 
     def denormalize(self, values: np.ndarray) -> np.ndarray:
-        """(..., n) in [-1, 1] to (..., n) float64 robot units."""
+        """Return robot units (..., n) float64 of values (..., n) in [-1, 1]."""
         return (np.asarray(values, np.float64) + 1) / 2 * (self.high - self.low) + self.low

@@ -1,11 +1,11 @@
-"""The prompts: where text, state, images and the block to be decoded stand. One builder for training and inference.
+"""Builds prompts of text, state, images and the block to decode, for training and inference.
 
     action   mm2a BOS task  state  images  dim [previous actions] EOS | soa  block  eoa
     plan     mmu  BOS task [state] images  dim                        |      block
     image    t2i  BOS task [state] images  dim                    EOS | soi  block  eoi
 
-Every part but the task begins with a fixed phrase. Nothing is padded; `Template.padded` makes the form that the
-released models were trained with.
+Every part but the task starts with a fixed phrase. Prompts have no padding; `Template.padded` returns the padded form,
+with which the released models were trained.
 """
 
 from dataclasses import dataclass
@@ -27,25 +27,24 @@ NOTHING = slice(0, 0)
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt whose slots still hold the mask."""
+    """A prompt with masks in all slots."""
 
     ids: Tensor  # (length,) int64, on the model's device
-    state: slice  # empty where the state is left out
+    state: slice  # empty for a prompt without state
     views: tuple[slice, ...]
     previous: slice  # empty without previous actions
-    block: slice  # what the model decodes
-    left: int  # pads before and after it in the padded form
+    block: slice  # slots that the model decodes
+    left: int  # number of pads before and after the prompt in the padded form
     right: int
     pad: int
 
     def fill(
         self, state: Tensor | None, views: Tensor, block: Tensor | None = None, previous: Tensor | None = None
     ) -> Tensor:
-        """Ids (1, length) with state (dim,), views (n, tokens) and previous actions put into their slots.
+        """Return ids (1, length) with state (dim,), views (n, tokens) and previous actions in their slots.
 
-        block (k,): ids of its first slots, which condition the rest; what is not given stays masked. All are ids of
-        the vocabulary, not bins or codes. Raises ValueError where something is given that the template has no slot
-        for, or the other way round.
+        block: (k,) ids of its first slots, which condition the rest; the other slots stay masked. All numbers are ids
+        of the vocabulary, not bins or codes. Raises ValueError where the arguments do not match the slots.
         """
         ids = self.ids.clone()
         for name, slot, value in (('state', self.state, state), ('previous actions', self.previous, previous)):
@@ -63,7 +62,7 @@ class Template:
         return ids[None]
 
     def padded(self, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """(ids, valid) of a filled prompt in the fixed length of training: each (1, left + length + right)."""
+        """Return (ids, valid) of a filled prompt in the fixed length of training, (1, left + length + right) each."""
         left, right = (ids.new_full((1, n), self.pad) for n in (self.left, self.right))
         out = torch.cat((left, ids, right), 1)
         valid = torch.ones_like(out, dtype=torch.bool)
@@ -73,7 +72,7 @@ class Template:
 
 
 class PromptBuilder:
-    """Builds prompts of one layout: number of views, of dimensions, of steps."""
+    """Builds prompts of one layout, which is given by the numbers of views, dimensions and steps."""
 
     def __init__(
         self,
@@ -88,20 +87,20 @@ class PromptBuilder:
         device: torch.device,
         points: int = 0,
     ):
-        """max_prompt_tokens bounds what stands before the block of the action prompt; the padded forms follow from it.
-        points: see RobotInterface.
+        """max_prompt_tokens: limit of the action prompt before its block, which also sets the padded lengths.
 
-        Released: 910 for 7 dimensions and two views (1024 in all), 990 for 16 dimensions and three views (1120).
+        Released: 910 for 7 dimensions and two views (1024 with the block), 990 for 16 dimensions and three views
+        (1120). points: see RobotInterface.
         """
         self.text, self.vocabulary, self.device = text, vocabulary, device
         self.views, self.view_tokens = views, view_tokens
         self.state_dim, self.action_dim, self.action_tokens = state_dim, action_dim, action_dim * horizon
         self.max_prompt_tokens = max_prompt_tokens
-        # Padded, 7 dimensions take the room of 14, so that both fit into one batch of training.
+        # 7 dimensions are padded to the length of 14, so that both fit into one batch of training.
         self.action_pads = self.action_tokens if action_dim == 7 else 0
         self.block_tokens = self.action_tokens + 2 * views * points
         self.max_tokens = max_prompt_tokens + 2 + self.block_tokens + self.action_pads
-        # An instruction holds for many observations.
+        # Templates are cached, as an instruction is in force for many observations.
         self.action = lru_cache(maxsize=8)(self._action)
         self.plan = lru_cache(maxsize=8)(self._plan)
         self.image = lru_cache(maxsize=8)(self._image)
@@ -117,7 +116,10 @@ class PromptBuilder:
         )  # fmt: skip
 
     def _action(self, instruction: str, previous: int = 0) -> Template:
-        """Action prompt, with room for `previous` action ids. Raises ValueError on an empty or too long instruction."""
+        """Return the action prompt, with `previous` slots for action ids.
+
+        Raises ValueError on an empty or too long instruction.
+        """
         v = self.vocabulary
         ids, task, state, views = self._context(v.mm2a, instruction, state=True)
         before = NOTHING
@@ -130,7 +132,7 @@ class PromptBuilder:
         return self._template(ids, state, views, before, block, left, self.action_pads)
 
     def _plan(self, instruction: str, length: int, state: bool = False) -> Template:
-        """Prompt for a text of at most `length` tokens. It has no padded form: training fills the block with EOS.
+        """Return the prompt for a text of at most `length` tokens. Training fills the block with EOS, without padding.
 
         The released models plan without `state`.
         """
@@ -141,9 +143,9 @@ class PromptBuilder:
         return self._template(ids, where, views, NOTHING, block, 0, 0)
 
     def _image(self, instruction: str | None, state: bool = False) -> Template:
-        """Prompt for the image of the head view at the end of the chunk. The released models leave `state` out.
+        """Return the prompt for the image of the head view at the end of the chunk.
 
-        instruction None: the same prompt without a task, for guidance.
+        The released models have no `state` here. instruction: None for the prompt without a task, for guidance.
         """
         v = self.vocabulary
         ids, task, where, views = self._context(v.t2i, instruction, state)
@@ -157,21 +159,21 @@ class PromptBuilder:
     def _context(
         self, mode: int, instruction: str | None, state: bool
     ) -> tuple[list[int], int, slice, tuple[slice, ...]]:
-        """What all prompts begin with, the number of task tokens, and the slots in it."""
+        """Return the common start of all prompts, the number of task tokens, and the slots of state and views."""
         v = self.vocabulary
         if instruction is not None and not instruction.strip():
-            raise ValueError('the instruction is empty: say what the robot shall do')
+            raise ValueError('the instruction is empty: give the task of the robot')
         task = self.text.encode(instruction) if instruction is not None else []
         ids = [mode, *task] if task[:1] == [v.bos] else [mode, v.bos, *task]
         where = self._slot(ids, prompt_texts.STATE, v.sostate, self.state_dim, v.eostate) if state else NOTHING
         phrases = prompt_texts.VIEWS[self.views]
         views = tuple(self._slot(ids, phrase, v.soi, self.view_tokens, v.eoi) for phrase in phrases)
-        # Released models know two marks, for 7 dimensions and for all else.
+        # Released models have two marks, for 7 and for 14 dimensions.
         ids += [*self._phrase(prompt_texts.ACTION_DIM), v.dim7 if self.action_dim == 7 else v.dim14]
         return ids, len(task), where, views
 
     def _slot(self, ids: list[int], phrase: str, start: int, length: int, end: int) -> slice:
-        """Appends `phrase start masks end` and returns where the masks are."""
+        """Append `phrase start masks end` to ids; return the slice of the masks."""
         ids += [*self._phrase(phrase), start]
         slot = slice(len(ids), len(ids) + length)
         ids += [self.vocabulary.mask] * length + [end]

@@ -1,4 +1,4 @@
-"""The fixed English of the prompts, word for word as the released models were trained."""
+"""The fixed English phrases of the prompts, word for word as in the training of the released models."""
 
 import math
 import re
@@ -12,7 +12,7 @@ ACTION_DIM = "Robot's action dim is:"
 PREVIOUS_ACTIONS = "Robot's previous actions are:"
 PHRASES = (STATE, HEAD_VIEW, WRIST_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW, ACTION_DIM)
 
-EXAMPLE = 'put it there'  # the instruction of prompts whose answer is not read: to warm up, to trace, to measure
+EXAMPLE = 'put it there'  # the instruction of prompts for warm-up, tracing and timing
 
 VIEWS = {  # by number of views
     1: (HEAD_VIEW,),
@@ -22,7 +22,7 @@ VIEWS = {  # by number of views
 
 
 def plan(instruction: str, subtasks: list[str], finished: list[str], current: str) -> str:
-    """The model's account of a task: all sub-tasks, those finished, the one to do now."""
+    """Return the plan text of a task: all sub-tasks, the finished ones and the current one."""
     text = f'My task is {instruction}. I need to finish this task by {", ".join(subtasks)}. '
     if finished:
         text += f'Currently, I have finished {", ".join(finished)}. '
@@ -35,7 +35,7 @@ _PLAN = re.compile(
 
 
 def progress(text: str) -> float:
-    """Share of the sub-tasks that a plan text calls finished, 0..1; NaN where it is no such text."""
+    """Return the share of finished sub-tasks in a plan text, 0..1; NaN for another text."""
     found = _PLAN.search(text)
     if found is None:
         return math.nan

@@ -1,4 +1,4 @@
-"""Text as tokens: byte-level BPE, from the tokenizer.json of a checkpoint or trained on the texts of the tasks.
+"""The text tokenizer: byte-level BPE, from the tokenizer.json of a checkpoint or trained on the texts of the tasks.
 
 `python3 -m vla_model.tokens.text_tokenizer FILE` trains the one of the nano configuration again.
 """
@@ -16,7 +16,7 @@ NANO_FILE = Path(__file__).parents[1] / 'data' / 'nano_tokenizer.json'
 
 
 class TextTokenizer:
-    """A `tokenizers` file. Adds no mark of its own, and reads none: what looks like a mark is plain text."""
+    """Encodes and decodes text by a `tokenizers` file. It adds no marks; marks in a text are encoded as plain text."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.tokenizer = tokenizer
@@ -24,7 +24,7 @@ class TextTokenizer:
 
     @classmethod
     def load(cls, path: Path) -> 'TextTokenizer':
-        """Raises FileNotFoundError or ValueError naming the file."""
+        """Read a tokenizer file. Raises FileNotFoundError or ValueError naming the file."""
         check_file(path, 'the tokenizer', 'a checkpoint needs the tokenizer it was trained with')
         try:
             return cls(Tokenizer.from_file(str(path)))
@@ -43,7 +43,7 @@ class TextTokenizer:
 
 
 def train(texts: list[str], size: int) -> TextTokenizer:
-    """A byte-level BPE of at most `size` tokens. Any text can be encoded: the 256 bytes are always among them."""
+    """Train a byte-level BPE of at most `size` tokens. It contains the 256 bytes, so that any text can be encoded."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -55,7 +55,7 @@ def train(texts: list[str], size: int) -> TextTokenizer:
 
 
 def task_texts() -> list[str]:
-    """Prompt phrases, instructions and sub-tasks of table-top tasks, plan sentences."""
+    """Return the training texts: prompt phrases, instructions and sub-tasks of table-top tasks, and plan texts."""
     colours = ['red', 'green', 'blue', 'yellow', 'orange', 'purple', 'white', 'black', 'pink', 'brown']
     things = [
         'apple',

@@ -1,11 +1,11 @@
-"""One id space for everything the network reads and writes: text, special marks, image codes, state and action bins."""
+"""The id space of the network's inputs and outputs: text, special marks, image codes, state and action bins."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# Marks of the prompts, with their ids in the released vocabulary. They are only ever inserted as ids, never parsed
-# from text, so an instruction cannot contain one.
+# Marks of the prompts, with their ids in the released vocabulary. They are inserted as ids and never parsed from text,
+# so that an instruction cannot contain one.
 RELEASED_SPECIALS = {
     'bos': 126080,
     'eos': 126081,
@@ -29,7 +29,7 @@ RELEASED_SIZE = 136704
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Every id follows from this: `[ text and marks | image codes | (unused) | bins ]`."""
+    """The layout of all ids: `[ text and marks | image codes | (unused) | bins ]`."""
 
     size: int  # rows of the embedding
     text: int  # ids of the text tokenizer, the first ones
@@ -70,12 +70,12 @@ class Vocabulary:
 
     @property
     def bins_offset(self) -> int:
-        """Id of bin 0."""
+        """The id of bin 0."""
         return self.size - self.bins
 
     @classmethod
     def released(cls) -> 'Vocabulary':
-        """The layout of the released 8B checkpoints."""
+        """Return the layout of the released 8B checkpoints."""
         return cls(
             size=RELEASED_SIZE,
             text=RELEASED_TEXT,
@@ -87,9 +87,9 @@ class Vocabulary:
 
     @classmethod
     def of_released(cls, config: Mapping[str, Any], text: int) -> 'Vocabulary':
-        """From the fields of a released config.json and the length of its tokenizer, at which the image codes begin.
+        """Return the layout of a released config.json. text: length of its tokenizer, the id of the first image code.
 
-        (They do not begin at `llm_vocab_size`, which counts unused rows, too.) Raises ValueError naming the field.
+        `llm_vocab_size` is not this id, as it counts unused rows. Raises ValueError naming a wrong field.
         """
         wanted = ('vocab_size', 'action_vocab_size', 'codebook_size', 'mask_token_id', 'eos_token_id')
         for name in wanted:
@@ -103,7 +103,7 @@ class Vocabulary:
 
     @classmethod
     def small(cls, text: int, codes: int, bins: int) -> 'Vocabulary':
-        """A layout without gaps: `text` ids of a text tokenizer, then the marks, image codes and bins."""
+        """Return a layout without gaps: `text` ids of a text tokenizer, then marks, image codes and bins."""
         marks = {name: text + i for i, name in enumerate(RELEASED_SPECIALS)}
         image_offset = text + len(marks)
         size = image_offset + codes + bins

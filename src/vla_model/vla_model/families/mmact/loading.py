@@ -22,22 +22,22 @@ _log = logging.getLogger(__name__)
 
 
 def describe(reference: str | Path, options: LoadOptions = PLAIN) -> PolicyInfo:
-    """What the policy would be, without reading its weights: model_id is the name alone."""
+    """Return the info of the policy without reading its weights; its model_id is the name alone."""
     config = _open(reference, options).config
     return info_of(config, config.name)
 
 
 def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
-    """The policy of a checkpoint folder or a name of `shipped`, ready for `warm_up`.
+    """Return the policy of a checkpoint folder or of a name of `shipped`, ready for `warm_up`.
 
-    Engines other than eager are tried in a child process before, see trial.py, and the log names those that died there.
+    Engines other than eager are first tried in a child process, see trial.py; the log names those that died there.
     Raises FileNotFoundError or ValueError naming the file, tensor, field or option, and the remedy.
     """
     o, target = options, _device(options.device)
     precision = _check(o, target)
     set_threads(o.threads)
     found = _open(reference, o)
-    # Before any weight is here: the process that tries engines has the memory to itself.
+    # Trials run before this process loads weights, so that they have the memory for themselves.
     subject = trial_subject(reference, o.device, precision, o.seed, _elsewhere(o), o.gripper, found)
     choice = choose(subject, o.engine, o.image_dtype, o.image_engine)
     for remark in choice.remarks:
@@ -58,7 +58,7 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
 
 
 def _check(o: LoadOptions, target: torch.device) -> str:
-    """The precision of the network. Raises ValueError naming the option that is wrong."""
+    """Return the precision of the network. Raises ValueError naming a wrong option."""
     if o.dtype != 'auto' and o.dtype not in DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(DTYPES)}, got {o.dtype!r}")
     precision = o.dtype if o.dtype != 'auto' else 'bfloat16' if target.type == 'cuda' else 'float32'
@@ -90,13 +90,13 @@ def _from_folder(folder: Path, found: Opened, device: torch.device, dtype: torch
         put_layers(image, found.config.quantization, checkpoint.IMAGE_PREFIXES)
     digests = checkpoint.load_into(network, found.network, device, dtype, folder)
     digests |= checkpoint.load_into(image, found.image, device, torch.float32, folder)
-    plain_layers(image)  # convolutions are stored in 8 bits to be small, and computed as ever
+    plain_layers(image)  # convolutions are stored in 8 bits and computed in float32
     model_id = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
     return MaskedPolicy(found.config, found.text, network, image, model_id)
 
 
 def save(policy: MaskedPolicy, folder: str | Path) -> None:
-    """Writes the policy as a checkpoint folder that `load` reads. Raises ValueError for a quantized one."""
+    """Write the policy as a checkpoint folder, which `load` reads. Raises ValueError for a quantized one."""
     if policy.config.quantization is not None:
         raise ValueError(f'{policy.config.name} is quantized: copy the folder it was loaded from')
     network, image = policy.network.state_dict(), policy.image_tokenizer.state_dict()

@@ -37,7 +37,7 @@ ACTION_DECODINGS = ('median', 'mode')
 
 @dataclass
 class CachedPrompt:
-    """The prompt of the newest act, and the keys and values of it and of those before."""
+    """The prompt of the newest act, and its keys and values, some of which are of earlier acts."""
 
     template: Template
     ids: Tensor  # (1, T)
@@ -46,7 +46,7 @@ class CachedPrompt:
 
 
 class MaskedPolicy:
-    """One masked model on one device, see `Policy`. Also for its family: the network, its engine and how it decodes."""
+    """The policy of a masked model on one device, see `Policy`. It owns network, engine and decoding options."""
 
     def __init__(
         self, config: ModelConfig, text: TextTokenizer, network: Network, image_tokenizer: ImageTokenizer, model_id: str
@@ -57,15 +57,15 @@ class MaskedPolicy:
         self.network, self.image_tokenizer = network.eval(), image_tokenizer.eval()
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
-        self.act_steps = 1  # forwards per chunk: more are slower; what they gain depends on the training
+        self.act_steps = 1  # forwards per chunk; more are slower, and better only if the training was for them
         self.action_decoding = 'median'  # one of ACTION_DECODINGS; gripper and points: mode
-        self.kv_reuse = 1  # acts per full forward: above 1, what did not change in between is not computed again
+        self.kv_reuse = 1  # acts per full forward; the others compute only the tokens that changed
         self._cached_prompt: CachedPrompt | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
         self._frames: dict[str, tuple[np.ndarray, Tensor]] = {}  # camera -> its newest image and the ids of it
         self.prompts = PromptBuilder.of(config, text, self.device)
-        # Each token is chosen by itself: where there are two ways to go on, the most probable ones of a chunk jump from
-        # one to the other. Medians stay on one side, and are what errors are smallest with.
+        # Tokens are decoded independently. Where a motion can continue in two ways, the modes of neighbouring steps may
+        # jump between both. Medians stay with one of them, and have the smallest error.
         self._medians = torch.zeros(robot.block_tokens, dtype=torch.bool)
         self._medians[: robot.chunk_tokens].view(robot.horizon, robot.action_dim)[
             :, : robot.action_dim - robot.gripper
@@ -73,21 +73,21 @@ class MaskedPolicy:
         self._medians = self._medians.to(self.device)
 
     def prepare(self, instruction: str) -> None:
-        """Makes `act` faster for instructions as long as this one. May take half a second, the first time.
+        """Prepare the engine for prompts of this length. The first call for a length may take half a second.
 
         Raises ValueError on an empty or too long instruction.
         """
         self.engine.prepare(len(self.prompts.action(instruction).ids))
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
-        """The chunk that follows `observation`, and the places of what the instruction names, see `Policy.act`.
+        """Return the chunk that follows `observation`, and the grounding points, see `Policy.act`.
 
         The network sees the prefix rounded to bins and clipped to the action range.
         Raises ValueError naming what is wrong with the observation or the prefix.
         """
         robot, info = self.config.robot, self.info
         state = state_of(robot, observation)
-        origin = np.zeros(robot.action_dim)  # what actions are relative to; the opening is absolute
+        origin = np.zeros(robot.action_dim)  # reference of relative actions; the opening is absolute
         if robot.action_space == 'joint_delta':
             origin[: robot.dof] = observation.positions
         steps = prefix_steps(info, prefix) if prefix is not None and len(prefix.positions) else None
@@ -109,10 +109,10 @@ class MaskedPolicy:
     def actions(
         self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str
     ) -> tuple[np.ndarray, np.ndarray]:
-        """((horizon, action_dim) float64 in robot units, (horizon, action_dim) probability of each), as the model says.
+        """Return the decoded actions (horizon, action_dim) float64 in robot units, and their probabilities, same shape.
 
-        For what compares engines: `act` gives the same as a chunk. state (state_dim,) is in robot units, too. Raises
-        ValueError naming what is wrong with images, state or instruction.
+        Comparisons of engines use this; `act` returns the same numbers as a chunk. state: (state_dim,) in robot units.
+        Raises ValueError naming the wrong image, state or instruction.
         """
         return self._decoded(images, state, instruction, None)[:2]
 
@@ -120,9 +120,9 @@ class MaskedPolicy:
     def _decoded(
         self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str, given: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Actions and their probability as in `actions`, and (views, points, 2) places as in Prediction.points.
+        """Return actions and probabilities as `actions`, and grounding points as in Prediction.points.
 
-        given: (d, action_dim) the first steps, in robot units.
+        given: the action prefix (d, action_dim), in robot units.
         """
         robot, vocabulary = self.config.robot, self.config.vocabulary
         template = self.prompts.action(instruction)
@@ -142,7 +142,7 @@ class MaskedPolicy:
                 reused=self._reused(template, ids) if self.kv_reuse > 1 else None,
             )
         )
-        # The one time in a cycle that the host waits. A bin is exact in float32.
+        # The host waits for the GPU only here. A bin is exact in float32.
         bin_and_probability = torch.stack((indices.float(), probability.float())).cpu().numpy()
         n = robot.chunk_tokens
         both = bin_and_probability[:, :n].reshape(2, robot.horizon, robot.action_dim)
@@ -154,10 +154,9 @@ class MaskedPolicy:
     def start(
         self, output: str, observation: Observation, options: Options | None = None
     ) -> decode.Job[Plan] | decode.Job[PredictedImage]:
-        """A job that writes a plan text or predicts the first camera's image at the end of the chunk.
+        """Return a job that decodes a plan text, or the first camera's image at the end of the chunk.
 
-        Raises ValueError naming what is wrong with the observation, an output that there is not, and options of
-        another output.
+        Raises ValueError naming a wrong part of the observation, an unknown output, or options of another output.
         """
         if output == PLAN and isinstance(options, PlanOptions | None):
             return self._start_plan(observation, options or PlanOptions())
@@ -207,20 +206,20 @@ class MaskedPolicy:
         return PredictedImage(t_ref, t_ref + round(robot.horizon * robot.dt * 1e9), image, float(probability.mean()))
 
     def warm_up(self, runs: int = 2) -> None:
-        """Asks for actions in a grey scene, so that the first real observation finds everything allocated.
+        """Decode actions of a grey scene, so that all buffers exist before the first real observation.
 
-        On an engine of graphs nothing is captured afterwards: what else shall run, a plan say, must have run before.
+        Engines of graphs capture nothing afterwards: run each other output that will be used, such as a plan, before.
         """
-        for run in range(runs):  # another grey each time, or the images would not be encoded again
+        for run in range(runs):  # each run has another grey level, as equal images are not encoded again
             seen = self.example(128 + run)
             self.actions(seen.images, state_of(self.config.robot, seen), seen.instruction)
         side = self.config.image_tokenizer.resolution
         for count in range(1, len(self.config.robot.cameras) if self.engine.encoder.together else 0):
-            self.engine.encode(torch.zeros(count, 3, side, side))  # when not all cameras have something new
+            self.engine.encode(torch.zeros(count, 3, side, side))  # batches where only some cameras have a new image
         self.engine.seal()
 
     def example(self, grey: int = 128) -> Observation:
-        """A grey scene, the arm in the middle of its ranges: what to try the model with."""
+        """Return an observation with grey images and the arm in the middle of its ranges."""
         robot, side = self.config.robot, self.config.image_tokenizer.resolution
         limits = robot.limits('state')
         middle = (limits.low + limits.high) / 2
@@ -234,36 +233,36 @@ class MaskedPolicy:
         )
 
     def close(self) -> None:
-        """Forgets images and keys; weights go with the last reference to them."""
+        """Free cached images, keys and values. Weights are freed with the last reference to the policy."""
         self.forget_images()
         self._cached_prompt = None
 
     def use(self, name: str, image_dtype: str = 'float32', image_engine: str = 'eager') -> None:
-        """Makes `act` run on the engines of these names, see `engine.make`: in this process, without a trial."""
+        """Run `act` on the engines of these names from now on, without a trial, see `select.make`."""
         self.engine = make(
             name, self.network, self.image_tokenizer, self.act_request(), self.model_id, image_dtype, image_engine
         )
         self.forget_images()
 
     def act_request(self) -> Act:
-        """A request of `act`, on which engines are calibrated and checked."""
+        """Return prompts of `act`, on which engines are calibrated and checked."""
         prompts = self.prompts
         return Act.of(prompts.action(EXAMPLE), self.config.vocabulary, prompts.max_tokens)
 
     def forget_images(self) -> None:
-        """The next images are encoded even if they are those of before."""
+        """Drop cached image codes, so that the next images are encoded again even if they are equal."""
         self._frames.clear()
 
     @torch.inference_mode()
     def _fill(self, template: Template, observation: Observation) -> Tensor:
-        """A prompt without state."""
+        """Return the ids (1, T) of a prompt without state."""
         return template.fill(None, self._view_ids(observation.images))
 
     def _reused(self, template: Template, ids: Tensor) -> KeyValues:
-        """What the act before knows of this prompt: only ids that changed, and the block, are computed again.
+        """Return the keys and values of the previous act, with the changed ids and the block to be computed again.
 
-        That is approximate, see docs/reference/performance.md. A new prompt, one that changed by more than half, and
-        every `kv_reuse`-th one is computed in full.
+        The result is approximate, see docs/reference/performance.md. The cache is empty, and the forward exact, for a
+        new template, after more than half of the ids changed, and for every `kv_reuse`-th act.
         """
         kept, start = self._cached_prompt, template.block.start
         if kept is not None and kept.template is template and kept.age + 1 < self.kv_reuse:
@@ -276,7 +275,7 @@ class MaskedPolicy:
         return self._cached_prompt.cache
 
     def _bin_ids(self, normalized: np.ndarray) -> Tensor:
-        """Ids, same shape, of numbers in [-1, 1]."""
+        """Return the ids of the bins of numbers in [-1, 1], same shape."""
         vocabulary = self.config.vocabulary
         indices = bins.quantize(normalized, vocabulary.bins) + vocabulary.bins_offset
         return upload(indices, self.device)
@@ -286,12 +285,12 @@ class MaskedPolicy:
         return self._bin_ids(self.state_ranges.normalize(state))
 
     def _view_ids(self, images: dict[str, np.ndarray]) -> Tensor:
-        """Ids (views, tokens) of the images, in prompt order. An image that was there before is not encoded again."""
+        """Return the ids (views, tokens) of the images, in prompt order. An image equal to the last is not encoded."""
         robot, offset = self.config.robot, self.config.vocabulary.image_offset
         found = {camera: check_image(camera, images, robot.cameras) for camera in robot.cameras}
         known = self._frames
         new = [c for c in robot.cameras if c not in known or not np.array_equal(known[c][0], found[c])]
-        # One at a time, as the released models were deployed: on a GPU a batch gives a few other codes.
+        # One image per call, as the released models were deployed: on a GPU a batch changes a few codes.
         for some in [new] if new and self.engine.encoder.together else [[camera] for camera in new]:
             pixels = [preprocess(found[c], self.config.image_tokenizer.resolution, self.device) for c in some]
             for camera, codes in zip(some, self.engine.encode(torch.stack(pixels)), strict=True):
@@ -304,7 +303,7 @@ if TYPE_CHECKING:
 
 
 def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
-    """What the contract says of a masked model."""
+    """Return the PolicyInfo of a masked model."""
     robot = config.robot
     return PolicyInfo(
         model_id=model_id,

@@ -1,7 +1,7 @@
-"""Reads the folders of the released checkpoints, whose config.json knows the network only.
+"""Reads the folders of the released checkpoints, whose config.json describes the network only.
 
-What they do not say comes beside it: `robot.json`, the fields of `RobotInterface`, and the image tokenizer, a folder of
-its own as released (showlab/magvitv2) or `image_tokenizer/` in the checkpoint.
+`robot.json` beside it has the fields of `RobotInterface`. The image tokenizer is in its own folder, as released
+(showlab/magvitv2), or in `image_tokenizer/` of the checkpoint.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from vla_model.tokens.vocabulary import Vocabulary
 
 ROBOT_FILE = 'robot.json'
 IMAGE_FOLDER = 'image_tokenizer'
-# The one variant of the network that the released checkpoints are, and that is built here.
+# The variant of the network in the released checkpoints; no other one is supported.
 VARIANT = {
     'activation_type': ('silu',),
     'alibi': (False,),
@@ -38,21 +38,21 @@ VARIANT = {
 
 
 def is_released(content: Mapping[str, Any]) -> bool:
-    """Whether a config.json is a released one, not one that `loading.save` wrote."""
+    """Return whether a config.json is a released one, in contrast to one that `loading.save` wrote."""
     return 'vocabulary' not in content and 'llm_vocab_size' in content
 
 
 def check_config(content: Mapping[str, Any]) -> NetworkConfig:
-    """Shape of the network.
+    """Return the shape of the network.
 
-    Raises ValueError naming a field that is missing, or set to a variant of the network that is not built here.
+    Raises ValueError naming a field that is missing, or set to an unsupported variant of the network.
     """
     for name, allowed in VARIANT.items():
         if name not in content:
             raise ValueError(f'field {name} is missing: restore the config.json that was released with the weights')
         if content[name] not in allowed:
             raise ValueError(f'field {name} is {content[name]!r}, only {allowed[0]!r} is supported')
-    if 'n_kv_heads' in content and content['n_kv_heads'] is None:  # the released way to say: as many
+    if 'n_kv_heads' in content and content['n_kv_heads'] is None:  # in released files: equal to n_heads
         content = {**content, 'n_kv_heads': content.get('n_heads')}
     network = read(NetworkConfig, dict(content), '')
     if content.get('embedding_size', network.vocab_size) != network.vocab_size:
@@ -61,7 +61,10 @@ def check_config(content: Mapping[str, Any]) -> NetworkConfig:
 
 
 def read_config(folder: Path, content: Mapping[str, Any], text: int, image: ImageTokenizerConfig) -> ModelConfig:
-    """`text`: length of the tokenizer; `image`: of the image tokenizer. Errors name file, field and remedy."""
+    """Return the configuration of a released folder. text: length of the tokenizer; image: its image tokenizer.
+
+    Raises FileNotFoundError or ValueError naming the file, the field and the remedy.
+    """
     try:
         network = check_config(content)
         vocabulary = Vocabulary.of_released(content, text)
@@ -70,7 +73,7 @@ def read_config(folder: Path, content: Mapping[str, Any], text: int, image: Imag
     path = folder / ROBOT_FILE
     if not path.is_file():
         names = ', '.join(f.name for f in fields(RobotInterface))
-        raise FileNotFoundError(f'{path} is missing: a released checkpoint does not know its robot; write {names}')
+        raise FileNotFoundError(f'{path} is missing: a released checkpoint does not describe its robot; write {names}')
     try:
         robot = read(RobotInterface, read_json(path), '')
         statistics = Statistics.load(folder / FILE) if robot.normalization != 'limits' else None
@@ -80,7 +83,7 @@ def read_config(folder: Path, content: Mapping[str, Any], text: int, image: Imag
 
 
 def list_image_tokenizer(folder: Path, elsewhere: Path | None) -> tuple[ImageTokenizerConfig, dict[str, Stored]]:
-    """Shape and tensors of the image tokenizer: `elsewhere`, or `image_tokenizer/` in the checkpoint."""
+    """Return shape and tensors of the image tokenizer in `elsewhere`, or in `image_tokenizer/` of the checkpoint."""
     place = elsewhere or folder / IMAGE_FOLDER
     check_has_weights(place, 'put pytorch_model.safetensors of the released image tokenizer there')
     stored = list_tensors(place)
