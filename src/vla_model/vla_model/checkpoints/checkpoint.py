@@ -90,7 +90,7 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
             raise _damaged(path, error) from None
     lost = sorted(n for n, file in index.items() if n not in found or found[n].path.name != file)
     if lost:
-        raise ValueError(f'{folder}: {_some(lost)} not in the file that {INDEX} says: copy the checkpoint again')
+        raise ValueError(f'{folder}: {_some(lost)} not in the file that {INDEX} names: copy the checkpoint again')
     return found
 
 
@@ -150,7 +150,7 @@ def split(stored: Mapping[str, Stored]) -> tuple[dict[str, Stored], dict[str, St
 
 
 def digest(tensor: Tensor) -> str:
-    """Of a tensor as it is stored: type, shape and numbers."""
+    """Return the digest of a stored tensor: of its type, shape and numbers."""
     t = tensor.detach().cpu().contiguous()
     found = hashlib.sha256(f'{t.dtype} {tuple(t.shape)}'.encode())
     found.update(t.flatten().view(torch.uint8).numpy().data)
@@ -167,7 +167,10 @@ def content_hash(config: ModelConfig, digests: Mapping[str, str]) -> str:
 
 
 def read_config(folder: Path, content: dict[str, Any]) -> ModelConfig:
-    """Of a checkpoint that `write` made, from the content of its config.json. Errors name file, field and remedy."""
+    """Return the configuration of a folder that `write` made, from the content of its config.json.
+
+    Raises FileNotFoundError or ValueError naming the file, the field and the remedy.
+    """
     robot = content.get('robot')
     needed = isinstance(robot, dict) and robot.get('normalization', 'limits') in statistics.METHODS
     found = Statistics.load(folder / statistics.FILE) if needed else None
@@ -207,7 +210,7 @@ def write(
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     save_file(tensors, path)
-    path.chmod(0o644)  # safetensors keeps it to the user who trained; on the robot somebody else reads it
+    path.chmod(0o644)  # safetensors lets only the training user read it; on the robot another user reads it
 
 
 def _write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> None:

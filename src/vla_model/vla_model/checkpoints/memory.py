@@ -159,7 +159,7 @@ def scheme_config(config: ModelConfig, scheme: str) -> ModelConfig:
 
 
 def table(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> str:
-    """What each scheme needs on disk and in memory, and whether that fits each Orin, as Markdown."""
+    """Return a Markdown table: disk and memory of each scheme, and the Orins with enough memory."""
     schemes = ('bfloat16', 'int8', 'fp8', 'int4')
     stored = [scheme_config(config, scheme) for scheme in schemes]
     image_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32

@@ -70,7 +70,7 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[list[in
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     with warnings.catch_warnings():
-        warnings.simplefilter('ignore')  # the tracer says of every shape that it may vary
+        warnings.simplefilter('ignore')  # the tracer warns about every shape
         traced = torch.jit.trace(module.eval(), inputs, check_trace=False)
         traced = torch.jit.freeze(traced)
     frontend = FrontEndManager().load_by_framework('pytorch')

@@ -1,6 +1,6 @@
 """TensorRT engines from the ONNX graphs of onnx_export.py. Needs the package tensorrt, and a GPU.
 
-Graphs are strongly typed: their precision is what the graph says, in TensorRT 10.3 to 11.x. What was built is kept
+Graphs are strongly typed: the graph sets the precisions, in TensorRT 10.3 to 11.x. Built engines are kept
 beside the graphs, in a folder named by all that it depends on.
 """
 
@@ -47,7 +47,7 @@ def _build_one(
         raise ValueError('TensorRT could not make a builder: see its messages above')
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, logger)
-    if not parser.parse_from_file(str(graph)):  # from the file, as the weights lie beside it
+    if not parser.parse_from_file(str(graph)):  # from the file, which has its weights beside it
         errors = '; '.join(parser.get_error(i).desc() for i in range(parser.num_errors))
         raise ValueError(f'TensorRT {trt.__version__} does not take {graph.name}: {errors}')
     config = builder.create_builder_config()
