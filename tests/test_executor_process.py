@@ -108,7 +108,7 @@ def test_lifecycle_round_trip_and_holding_still(graph):
     assert graph.transition('executor', graph.CONFIGURE)
     assert not graph.transition('executor', graph.ACTIVATE)
     for text in (
-        'a controller does not listen to /target_joint: start the controller',
+        'a controller does not subscribe to /target_joint: start the controller',
         f'nobody listens to /{GRIPPER}: start the gripper controller',
     ):
         assert text in graph.output(p)

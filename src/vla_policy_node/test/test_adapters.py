@@ -173,7 +173,7 @@ def test_nobody_or_a_recorder_listens(ros):
         ros.add(name).create_subscription(JointState, 'command', print, 1)
     ros.wait(lambda: adapter.topic._publisher.get_subscription_count() == 2, 'the recorders')
     (problem,) = adapter.check(True)
-    assert 'a controller does not listen to /command: start the controller' in problem
+    assert 'a controller does not subscribe to /command: start the controller' in problem
     assert not adapter.check(False)
 
 
@@ -182,7 +182,7 @@ def test_the_named_controller_must_be_the_one(ros):
     node = ros.add('executor')
     any_one, named = make(node, 'crisp'), make(node, 'crisp', 'command2', 'mine')
     ros.wait(lambda: not any_one.check(True), 'a listener')
-    assert 'mine does not listen' in named.check(True)[0]
+    assert 'mine does not subscribe' in named.check(True)[0]
     ros.add('mine', namespace='/arm').create_subscription(JointState, '/command2', print, 1)
     ros.wait(lambda: not named.check(True), 'the named one')
     assert named.topic.listeners() == ['/arm/mine']
@@ -206,13 +206,13 @@ def test_a_second_publisher_is_named(ros):
     adapter = make(ros.add('executor'), 'crisp')
     other = ros.add('teleop', namespace='/cell')
     publisher = other.create_publisher(JointState, '/command', 1)
-    ros.wait(adapter.topic.rivals, 'the rival')
-    assert adapter.topic.rivals() == ['/cell/teleop']
+    ros.wait(adapter.topic.competing_publishers, 'the competing publisher')
+    assert adapter.topic.competing_publishers() == ['/cell/teleop']
     assert '/cell/teleop also publishes on /command: stop all but one' in adapter.check(False)[0]
     other.destroy_publisher(publisher)
     twin = ros.add('executor')  # a second executor, started by mistake
     twin.create_publisher(JointState, '/command', 1)
-    ros.wait(lambda: adapter.topic.rivals() == ['/executor'], 'the twin')
+    ros.wait(lambda: adapter.topic.competing_publishers() == ['/executor'], 'the twin')
 
 
 class Controller:

@@ -321,7 +321,7 @@ class Core:
 def watch(topic=None, problem=''):
     core = Core()
     topic = topic or SimpleNamespace(name='/command', there=['/controller'], others=[])
-    topic.listeners, topic.rivals = lambda: topic.there, lambda: topic.others
+    topic.listeners, topic.competing_publishers = lambda: topic.there, lambda: topic.others
     robot = SimpleNamespace(says=problem)
     topic.joints = SimpleNamespace(ask=lambda: topic.gone, wrong=lambda: topic.wrong, outstanding=lambda: topic.unknown)
     topic.wrong, topic.unknown, topic.gone = [], [], []

@@ -198,15 +198,15 @@ def test_nothing_is_committed_in_shadow_or_for_a_model_that_takes_no_prefix():
 
 
 def test_a_stalled_arm_executes_its_chunk_unless_that_is_turned_off():
-    for stagnation in (0.3, 0.0):
-        session, _ = opened(stagnation=stagnation)
+    for stall_fraction in (0.3, 0.0):
+        session, _ = opened(stall_fraction=stall_fraction)
         session.put('go')
         found = []
         for k in range(20):
             found.append(session.stalled(k * NS // 5, 0, np.zeros(7)))
             if not found[-1]:
                 session.deliver(answer(session, t_ref=k * NS // 5))
-        assert any(found) is (stagnation > 0)
+        assert any(found) is (stall_fraction > 0)
 
 
 def test_committed_actions_are_used_under_the_lock_alone(monkeypatch):

@@ -15,7 +15,7 @@ from vla_bringup.processes.probe import Probe
 from vla_core import clocks
 from vla_core.profile import profile_path
 from vla_msgs.msg import ExecutorStatus, PolicyStatus
-from vla_policy_node.adapters.command_topic import deafness, is_controller
+from vla_policy_node.adapters.command_topic import is_controller, qos_mismatch
 from vla_policy_node.adapters.table import ADAPTERS
 from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.endpoints import full_name
@@ -202,7 +202,7 @@ def controller_checks(node: Node, w: Wiring, ask_joints) -> Iterator[Check]:
         remedy = 'start the controller, check topics.joint_command of the profile'
         yield fail(name, f'{topic} has no subscriber', remedy)
     for reader in readers:
-        controller, why = full_name(reader), deafness(reader, kind)
+        controller, why = full_name(reader), qos_mismatch(reader, kind)
         joints = list(ask_joints(controller).get('joints', ()))
         if why:
             yield fail(

@@ -29,7 +29,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns, to_time
 from vla_training.bag import Message
 
-RESEND, PATIENCE = 1.0, 30.0  # [s] a message without ~/taken is sent again; time limit of that
+RESEND, PATIENCE = 1.0, 30.0  # [s] a message without ~/ack is sent again; time limit of that
 ANSWER = 120.0  # [s] for one chunk: a large model on a CPU
 CONFIGURE = 600.0  # [s] to load the model
 
@@ -134,7 +134,7 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
 
 
 class Player:
-    """Sends clock and messages one by one, each after the ~/taken of the one before."""
+    """Sends clock and messages one by one, each after the ~/ack of the one before."""
 
     def __init__(self, probe: Probe, feed: Feed, run: Run, urdf: str) -> None:
         self._probe, self._feed, self._run = probe, feed, run
@@ -143,7 +143,7 @@ class Player:
         self._failure = self._status = ''
         self._now = 0
         node, policy = probe.node, f'{feed.setup.namespace}/policy'
-        node.create_subscription(Header, f'{policy}/taken', self._on_taken, qos.CHANGES)
+        node.create_subscription(Header, f'{policy}/ack', self._on_ack, qos.CHANGES)
         chunks = node.create_subscription(ActionChunk, 'action_chunk', self._on_chunk, qos.CHANGES)
         node.create_subscription(PolicyStatus, f'{policy}/status', self._on_status, qos.STATUS)
         self._clock = node.create_publisher(Clock, '/clock', qos.STATUS)
@@ -237,7 +237,7 @@ class Player:
                 if time.monotonic() > give_up:
                     raise TimeoutError(f'the policy node has taken nothing on {what} for {PATIENCE:g} s') from None
 
-    def _on_taken(self, msg: Header) -> None:
+    def _on_ack(self, msg: Header) -> None:
         self._taken[msg.frame_id] = to_ns(msg.stamp)
 
     def _on_chunk(self, msg: ActionChunk) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 from vla_core.clocks import NS
 from vla_core.observe.committed import CommittedActions
 
-STAGNATION = 0.3  # share of the way that a chunk led: an arm that went less by the chunk's end is stalled
+STALL_FRACTION = 0.3  # share of the way that a chunk led: an arm that went less by the chunk's end is stalled
 _LEADS = 0.1  # [rad] least motion of some joint by the chunk's end, for a chunk that leads anywhere
 _IN_A_ROW = 4  # inferences that find the arm stalled
 _KEPT = 100  # measured positions that are remembered: at least those of one horizon
@@ -21,7 +21,7 @@ _KEPT = 100  # measured positions that are remembered: at least those of one hor
 class StallDetector:
     """Decides before each inference whether the arm executes its chunk instead. Not thread-safe."""
 
-    def __init__(self, committed: CommittedActions, share: float = STAGNATION) -> None:
+    def __init__(self, committed: CommittedActions, share: float = STALL_FRACTION) -> None:
         """share: of the way that a chunk led, below which the arm is stalled; 0 turns stall detection off."""
         self._committed, self._share = committed, share
         self._measured: deque[tuple[int, np.ndarray]] = deque(maxlen=_KEPT)  # t_ref [ns], (dof,) [rad]

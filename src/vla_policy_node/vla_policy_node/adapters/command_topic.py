@@ -9,7 +9,7 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 from vla_policy_node.ros.endpoints import full_name
 
 # Nodes that read every topic of a robot and command nothing. (`ros2 topic echo` is a _ros2cli node.)
-_BYSTANDERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
+_IGNORED_SUBSCRIBERS = ('recorder', 'rosbag2', '_ros2cli', 'plotjuggler', 'foxglove_bridge', 'rosbridge')
 
 LAST_WORD = 0.5  # [s] at most that readers are waited for at the end
 _FOREVER = 2**62  # [ns] what DDS calls infinite is near 2^63
@@ -22,9 +22,9 @@ def check_finite(positions: np.ndarray, velocities: np.ndarray) -> None:
 
 
 class CommandTopic:
-    """Publishes commands of one type; knows its readers and its rivals.
+    """Publishes commands of one type, and reports subscribers and competing publishers of its topic.
 
-    controller_node: name of the node that must read; empty: any but recorders and the like.
+    controller_node: name of the node that must subscribe; empty: any node but recorders and introspection tools.
     """
 
     def __init__(self, node: Node, kind: type, topic: str, profile: QoSProfile, controller_node: str = '') -> None:
@@ -36,15 +36,18 @@ class CommandTopic:
         self.publish = self._publisher.publish
 
     def listeners(self) -> list[str]:
-        """Full names of the nodes that read as a controller does and can hear us (QoS)."""
+        """Return the full names of the nodes whose subscriptions look like a controller's and match in type and QoS."""
         return [full_name(e) for e in self.hearing()]
 
     def hearing(self) -> list[TopicEndpointInfo]:
-        """The subscriptions of these nodes."""
-        return [e for e in self._readers() if not deafness(e, self._type)]
+        """Return the subscriptions of these nodes."""
+        return [e for e in self._readers() if not qos_mismatch(e, self._type)]
 
-    def rivals(self) -> list[str]:
-        """Full names of the nodes that publish here beside us; our own name: a second node that is called as we are."""
+    def competing_publishers(self) -> list[str]:
+        """Return the full names of the other nodes that publish on this topic.
+
+        The own name is among them if a second node has it.
+        """
         if self._node.count_publishers(self.name) < 2:
             return []
         names = [full_name(e) for e in self._node.get_publishers_info_by_topic(self.name)]
@@ -54,20 +57,20 @@ class CommandTopic:
         return sorted(names)
 
     def problems(self, require_controller: bool) -> list[str]:
-        """What speaks against sending: one sentence each, with the remedy."""
+        """Return the problems that forbid sending: one sentence each, with the remedy."""
         found = []
-        deaf = [f'{full_name(e)} ({why})' for e in self._readers() if (why := deafness(e, self._type))]
+        mismatched = [f'{full_name(e)} ({why})' for e in self._readers() if (why := qos_mismatch(e, self._type))]
         if require_controller and not self.listeners():
-            who = self._wanted or 'a controller'
-            if deaf:
-                found.append(f'set-points on {self.name} cannot be heard by {deaf[0]}')
+            controller = self._wanted or 'a controller'
+            if mismatched:
+                found.append(f'set-points on {self.name} do not reach {mismatched[0]}')
             else:
                 found.append(
-                    f'{who} does not listen to {self.name}: start the controller, check topics.joint_command'
+                    f'{controller} does not subscribe to {self.name}: start the controller, check topics.joint_command'
                     + (' and controller_node' if self._wanted else '')
                 )
-        if rivals := self.rivals():
-            found.append(f'{", ".join(rivals)} also publishes on {self.name}: stop all but one')
+        if others := self.competing_publishers():
+            found.append(f'{", ".join(others)} also publishes on {self.name}: stop all but one')
         return found
 
     def close(self) -> None:
@@ -83,17 +86,17 @@ class CommandTopic:
 
 
 def is_controller(reader: TopicEndpointInfo, wanted: str = '') -> bool:
-    """Whether a reader may be the controller: by the name that is wanted, else any but recorders and the like."""
+    """Return whether a subscriber may be the controller: the wanted node, else any that is not ignored."""
     if wanted:
         return wanted in (reader.node_name, full_name(reader))
-    return not reader.node_name.startswith(_BYSTANDERS)
+    return not reader.node_name.startswith(_IGNORED_SUBSCRIBERS)
 
 
-def deafness(reader: TopicEndpointInfo, kind: str) -> str:
-    """Why a reader cannot hear set-points of a type, pkg/msg/Type; empty: it can."""
+def qos_mismatch(reader: TopicEndpointInfo, kind: str) -> str:
+    """Return why set-points of a type (pkg/msg/Type) do not reach a subscriber; empty: they do."""
     if reader.topic_type != kind:
         return f'it reads {reader.topic_type}, not {kind}: see the parameter controller'
-    # Not rclpy's qos_check_compatible: it takes what the graph tells of a deadline for a demand.
+    # Not rclpy's qos_check_compatible: it takes the deadline that the graph reports for a demand.
     if reader.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL:
         return 'its QoS asks for transient local durability: set-points are volatile'
     if 0 < reader.qos_profile.deadline.nanoseconds < _FOREVER:

@@ -1,4 +1,4 @@
-"""The parameters of the collision monitor: what the arm must not touch, and where it may be."""
+"""The parameters of the collision monitor: margins, and the space in which the arm may be."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ _ANYWHERE = [0.0]  # ROS has no empty list of numbers as a default
 
 
 def make_collision_monitor(node: Node, profile: RobotProfile, urdf: str) -> 'CollisionMonitor':
-    """As the `collision_monitor.*` parameters say. Raises ValueError naming what is missing or makes no sense."""
+    """Return the collision monitor of the `collision_monitor.*` parameters. Raises ValueError naming a wrong one."""
     from vla_core.kinematics.collision_monitor import CollisionMonitor, CollisionMonitorConfig
 
     default = CollisionMonitorConfig()
@@ -31,25 +31,30 @@ def make_collision_monitor(node: Node, profile: RobotProfile, urdf: str) -> 'Col
         ]
         return [] if len(values) == 1 else values
 
-    box = numbers('link_box', 'where every moving link may be in the base frame: lower x, y, z, upper x, y, z')
+    box = numbers('link_box', 'box for every moving link in the base frame: lower x, y, z, upper x, y, z')
     planes = numbers('planes', 'half-spaces in the base frame, x, y, z, d each: tool and links stay where n p >= d')
     if len(planes) % 4:
         raise ValueError(
             f'collision_monitor.planes has {len(planes)} numbers: must be four for each plane, x, y, z and d'
         )
     config = CollisionMonitorConfig(
-        self_collision=declare(node, 'collision_monitor.self_collision', True, 'links keep from one another'),
-        self_margin=length('self_margin', 'that links keep from one another'),
-        obstacle_margin=length('obstacle_margin', 'that links keep from obstacles'),
+        self_collision=declare(
+            node, 'collision_monitor.self_collision', True, 'whether links keep a distance from one another'
+        ),
+        self_margin=length('self_margin', 'distance that links keep from one another'),
+        obstacle_margin=length('obstacle_margin', 'distance that links keep from obstacles'),
         planes=tuple(tuple(planes[i : i + 4]) for i in range(0, len(planes), 4)),  # type: ignore[arg-type, misc]
         link_box=tuple(box) or None,  # type: ignore[arg-type]
-        workspace_margin=length('workspace_margin', 'to be kept from planes and sides of boxes'),
+        workspace_margin=length('workspace_margin', 'distance that the arm keeps from planes and sides of boxes'),
         resolution=declare(
             node, 'collision_monitor.resolution', default.resolution,
-            'that no point of the arm moves further between two looks near something [m]', low=0.001, high=0.1,
+            'largest motion of any point of the arm between two distance checks near an obstacle [m]',
+            low=0.001, high=0.1,
         ),
     )  # fmt: skip
-    srdf = declare(node, 'collision_monitor.srdf_file', '', 'SRDF file that says which links may touch; empty: none')
+    srdf = declare(
+        node, 'collision_monitor.srdf_file', '', 'SRDF file with the pairs of links that may touch; empty: none'
+    )
     refuse_unknown(node, 'collision_monitor')
     try:
         text = Path(srdf).read_text() if srdf else ''

@@ -296,7 +296,8 @@ class ExecutorNode(SafeLifecycleNode):
         """Send an inactive controller where the arm is, if it would go to an older set-point once it is activated."""
         core = self._core
         assert core is not None
-        if not self._controller.takes_while_inactive or not self._needed.reader_off or self._controller.topic.rivals():
+        topic = self._controller.topic
+        if not self._controller.takes_while_inactive or not self._needed.reader_off or topic.competing_publishers():
             return
         fresh = core.joint_state_age(now.nanoseconds) <= core.config.joint_state_max_age
         if core.measured is not None and fresh and not core.joint_state_problem:

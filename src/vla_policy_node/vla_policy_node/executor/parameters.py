@@ -23,25 +23,30 @@ if TYPE_CHECKING:
 _RENAMED = {'guard.': 'collision_monitor.', 'seams': 'blending'}  # former name -> name now
 # Fields of ExecutorConfig: meaning and range.
 _MOTION = (
-    ('velocity_fraction', 'largest speed, as a fraction of the limits', 0.01, 1.0),
-    ('acceleration_fraction', 'largest on a path, as a fraction of the limits', 0.05, 1.0),
-    ('brake_fraction', 'what a stop may add, as a fraction of the limits', 0.05, 1.0),
+    ('velocity_fraction', 'largest speed of a joint, as a fraction of its limit', 0.01, 1.0),
+    ('acceleration_fraction', 'largest acceleration on a path, as a fraction of the limit', 0.05, 1.0),
+    ('brake_fraction', 'acceleration that braking may add, as a fraction of the limit', 0.05, 1.0),
     ('smoothing_time', 'set-points are the average of the planned motion over this time at least [s]', 0.0, 0.1),
     ('tool_speed_limit', 'largest speed of the tool, where its kinematics are known [m/s]', 0.01, 3.0),
-    ('start_distance_limit', 'a first chunk that begins further from the resting arm is refused [rad]', 0.01, 7.0),
-    ('start_fraction', 'of the velocity and acceleration limits: how ~/go_to_start moves', 0.01, 1.0),
-    ('seam_time', 'shortest smoothing of a switch of chunks [s]', 0.02, 2.0),
-    ('max_lag', 'an arm that trails its chunk by more brakes [s]', 0.05, 5.0),
-    ('joint_state_max_age', 'an older joint state makes the arm hold [s]', 0.01, 5.0),
-    ('tracking_limit', 'a joint further from where it was sent is blocked: let go, hold where it is [rad]', 0.01, 3.0),
-    ('tracking_delay', 'the arm may follow its set-points so much later [s]', 0.01, 1.0),
-    ('future_tolerance', 'a chunk may be stamped this far ahead of now [s]', 0.0, 5.0),
+    ('start_distance_limit', 'a first chunk that starts further from the resting arm is refused [rad]', 0.01, 7.0),
+    ('start_fraction', 'speed and acceleration of ~/go_to_start, as a fraction of the limits', 0.01, 1.0),
+    ('seam_time', 'shortest time over which a switch of chunks is smoothed [s]', 0.02, 2.0),
+    ('max_lag', 'delay behind the schedule of the chunk above which the arm brakes [s]', 0.05, 5.0),
+    ('joint_state_max_age', 'age of the joint state above which the arm holds [s]', 0.01, 5.0),
+    (
+        'tracking_limit',
+        'tracking error above which a joint is blocked: let go, hold where it is [rad]',
+        0.01,
+        3.0,
+    ),
+    ('tracking_delay', 'delay with which the arm may follow its set-points [s]', 0.01, 1.0),
+    ('future_tolerance', 'largest time by which the stamp of a chunk may be in the future [s]', 0.0, 5.0),
 )
 
 
 @dataclass(frozen=True)
 class ExecutorParameters:
-    """What is read when the node is configured."""
+    """Parameters of the executor node, read when it is configured."""
 
     profile: RobotProfile
     monitor: 'CollisionMonitor | None'
@@ -63,7 +68,7 @@ class ExecutorParameters:
 
     @classmethod
     def of(cls, node: Node) -> 'ExecutorParameters':
-        """Declare and read all. Raises ValueError naming what is missing or wrong."""
+        """Declare and read all parameters. Raises ValueError naming a missing or wrong one."""
 
         def number(name: str, default: float, about: str, low: float, high: float) -> float:
             return declare(node, name, default, about, low=low, high=high)
@@ -71,7 +76,7 @@ class ExecutorParameters:
         refuse_renamed(node, _RENAMED)
         profile, monitor = _robot(node)
         controller = declare(
-            node, 'controller', 'crisp', 'adapter: what the controller understands', choices=tuple(ADAPTERS)
+            node, 'controller', 'crisp', 'adapter for the messages of the joint controller', choices=tuple(ADAPTERS)
         )
         return cls(
             profile=profile,
@@ -83,23 +88,23 @@ class ExecutorParameters:
             joint_command=declare(node, 'topics.joint_command', 'target_joint', 'input of the joint controller'),
             controller_node=declare(
                 node, 'controller_node', '',
-                'node that must listen to topics.joint_command; empty: any but recorders and the like',
+                'node that must subscribe to topics.joint_command; empty: any but recorders and introspection tools',
             ),
             require_controller=declare(
-                node, 'require_controller', True, 'false: the arm may be commanded while nobody listens (for tests)'
+                node, 'require_controller', True, 'false: set-points may be sent without a subscriber (for tests)'
             ),
             controller_manager=declare(
                 node, 'controller_manager', 'controller_manager',
-                'of ros2_control: its controllers must be active, and ~/recover switches them on',
+                'controller manager of ros2_control: its controllers must be active, and ~/recover activates them',
             ),
             gripper=declare(
-                node, 'gripper', 'position', 'adapter: what the gripper understands',
+                node, 'gripper', 'position', 'adapter for the messages of the gripper',
                 choices=('position', 'gripper_command', 'franka', 'none'),
             ),
             gripper_topic=declare(
                 node, 'topics.gripper_command', 'gripper/gripper_position_controller/commands',
-                'input of the gripper: topic, 0 closed .. 1 open; action of gripper_command; for franka what stands '
-                'before /grasp and /move',
+                'input of the gripper: topic, 0 closed .. 1 open; action of gripper_command; for franka the '
+                'prefix of /grasp and /move',
             ),
             gripper_scale=number(
                 'gripper_scale', 0.5, 'gripper_command: position per opening; half with two fingers', 0.01, 100.0
@@ -107,7 +112,7 @@ class ExecutorParameters:
             gripper_speed=number('gripper_speed', 0.1, 'franka: speed of the fingers [m/s]', 0.001, 0.5),
             gripper_force=number('gripper_force', 30.0, 'franka, gripper_command: largest force [N]', 0.1, 200.0),
             chunk_max_age=number(
-                'chunk_max_age', 3.0, 'the arm moves by no observation that is older [s]', 0.05, 60.0
+                'chunk_max_age', 3.0, 'age of the observation above which its chunk is not executed [s]', 0.05, 60.0
             ),
             robot_state=declare(
                 node, 'topics.robot_state', '',
@@ -116,13 +121,13 @@ class ExecutorParameters:
         )  # fmt: skip
 
     def make_controller(self, node: Node, core: ChunkExecutor) -> JointController:
-        """The adapter that `controller` names."""
+        """Return the adapter that `controller` names."""
         rate = 1.0 / self.config.period
         target = Target(self.joint_command, self.profile.joint_names, rate, core.course, self.controller_node)
         return ADAPTERS[self.controller].load()(node, target)
 
     def make_gripper(self, node: Node) -> Any:
-        """The adapter that `gripper` names; None without. Raises ValueError naming a package that is missing."""
+        """Return the adapter that `gripper` names, or None. Raises ValueError naming a missing package."""
         largest = self.profile.gripper_max_opening
         if not self.profile.gripper_joint_names or self.gripper == 'none':
             return None
@@ -149,23 +154,40 @@ def _config(node: Node, release_within_acceleration: bool) -> ExecutorConfig:
 
 def _blending(node: Node, profile: RobotProfile) -> ChunkBlending:
     strategy = declare(
-        node, 'blending', 'inpaint', 'how a chunk goes with those before it, see docs/explanation/chunk-blending.md',
+        node, 'blending', 'inpaint', 'strategy of chunk blending, see docs/explanation/chunk-blending.md',
         choices=STRATEGIES,
     )  # fmt: skip
     steps = declare(
-        node, 'execute_horizon', 0, 'steps of a chunk that are executed at most before the next has come; 0: all',
+        node, 'execute_horizon', 0,
+        'largest number of steps of a chunk that are executed before the next one arrives; 0: all',
         low=0, high=1000,
     )  # fmt: skip
     band = float(
-        declare(node, 'gripper_band', 0.01, 'openings so close to half open decide nothing [m]', low=0.0, high=0.1)
+        declare(
+            node,
+            'gripper_band',
+            0.01,
+            'width of the band around half open in which an opening has no vote [m]',
+            low=0.0,
+            high=0.1,
+        )
     )
     return ChunkBlending(
         strategy,
         execute_horizon=steps,
-        fade_time=float(declare(node, 'fade_time', 0.3, 'of cross_fade [s]', low=0.01, high=5.0)),
-        old_weight=float(declare(node, 'old_weight', 0.3, 'of weighted: share of the old chunk', low=0.0, high=1.0)),
+        fade_time=float(
+            declare(node, 'fade_time', 0.3, 'duration of the transition of cross_fade [s]', low=0.01, high=5.0)
+        ),
+        old_weight=float(declare(node, 'old_weight', 0.3, 'weight of the old chunk in weighted', low=0.0, high=1.0)),
         decay=float(
-            declare(node, 'ensemble_decay', 0.01, 'of temporal_ensemble, see ChunkBlending', low=-10.0, high=10.0)
+            declare(
+                node,
+                'ensemble_decay',
+                0.01,
+                'decay of the weights of temporal_ensemble per chunk',
+                low=-10.0,
+                high=10.0,
+            )
         ),
         gripper_threshold=profile.gripper_max_opening / 2,
         gripper_band=band,
@@ -173,7 +195,7 @@ def _blending(node: Node, profile: RobotProfile) -> ChunkBlending:
 
 
 def _robot(node: Node) -> tuple[RobotProfile, 'CollisionMonitor | None']:
-    """The profile, narrowed where that is asked for, and the collision monitor, if there is to be one."""
+    """Return the profile, with narrower limits if limits_from asks for them, and the collision monitor or None."""
     profile = declare_profile(node)
     source = declare(
         node, 'limits_from', 'profile',

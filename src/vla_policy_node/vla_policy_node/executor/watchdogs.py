@@ -78,9 +78,9 @@ class Watchdogs:
         found = {}
         if problem := self._robot_problem():
             found[Hold.ROBOT_FAULT] = problem
-        if rivals := self._topic.rivals():
+        if others := self._topic.competing_publishers():
             found[Hold.COMPETING_PUBLISHER] = (
-                f'{", ".join(rivals)} also publishes on {self._topic.name}: stop it, then call ~/resume'
+                f'{", ".join(others)} also publishes on {self._topic.name}: stop it, then call ~/resume'
             )
         if self._require_controller and not self._topic.listeners():
             found[Hold.CONTROLLER_MISSING] = (

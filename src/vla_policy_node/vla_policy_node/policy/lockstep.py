@@ -8,18 +8,18 @@ from std_msgs.msg import Header
 
 from vla_policy_node.ros import qos
 
-TAKEN = '~/taken'
+ACK = '~/ack'
 CLOCK, INSTRUCTION = 'clock', 'instruction'
 
 
 class Lockstep:
-    """Publishes on `~/taken`: frame_id is the topic as in the parameters, with the stamp of the message; or `clock` or
+    """Publishes on `~/ack`: frame_id is the topic as in the parameters, with the stamp of the message; or `clock` or
     `instruction`, with the node's time. Until then the player sends nothing else, so it knows all that the node knows.
     """
 
     def __init__(self, node: Node) -> None:
         self._node = node
-        self._publisher = node.create_publisher(Header, TAKEN, qos.CHANGES)
+        self._publisher = node.create_publisher(Header, ACK, qos.CHANGES)
         step = Duration(nanoseconds=1)
         self._jumps = node.get_clock().create_jump_callback(
             JumpThreshold(min_forward=step, min_backward=Duration(nanoseconds=-1), on_clock_change=False),

@@ -7,14 +7,20 @@ from rclpy.parameter import Parameter
 
 from vla_core.observe.action_prefix import INPAINT, MAX_DEVIATION
 from vla_core.observe.cadence import RATE
-from vla_core.observe.stall import STAGNATION
+from vla_core.observe.stall import STALL_FRACTION
 from vla_core.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, JOINT_MAX_AGE, JOINTS
 from vla_core.profile import RobotProfile
 from vla_model.checkpoints.shipped import RANDOM
 from vla_model.loading import LoadOptions
 from vla_policy_node.policy.session import CHANGES, NEW_EPOCH
-from vla_policy_node.ros.parameters import declare, declare_profile
+from vla_policy_node.ros.parameters import declare, declare_profile, refuse_renamed
 from vla_policy_node.ros.robot_description import declare_description
+
+_RENAMED = {  # former name -> name now
+    'inpaint_away': 'prefix_max_deviation',
+    'stagnation': 'stall_fraction',
+    'estimate': 'action_decoding',
+}
 
 
 @dataclass(frozen=True)
@@ -32,8 +38,8 @@ class PolicyParameters:
     gripper_max_age: float
     rate: float
     inpaint: str
-    inpaint_away: float
-    stagnation: float
+    prefix_max_deviation: float
+    stall_fraction: float
     instruction_max_length: int
     instruction_change: str
     model: str
@@ -72,6 +78,7 @@ class PolicyParameters:
     @classmethod
     def of(cls, node: Node) -> 'PolicyParameters':
         """Declare and read all. Raises ValueError naming the parameter that is missing or wrong."""
+        refuse_renamed(node, _RENAMED)
         profile = declare_profile(node)
         names = declare(node, 'cameras', Parameter.Type.STRING_ARRAY, 'names of the cameras, as the model knows them')
         topics = declare(node, 'camera_topics', Parameter.Type.STRING_ARRAY, 'image topic of each camera')
@@ -132,20 +139,21 @@ class PolicyParameters:
                 'the checkpoint has learned it',
                 choices=INPAINT,
             ),
-            inpaint_away=declare(
+            prefix_max_deviation=declare(
                 node,
-                'inpaint_away',
+                'prefix_max_deviation',
                 MAX_DEVIATION,
-                'the model is not given these steps while a joint is further than this from where they have it [rad]',
+                'the model gets no action prefix while a joint is further than this from its place in the last chunk '
+                '[rad]',
                 low=0.01,
                 high=7.0,
             ),
-            stagnation=declare(
+            stall_fraction=declare(
                 node,
-                'stagnation',
-                STAGNATION,
-                'an arm that has gone less than this share of the way that its chunk of a horizon ago led carries out '
-                'half of the newest one before the model looks again; 0: never',
+                'stall_fraction',
+                STALL_FRACTION,
+                'the arm is stalled below this fraction of the way of its chunk of a horizon ago; it then executes '
+                'half of the newest chunk before the next inference; 0: no stall detection',
                 low=0.0,
                 high=0.9,
             ),
@@ -238,8 +246,8 @@ class PolicyParameters:
                 node,
                 'lockstep',
                 False,
-                'a player of bags drives clock and messages: it is told on ~/taken what was taken, and may let the '
-                'clock stand',
+                'a player of bags drives clock and messages: the node acknowledges each message on ~/ack, and may '
+                'let the clock stand',
             ),
         )
         if parameters.plan_steps > parameters.plan_tokens:

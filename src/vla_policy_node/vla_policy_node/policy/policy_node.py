@@ -106,8 +106,8 @@ class PolicyNode(SafeLifecycleNode):
         self._session.open(
             self._send,
             change=p.instruction_change,
-            max_deviation=p.inpaint_away if continues else None,
-            stagnation=p.stagnation,
+            max_deviation=p.prefix_max_deviation if continues else None,
+            stall_fraction=p.stall_fraction,
         )
         self._inference = Inference(
             policy, p.profile.dof, self._session, observe=observer.usable, schedule=outputs.schedule, rate=p.rate

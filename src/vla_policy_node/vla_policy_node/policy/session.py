@@ -9,7 +9,7 @@ import numpy as np
 
 from vla_core.observe.action_prefix import action_prefix
 from vla_core.observe.committed import CommittedActions
-from vla_core.observe.stall import STAGNATION, StallDetector
+from vla_core.observe.stall import STALL_FRACTION, StallDetector
 from vla_core.observe.streams import Aligned
 from vla_model.policy import Prediction
 from vla_model.types import Chunk
@@ -96,17 +96,18 @@ class Session:
         *,
         change: str = NEW_EPOCH,
         max_deviation: float | None = None,
-        stagnation: float = STAGNATION,
+        stall_fraction: float = STALL_FRACTION,
     ) -> None:
         """Start with a new model. The executor's status is kept.
 
         send: publishes a message. change: the effect of other words on a motion under way, one of CHANGES.
-        max_deviation: see action_prefix [rad]; None for a model that takes no prefix. stagnation: see StallDetector.
+        max_deviation: see action_prefix [rad]; None for a model that takes no prefix.
+        stall_fraction: see StallDetector.
         """
         with self.lock:
             self._send, self.change, self._max_deviation = send, change, max_deviation
             self._committed = CommittedActions()
-            self._stall = StallDetector(self._committed, stagnation)
+            self._stall = StallDetector(self._committed, stall_fraction)
             self.failure = ''
 
     def activate(self, drive: bool) -> None:
