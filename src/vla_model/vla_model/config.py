@@ -330,10 +330,14 @@ def _typed(mapping: dict[str, Any], key: str, kind: Any, label: str) -> Any:
     return value
 
 
-def read(cls: type[T], mapping: dict[str, Any], label: str) -> T:
+def read(cls: type[T], mapping: dict[str, Any], label: str, exact: bool = False) -> T:
     """Return an instance of `cls` from a JSON object. label: prefix of the names of fields in errors.
 
-    Fields with a default may be missing. Raises ValueError naming a wrong field.
+    Fields with a default may be missing. exact: a field that `cls` does not have is an error, not passed over.
+    Raises ValueError naming a wrong field.
     """
+    names = [f.name for f in fields(cls)]  # type: ignore[arg-type]
+    if exact and (unknown := sorted(mapping.keys() - set(names))):
+        raise ValueError(f'field {label}{unknown[0]} is not known: remove it, or correct its name; known are {names}')
     asked = [f for f in fields(cls) if f.name in mapping or f.default is MISSING]  # type: ignore[arg-type]
     return cls(**{f.name: _typed(mapping, f.name, f.type, label + f.name) for f in asked})

@@ -13,9 +13,10 @@ from vla_model.policy import Policy, PolicyInfo
 # The loader of each family: a module with the functions of `Loader`. A new family is one more line.
 FAMILIES = {  # by the field 'family' of a folder's config.json
     'mmact': 'vla_model.families.mmact.loading',
+    'molmoact': 'vla_model.families.molmoact.loading',
     'rynnvla': 'vla_model.families.rynnvla.loading',
 }
-RELEASED = {'chameleon': 'rynnvla'}  # family of a released folder, by the field 'model_type'
+RELEASED = {'chameleon': 'rynnvla', 'molmoact': 'molmoact'}  # family of a released folder, by the field 'model_type'
 SCHEMES: dict[str, str] = {}  # by the scheme of a URL
 USUAL = 'mmact'  # the family of checkpoints without that field
 

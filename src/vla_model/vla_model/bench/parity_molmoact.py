@@ -14,6 +14,7 @@ from vla_model import decode
 from vla_model.bench.parity_case import ParityCase, Row, fill, needed
 from vla_model.families.molmoact import answer, depth, preprocess, prompt, tokens, trace
 from vla_model.families.molmoact.decode import WithPictures
+from vla_model.families.molmoact.grammar import action_words
 from vla_model.families.molmoact.tokens import ActionStatistics
 from vla_model.families.molmoact.vision import VisionConfig, VisionTower
 from vla_model.families.molmoact.weights import VISION, network_config, put, released_shapes
@@ -230,8 +231,7 @@ class MolmoActCase(ParityCase):
     @property
     def words(self) -> dict[str, int]:
         """Bin of each action word."""
-        ids = [tokens.ACTIONS_END - i for i in range(1, tokens.BINS + 1)]
-        return {str(self.text.tokenizer.id_to_token(n)): tokens.ACTIONS_END - n for n in ids}
+        return action_words(self.text)
 
     def _statistics(self, key: str | None) -> ActionStatistics:
         return ActionStatistics.read(self.config['norm_stats'], key)

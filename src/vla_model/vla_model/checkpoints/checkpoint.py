@@ -107,16 +107,39 @@ def load_into(
     name_of: returns the stored name of a tensor of the module; digests and errors have this name. Raises ValueError
     naming tensors that are missing, unexpected, of another shape or not finite, or a damaged file.
     """
-    expected = {name_of(name): t for name, t in module.state_dict().items()}
+    ours = {name_of(name): name for name in module.state_dict()}
+    shapes = {name_of(name): t for name, t in module.state_dict().items()}
+    return load_parts(module, stored, device, dtype, folder, shapes, lambda name, t: [(ours[name], ..., t)])
+
+
+Part = tuple[str, Any, Tensor]  # name of a module's tensor, an index of it, and what it gets there
+
+
+def load_parts(
+    module: nn.Module,
+    stored: Mapping[str, Stored],
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path,
+    expected: Mapping[str, Tensor],
+    parts: Callable[[str, Tensor], Iterable[Part]],
+) -> dict[str, str]:
+    """As `load_into`, where stored tensors are put together in another way than the module's.
+
+    expected: stored names and shapes. parts: where a stored tensor goes; together they fill the module.
+    """
     check_names(expected, stored, folder)
     cast(module, dtype)
     module.to_empty(device=device)
-    targets = {name_of(name): t for name, t in module.state_dict().items()}
+    targets = module.state_dict()
     digests: dict[str, str] = {}
     for name, tensor in read_tensors(stored):
         digests[name] = digest(tensor)
-        targets[name].copy_(tensor.to(device))  # there it is cast
-        check_finite(name, targets[name], tensor.dtype, folder)
+        for target, at, value in parts(name, tensor):
+            place = targets[target][at]
+            place.copy_(value.to(device))  # there it is cast
+            check_finite(name, place, tensor.dtype, folder)
+            del value
         del tensor  # before the next one is read
     return digests
 

@@ -75,7 +75,7 @@ def read_config(folder: Path, content: Mapping[str, Any], text: int, image: Imag
         names = ', '.join(f.name for f in fields(RobotInterface))
         raise FileNotFoundError(f'{path} is missing: a released checkpoint does not describe its robot; write {names}')
     try:
-        robot = read(RobotInterface, read_json(path), '')
+        robot = read(RobotInterface, read_json(path), '', exact=True)
         statistics = Statistics.load(folder / FILE) if robot.normalization != 'limits' else None
         return ModelConfig(folder.name, True, network, vocabulary, image, robot, statistics)
     except ValueError as error:

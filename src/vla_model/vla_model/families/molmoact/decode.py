@@ -3,7 +3,9 @@
 import torch
 from torch import Tensor
 
-from vla_model.families.molmoact.tokens import IMAGE_PATCH
+from vla_model.decode import Steps, Tokens, autoregressive
+from vla_model.families.molmoact.grammar import Grammar
+from vla_model.families.molmoact.tokens import END, IMAGE_PATCH, VOCABULARY
 from vla_model.network import KeyValues, Network
 
 
@@ -28,6 +30,14 @@ class WithPictures:
             h = h.clone()
             h[image] += self._features[places[image]].to(h.dtype)
         return self._network.hidden(h, rows, ids.shape[1], None, cache)
+
+
+def answer(network: WithPictures, ids: Tensor, grammar: Grammar) -> Steps[Tokens]:
+    """The greedy answer to a prompt `ids` (1, T) within a grammar, with its closing mark. A forward per decision.
+
+    It is the free greedy answer wherever that is in the grammar.
+    """
+    return autoregressive(network, VOCABULARY, ids, frozenset({END}), grammar.longest, grammar.allowed())
 
 
 def pictures_in(ids: Tensor) -> int:

@@ -37,6 +37,8 @@ class ActionStatistics:
         found = norm_stats[key]['action']
         q01, q99 = (np.array(found[name], np.float32) for name in ('q01', 'q99'))
         mask = np.array(found.get('mask', [True] * len(q01)), bool)
+        if q01.ndim != 1 or not q01.shape == q99.shape == mask.shape or not (np.isfinite(q01) & np.isfinite(q99)).all():
+            raise ValueError(f'norm_stats of {key!r}: q01, q99 and mask must be as long as one another, and finite')
         mask[-1] = False
         return cls(q01, q99, mask)
 

@@ -68,7 +68,9 @@ def ours(name: str, tensor: Tensor, c: NetworkConfig) -> Iterator[tuple[str, sli
     """Where a released tensor goes: our names, the rows of each, and what they get."""
     everything = slice(None)
     if name == 'lm_head.weight':
+        rows = slice(len(tensor), c.vocab_size)  # of ids that no answer can have
         yield f'{PREFIX}ff_out.weight', slice(0, len(tensor)), tensor
+        yield f'{PREFIX}ff_out.weight', rows, tensor.new_zeros(()).expand(rows.stop - rows.start, c.d_model)
     elif name == f'{PREFIX}wte.embedding':
         yield f'{PREFIX}wte.weight', slice(0, len(tensor)), tensor
     elif name == f'{PREFIX}wte.new_embedding':
@@ -91,9 +93,7 @@ def ours(name: str, tensor: Tensor, c: NetworkConfig) -> Iterator[tuple[str, sli
 
 @torch.no_grad()
 def put(network: torch.nn.Module, name: str, tensor: Tensor) -> None:
-    """Copies a released tensor into the network's parameters. Rows of the head that no answer can have become zero."""
+    """Copies a released tensor into the network's parameters."""
     state = network.state_dict()
     for target, rows, value in ours(name, tensor, network.config):  # type: ignore[arg-type]
         state[target][rows].copy_(value)
-        if name == 'lm_head.weight':
-            state[target][len(tensor) :].zero_()

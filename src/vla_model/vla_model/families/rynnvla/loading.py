@@ -90,7 +90,7 @@ def _files(folder: Path) -> tuple[dict[str, Any], RobotFile]:
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: a released folder does not know its robot, see {__name__}')
-    return content, _read(path, lambda found: read(RobotFile, dict(found), ''))
+    return content, _read(path, lambda found: read(RobotFile, dict(found), '', exact=True))
 
 
 def _read(path: Path, make: Any) -> Any:
