@@ -10,7 +10,7 @@ from rich.console import Console
 from vla_bench.motion.contenders import BASELINES, contender
 from vla_bench.motion.loop import Loop, close_loop
 from vla_bench.motion.motion import Options, bench_motion
-from vla_bench.motion.replay import TICK, asked_path, deviation, measure, replay
+from vla_bench.motion.replay import TICK, deviation, measure, replay, requested_path
 from vla_bench.motion.report import number, ratios, summaries
 from vla_bench.motion.streams import AHEAD, PERIOD, STEP, Grid, Recording, make_stream
 from vla_core.clocks import NS
@@ -48,7 +48,7 @@ def test_an_observation_has_the_same_error_whatever_the_delay_and_the_grid(recor
     np.testing.assert_array_equal(early.chunks[4].positions[:8], fine.chunks[4].positions[1::2])
 
 
-def test_an_inpainted_chunk_keeps_what_is_under_way_and_ends_near_what_it_would_have_said(recording):
+def test_an_inpainted_chunk_keeps_the_prefix_and_ends_near_the_chunk_without_it(recording):
     noisy, inpainted = (make_stream(recording, PROFILE, source, GRID, 0.2) for source in ('noisy', 'inpainted'))
     for before, chunk, free in zip(inpainted.chunks, inpainted.chunks[1:], noisy.chunks[1:], strict=False):
         assert chunk.frozen == 2
@@ -138,7 +138,9 @@ def test_deviation_of_a_parallel_path_is_its_distance():
 def test_deviation_counts_going_back_and_cutting_corners():
     asked = line(50, [0.0, 0.0], [1.0, 0.0])
     back = np.vstack([line(100, [0.0, 0.0], [0.6, 0.0]), line(50, [0.6, 0], [0.4, 0]), line(100, [0.4, 0], [1, 0])])
-    assert deviation(back, asked)[1] == pytest.approx(0.1, abs=0.01)  # half of it: the asked path waits in the middle
+    assert deviation(back, asked)[1] == pytest.approx(
+        0.1, abs=0.01
+    )  # half of it: the requested path waits in the middle
     corner = np.vstack([line(50, [0, 0], [1, 0]), line(50, [1, 0], [1, 1])])
     assert deviation(line(100, [0, 0], [1, 1]), corner)[1] == pytest.approx(np.sqrt(0.5), abs=0.02)
 
@@ -158,7 +160,7 @@ def test_a_jump_is_seen_in_its_seam_alone(recording):
     assert result.time_lost == np.inf  # it never went where it was to go
 
 
-def test_what_nobody_asked_for_is_outside(recording):
+def test_a_motion_beyond_all_requests_is_outside(recording):
     asked = replay(contender('lerobot', PROFILE, TICK), make_stream(recording, PROFILE, 'expert', GRID, 0.0))
     assert measure(asked, PROFILE, 'linear').outside < 1e-6
     positions = asked.positions.copy()
@@ -168,10 +170,10 @@ def test_what_nobody_asked_for_is_outside(recording):
     assert 0.6 - reached - 0.01 < outside < 0.6
 
 
-def test_the_asked_path_is_the_newest_answer(recording):
+def test_the_requested_path_is_the_newest_answer(recording):
     stream = make_stream(recording, PROFILE, 'noisy', GRID, 0.2)
     motion, _ = run('latest', stream)
-    points, due = asked_path(motion, 'linear')
+    points, due = requested_path(motion, 'linear')
     for k in (1, 5):
         chunk = stream.chunks[k]
         step = chunk.positions[2]  # due 0.3 s after t_ref, 0.1 s after arrival

@@ -40,7 +40,7 @@ def test_no_limit_is_broken(robot, period):
     st.sampled_from([0.0, 0.02, 0.05]),
     st.sampled_from(['cubic', 'monotone']),
 )
-def test_no_limit_is_broken_whatever_the_settings(seed, velocity, acceleration, brake, smoothing, interpolation):
+def test_no_limit_is_broken_with_any_settings(seed, velocity, acceleration, brake, smoothing, interpolation):
     seen = stress(
         PROFILES['fr3'],
         10,
@@ -60,7 +60,7 @@ def test_no_limit_is_broken_whatever_the_settings(seed, velocity, acceleration, 
     assert seen.position <= 1e-9
 
 
-def test_a_measurement_finds_what_is_wrong():
+def test_a_measurement_finds_violations():
     """The yardstick itself: set-points that no executor would send."""
     stream = Stream(PROFILES['fr3'], 3, ExecutorConfig(period=0.001))
     stream.core.fault(Hold.ROBOT_FAULT, 'it stands still')

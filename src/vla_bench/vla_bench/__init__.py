@@ -1,1 +1,1 @@
-"""Benchmarks of the running suite, fault injection and fuzzing of the executor. Not needed on a robot."""
+"""Benchmarks of the running suite, fault injection and fuzz tests of the executor. Not needed on a robot."""

@@ -78,5 +78,5 @@ def test_an_instruction_belongs_to_one_task():
     assert task_of('press the red button', 'press_button') == ('press_button',)
     with pytest.raises(ValueError, match='leave --tasks out'):
         task_of('press the red button', 'stack_block')
-    with pytest.raises(ValueError, match='no task says'):
+    with pytest.raises(ValueError, match='no task has the instruction'):
         task_of('make tea', '')

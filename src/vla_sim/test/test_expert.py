@@ -201,7 +201,7 @@ def test_wrong_use_is_an_error_that_names_the_thing(worlds):
         expert.plan(0, PROFILE.home, 0.08, {})
     with pytest.raises(ValueError, match='one of task press_button, not of stack_block'):
         expert.begin('stack_block', 'press the red button')
-    with pytest.raises(ValueError, match='no task says'):
+    with pytest.raises(ValueError, match='no task has the instruction'):
         expert.begin('press_button', 'make tea')
     expert.begin('press_button', 'press the red button')
     with pytest.raises(ValueError, match='needs red_button_cap, seen are: red_button'):

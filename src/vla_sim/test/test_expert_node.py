@@ -202,7 +202,7 @@ def test_an_instruction_that_it_does_not_know_is_an_error(bench):
     bench.status()
     bench.episode(instruction='make tea')
     bench.observe()
-    assert bench.tick() == [] and "no task says 'make tea'" in bench.said[0]
+    assert bench.tick() == [] and "no task has the instruction 'make tea'" in bench.said[0]
 
 
 def test_a_new_epoch_starts_from_where_the_arm_is(bench):

@@ -1,1 +1,1 @@
-"""A Franka Panda in MuJoCo that looks to ROS 2 like the real robot, with tasks and a scripted expert."""
+"""A Franka Panda in MuJoCo with the ROS 2 interface of the real robot, tasks and a scripted expert."""

@@ -1,25 +1,25 @@
-"""Keeps simulated time from running away from who sends the set-points. No ROS, no MuJoCo.
+"""Lets physics wait for the source of set-points. No ROS, no MuJoCo.
 
-On a loaded machine a set-point comes a fraction of a second late. Meanwhile the arm would stand behind its path, or run
-on with the last velocity, and both look like something in its way. The controller of a robot has its set-points in
-time. So physics waits for them, and load makes the simulation slower instead of wrong.
+On a loaded machine a set-point may be a fraction of a second late. Without the wait the arm would leave its path, which
+looks like a collision. The controller of a robot receives its set-points in time. Here load makes the simulation slower
+and not wrong.
 """
 
 import threading
 import time
 from collections import deque
 
-_SLACK = 20_000_000  # [ns] of simulated time that a set-point may be late by, beyond the interval between two
-_LONGEST = 100_000_000  # [ns] between two set-points; with more there is no steady stream that could be waited for
-_REGULAR = 10  # set-points in a row, before they are waited for
-PATIENCE = 0.5  # [s] of wall time; a sender that is silent for longer has ended
+_SLACK = 20_000_000  # [ns] of simulation by which a set-point may be late, beyond the usual interval
+_LONGEST = 100_000_000  # [ns] largest interval of a steady stream of set-points, for which physics waits
+_REGULAR = 10  # number of set-points before physics waits
+PATIENCE = 0.5  # [s] of wall time, after which a silent source has ended
 
 
 class Commander:
-    """Stamps are simulated time [ns]. One thread calls `sent`, the other `wait`."""
+    """Tracks the stream of set-points. Stamps are simulation time [ns]. One thread calls `sent`, another one `wait`."""
 
     def __init__(self, patience: float = PATIENCE) -> None:
-        """patience: [s] of wall time that `wait` takes at most."""
+        """patience: longest duration of `wait` in wall time [s]."""
         self.waited = 0.0  # [s] of wall time, until the reader sets it back
         self._patience = patience
         self._came = threading.Condition()
@@ -27,7 +27,7 @@ class Commander:
         self._intervals: deque[int] = deque(maxlen=_REGULAR)  # [ns] between the newest, whose stamps fit
 
     def sent(self, stamp: int, now: int) -> None:
-        """A set-point with this stamp came at `now`. Stamps of another clock, or none, are not waited for."""
+        """Record a set-point with this stamp, received at `now` [ns]. A stamp of another clock ends the waiting."""
         with self._came:
             interval = stamp - self._newest
             if not 0 <= interval <= _LONGEST or stamp > now:
@@ -39,7 +39,7 @@ class Commander:
             self._came.notify()
 
     def wait(self, now: int) -> bool:
-        """Wait until physics may go on from `now`. False: the sender is silent, and is waited for no more."""
+        """Wait until physics may continue from `now` [ns]. Return False when the source is silent and has ended."""
         with self._came:
             if self._may_go_on(now):
                 return True

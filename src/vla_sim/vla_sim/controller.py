@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 # crisp_controllers' joint impedance for the Franka. franka_ros2's own gains (600, 600, 600, 600, 250, 150, 50 and
-# 30, 30, 30, 30, 10, 10, 5) ring on the simulated arm: a step of joint 2 overshoots by 16 %, with these by nothing.
+# 30, 30, 30, 30, 10, 10, 5) ring on the simulated arm: a step of joint 2 overshoots by 16 %, with these by 0 %.
 STIFFNESS = np.array([750.0, 750.0, 750.0, 750.0, 250.0, 150.0, 50.0])  # [Nm/rad]
 DAMPING = np.array([75.0, 75.0, 75.0, 75.0, 25.0, 15.0, 5.0])  # [Nm s/rad]
 TORQUE_RATE = 1000.0  # [Nm/s], Franka documentation
@@ -13,7 +13,10 @@ TORQUE_RATE = 1000.0  # [Nm/s], Franka documentation
 
 @dataclass(frozen=True)
 class Gains:
-    """Of the joint impedance, (dof,) each, [Nm/rad] and [Nm s/rad]. Raises ValueError for anything but gains."""
+    """Gains of the joint impedance: stiffness (dof,) [Nm/rad], damping (dof,) [Nm s/rad].
+
+    Raises ValueError for a wrong shape, or for values that are negative or not finite.
+    """
 
     stiffness: np.ndarray = field(default_factory=STIFFNESS.copy)
     damping: np.ndarray = field(default_factory=DAMPING.copy)
@@ -26,11 +29,11 @@ class Gains:
 
 
 class JointImpedance:
-    """tau = K (q_d - q) + D (dq_d - dq) + bias, at a fixed rate, within torque and torque-rate limits.
+    """Computes tau = K (q_d - q) + D (dq_d - dq) + bias at a fixed rate, within torque and torque-rate limits.
 
-    The rate limit is on the feedback part: on the robot gravity and Coriolis torques are added behind the limiter.
-    Targets follow crisp_controllers' contract: in index order, velocities optional, held for ever; here one that
-    is not finite or of another length is refused, and the one before stays in force.
+    The rate limit applies to the feedback part: the robot adds gravity and Coriolis torques after the limiter. Targets
+    follow the contract of crisp_controllers: in index order, velocities optional, held until the next. Unlike there, a
+    target of wrong length or with a value that is not finite is refused, and the one before stays in force.
     """
 
     def __init__(
@@ -47,26 +50,26 @@ class JointImpedance:
         self.reset(np.zeros(len(torque_limit)))
 
     def reset(self, positions: np.ndarray) -> None:
-        """Start anew: hold these positions (dof,) [rad], no feedback torque yet."""
+        """Reset to hold these positions (dof,) [rad] without feedback torque."""
         self._feedback = np.zeros(len(self._limit))
         self._target = (np.array(positions, float), np.zeros(len(self._limit)))
 
     @property
     def target(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions [rad] and velocities [rad/s] that are followed now, (dof,) each."""
+        """Present target: positions [rad] and velocities [rad/s], (dof,) each."""
         return self._target
 
     def set_target(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
-        """Follow these positions (dof,) [rad] and velocities (dof,) [rad/s], zero when None or empty.
+        """Set the target: positions (dof,) [rad] and velocities (dof,) [rad/s], zero when None or empty.
 
-        Raises ValueError on a wrong length or a value that is not finite. May be called from any thread.
+        Raises ValueError for a wrong length or a value that is not finite. May be called from any thread.
         """
         q = self._checked('positions', positions)
         dq = np.zeros(len(q)) if velocities is None or len(velocities) == 0 else self._checked('velocities', velocities)
-        self._target = (q, dq)  # one assignment: the control loop reads both or neither
+        self._target = (q, dq)  # one assignment, so that the control loop reads a consistent pair
 
     def torque(self, positions: np.ndarray, velocities: np.ndarray, bias: np.ndarray) -> np.ndarray:
-        """One control step: (dof,) [rad], [rad/s], bias torques [Nm] -> (dof,) motor torques [Nm]."""
+        """Return the motor torques (dof,) [Nm] of a control step, for (dof,) [rad], [rad/s] and bias torques [Nm]."""
         q, dq = self._target
         torque = self._stiffness * (q - positions) + self._damping * (dq - velocities) + bias
         wanted = np.minimum(np.maximum(torque, -self._limit), self._limit) - bias

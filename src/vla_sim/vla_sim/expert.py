@@ -1,8 +1,8 @@
-"""The scripted expert: knows where everything is, and speaks in chunks like the model. No ROS.
+"""The scripted expert: plans with the poses of all objects, and returns chunks like the model. No ROS.
 
-A task is a list of phases (skill.py). Each phase is one smooth motion and what must be measured before the next may
-begin. The expert strings them into one commanded path over time, some way ahead of now, and every chunk is a window
-of that path: successive chunks agree unless something went wrong. Then it brakes along the path and starts over.
+A task is a list of phases (skill.py): a smooth motion, and a condition for the start of the next phase. The expert
+joins them to one commanded path over time. Every chunk is a window of that path, so successive chunks agree. After a
+failure the expert brakes along the path and starts over.
 """
 
 from dataclasses import dataclass
@@ -17,22 +17,24 @@ from vla_sim.motion import SAMPLE, JointPath, Waypoint, plan_path
 from vla_sim.tasks import skill_for
 from vla_sim.tasks.skill import Make, Measured, Objects, Phase, Skill
 
-JUDGE = 0.35  # [s] a phase is judged from this long before its end, and waits so long at a time: plan more often
-OFF_PATH = 0.25  # [rad] an arm so far from the commanded path does not follow it
-BRAKE = 0.5  # [s] to come to rest when a phase is given up
-TRIES = 6  # starts at one task before it gives up
+JUDGE = (
+    0.35  # [s] before its end, at which the condition of a phase is checked; also the length of a wait. Plan more often
+)
+OFF_PATH = 0.25  # [rad] distance from the commanded path at which the arm does not follow
+BRAKE = 0.5  # [s] of braking when a phase is given up
+TRIES = 6  # attempts at a task
 
 
 @dataclass(frozen=True)
 class ExpertStep:
-    """Answer to one plan(): the chunk, and where in the task it stands (as vla_msgs/TaskProgress)."""
+    """Result of plan(): the chunk, and the progress in the task (as vla_msgs/TaskProgress)."""
 
     chunk: Chunk
-    subtask: str  # empty: all is done
+    subtask: str  # empty: the task is complete
     completed: tuple[str, ...]
     remaining: tuple[str, ...]
-    done: bool  # the path is over: nothing more will come
-    message: str = ''  # why it started over, or gave up; empty: all is well
+    done: bool  # the path has ended: there are no more chunks
+    message: str = ''  # reason why it started over or gave up; empty: none
 
 
 @dataclass
@@ -44,7 +46,7 @@ class Segment:
     path: JointPath
     start: float
     end: float
-    due: float  # what `end` was at first
+    due: float  # first value of `end`
     judged: bool = False  # the phase worked
 
 
@@ -54,7 +56,7 @@ class Expert:
     def __init__(self, profile: RobotProfile, dt: float = 0.05, horizon: int = 16) -> None:
         """dt: [s] between the steps of a chunk; horizon: steps per chunk. Raises ValueError for a tool_offset."""
         if profile.tool_offset is not None:
-            raise ValueError('the scripted expert knows no robot.tool_offset: it moves robot.tool_frame')
+            raise ValueError('the scripted expert supports no robot.tool_offset: it moves robot.tool_frame')
         self.profile, self.dt, self.horizon = profile, dt, horizon
         self.kinematics = Kinematics(
             robot_only_model(),
@@ -68,12 +70,12 @@ class Expert:
         self.restart()
 
     def begin(self, task: str, instruction: str) -> None:
-        """Take up a task. Raises ValueError when the task is unknown or the instruction is none of its own."""
+        """Start a task. Raises ValueError for an unknown task, or an instruction of another task."""
         self._skill = skill_for(task, instruction, self.kinematics, self.profile.gripper_max_opening)
         self.restart()
 
     def restart(self) -> None:
-        """Forget the commanded path: the next plan() starts from where the arm is measured to be."""
+        """Discard the commanded path: the next plan() starts at the measured position of the arm."""
         self._origin: int | None = None
         self._segments: list[Segment] = []
         self._pending: list[Make] = []
@@ -82,10 +84,10 @@ class Expert:
         self._gave_up = False
 
     def plan(self, t_ns: int, q: np.ndarray, gripper: float, objects: Objects) -> ExpertStep:
-        """The next chunk for what is measured at t_ns: q (dof,) [rad], gripper opening [m], objects in the base frame.
+        """Return the next chunk for measurements at t_ns [ns]: q (dof,) [rad], gripper opening [m], objects.
 
-        Step i of the chunk is due at t_ns + (i + 1) * dt. Raises ValueError when an object that the task needs is
-        not among objects, and IKError where the arm cannot reach.
+        Poses of objects are in the base frame. Step i of the chunk is due at t_ns + (i + 1) * dt. Raises ValueError
+        when objects lacks one of the task, and IKError for an unreachable pose.
         """
         if self._skill is None:
             raise ValueError('the expert has no task: call begin() first')
@@ -103,11 +105,11 @@ class Expert:
         self._judge(now, measured)
         while self._pending and self._segments[-1].end < now + (self.horizon + 1) * self.dt:
             self._append(self._pending[0], measured)
-            del self._pending[0]  # only now: what cannot be reached is not passed over
+            del self._pending[0]  # only now, so that an unreachable phase is not skipped
         return self._answer(now)
 
     def _judge(self, now: float, measured: Measured) -> None:
-        """Move on to the phase that runs now; wait, or start over, where something measured is not as it should be."""
+        """Advance to the present phase; wait or start over when the measurements do not fulfil its condition."""
         assert self._skill is not None
         if self._gave_up:
             return
@@ -115,7 +117,7 @@ class Expert:
             return self._start_over(now, measured, 'the arm does not follow the commanded path', braking=False)
         while len(self._segments) > 1 and self._segments[0].end <= now:
             over = self._segments.pop(0)
-            if not (over.judged or over.phase.ready(measured)):  # no plan came for long
+            if not (over.judged or over.phase.ready(measured)):  # plan() was not called for a long time
                 return self._start_over(now, measured, f'could not {over.phase.subtask}', braking=False)
         current = self._segments[0]
         if trouble := current.phase.broken(measured):
@@ -130,7 +132,7 @@ class Expert:
                 del self._segments[1:]
 
     def _start_over(self, now: float, measured: Measured, why: str, braking: bool = True) -> None:
-        """Come to rest along the commanded path, or where the arm is; get clear, and do what is left to do."""
+        """Brake along the commanded path or at the measured position, rise, and plan the remaining phases."""
         assert self._skill is not None
         self._tries += 1
         self._gave_up = self._tries >= TRIES
@@ -149,9 +151,9 @@ class Expert:
         self._pending = [] if self._gave_up else [self._skill.clear, *self._skill.phases(measured)]
 
     def _stand(self, now: float, measured: Measured) -> None:
-        """The commanded path begins anew, with a moment at rest where the arm is."""
+        """Start a new commanded path with a short rest at the measured position."""
         assert self._skill is not None
-        first = self._skill.clear(measured, self._pose(measured.q))  # knows whether the gripper must stay closed
+        first = self._skill.clear(measured, self._pose(measured.q))  # has the gripper command to keep
         phase, path, end = Phase(first.subtask, first.gripper), JointPath.hold(measured.q, self.dt), now + self.dt
         self._segments = [Segment(self._skill.clear, phase, path, now, end, end, judged=True)]
 
@@ -182,7 +184,7 @@ class Expert:
         return self._segments[-1]
 
     def _at(self, t: float) -> np.ndarray:
-        """(dof,) [rad] commanded at time t [s]."""
+        """Return the commanded position at time t [s], (dof,) [rad]."""
         segment = self._segment_at(t)
         return segment.path.at(t - segment.start)
 

@@ -1,4 +1,4 @@
-"""The scripted expert as a ROS 2 node: what a model would be to the executor, with the simulator's knowledge."""
+"""The scripted expert as a ROS 2 node: publishes chunks like the policy, from the simulator's object poses."""
 
 import threading
 import time
@@ -19,40 +19,40 @@ from vla_policy_node.ros.qos_mismatch import ReportsQosMismatch
 from vla_policy_node.ros.run import run
 from vla_sim.expert import Expert, ExpertStep, Objects
 
-_KEEP = 100  # joint states: as many as may arrive between two sim/objects messages, and more
-_ENGAGE = 0.1  # [rad] the executor's set-point must be so near to the arm before the task begins
-_DEAF = {  # why an executor takes no chunks
+_KEEP = 100  # number of joint states, more than between two sim/objects messages
+_ENGAGE = 0.1  # [rad] largest distance of set-point and arm at the start of a task
+_DEAF = {  # reasons why an executor refuses chunks
     ExecutorStatus.HOLD_OPERATOR_STOP: 'it was stopped by the operator: call executor/resume',
-    ExecutorStatus.HOLD_BLOCKED: 'something was in the way of the arm: call executor/resume',
+    ExecutorStatus.HOLD_BLOCKED: 'the arm was blocked: call executor/resume',
     ExecutorStatus.HOLD_DEACTIVATED: 'it is not active: activate it',
     ExecutorStatus.HOLD_JOINT_STATE_STALE: 'its joint state is stale',
-    ExecutorStatus.HOLD_JOINT_STATE_FROZEN: 'its joint states are frozen: mend the driver, call executor/resume',
+    ExecutorStatus.HOLD_JOINT_STATE_FROZEN: 'its joint states are frozen: restart the driver, call executor/resume',
 }
 
 
 class ExpertNode(ReportsQosMismatch):
-    """One timer; subscriptions only store. All in one thread."""
+    """Plans in one timer; the subscriptions only store messages. All callbacks run in one thread."""
 
     def __init__(self, name: str = 'expert', **kwargs) -> None:
         super().__init__(name, **kwargs)
         self._profile = declare_profile(self)
         rate = declare(self, 'rate', 5.0, 'chunks per second', low=4.0, high=20.0, read_only=True)
-        declare(self, 'enabled', True, 'false: stops the arm and stays silent; may be changed at any time')
+        declare(self, 'enabled', True, 'false: stop the arm and publish no chunks; may be changed at any time')
         self._max_age = declare(
-            self, 'max_age', 0.5, 'older joint states or objects are not used [s]', low=0.05, high=5.0, read_only=True
+            self, 'max_age', 0.5, 'largest age of joint states and objects [s]', low=0.05, high=5.0, read_only=True
         )
         self._joint_topic = declare(
             self, 'topics.joint_states', 'joint_states', 'measured joints (robot profile)', read_only=True
         )
         self._expert = Expert(self._profile)
-        self._sequence = 0  # never starts again: within an epoch it must grow
+        self._sequence = 0  # never reset, as it must increase within an epoch
         self._joints: deque[tuple[int, np.ndarray, float]] = deque(maxlen=_KEEP)  # stamp [ns], positions, opening
         self._objects: tuple[int, Objects] | None = None  # stamp [ns], poses
         self._episode: Episode | None = None
         self._status: ExecutorStatus | None = None
         self._driving = False  # chunks were sent since the last stop
-        self._engaged = False  # the executor's set-point came to where the arm is
-        self._finished = True  # nothing to do until the next episode
+        self._engaged = False  # the executor's set-point is at the arm's position
+        self._finished = True  # idle until the next episode
         self._shown: tuple | None = None
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         self._progress = self.create_publisher(TaskProgress, '~/progress', qos.LATCHED)
@@ -63,7 +63,7 @@ class ExpertNode(ReportsQosMismatch):
         self.create_timer(1.0 / rate, self._tick)
 
     def come_to_rest(self) -> threading.Event:
-        """Asks the executor to stop the arm, as far as it is ours. Called from the main thread at shut-down."""
+        """Ask the executor to stop the arm if this node moves it. Called from the main thread at shut-down."""
         resting = threading.Event()
         self._finished = True
         self._stop()
@@ -109,7 +109,7 @@ class ExpertNode(ReportsQosMismatch):
 
     def _on_status(self, msg: ExecutorStatus) -> None:
         if self._status is not None and msg.epoch != self._status.epoch:
-            self._restart()  # the motion ended, for whatever reason: go on from where the arm is now
+            self._restart()  # the motion ended: continue from the present position of the arm
         self._status = msg
 
     def _restart(self) -> None:
@@ -136,7 +136,7 @@ class ExpertNode(ReportsQosMismatch):
         if not self._engaged:
             self._engaged = self._status.tracking_error <= _ENGAGE
         if not self._engaged:
-            # A reset put the arm elsewhere: bring the set-point back to it before any motion.
+            # A reset moved the arm: move the set-point to the arm before any motion.
             still = Chunk(np.tile(positions, (self._expert.horizon, 1)), np.zeros(0), self._expert.dt)
             self._send(still, t_ref, time.monotonic() - began)
             return
@@ -148,13 +148,13 @@ class ExpertNode(ReportsQosMismatch):
             self._stop()
             return
         self._send(step.chunk, t_ref, time.monotonic() - began)
-        self._tell(step, t_ref)
+        self._report(step, t_ref)
         if step.done:
             self._finished = True
             self._stop()
 
     def _usable(self) -> bool:
-        """Whether the executor would take our chunks; when not, the expert starts anew as soon as it does."""
+        """Return whether the executor accepts chunks of this node; the expert restarts once it does."""
         status, why = self._status, ''
         if status is None:
             why = 'no executor/status received: is the executor running and configured?'
@@ -170,7 +170,7 @@ class ExpertNode(ReportsQosMismatch):
         return not why
 
     def _observation(self) -> tuple[int, np.ndarray, float, Objects] | str:
-        """Joints as of the newest sim/objects: stamp [ns], positions, opening, poses; or what is not usable."""
+        """Return stamp [ns], positions, opening and poses at the newest sim/objects; or the reason why not."""
         assert self._episode is not None
         now, begin = self.get_clock().now().nanoseconds, to_ns(self._episode.header.stamp)
         if self._objects is None or self._objects[0] < begin:
@@ -209,8 +209,8 @@ class ExpertNode(ReportsQosMismatch):
         if self._driving:
             self._send(None, self.get_clock().now().nanoseconds, 0.0)
 
-    def _tell(self, step: ExpertStep, t_ref: int) -> None:
-        """Progress, when it changed; trouble, once."""
+    def _report(self, step: ExpertStep, t_ref: int) -> None:
+        """Publish the progress when it changed, and log trouble once."""
         assert self._episode is not None
         shown = (self._episode.index, step.subtask, step.completed, step.message)
         if shown == self._shown:

@@ -13,9 +13,9 @@ class IKError(ValueError):
 
 
 def tool_down(yaw: float) -> np.ndarray:
-    """(3, 3) rotation of a tool that points straight down; its x axis lies at `yaw` [rad] in the base's x-y plane.
+    """Return the rotation (3, 3) of a tool that points down, with its x axis at `yaw` [rad] in the base's x-y plane.
 
-    The fingers of a Franka hand open along the tool's y axis, that is along the direction yaw - pi / 2.
+    The fingers of a Franka hand open along the tool's y axis, the direction yaw - pi / 2.
     """
     c, s = np.cos(yaw), np.sin(yaw)
     return np.array([[c, s, 0.0], [s, -c, 0.0], [0.0, 0.0, -1.0]])
@@ -53,7 +53,7 @@ class Kinematics:
         self._jacobian = np.zeros((6, model.nv))
 
     def forward(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Position (3,) [m] and rotation (3, 3) of the tool at joint positions q (dof,) [rad]."""
+        """Return position (3,) [m] and rotation (3, 3) of the tool at joint positions q (dof,) [rad]."""
         self.data.qpos[self._qpos] = q
         mujoco.mj_kinematics(self.model, self.data)
         return self.data.xpos[self._tool].copy(), self.data.xmat[self._tool].reshape(3, 3).copy()
@@ -77,11 +77,10 @@ class Kinematics:
         rest: np.ndarray | None = None,
         iterations: int = 100,
     ) -> np.ndarray:
-        """Joint positions (dof,) [rad] that put the tool at `position` (3,) [m] with `rotation` (3, 3).
+        """Return joint positions (dof,) [rad] with the tool at `position` (3,) [m] and `rotation` (3, 3).
 
-        Among the solutions near `start` it takes the one nearest to `rest` (default: home), so along a smooth pose
-        path with a smooth rest the result is smooth too. Raises IKError with the remaining error when it does not come
-        within 0.1 mm and 0.2 mrad.
+        Of the solutions near `start` it returns the one nearest to `rest` (default: home): along a smooth path of poses
+        the result is smooth, too. Raises IKError with the remaining error above 0.1 mm or 0.2 mrad.
         """
         rest = self.home if rest is None else rest
         q, off, tilt = ik.solve(self, position, rotation, start, rest, self.lower, self.upper, iterations, enough=0.0)

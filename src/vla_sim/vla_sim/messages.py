@@ -1,6 +1,6 @@
-"""From the simulator's numpy to ROS messages. Every number becomes a plain Python one: rclpy checks fields.
+"""Converts the simulator's numpy arrays to ROS messages, with plain Python numbers, as rclpy checks fields.
 
-MuJoCo is not imported here: the node sets up its OpenGL platform first.
+MuJoCo is not imported here, as the node sets up its OpenGL platform first.
 """
 
 import array
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def joint_state(
     stamp: Time, names: Sequence[str], positions: np.ndarray, velocities: np.ndarray, efforts: np.ndarray
 ) -> JointState:
-    """positions, velocities, efforts: (len(names),) [rad, rad/s, Nm; for fingers m, m/s, N]."""
+    """Return a JointState. positions, velocities, efforts: (len(names),) [rad, rad/s, Nm; for fingers m, m/s, N]."""
     msg = JointState(name=list(names))
     msg.header.stamp = stamp
     msg.position, msg.velocity, msg.effort = (array.array('d', v) for v in (positions, velocities, efforts))
@@ -27,7 +27,7 @@ def joint_state(
 
 
 def camera_info(stamp: Time, frame: str, info: 'cameras.CameraInfo') -> CameraInfo:
-    """A pinhole camera without distortion and without rectification."""
+    """Return the CameraInfo of a pinhole camera without distortion and rectification."""
     msg = CameraInfo(width=info.width, height=info.height, distortion_model='plumb_bob', d=[0.0] * 5)
     msg.header.stamp, msg.header.frame_id = stamp, frame
     msg.k = info.matrix.ravel()
@@ -37,7 +37,7 @@ def camera_info(stamp: Time, frame: str, info: 'cameras.CameraInfo') -> CameraIn
 
 
 def transform(stamp: Time, parent: str, child: str, pose: tuple[np.ndarray, np.ndarray]) -> TransformStamped:
-    """pose: position (3,) [m] and orientation (4,) wxyz of child in parent."""
+    """Return a transform. pose: position (3,) [m] and orientation (4,) wxyz of child in parent."""
     msg = TransformStamped(child_frame_id=child)
     msg.header.stamp, msg.header.frame_id = stamp, parent
     (x, y, z), (qw, qx, qy, qz) = pose[0].tolist(), pose[1].tolist()

@@ -1,4 +1,4 @@
-"""Smooth joint motion of the arm through tool poses: minimum-jerk in space, inverse kinematics along it. No ROS."""
+"""Smooth joint motion through tool poses: minimum jerk in space, inverse kinematics along the path. No ROS."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ import numpy as np
 from vla_core.kinematics.ik import rotation_matrix, rotation_vector
 from vla_sim.kinematics import Kinematics, tool_down
 
-OVERLAP = 0.5  # share of the shorter of two legs in which both run: corners are rounded, not stopped at
-SAMPLE = 0.025  # [s] between the joint positions that are solved for; cubic in between
+OVERLAP = 0.5  # overlap of two legs as a share of the shorter one, which rounds corners
+SAMPLE = 0.025  # [s] between two inverse kinematics solutions; cubics connect them
 
 
 @dataclass(frozen=True)
@@ -22,17 +22,17 @@ class Waypoint:
 
 @dataclass(frozen=True)
 class Limits:
-    """What a planned motion keeps to."""
+    """Limits of a planned motion."""
 
     speed: float = 0.33  # [m/s] of the tool
     acceleration: float = 1.1  # [m/s^2] of the tool on one leg
     turn: float = 1.4  # [rad/s] of the tool about the vertical, and of any joint on one leg
-    turn_acceleration: float = 4.0  # [rad/s^2] same
+    turn_acceleration: float = 4.0  # [rad/s^2] likewise
     share: float = 0.45  # of the joints' velocity and acceleration limits
 
 
 class JointPath:
-    """Joint positions over time, from 0 to `duration` [s]; before and after it stands still."""
+    """Joint positions over time from 0 to `duration` [s]; at rest before and after."""
 
     def __init__(self, samples: np.ndarray, step: float, start_velocity: np.ndarray | None = None) -> None:
         """samples: (n, dof) [rad], n >= 2, `step` [s] apart. start_velocity: (dof,) [rad/s]; None: from rest."""
@@ -46,16 +46,16 @@ class JointPath:
 
     @classmethod
     def hold(cls, q: np.ndarray, duration: float) -> 'JointPath':
-        """Stands at q (dof,) for `duration` [s]."""
+        """Return a path at rest at q (dof,) [rad] for `duration` [s]."""
         return cls(np.stack([q, q]), duration)
 
     @property
     def end(self) -> np.ndarray:
-        """(dof,) [rad] where it comes to rest."""
+        """Final position, (dof,) [rad]."""
         return self.samples[-1]
 
     def at(self, t: float) -> np.ndarray:
-        """(dof,) [rad] at time t [s]: cubic Hermite between the samples."""
+        """Return the position at time t [s], (dof,) [rad]: cubic Hermite between the samples."""
         if t <= 0 or self.duration <= 0:
             return self.samples[0].copy()
         if t >= self.duration:
@@ -68,7 +68,7 @@ class JointPath:
 
 
 def minimum_jerk(u: np.ndarray | float) -> np.ndarray:
-    """0 to 1 with the least jerk for u from 0 to 1 (Flash and Hogan, 1985); clamped outside."""
+    """Return the minimum-jerk profile from 0 to 1 for u from 0 to 1 (Flash and Hogan, 1985); clamped outside."""
     u = np.clip(u, 0.0, 1.0)
     return u**3 * (10.0 - 15.0 * u + 6.0 * u**2)
 
@@ -81,22 +81,22 @@ def plan_path(
     acceleration: np.ndarray,
     limits: Limits = Limits(),
 ) -> JointPath:
-    """Moves from rest at joint positions `start` (dof,) through the waypoints and rests at the last one.
+    """Return a path from rest at `start` (dof,) [rad] through the waypoints to rest at the last one.
 
-    Each leg is a minimum-jerk move of position and yaw and begins while the one before it ends; their sum is as
-    smooth as each. A tilt of the tool at the start goes away on the first leg. velocity [rad/s] and acceleration
-    [rad/s^2] are the joints' limits (dof,). Raises IKError where the arm cannot reach.
+    Each leg is a minimum-jerk motion of position and yaw, and starts before the end of the one before; the sum is as
+    smooth as a leg. The first leg removes a tilt of the tool. velocity [rad/s] and acceleration [rad/s^2]: limits of
+    the joints (dof,). Raises IKError for an unreachable pose.
     """
     position, rotation = kinematics.forward(start)
     yaw = float(np.arctan2(rotation[1, 0], rotation[0, 0]))
     tilt = rotation_vector(tool_down(yaw).T @ rotation)
     goal, end = start, 0.0
-    legs: list[tuple[np.ndarray, float, float, float]] = []  # move [m], turn [rad], begin [s], duration [s]
+    legs: list[tuple[np.ndarray, float, float, float]] = []  # distance [m], turn [rad], start [s], duration [s]
     at, facing = position, yaw
     for waypoint in waypoints:
         reached, goal = goal, kinematics.inverse(waypoint.position, tool_down(waypoint.yaw), goal)
         move, turn = waypoint.position - at, waypoint.yaw - facing
-        # The elbow may have to move where the tool hardly does.
+        # The elbow may have to move while the tool is almost at rest.
         duration = leg_duration(float(np.linalg.norm(move)), max(abs(turn), np.abs(goal - reached).max()), limits)
         begin = end - OVERLAP * min(duration, legs[-1][3]) if legs else 0.0
         legs.append((move, turn, begin, duration))
@@ -111,7 +111,7 @@ def plan_path(
         turned = yaw + sum(share * leg[1] for share, leg in zip(shares, legs, strict=True))
         if i == 0:
             continue
-        # The elbow goes from where it is to where it rests at the goal, so both ends of the path are exact.
+        # The elbow moves from its position to its rest at the goal, so both ends of the path are exact.
         rest = start + float(minimum_jerk(t / end)) * (goal - start)
         q = samples[i] = kinematics.inverse(
             tool[i], tool_down(turned) @ rotation_matrix((1 - shares[0]) * tilt), q, rest=rest
@@ -128,8 +128,9 @@ def plan_path(
 
 
 def leg_duration(distance: float, turn: float, limits: Limits) -> float:
-    """[s] of a minimum-jerk move of `distance` [m] and `turn` [rad]: its peak speed is 1.875 times, its peak
-    acceleration 5.774 times what distance / duration and distance / duration^2 say."""
+    """Return the duration [s] of a minimum-jerk motion of `distance` [m] and `turn` [rad].
+
+    Its peak speed is 1.875 distance / duration, its peak acceleration 5.774 distance / duration^2."""
     return max(
         1.875 * distance / limits.speed,
         1.875 * turn / limits.turn,

@@ -1,4 +1,4 @@
-"""Keeps simulation time at a factor of wall time and knows by how much it does not. No ROS, no MuJoCo."""
+"""Keeps simulation time at a factor of wall time, and measures the achieved factor. No ROS, no MuJoCo."""
 
 import time
 from collections.abc import Callable
@@ -7,11 +7,11 @@ from typing import TypeAlias
 Clock: TypeAlias = Callable[[], float]
 Sleep: TypeAlias = Callable[[float], None]
 
-_PATIENCE = 0.1  # [s] of wall time that may be caught up; what is more is lost
+_PATIENCE = 0.1  # [s] largest delay in wall time that is made up for
 
 
 class Pacer:
-    """Call `wait` after each batch of physics. `factor` may be changed at any time; 0 is as fast as possible."""
+    """Paces physics: call `wait` after each batch. `factor` may change at any time; 0 is as fast as possible."""
 
     def __init__(self, factor: float, clock: Clock = time.monotonic, sleep: Sleep = time.sleep) -> None:
         self.factor = factor
@@ -20,7 +20,7 @@ class Pacer:
         self._simulated = 0.0
 
     def wait(self, simulated: float) -> None:
-        """Sleep until wall time has caught up with `simulated` more seconds."""
+        """Sleep until wall time reaches that of `simulated` [s] more of simulation."""
         now = self._clock()
         self._simulated += simulated
         factor = self.factor
@@ -34,13 +34,13 @@ class Pacer:
             self._due = now
 
     def restart(self) -> None:
-        """Forget the time since the last `wait`: nothing was to be simulated in it."""
+        """Discard the time since the last `wait`, in which the simulation was meant to pause."""
         gap = self._clock() - self._due
         self._due += gap
         self._window_start += max(gap, 0.0)
 
     def achieved(self, window: float = 10.0) -> float | None:
-        """Simulated seconds per wall second, once per `window` seconds of wall time; None in between."""
+        """Return simulated seconds per second, once per `window` [s] of wall time; None in between."""
         elapsed = self._clock() - self._window_start
         if elapsed < window:
             return None

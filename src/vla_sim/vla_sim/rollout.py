@@ -1,7 +1,7 @@
 """Episodes without ROS: a driver, the executor and the simulator in one loop of simulation time; success rates.
 
-A driver is what makes chunks: the scripted expert, which knows where everything is, or a policy, which sees what a
-policy sees on the robot and is as late.
+A driver makes chunks: the scripted expert, which has the poses of all objects, or a policy, which has the inputs and
+the latency of a policy on the robot.
 """
 
 import math
@@ -29,34 +29,34 @@ TICK = 10  # [ms] of one control step
 PLAN = 20  # control steps between two chunks of the expert
 FRAME = 10  # control steps between two camera images: 10 Hz, as the simulated robot's cameras
 AFTER = 50  # control steps after the last chunk, to come to rest
-HELD = 100  # control steps that success must hold on before a policy's episode is over
+HELD = 100  # control steps for which success must last at the end of a policy's episode
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What a driver says at one reference time."""
+    """Output of a driver at one reference time."""
 
-    chunk: Chunk | None  # None: nothing to say
+    chunk: Chunk | None  # None: no chunk
     subtask: str = ''
-    message: str = ''  # what went wrong, as a sentence; empty: nothing
-    done: bool = False  # nothing more will come
+    message: str = ''  # a fault, as a sentence; empty: none
+    done: bool = False  # there will be no more chunks
 
 
 class Driver(Protocol):
-    """Makes chunks. `look` is called every `period`; its chunk arrives `latency` later."""
+    """Makes chunks. `look` is called every `period`; the executor gets its chunk `latency` later."""
 
     period: int  # control steps
     latency: int  # control steps, at most `period`
-    says_done: bool  # False: its episode is over once success has held
+    says_done: bool  # False: the episode ends once success has lasted
 
     def begin(self, world: World) -> None:
-        """The world's episode begins."""
+        """Start with the world's new episode."""
 
     def look(self, world: World) -> Answer:
-        """The chunk for what is there now."""
+        """Return the chunk for the present state."""
 
-    def told(self, sequence: int, taken: bool) -> None:
-        """Whether the executor took a chunk; sequence: of those of the episode, from 1 on."""
+    def on_verdict(self, sequence: int, taken: bool) -> None:
+        """Report whether the executor accepted a chunk. sequence: number of the chunk in the episode, from 1."""
 
 
 class ExpertDriver:
@@ -77,8 +77,8 @@ class ExpertDriver:
             return Answer(None, message=str(error), done=True)
         return Answer(step.chunk, step.subtask, step.message, step.done)
 
-    def told(self, sequence: int, taken: bool) -> None:
-        """It goes on with its path in any case."""
+    def on_verdict(self, sequence: int, taken: bool) -> None:
+        """Ignore the verdict, as the expert continues on its path."""
 
 
 class Acting(Protocol):
@@ -88,16 +88,17 @@ class Acting(Protocol):
 
 
 class PolicyDriver:
-    """A policy with eyes: camera images, joints and the instruction are all that reaches it."""
+    """A policy as driver. Its inputs are camera images, joints and the instruction."""
 
     says_done = False
 
     def __init__(
         self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = False
     ) -> None:
-        """period: [s] from one inference to the next, whole frames of the cameras. latency: [s] from the time that an
-        observation stands for to the chunk's arrival at the executor. inpaint: the policy is given the action
-        prefix. Raises ValueError where they do not fit.
+        """period: time between inferences [s], a multiple of the camera period. latency: from the time of an
+        observation to the receipt of its chunk by the executor [s]. inpaint: give the action prefix to the policy.
+
+        Raises ValueError for a wrong combination.
         """
         self.policy, self.cameras = policy, cameras
         self.period, self.latency = round(period * 1000 / TICK), round(latency * 1000 / TICK)
@@ -112,13 +113,13 @@ class PolicyDriver:
     def _forget(self) -> None:
         self.committed = CommittedActions()
         self._stall = StallDetector(self.committed)
-        self._sequence = self._taken = 0  # of the newest chunk, and of the newest that was taken
+        self._sequence = self._taken = 0  # of the newest chunk, and of the newest accepted one
 
     def begin(self, world: World) -> None:
         self.seen = None
         self._forget()
 
-    def told(self, sequence: int, taken: bool) -> None:
+    def on_verdict(self, sequence: int, taken: bool) -> None:
         self._taken = sequence if taken else self._taken
         self.committed.reported(self._taken, refused=not taken)
 
@@ -136,7 +137,7 @@ class PolicyDriver:
         prefix = action_prefix(self.committed, world.time_ns, 0, self.seen.positions) if self._inpaint else None
         try:
             chunk = self.policy.act(self.seen, prefix).chunk
-        except ValueError as error:  # an arm far out of the model's range, say
+        except ValueError as error:  # for example an arm far outside the model's range
             return Answer(None, message=str(error))
         self._sequence += 1
         self.committed.add(self._sequence, chunk, world.time_ns, 0, self.latency * TICK * 1e-3)
@@ -145,20 +146,20 @@ class PolicyDriver:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How one episode went."""
+    """Result of one episode."""
 
     task: str
     seed: int
     instruction: str
     success: bool  # the simulator's own test, at the end
-    duration: float  # [s] of simulation until the driver was done, success had held, or the time limit
+    duration: float  # [s] of simulation until the driver was done, success had lasted, or the time limit
     chunks: int
-    refused: int  # chunks that the executor did not take
-    peak_speed: float  # largest share of a joint's velocity limit that was measured
-    messages: tuple[str, ...]  # why the expert started over or gave up, refused chunks, what blocked the arm, in order
+    refused: int  # chunks that the executor refused
+    peak_speed: float  # largest measured share of a joint's velocity limit
+    messages: tuple[str, ...]  # reasons of restarts, refused chunks and blockages, in order
     missed: str  # first stage of the task that was not reached, see referee.py; empty: success
-    wrong: str  # what was done to another object than the one asked for; empty: nothing
-    seams: tuple[float, ...]  # [rad] largest joint jump at each hand-over of a moving arm, which the executor smooths
+    wrong: str  # wrong action, on another object than the instruction names; empty: none
+    seams: tuple[float, ...]  # [rad] largest joint jump at each new chunk of a moving arm, before blending
 
 
 def run_episode(
@@ -170,9 +171,9 @@ def run_episode(
     time_limit: float = 30.0,
     watch: Callable[[World, str], None] | None = None,
 ) -> EpisodeResult:
-    """One episode of the world's task. instruction: see World.reset; time_limit: [s] of simulation.
+    """Run one episode of the world's task. instruction: see World.reset; time_limit: [s] of simulation.
 
-    watch: called each control step with the world and the sub-task; for films, records, and tests that interfere.
+    watch: called in each control step with the world and the sub-task, for videos, records and tests.
     """
     world.reset(seed, instruction)
     driver.begin(world)
@@ -181,7 +182,7 @@ def run_episode(
     began, chunks, peak, subtask = world.time_ns, 0, 0.0, ''
     messages: list[str] = []
     seams: list[float] = []
-    coming: list[tuple[int, StampedChunk]] = []  # control step at which it arrives
+    coming: list[tuple[int, StampedChunk]] = []  # control step of the receipt
     held = refused = tick = 0
     ends = math.inf
     while tick < min(ends, time_limit * 1000 / TICK):
@@ -200,8 +201,8 @@ def run_episode(
         while coming and coming[0][0] <= tick:
             moving, chunk = drive.state is State.EXECUTING, coming.pop(0)[1]
             taken = drive.ingest(chunk, now) is Verdict.ACCEPTED
-            driver.told(chunk.sequence, taken)
-            if not taken:  # it goes on with the one it has
+            driver.on_verdict(chunk.sequence, taken)
+            if not taken:  # it continues with the present one
                 refused += 1
                 _add(messages, f'the executor refused a chunk: {drive.message}')
             elif moving:
@@ -218,7 +219,9 @@ def run_episode(
         tick += 1
         if held >= HELD and not driver.says_done:
             break
-        if drive.hold is Hold.BLOCKED and drive.at_rest and not held:  # let go; nobody is here to look and resume
+        if (
+            drive.hold is Hold.BLOCKED and drive.at_rest and not held
+        ):  # the executor released the arm, and there is no operator to resume
             _add(messages, drive.message)
             break
     return EpisodeResult(
@@ -238,7 +241,7 @@ def run_episode(
 
 
 def _stamped(chunk: Chunk, t_ref: int, epoch: int, sequence: int, profile: RobotProfile) -> StampedChunk:
-    """With its address, as the nodes send it: the epoch is that of the observation."""
+    """Return the chunk with t_ref [ns], epoch of the observation, sequence and names, as the nodes publish it."""
     return StampedChunk(
         t_ref=t_ref,
         epoch=epoch,
@@ -260,7 +263,7 @@ def _add(messages: list[str], message: str) -> None:
 
 @dataclass(frozen=True)
 class SuccessRate:
-    """Of one task over many seeds."""
+    """Success rate of one task over seeds."""
 
     task: str
     episodes: tuple[EpisodeResult, ...]  # by seed
@@ -284,7 +287,7 @@ class SuccessRate:
 
 
 def wilson(successes: int, trials: int, z: float = 1.96) -> tuple[float, float]:
-    """Score interval of a proportion (Wilson, 1927); z = 1.96: 95 %. Raises ValueError without trials."""
+    """Return the score interval of a proportion (Wilson, 1927); z = 1.96: 95 %. Raises ValueError without trials."""
     if not 0 <= successes <= trials or trials == 0:
         raise ValueError(f'{successes} successes of {trials} trials is no proportion')
     p = successes / trials
@@ -318,7 +321,7 @@ _worker: tuple[World, Expert, float] | None = None
 
 
 def _start_worker(profile: RobotProfile, task: str, time_limit: float) -> None:
-    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
+    global _worker  # noqa: PLW0603, kept by a worker process between episodes
     _worker = World(task), Expert(profile), time_limit
 
 

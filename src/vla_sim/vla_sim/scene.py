@@ -16,7 +16,7 @@ _LIGHT_DIRECTION = np.array([0.15, 0.35, -1.0])
 
 
 def build_model(task: str, *, shadow_size: int = 1024, samples: int = 0) -> mujoco.MjModel:
-    """The compiled scene of a task. Table top at z = 0, robot base at the origin, x towards the front camera.
+    """Return the compiled scene of a task. Table top at z = 0, robot base at the origin, x towards the front camera.
 
     shadow_size: edge of the shadow map [pixel]; samples: multisampling of the off-screen buffer. Raises ValueError
     for an unknown task.
@@ -26,7 +26,7 @@ def build_model(task: str, *, shadow_size: int = 1024, samples: int = 0) -> mujo
     spec.modelname = task
     spec.option.timestep = TIMESTEP
     spec.option.integrator = mujoco.mjtIntegrator.mjINT_IMPLICITFAST
-    # Elliptic cones and a stiff friction part: what is held does not creep out of the grip.
+    # Elliptic cones and stiff friction: a held object does not creep out of the grip.
     spec.option.cone = mujoco.mjtCone.mjCONE_ELLIPTIC
     spec.option.impratio = 10.0
     spec.stat.extent, spec.stat.center = 1.2, [0.4, 0.0, 0.2]
@@ -43,7 +43,7 @@ def build_model(task: str, *, shadow_size: int = 1024, samples: int = 0) -> mujo
 
 
 def look_along(forward: np.ndarray, up: np.ndarray) -> np.ndarray:
-    """Orientation (4,) wxyz of a MuJoCo camera (x right, y up, looking along -z) that looks along `forward`."""
+    """Return the orientation (4,) wxyz of a MuJoCo camera (x right, y up, view along -z) that views along `forward`."""
     z = -np.asarray(forward, float) / np.linalg.norm(forward)
     x = np.cross(up, z)
     x /= np.linalg.norm(x)
@@ -53,10 +53,10 @@ def look_along(forward: np.ndarray, up: np.ndarray) -> np.ndarray:
 
 
 def _add_cameras(spec: mujoco.MjSpec) -> None:
-    # Down at the table, no wider than what may stand on it: a policy's small images have few pixels to tell things by.
+    # View of the table, no wider than the area of the props: a policy's small images have few pixels per object.
     eye, target = np.array([1.08, 0.0, 0.90]), np.array([0.43, 0.0, 0.06])
     spec.worldbody.add_camera(name='front', pos=eye, quat=look_along(target - eye, np.array([0, 0, 1.0])), fovy=37)
-    # Mounted before the hand, tilted back a little, so that the fingertips are in the picture.
+    # Mounted before the hand and tilted back, so that the fingertips are in the image.
     forward = np.array([-0.08, 0.0, 1.0])
     spec.body(HAND).add_camera(
         name='wrist', pos=[0.075, 0, 0.01], quat=look_along(forward, np.array([1.0, 0, 0])), fovy=80
@@ -108,7 +108,7 @@ def _add_material(spec: mujoco.MjSpec, name: str, image: np.ndarray, **settings)
 
 
 def _wood(rng: np.random.Generator, size: int = 256, planks: int = 8) -> np.ndarray:
-    """Planks with a grain along one axis, (size, size, 3) uint8."""
+    """Return an image of planks with a grain along one axis, (size, size, 3) uint8."""
     grain = rng.normal(size=(size, 32)).repeat(size // 32, 1)
     kernel = np.hanning(49)
     grain = np.apply_along_axis(

@@ -1,4 +1,4 @@
-"""The simulated Franka as a ROS 2 node: to others it looks like the real robot with two cameras.
+"""The simulated Franka as a ROS 2 node, with the interface of the real robot and two cameras.
 
 Three threads: physics (also publishes joint states, clock and frames), rendering (also publishes images), and the
 executor thread of ROS (commands, reset, parameters). The node is the source of /clock; all its stamps are
@@ -39,24 +39,24 @@ from vla_sim.tasks import TASKS, check_task
 if TYPE_CHECKING:
     from vla_sim.rendering.cameras import Snapshot
 
-_BATCH = 5  # physics steps of 1 ms between two looks at what is due
-_ENGAGE = 0.2  # [rad] after a reset, set-points farther than this from the arm are refused
+_BATCH = 5  # physics steps of 1 ms between two checks of due messages
+_ENGAGE = 0.2  # [rad] largest distance of the first set-point from the arm after a reset
 
 
 @dataclass
 class _Reset:
-    """One call of ~/reset on its way to the physics thread and back."""
+    """A request of ~/reset and its result, between the executor thread and the physics thread."""
 
     task: str
     seed: int
-    asked: str  # the instruction; empty: the seed's
+    asked: str  # instruction; empty: that of the seed
     done: threading.Event = field(default_factory=threading.Event)
     error: str = ''
     instruction: str = ''
 
 
 class _Due:
-    """Says when something with a rate is due, in simulation time."""
+    """Returns whether a periodic message is due in simulation time."""
 
     def __init__(self, rate: float) -> None:
         self._period, self._next = round(1e9 / rate), 0
@@ -69,7 +69,7 @@ class _Due:
 
 
 class SimNode(ReportsQosMismatch):
-    """See the module. Ends with the exception of whichever of its threads fails."""
+    """The simulator node, see the module. The exception of a thread ends the node."""
 
     def __init__(self, name: str = 'sim', **kwargs) -> None:
         super().__init__(name, **kwargs)
@@ -109,7 +109,7 @@ class SimNode(ReportsQosMismatch):
             return declare(self, name, default, about, read_only=True, **limits)
 
         self._real_time_factor = declare(
-            self, 'real_time_factor', 1.0, 'simulated per wall time; 0: as fast as possible', low=0.0, high=100.0
+            self, 'real_time_factor', 1.0, 'simulated seconds per second; 0: as fast as possible', low=0.0, high=100.0
         )
         self._task = fixed('task', TASKS[0], 'task of the first episode', choices=TASKS)
         self._seed = fixed('seed', 0, 'seed of the first episode', low=0, high=2**62)
@@ -192,7 +192,7 @@ class SimNode(ReportsQosMismatch):
     def _on_target(self, msg: JointState) -> None:
         refused = {'throttle_duration_sec': 2.0}
         self._commander.sent(to_ns(msg.header.stamp), self._world.time_ns)
-        if self._commanders > 1:  # crisp_controllers' rule: two masters are none
+        if self._commanders > 1:  # rule of crisp_controllers: competing publishers are not followed
             text = (
                 f'{self._commanders} publishers on {self._topics["joint_command"]}: none is followed, stop all but one'
             )
@@ -204,8 +204,8 @@ class SimNode(ReportsQosMismatch):
             far = float(np.abs(positions - self._world.joint_positions).max())
             self._engaged = far <= _ENGAGE
         if not self._engaged:
-            self.get_logger().info(  # no fault: it takes a moment until the executor starts again from the arm
-                f'set-points not followed: after the reset they are {far:.2f} rad from the arm, a leap; start again '
+            self.get_logger().info(  # no fault: the executor soon starts again at the position of the arm
+                f'set-points not followed: after the reset they are {far:.2f} rad from the arm; start again '
                 f'within {_ENGAGE} rad of the measured joints',
                 **refused,
             )
@@ -334,7 +334,7 @@ class SimNode(ReportsQosMismatch):
 
     def _request_images(self) -> None:
         names = tuple(name for name, enabled in self._enabled.items() if enabled)
-        if names:  # at full speed physics waits for the images, else it would leave them far behind
+        if names:  # at full speed physics waits for the images, so that they are not late
             self._renderer.offer(self._world.model, self._world.snapshot(), names, wait=self._pacer.factor <= 0)
 
     def _report_pace(self) -> None:
@@ -364,7 +364,7 @@ class SimNode(ReportsQosMismatch):
             self._infos[name].publish(messages.camera_info(stamp, frame, self._world.camera_info(name)))
 
     def destroy_node(self) -> None:
-        """Ends the threads first: they publish."""
+        """End the threads, which publish, before the node."""
         self._ending.set()
         self._renderer.close()
         self._physics.join(10.0)

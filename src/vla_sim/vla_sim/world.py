@@ -1,4 +1,4 @@
-"""One simulated episode after another: the arm, its controller and gripper, the props. No ROS."""
+"""Simulated episodes one after another: arm, controller, gripper and props. No ROS."""
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from vla_sim.tasks.episode import Episode, Placement, SceneState
 from vla_sim.tasks.referee import Referee
 
 GRIPPER_SPEED = 0.15  # [m/s] of the opening; the Franka hand does at most 0.2
-_CHECK_EVERY = 10  # physics steps between two looks of the success test
-_PARKED = np.array([4.0, -1.0, -0.70])  # [m] on the floor behind the front camera: props that do not take part
+_CHECK_EVERY = 10  # physics steps between two updates of the success test
+_PARKED = np.array([4.0, -1.0, -0.70])  # [m] position of unused props, on the floor behind the front camera
 
 Pose = tuple[np.ndarray, np.ndarray]  # position (3,) [m] and orientation (4,) wxyz, base frame
 
 
 class World:
-    """The simulated Franka before its table. One thread steps it; set_target and set_gripper may be called from any.
+    """The simulated Franka at its table. One thread steps it; any thread may call set_target and set_gripper.
 
     All poses are in the robot's base frame, z up, table top at z = 0.
     """
@@ -34,9 +34,9 @@ class World:
         time_ns: int = 0,
         gains: Gains | None = None,
     ) -> None:
-        """Build the scene of a task and start episode 0. time_ns: simulation time to go on from [ns].
+        """Build the scene of a task and start episode 0. time_ns: initial simulation time [ns].
 
-        image_size and shadows are for the cameras that will look at it; gains None: those of crisp_controllers. Raises
+        image_size [pixel] and shadows are settings of the cameras. gains None: those of crisp_controllers. Raises
         ValueError for an unknown task.
         """
         self.model = build_model(task)
@@ -60,10 +60,10 @@ class World:
 
     # ---- the episode
     def reset(self, seed: int, instruction: str = '') -> None:
-        """Start the episode of this seed: arm at home, gripper open, nothing moves; time goes on.
+        """Start the episode of this seed: arm at home, gripper open, all bodies at rest; time continues.
 
-        instruction: asked for instead of what the seed would ask for, see tasks.sample_episode. Raises ValueError for
-        a negative seed, or an instruction that is none of the task's.
+        instruction: replaces that of the seed, see tasks.sample_episode. Raises ValueError for a negative seed, or an
+        instruction of another task.
         """
         self.episode: Episode = sample_episode(self.task, seed, instruction)
         data = self._data
@@ -79,9 +79,9 @@ class World:
         self._referee = Referee(self.episode.goal, self._scene_state())
 
     def put_arm(self, q: np.ndarray, opening: float) -> bool:
-        """Put the resting arm elsewhere, at the start of an episode: q (7,) [rad], gripper opening [m].
+        """Move the arm at rest to q (7,) [rad] with a gripper opening [m], at the start of an episode.
 
-        False, and nothing moves, where it would touch itself or anything.
+        Returns False without a motion if the arm would touch itself or an object.
         """
         data, limit = self._data, self._opening_target
         before = data.qpos.copy()
@@ -109,11 +109,11 @@ class World:
         return self.episode.instruction
 
     def success(self) -> bool:
-        """Whether the goal is reached now (a button: has been reached)."""
+        """Whether the goal is reached (of a button: was reached once)."""
         return self._success.reached
 
     def wrong_object(self) -> str:
-        """What was done to another object than the one asked for, as a sentence; empty: nothing. See Referee."""
+        """First action on an object that the instruction does not name, as a sentence; empty: none. See Referee."""
         return self._referee.wrong
 
     def missed(self) -> str:
@@ -123,7 +123,7 @@ class World:
     # ---- time
     @property
     def time_ns(self) -> int:
-        """Simulation time [ns]; never jumps back."""
+        """Simulation time [ns]; never decreases."""
         return self._start_ns + self._steps * round(TIMESTEP * 1e9)
 
     def step(self, n: int = 1) -> None:
@@ -140,37 +140,37 @@ class World:
                 state = self._scene_state()
                 self._success.update(state, _CHECK_EVERY * TIMESTEP)
                 self._referee.update(state, _CHECK_EVERY * TIMESTEP)
-        # mj_step leaves poses of before its last integration; everybody who reads now should see those of after.
+        # mj_step leaves the poses before its last integration; readers need those after it.
         mujoco.mj_kinematics(self.model, data)
         mujoco.mj_camlight(self.model, data)
 
     # ---- the robot
     def set_target(self, positions: np.ndarray, velocities: np.ndarray | None = None) -> None:
-        """Joint set-points (7,) [rad] and velocities (7,) [rad/s], held until the next.
+        """Set joint set-points (7,) [rad] and velocities (7,) [rad/s], held until the next.
 
-        Raises ValueError when the length is wrong or a value is not finite; the set-points before stay in force.
+        Raises ValueError for a wrong length or a value that is not finite; the set-points before stay in force.
         """
         self._controller.set_target(positions, velocities)
 
     def set_gripper(self, opening: float) -> None:
-        """Wanted opening between the fingers [m]; clipped to what the hand can do. Raises ValueError if not finite."""
+        """Set the wanted opening [m], clipped to the range of the hand. Raises ValueError if it is not finite."""
         if not np.isfinite(opening):
             raise ValueError(f'gripper opening is not finite: {opening}')
         self._opening_target = float(min(max(opening, 0.0), MAX_OPENING))
 
     @property
     def joint_positions(self) -> np.ndarray:
-        """(7,) [rad]"""
+        """Joint positions, (7,) [rad]."""
         return self._data.qpos[self._q].copy()
 
     @property
     def joint_velocities(self) -> np.ndarray:
-        """(7,) [rad/s]"""
+        """Joint velocities, (7,) [rad/s]."""
         return self._data.qvel[self._v].copy()
 
     @property
     def joint_efforts(self) -> np.ndarray:
-        """(7,) torques of the motors [Nm]"""
+        """Torques of the motors, (7,) [Nm]."""
         return self._data.qfrc_actuator[self._v].copy()
 
     @property
@@ -181,7 +181,7 @@ class World:
 
     @property
     def gripper_opening(self) -> float:
-        """[m] between the fingers"""
+        """Opening between the fingers [m]."""
         return float(self._data.qpos[self._finger_q].sum())
 
     def tool_pose(self) -> Pose:
@@ -189,22 +189,23 @@ class World:
         return self.body_pose(TOOL)
 
     def body_pose(self, name: str) -> Pose:
-        """Pose of any body of the model, by its name in the model."""
+        """Return the pose of a body by its name in the model."""
         body = self._data.body(name)
         return body.xpos.copy(), body.xquat.copy()
 
     def link_poses(self) -> list[tuple[str, str, Pose]]:
-        """(parent, child, pose of child in parent) for every link of the robot but its base, as in the URDF."""
+        """Return (parent, child, pose of child in parent) for every link except the base, as in the URDF."""
         poses = []
         for body in range(self._base + 1, self._last_link + 1):
             parent = int(self.model.body_parentid[body])
             poses.append((self.model.body(parent).name, self.model.body(body).name, self._relative(parent, body)))
         return poses
 
-    # ---- what only a simulator knows
+    # ---- privileged
     def objects(self) -> dict[str, Pose]:
-        """Poses of the props that take part. Block, produce: centre; bowl, button: middle of the bottom;
-        `<colour>_button_cap`: middle of the cap's top, which goes down when pressed."""
+        """Return the poses of the props of the episode.
+
+        Block, produce: centre; bowl, button: middle of the bottom; `<colour>_button_cap`: middle of the cap's top."""
         poses = {p.name: self.body_pose(p.slot) for p in self.episode.placements}
         if self._task.has_buttons:
             poses |= {f'{p.name}_cap': self.body_pose(f'{p.slot}_cap') for p in self.episode.placements}
@@ -212,15 +213,15 @@ class World:
 
     # ---- cameras
     def cameras(self) -> Cameras:
-        """A renderer for this world's snapshots, for the thread that calls this; close it when done."""
+        """Return a renderer of this world's snapshots for the calling thread, which must close it."""
         return Cameras(self.model, CAMERAS, self.image_size, self.shadows)
 
     def camera_info(self, name: str) -> CameraInfo:
-        """Intrinsics of a camera, 'front' or 'wrist'."""
+        """Return the intrinsics of a camera, 'front' or 'wrist'."""
         return camera_info(self.model, name, self.image_size)
 
     def camera_pose(self, name: str) -> Pose:
-        """Pose of the camera's optical frame: x right, y down, z forward."""
+        """Return the pose of the camera's optical frame: x right, y down, z forward."""
         camera = self._data.camera(name)
         quat = np.zeros(4)
         # MuJoCo's camera has y up and looks along -z: half a turn about x.
@@ -228,7 +229,7 @@ class World:
         return camera.xpos.copy(), quat
 
     def snapshot(self) -> Snapshot:
-        """The present state for Cameras.render, which may run in another thread while this world goes on."""
+        """Return a copy of the state for Cameras.render, which may run in another thread beside `step`."""
         data = self._data
         return Snapshot(self.time_ns, data.qpos.copy(), data.mocap_pos.copy(), data.mocap_quat.copy(), self._appearance)
 
@@ -244,7 +245,7 @@ class World:
         for i, slot in enumerate(self._task.parked):
             self._put(slot, _PARKED + np.array([0.0, 0.3 * i, 0.0]), 0.0)
         for p in self.episode.placements:
-            # A hair above the table: contact starts from outside.
+            # Slightly above the table, so that contact starts from outside.
             self._put(p.slot, np.array([p.x, p.y, resting_height(_kind(p)) + 0.0003]), p.yaw)
 
     def _put(self, slot: str, position: np.ndarray, yaw: float) -> None:

@@ -1,6 +1,6 @@
-"""Drives the executor into every hold with each controller, and measures the steps of what the controller gets.
+"""Drives the executor into every hold with each controller, and measures the steps of the set-points.
 
-What the adapters publish is taken from them as messages, without DDS. A trajectory is executed as
+The messages of the adapters are received without DDS. A trajectory is executed as
 joint_trajectory_controller does it, see trajectory_follower.py; the other controllers hold the last message.
 """
 
@@ -25,12 +25,12 @@ from vla_policy_node.adapters.table import ADAPTERS
 
 PERIOD = 0.01  # [s]
 LATE = 3  # control steps by which the arm follows its set-points
-AFTER = 1.5  # [s] that are watched after the strike
+AFTER = 1.5  # [s] of measurement after the event
 CONTROLLERS = tuple(ADAPTERS)
 
 
 class Publisher:
-    """Stands for a node: keeps the newest message of the adapter that is made with it."""
+    """A substitute for a node, which keeps the newest message of its adapter."""
 
     topic_name = '/command'
 
@@ -53,7 +53,7 @@ def ros_time(now: int) -> Time:
 
 
 class Controller:
-    """One adapter, and what a controller makes of its messages."""
+    """An adapter, and a model of the controller behind it."""
 
     def __init__(self, kind: str, core: ChunkExecutor, start: np.ndarray) -> None:
         self.node = node = Publisher()
@@ -104,7 +104,7 @@ class Wall:
 
 
 class Drive:
-    """An executor whose arm moves by chunks, 30 ms late, until something happens."""
+    """An executor whose arm moves by chunks, 30 ms late, until an event."""
 
     def __init__(self, profile: RobotProfile, kind: str, seed: int, hold: Hold) -> None:
         self.rng = rng = np.random.default_rng(seed)
@@ -137,7 +137,7 @@ class Drive:
         return round(self.seconds * NS) + self.offset
 
     def measured(self) -> np.ndarray:
-        """(dof,) [rad]; the last bits are noise, as an encoder's are."""
+        """Return the measured position (dof,) [rad], with noise in the last bits, as of an encoder."""
         return self.sent[-1 - LATE] + 1e-6 * self.rng.normal(size=self.profile.dof)
 
     def observe(self) -> None:
@@ -158,7 +158,7 @@ class Drive:
         )  # fmt: skip
 
     def run(self, seconds: float, until: Callable[[], bool] = lambda: False) -> None:
-        """Control steps, with a joint state before each and a chunk every 0.2 s."""
+        """Run control steps for this time [s], with a joint state before each and a chunk every 0.2 s."""
         for _ in range(round(seconds / PERIOD)):
             if until():
                 return
@@ -180,7 +180,7 @@ class Drive:
         return float(np.abs(self.sent[-1] - self.sent[-2]).max()) / PERIOD
 
 
-# ---- what happens; each gets the drive in motion
+# ---- events; each gets the drive in motion
 
 
 def _set(**changes: Any) -> Callable[[Drive], None]:
@@ -209,7 +209,7 @@ def _clock(seconds: float) -> Callable[[Drive], None]:
 
 
 def _contact(drive: Drive) -> None:
-    """The joint that is fastest gets no further."""
+    """Block the fastest joint."""
     joint = int(np.abs(drive.sent[-1] - drive.sent[-2]).argmax())
     stuck = drive.measured()[joint]
 
@@ -221,7 +221,7 @@ def _contact(drive: Drive) -> None:
 
 
 def _contact_and_stop(drive: Drive) -> None:
-    """The operator stops the arm just before it would be found blocked."""
+    """Stop the arm as its operator, just before the executor detects the contact."""
     speed = drive.speed()
     _contact(drive)
     config = drive.core.config
@@ -231,7 +231,7 @@ def _contact_and_stop(drive: Drive) -> None:
 
 
 def _push(drive: Drive) -> None:
-    """The resting arm is pushed away, and held there."""
+    """Push the arm at rest away, and hold it there."""
     drive.chunks = False
     drive.run(3.0, until=lambda: drive.core.at_rest and drive.core.hold is Hold.CHUNKS_STOPPED)
     drive.run(0.2)
@@ -251,7 +251,7 @@ def _freeze(drive: Drive) -> None:
 
 
 def _wall(drive: Drive) -> None:
-    """On the way of joint 1, half way to where it turns."""
+    """Put a wall on the path of joint 1, half way to its turning point."""
     assert drive.wall is not None
     drive.wall.stand_at((drive.sent[-1][0] + drive.profile.home[0] + drive._way[0]) / 2)
 
@@ -302,22 +302,22 @@ class Held:
 
     case: Case
     kind: str
-    speed: float  # [rad/s] of the fastest joint when it happened
-    holds: tuple[Hold, ...]  # that came
+    speed: float  # [rad/s] of the fastest joint at the event
+    holds: tuple[Hold, ...]  # of the run
     step: float  # [rad] largest from one control step to the next
     velocity: float
     acceleration: float
-    rests: float  # [s] from when the hold was known until the set-point stood still
+    rests: float  # [s] from the report of the hold to the rest of the set-points
 
     @property
     def within(self) -> bool:
-        """Whether the limits are kept that this controller needs."""
+        """Whether the set-points keep the limits that this controller needs."""
         free = self.kind == 'crisp' and self.case.strike in (_contact, _contact_and_stop, _push)
         return self.velocity <= 1.0 and (free or self.acceleration <= 1.0)
 
 
 def hold(profile: RobotProfile, kind: str, case: Case, seed: int) -> Held:
-    """Drive one arm into one hold."""
+    """Drive an arm into a hold, and return the measures."""
     drive = Drive(profile, kind, seed, case.hold)
     if case.needs:
         drive._way[0] = 0.3
@@ -355,7 +355,7 @@ def _largest(values: np.ndarray, limits: np.ndarray) -> float:
 
 
 def table(held: list[Held]) -> str:
-    """Markdown: one line per case and controller, the worst of its runs."""
+    """Return the Markdown table: one line per case and controller, with the worst of its runs."""
     lines = [
         '| hold | what happens | controller | runs | speed before [rad/s] | largest step [mrad per 10 ms] '
         '| of the velocity limit | of the acceleration limit | at rest after [s] |',

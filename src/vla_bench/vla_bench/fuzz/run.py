@@ -23,7 +23,7 @@ def _report(seen: Measured) -> str:
     lines = [f'{seen.chunks} chunks, {seen.samples} set-points, {seen.moving} of them moving']
     lines += [f'  {name + ", of its limit":36}{value:.4f}' for name, value in seen.multiples().items()]
     lines.append(f'  {"beyond position limits [rad]":36}{seen.position:.6f}')
-    lines.append(f'  {"deviation from the way [mrad]":36}{1000 * seen.deviation:.4f}')
+    lines.append(f'  {"deviation from the path [mrad]":36}{1000 * seen.deviation:.4f}')
     if np.isfinite(seen.distance):
         lines.append(f'  {"smallest distance [mm]":36}{1000 * seen.distance:.1f}')
     for name, values, unit, unit_name in (('step', seen.steps, 1e6, 'us'), ('ingest', seen.ingests, 1e3, 'ms')):
@@ -31,8 +31,8 @@ def _report(seen: Measured) -> str:
         p50, p99 = np.percentile(x, (50, 99))
         lines.append(f'  {f"{name} [{unit_name} of CPU]: mean, p50, p99":36}{x.mean():.2f}, {p50:.2f}, {p99:.2f}')
     lines.append('verdicts: ' + ', '.join(f'{v.name} {n}' for v, n in sorted(seen.verdicts.items())))
-    lines.append('holds begun: ' + ', '.join(f'{h.name} {n}' for h, n in sorted(seen.holds.items())))
-    lines.append('of each kind, accepted: ')
+    lines.append('holds: ' + ', '.join(f'{h.name} {n}' for h, n in sorted(seen.holds.items())))
+    lines.append('accepted, of each kind: ')
     for kind in dict.fromkeys(KINDS):
         n = {v: c for (k, v), c in seen.by_kind.items() if k == kind}
         lines.append(f'  {kind:36}{n.get(Verdict.ACCEPTED, 0)} of {sum(n.values())}')
@@ -41,12 +41,16 @@ def _report(seen: Measured) -> str:
 
 def main() -> int:
     robots = Path(__file__).resolve().parents[3] / 'vla_bringup' / 'config' / 'robots'
-    parser = argparse.ArgumentParser(description='Prove that the executor keeps the limits, whatever chunks come.')
-    parser.add_argument('--chunks', type=int, default=10_000, help='in all')
+    parser = argparse.ArgumentParser(
+        description='Fuzz test: the executor keeps the limits for random and adversarial chunks.'
+    )
+    parser.add_argument('--chunks', type=int, default=10_000, help='total number of chunks')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--robot', type=Path, nargs='+', help='robot profiles', default=sorted(robots.glob('*.yaml')))
-    parser.add_argument('--urdf', type=Path, help='monitors the robot whose joints it has, in 3 of 4 runs')
-    parser.add_argument('--srdf', type=Path, help='of that robot')
+    parser.add_argument(
+        '--urdf', type=Path, help='robot description; the collision monitor runs in 3 of 4 runs of that robot'
+    )
+    parser.add_argument('--srdf', type=Path, help='semantic description (SRDF) of that robot')
     parser.add_argument('--packages', type=Path, nargs='*', default=[], help='folders of package:// meshes')
     options = parser.parse_args()
     if not options.robot:

@@ -1,4 +1,4 @@
-"""Random and adversarial streams of chunks for the executor, and what it makes of them, measured."""
+"""Random and adversarial streams of chunks for the executor, and measures of its set-points."""
 
 import time
 from collections import Counter
@@ -17,8 +17,8 @@ from vla_core.profile import RobotProfile
 if TYPE_CHECKING:
     from vla_core.kinematics.collision_monitor import CollisionMonitor
 
-DEVIATION = 1e-3  # [rad] largest distance of what is sent from the planned way
-_TOLERANCE = 1e-6  # of a limit: rounding of third differences
+DEVIATION = 1e-3  # [rad] largest distance of a set-point from the planned path
+_TOLERANCE = 1e-6  # fraction of a limit, for the rounding of third differences
 KINDS = (
     'ordinary', 'ordinary', 'ordinary', 'jump', 'reverse', 'noise', 'limits', 'corner', 'far', 'still',
     'nan', 'names', 'size', 'repeat', 'reorder', 'old', 'past', 'future', 'shadow', 'epoch', 'stop',
@@ -27,7 +27,7 @@ KINDS = (
 
 @dataclass
 class Measured:
-    """What a run gave: largest multiples of the profile's limits, and times."""
+    """Measures of a run: largest multiples of the profile's limits, and times."""
 
     velocity: float = 0.0
     acceleration: float = 0.0
@@ -55,18 +55,18 @@ class Measured:
         if self.position > 1e-9:
             found.append(f'position is {self.position:.6f} rad outside')
         if self.deviation > DEVIATION:
-            found.append(f'deviation from the way is {self.deviation:.6f} rad')
+            found.append(f'deviation from the path is {self.deviation:.6f} rad')
         if self.distance < 0:
             found.append(f'something is {-self.distance:.4f} m deep in something else')
         return found
 
     def multiples(self) -> dict[str, float]:
-        """Of the limits."""
+        """Return the largest multiples of the limits, by name."""
         names = ('velocity', 'acceleration', 'jerk', 'tool_speed')
         return {name: getattr(self, name) for name in names}
 
     def add(self, other: 'Measured') -> None:
-        """Another run's figures."""
+        """Add the measures of another run."""
         for name in (*self.multiples(), 'position', 'deviation'):
             setattr(self, name, max(getattr(self, name), getattr(other, name)))
         self.distance = min(self.distance, other.distance)
@@ -77,7 +77,7 @@ class Measured:
 
 
 class Stream:
-    """One executor, fed by one generator."""
+    """An executor with a generator of chunks."""
 
     def __init__(
         self, profile: RobotProfile, seed: int, config: ExecutorConfig, monitor: 'CollisionMonitor | None' = None
@@ -93,7 +93,7 @@ class Stream:
         self.planned: list[np.ndarray] = []
         self.monitor, self.hold = monitor, Hold.IDLE
         self.contact = False
-        self.stuck: tuple[int, float] | None = None  # joint, and where it is held [rad]
+        self.stuck: tuple[int, float] | None = None  # joint, and position at which it is held [rad]
         start = self._start()
         self.intent = self._wander(start)
         self.old: list[StampedChunk] = []
@@ -101,7 +101,7 @@ class Stream:
         self.core.activate(self.now)
 
     def _start(self) -> np.ndarray:
-        """(dof,) somewhere in the position range, in 3 of 10 cases near its ends; where nothing touches."""
+        """Return a random position (dof,) [rad] without contact, in 3 of 10 cases near the ends of the range."""
         rng, profile = self.rng, self.profile
         for _ in range(1000):
             share = rng.uniform(-0.8, 0.8, profile.dof)
@@ -118,7 +118,7 @@ class Stream:
         raise ValueError('found no position where nothing touches: are the margins too wide?')
 
     def _set_obstacles(self, start: np.ndarray) -> None:
-        """Balls around, clear of the arm at start."""
+        """Add spheres around the arm, clear of it at start."""
         from vla_core.kinematics.collision_monitor import Obstacle
 
         assert self.monitor is not None
@@ -132,7 +132,7 @@ class Stream:
         self.monitor.set_obstacles(kept)
 
     def _wander(self, start: np.ndarray):
-        """A smooth intention that begins at start: sums of slow sines, at most about the velocity limits."""
+        """Return a smooth motion from start: sums of slow sines, at most about the velocity limits."""
         rng, dof = self.rng, self.profile.dof
         frequency = rng.uniform(0.1, 1.5, (3, dof)) * 2 * np.pi
         size = rng.uniform(-0.5, 0.5, (3, dof)) * self.profile.velocity / frequency * rng.uniform(0.05, 1.5)
@@ -146,7 +146,7 @@ class Stream:
         return at
 
     def run(self, seconds: float) -> None:
-        """Control steps."""
+        """Run control steps for this time [s]."""
         end = self.now + round(seconds * NS)
         while self.now < end:
             factor = 1 + self.rng.uniform(-self.jitter, self.jitter)
@@ -174,7 +174,7 @@ class Stream:
         return q
 
     def chunk(self) -> None:
-        """One chunk of a random kind."""
+        """Send a chunk of a random kind."""
         rng, core, profile = self.rng, self.core, self.profile
         kind = str(rng.choice(KINDS))
         dt, horizon = float(rng.choice([0.02, 0.05, 0.1])), int(rng.choice([1, 2, 4, 8, 16, 32]))
@@ -244,8 +244,7 @@ class Stream:
         self.seen.by_kind[kind, verdict] += 1
 
     def disturb(self) -> None:
-        """Now and then somebody stops the arm, or a watchdog does, or sends it to its start, or holds a joint; and
-        takes that back."""
+        """Add or end a random disturbance: operator stop, watchdog, return to the start, or a held joint."""
         core, rng = self.core, self.rng
         what = rng.integers(200)
         if what == 0:
@@ -253,7 +252,7 @@ class Stream:
         elif what == 1:
             core.emergency_stop()
         elif what == 2:
-            core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
+            core.fault(Hold.CONTROLLER_MISSING, 'no subscriber')
         elif what == 3:
             core.deactivate()
         elif what == 4:
@@ -272,12 +271,12 @@ class Stream:
             self.intent = self._wander(self.sent[-1] if self.sent else core.planned)
 
     def measure(self) -> Measured:
-        """The run's figures. Differences are divided differences, so periods may jitter."""
+        """Return the measures of the run. Divided differences allow for periods that jitter."""
         seen, profile = self.seen, self.profile
         times, q = np.array(self.times), np.array(self.sent)
         seen.samples = len(q)
         t = (times - times[0]) * 1e-9
-        # Where nothing was sent for a while the arm stood still: no difference goes across.
+        # The arm rested in gaps of the set-points: no difference across them.
         gap = np.diff(t) > 3 * self.period
         v = np.diff(q, axis=0) / np.diff(t)[:, None]
         down, up = velocity_limits(profile, (q[1:] + q[:-1]) / 2)
@@ -298,7 +297,7 @@ class Stream:
         return seen
 
     def _deviation(self, sent: np.ndarray, planned: np.ndarray) -> float:
-        """[rad] largest distance of a set-point from the polyline of what was planned shortly before."""
+        """Return the largest distance of a set-point from the polyline planned shortly before [rad]."""
         back = int(0.04 / self.period) + 3
         least = np.full(len(sent), np.inf)
         for i in range(back):
@@ -318,10 +317,12 @@ def stress(
     contact: bool = True,
     **config,
 ) -> Measured:
-    """One run of `chunks` chunks. contact: joints are held now and then; the arm is let go within its hard velocity and
-    acceleration limits, whatever the fractions. config: of ExecutorConfig."""
+    """Run `chunks` chunks and return the measures. config: fields of ExecutorConfig.
+
+    contact: hold joints at times; the arm is released within its hard velocity and acceleration limits.
+    """
     stream = Stream(profile, seed, ExecutorConfig(period=period, release_within_acceleration=True, **config), monitor)
-    stream.contact = contact and monitor is None  # which does not look at letting go
+    stream.contact = contact and monitor is None  # the collision monitor does not check a release
     for _ in range(chunks):
         stream.disturb()
         stream.run(stream.rng.choice([0.002, 0.02, 0.1, 0.3]) * stream.rng.uniform(0.2, 1.5))

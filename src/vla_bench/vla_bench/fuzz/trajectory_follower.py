@@ -45,7 +45,7 @@ class TrajectoryFollower:
             self.hardest = np.maximum(self.hardest, acceleration)
 
     def update(self, now: int, period: int) -> None:
-        """A control cycle. period: [ns] since the one before, by a clock that is never set: controller_manager gives
+        """Run a control cycle. period: [ns] since the one before, by a monotonic clock: controller_manager gives
         the ROS time beside it (ControllerManager::update, trigger_clock_)."""
         if self._new is not None:
             # A new trajectory is sampled at the ROS time at once, whatever was executed (update, l. 277 to 314).

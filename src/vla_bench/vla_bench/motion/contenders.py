@@ -1,7 +1,7 @@
-"""Those who make set-points from chunks: ours by blending strategy, and plain versions of what others do.
+"""Contenders, which make set-points from chunks: the executor with each blending, and simple versions of others.
 
-All have what a replay and `vla_sim.rollout.run_episode` use of a ChunkExecutor. The others are written as their
-originals work, but are given straight lines between steps, so that no staircase counts against them.
+All have the interface of ChunkExecutor that a replay and `vla_sim.rollout.run_episode` use. The others work as their
+originals, but interpolate linearly between steps, so that no staircase counts against them.
 """
 
 import numpy as np
@@ -15,11 +15,11 @@ from vla_core.profile import RobotProfile
 BASELINES = ('clamp', 'lerobot', 'blocking')
 LEROBOT_RATE = 50  # [Hz] of its queue; 30 to 50 are usual
 LEROBOT_NEW = 0.7  # share of the new chunk in `weighted_average`
-SPEED_SHARE = 0.8  # of the velocity limits that `clamp` allows, as ours does
+SPEED_SHARE = 0.8  # of the velocity limits in `clamp`, as in the executor
 
 
 class Ours(ChunkExecutor):
-    """The executor of this suite with one blending strategy."""
+    """The executor of this suite with one blending."""
 
     interpolation = 'cubic'
 
@@ -29,12 +29,12 @@ class Ours(ChunkExecutor):
 
 
 class _Baseline:
-    """What the baselines have in common: where they are, and no epochs."""
+    """Common state of the baselines: position of the arm, no epochs."""
 
     interpolation = 'linear'
     epoch = 1
     seam_position = 0.0
-    hold = Hold.NONE  # they push on, whatever is in the way
+    hold = Hold.NONE  # they detect no contact
 
     def __init__(self, profile: RobotProfile, period: float) -> None:
         self.profile, self.period = profile, period
@@ -51,7 +51,7 @@ class _Baseline:
         self.state = State.HOLDING
 
     def ingest(self, chunk: StampedChunk, now: int) -> Verdict:
-        """Names, sizes and limits are checked as ours are."""
+        """Check names, sizes and limits as the executor does, and take the chunk."""
         try:
             positions = checked_positions(chunk, self.profile)
         except Refusal as refusal:
@@ -69,16 +69,16 @@ class _Baseline:
         return SetPoint(self._q.copy(), (self._q - before) / elapsed, self._opening)
 
     def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
-        """Use the chunk, positions (horizon, dof) [rad]; False: not now."""
+        """Use the chunk, positions (horizon, dof) [rad]; return False if it is not accepted now."""
         raise NotImplementedError
 
     def _next(self, now: int, elapsed: float) -> np.ndarray:
-        """(dof,) [rad] to be at now [ns], `elapsed` [s] after the step before."""
+        """Return the set-point (dof,) [rad] at now [ns], `elapsed` [s] after the one before."""
         raise NotImplementedError
 
 
 class Clamp(_Baseline):
-    """The newest chunk from its first step on as soon as it comes, each joint held to its speed limit at each step."""
+    """Follows the newest chunk from its first step at once, with each joint clamped to its speed limit."""
 
     _steps: np.ndarray | None = None
 
@@ -89,7 +89,7 @@ class Clamp(_Baseline):
     def _next(self, now: int, elapsed: float) -> np.ndarray:
         if self._steps is None:
             return self._q
-        at = (now - self._since) * SECONDS / self._dt  # step i is wanted i * dt after arrival
+        at = (now - self._since) * SECONDS / self._dt  # step i is due i * dt after the receipt
         wanted = _along(self._steps, at)
         if self._gripper.size:
             self._opening = float(self._gripper[min(int(at), len(self._gripper) - 1)])
@@ -99,17 +99,17 @@ class Clamp(_Baseline):
 
 
 class LeRobot(_Baseline):
-    """A queue with a set-point for every tick; where a new chunk overlaps, 0.3 of the old and 0.7 of the new.
+    """A queue of set-points per tick; in an overlap 0.3 of the old and 0.7 of the new chunk.
 
-    As LeRobot's asynchronous client: ticks are matched by time, those that are over are dropped. No limits.
+    As in LeRobot's asynchronous client ticks are matched by time, and past ones are dropped. There are no limits.
     """
 
     def __init__(self, profile: RobotProfile, period: float) -> None:
         super().__init__(profile, period)
         self._queue: dict[int, np.ndarray] = {}  # tick -> (dof + 1,) with the opening, NaN without
-        self._tick = -1  # the newest that was taken out
-        self._from: np.ndarray | None = None  # (dof,) where it was at that tick
-        self._to: np.ndarray | None = None  # (dof,) where it is to be at the next
+        self._tick = -1  # newest tick that was taken from the queue
+        self._from: np.ndarray | None = None  # (dof,) [rad] position at that tick
+        self._to: np.ndarray | None = None  # (dof,) [rad] position at the next tick
 
     def _take(self, chunk: StampedChunk, positions: np.ndarray, now: int) -> bool:
         due = chunk.t_ref * SECONDS + chunk.dt * np.arange(1, len(positions) + 1)
@@ -117,7 +117,7 @@ class LeRobot(_Baseline):
         steps = np.column_stack([positions, opening])
         first = int(np.ceil(due[0] * LEROBOT_RATE - 1e-6))
         last = int(np.floor(due[-1] * LEROBOT_RATE + 1e-6))
-        for tick in range(max(first, self._tick + 2), last + 1):  # the next one is under way
+        for tick in range(max(first, self._tick + 2), last + 1):  # the arm moves to the next one
             new = _along(steps, (tick / LEROBOT_RATE - due[0]) / chunk.dt)
             old = self._queue.get(tick)
             self._queue[tick] = new if old is None else (1 - LEROBOT_NEW) * old + LEROBOT_NEW * new
@@ -141,13 +141,13 @@ class LeRobot(_Baseline):
 
 
 class Blocking(_Baseline):
-    """Runs a chunk to its end, stops, looks, waits for the next one."""
+    """Executes a chunk to its end, stops, observes, and waits for the next chunk."""
 
     _steps: np.ndarray | None = None
 
     def __init__(self, profile: RobotProfile, period: float) -> None:
         super().__init__(profile, period)
-        self.idle_since: int | None = 0  # [ns] when the last chunk was over; None: one runs
+        self.idle_since: int | None = 0  # [ns] end of the last chunk; None: one is executed
 
     def activate(self, now: int) -> None:
         super().activate(now)
@@ -172,7 +172,7 @@ class Blocking(_Baseline):
 
 
 def _along(steps: np.ndarray, at: float) -> np.ndarray:
-    """Straight between the steps (n, ...) at index `at`, held before the first and after the last."""
+    """Interpolate the steps (n, ...) linearly at index `at`; constant before the first and after the last."""
     at = min(max(at, 0.0), len(steps) - 1.0)
     i = min(int(at), len(steps) - 2) if len(steps) > 1 else 0
     return steps[i] + (at - i) * (steps[min(i + 1, len(steps) - 1)] - steps[i])

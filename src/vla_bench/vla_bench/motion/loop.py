@@ -1,4 +1,4 @@
-"""Success in the simulator with a driver that is late, by what makes set-points of its chunks. Without ROS."""
+"""Success in the simulator with a delayed driver, for each contender. Without ROS."""
 
 import math
 import multiprocessing
@@ -28,18 +28,18 @@ from vla_training.evaluate.drive import Drive
 
 EXPERT = 'expert'  # the scripted expert with the errors of a model
 TIME_LIMIT = 30.0  # [s] of an episode
-_GRID = Grid(2 * STEP, 16)  # of that expert's chunks
+_GRID = Grid(2 * STEP, 16)  # of the chunks of that expert
 
 
 class ErringExpert:
-    """Acts as a model does whose chunks are the expert's plus an error of their own, see bench_motion_streams."""
+    """A substitute for a model: the chunks of the expert plus an error each, see streams.py."""
 
     def __init__(self, profile: RobotProfile, world: World) -> None:
         self.world, self.expert = world, Expert(profile, _GRID.dt, _GRID.horizon)
         self._episode: Episode | None = None
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
-        """Raises ValueError for an arm from which the expert cannot go on."""
+        """Return a chunk. Raises ValueError for an arm from which the expert cannot continue."""
         if self.world.episode is not self._episode:
             self._episode = self.world.episode
             self.expert.begin(self.world.task, observation.instruction)
@@ -52,7 +52,7 @@ class ErringExpert:
 
 
 class _Blind:
-    """Cameras for who needs none."""
+    """Cameras without images, for a driver that needs none."""
 
     def render(self, snapshot: Any) -> dict[str, np.ndarray]:
         return {}
@@ -63,7 +63,7 @@ class _Blind:
 
 @dataclass(frozen=True)
 class Loop:
-    """Who drives."""
+    """The driver of the closed loop."""
 
     name: str  # for the report
     model: str  # EXPERT or a checkpoint folder
@@ -72,11 +72,14 @@ class Loop:
 
     @classmethod
     def make(cls, model: str, device: str, profile: RobotProfile) -> 'Loop | None':
-        """None for the untrained random-nano. Raises FileNotFoundError or ValueError for no checkpoint."""
+        """Return the driver of a model; None for the untrained random-nano.
+
+        Raises FileNotFoundError or ValueError for a wrong checkpoint.
+        """
         if is_random(model):
             return None
         if model == EXPERT:
-            # It goes by the clock: an arm that waits for it is, to it, an arm that does not follow.
+            # The expert plans over time: an arm that waits for it seems not to follow.
             names = tuple(name for name in (*STRATEGIES, *BASELINES) if name != 'blocking')
             return cls('the scripted expert with the errors of a model', model, device, names)
         return cls(Drive(model, device=device).load(profile).info.model_id, model, device)
@@ -86,7 +89,7 @@ Job = tuple[float, str, str, int]  # delay [s], contender, task, seed
 
 
 class Worker:
-    """Runs episodes one after another. Worlds are kept from one to the next."""
+    """Runs episodes one after another, and keeps worlds between them."""
 
     def __init__(self, loop: Loop, profile: RobotProfile) -> None:
         self.profile, self.sees = profile, loop.model != EXPERT
@@ -116,7 +119,7 @@ _worker: Worker | None = None
 
 
 def _start_worker(loop: Loop, profile: RobotProfile) -> None:
-    global _worker  # noqa: PLW0603, what a worker process keeps from one episode to the next
+    global _worker  # noqa: PLW0603, kept by a worker process between episodes
     _worker = Worker(loop, profile)
 
 
@@ -134,10 +137,10 @@ def close_loop(
     seed: int,
     console: Console,
 ) -> list[dict[str, Any]]:
-    """One row for each delay and contender: successes, episodes, durations [s] of successes, chunks refused.
+    """Return a row per delay and contender: successes, episodes, durations [s] of successes, refused chunks.
 
-    The same episodes, `episodes` of each task from `seed` on, for everyone, in a process per core. A model that takes
-    longer than PERIOD looks again when it has answered. Only `inpaint` gives the steps that are under way to the model.
+    All contenders have the same `episodes` per task, from `seed`, in a process per core. A model slower than PERIOD
+    observes again after its inference. Only `inpaint` gives the action prefix to the model.
     """
     rows: dict[tuple[float, str], dict[str, Any]] = {
         (delay, name): {

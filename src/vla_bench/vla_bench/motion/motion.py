@@ -1,6 +1,6 @@
-"""Seams, path deviation and time lost, ours against plain versions of what others do, on the same chunks.
+"""./vla bench motion: seams, path deviation and time lost of the executor and of simple versions of others.
 
-What is measured, and how, is in docs/reference/motion.md.
+All contenders get the same chunks. docs/reference/motion.md defines the measures.
 """
 
 import shlex
@@ -25,8 +25,8 @@ from vla_model.checkpoints.shipped import RANDOM
 ROBOT = 'sim_panda'
 DELAYS = (0.0, 0.1, 0.2, 0.4)  # [s]
 GRIDS = (Grid(0.05, 16), Grid(0.1, 8), Grid(0.1, 16), Grid(0.2, 8))  # of the recordings in turn
-SPARE = 0.2  # [s] that a chunk must last longer than until the next one comes
-# What makes sense on which source: only one that was given its steps can be continued.
+SPARE = 0.2  # [s] by which a chunk must outlast the receipt of the next one
+# Contenders of each source: only a chunk with the action prefix can be continued.
 BLENDED = ('latest', 'cross_fade', 'weighted', 'temporal_ensemble')
 CONTENDERS = {
     'expert': (*BLENDED, *BASELINES),
@@ -37,7 +37,7 @@ CONTENDERS = {
 
 @dataclass(frozen=True)
 class Options:
-    """What runs, and where the report goes."""
+    """Options of the benchmark."""
 
     out: Path
     tasks: tuple[str, ...]
@@ -46,7 +46,7 @@ class Options:
     loops: int = 10  # closed-loop episodes per task, delay and contender; 0: none
     model: str = RANDOM  # random-nano, a checkpoint folder, or expert: the scripted one with a model's errors
     device: str = 'cpu'
-    quick: bool = False  # a few seconds, to see that everything works
+    quick: bool = False  # a few seconds, one delay
 
     @property
     def delays(self) -> tuple[float, ...]:
@@ -54,8 +54,10 @@ class Options:
 
 
 def bench_motion(options: Options) -> bool:
-    """Run everything, write motion.json, motion.md and figures, print the tables. Raises ValueError, FileNotFoundError
-    for what the user can mend."""
+    """Run all parts, write motion.json, motion.md and figures, print the tables.
+
+    Raises ValueError or FileNotFoundError for wrong options.
+    """
     console = make_console()
     profile = RobotProfile.load(ROBOT)
     loop = Loop.make(options.model, options.device, profile) if options.loops else None
@@ -98,7 +100,7 @@ def _record(options: Options, profile: RobotProfile, console: Console) -> list[R
 def _replay(
     options: Options, profile: RobotProfile, recordings: list[Recording], console: Console
 ) -> list[dict[str, Any]]:
-    """One row for each recording, source, delay and contender: what it is, and its measures."""
+    """Return a row with measures for each recording, source, delay and contender."""
     jobs = []
     for i, recording in enumerate(recordings):
         grid = GRIDS[(i + 2) % len(GRIDS)]

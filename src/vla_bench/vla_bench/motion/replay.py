@@ -1,18 +1,17 @@
-"""A stream of chunks through one contender, millisecond by millisecond, and what came out of it, in numbers.
+"""Replays a stream of chunks through one contender every millisecond, and measures the set-points.
 
-Path deviation. The *asked path* is what the newest answer says for every moment, from when it came (or from its first
-step, where that is due later) until the next: pieces of chunks, joined by straight lines where they disagree. A
-contender that works chunk by chunk was asked for its whole chunks. Executed and asked path are matched from begin to
-end, never going back on either, so that the sum of joint-space distances is smallest (dynamic time warping); time
-plays no part in it. The deviation is the mean and the largest distance of that matching [rad, Euclidean over the
-joints]. Going back to run a piece twice, cutting a corner and averaging two answers all count. Between steps the asked
-path is what the contender makes of the steps of that chunk: a spline, or straight lines.
+Path deviation. The *requested path* consists of the newest chunk at every time, from its receipt (or its first step,
+if that is due later) to the next. Straight lines join pieces that disagree. A contender that executes whole chunks has
+whole chunks in its path. Dynamic time warping matches executed and requested path monotonically from start to end,
+with the least sum of joint-space distances; time does not count. The deviation is the mean and the largest distance of
+that matching [rad, Euclidean over the joints]. A repeated piece, a cut corner and an average of two chunks all count.
+Between steps the requested path has the contender's interpolation: a spline, or straight lines.
 
-Outside. How far a joint goes beyond all that was asked of it: by the newest chunk, by the one before, or to be where it
-was when the newest came. Some is the price of not jumping; the arm must have room for it.
+Outside. The largest distance of a joint beyond the newest chunk, the one before, and its position at the receipt of the
+newest. Some is the cost of a motion without a jump; the arm must have space for it.
 
-Time lost. When the executed set-points are for good within 10 mrad of the end of the asked path, minus when the source
-wanted them to be.
+Time lost. The time from which the set-points stay within 10 mrad of the end of the requested path, minus the time at
+which the source requested it.
 """
 
 from dataclasses import dataclass, replace
@@ -28,38 +27,38 @@ from vla_core.profile import RobotProfile
 
 TICK = 0.001  # [s] between set-points
 TICK_NS = 1_000_000
-OBSERVE = 20  # ticks between two joint states, which say that the arm is where it was sent
-STEP_TIME = 0.01  # [s] in which no controller follows a change of speed
-WINDOW = 0.1  # [s] from a switch of chunks on that counts as the seam
-SETTLE = 0.5  # [s] that are watched after the last motion was due
-NEAR = 0.01  # [rad] from the end of the path: there
+OBSERVE = 20  # ticks between two joint states, at the position of the set-points
+STEP_TIME = 0.01  # [s] faster than a controller follows a change of speed
+WINDOW = 0.1  # [s] of the seam after a switch of chunks
+SETTLE = 0.5  # [s] of measurement after the last due step
+NEAR = 0.01  # [rad] from the end of the path that counts as arrival
 _POINTS = 1500  # of a path in the matching, at most
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A part of a chunk that was asked for."""
+    """A requested part of a chunk."""
 
     chunk: StampedChunk
     begin: float  # [s since its t_ref]
     end: float
-    due: float  # [s] when the source wanted its begin
+    due: float  # [s] at which the source requested its start
 
 
 @dataclass(frozen=True)
 class Motion:
-    """What a contender made of a stream."""
+    """Motion of a contender on a stream."""
 
-    positions: np.ndarray  # (ticks, dof) [rad], one per TICK from 0 on
-    switches: np.ndarray  # [s] when a moving arm went over to another chunk, or stopped at the end of one
-    taken: tuple[tuple[float, StampedChunk], ...]  # [s] when it came
+    positions: np.ndarray  # (ticks, dof) [rad], one per TICK from 0
+    switches: np.ndarray  # [s] at which a moving arm switched to another chunk, or stopped at the end of one
+    taken: tuple[tuple[float, StampedChunk], ...]  # [s] of its receipt
     pieces: tuple[Piece, ...]
-    refused: int  # chunks that the contender did not take
+    refused: int  # chunks that the contender refused
     start: np.ndarray  # (dof,) [rad]
 
 
 def replay(contender: Contender, stream: Stream) -> Motion:
-    """Feed the stream to a contender that is new, and take a set-point every TICK."""
+    """Feed the stream to a new contender, and take a set-point every TICK."""
     contender.observe(stream.start, 0)
     contender.activate(0)
     feed = _Blocked(stream) if isinstance(contender, Blocking) else _Timed(stream)
@@ -85,7 +84,7 @@ def replay(contender: Contender, stream: Stream) -> Motion:
 
 
 class _Timed:
-    """Chunks arrive `delay` after their t_ref, whatever the arm does."""
+    """Delivers chunks `delay` after their t_ref, independent of the arm."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.next, self.refused = stream, 0, 0
@@ -109,7 +108,7 @@ class _Timed:
 
     def pieces(self, now: int) -> list[Piece]:
         result = []
-        # A chunk says nothing of the time before its first step.
+        # A chunk does not define the time before its first step.
         begins = [max(came, chunk.t_ref + round(chunk.dt * NS)) for came, chunk in self.taken]
         for (_, chunk), came, until in zip(self.taken, begins, [*begins[1:], now], strict=True):
             length = chunk.horizon * chunk.dt
@@ -119,11 +118,11 @@ class _Timed:
 
 
 class _Blocked:
-    """The source is asked when the arm is through with a chunk, and answers for where it has got on its path."""
+    """Requests a chunk when the arm has executed the one before, for the reached position on the source's path."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream, self.refused = stream, 0
-        self.at = 0  # [ns] how far the source's path is executed
+        self.at = 0  # [ns] executed time of the source's path
         self.taken: list[tuple[int, StampedChunk]] = []
         self.asked: list[Piece] = []
         self.switches: list[float] = []
@@ -158,8 +157,8 @@ class _Blocked:
         return self.asked
 
 
-def asked_path(motion: Motion, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """The asked path as points (n, dof) [rad] and when the source wanted each (n,) [s]."""
+def requested_path(motion: Motion, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the requested path: points (n, dof) [rad] and their requested times (n,) [s]."""
     points, times = [motion.start[None]], [np.zeros(1)]
     for piece in motion.pieces:
         s = np.linspace(piece.begin, piece.end, max(2, int(np.ceil((piece.end - piece.begin) / 0.005)) + 1))
@@ -176,11 +175,11 @@ def asked_path(motion: Motion, interpolation: str) -> tuple[np.ndarray, np.ndarr
 
 @dataclass(frozen=True)
 class Measures:
-    """Of one motion. Peaks and shares are over all joints, rms over joints and time."""
+    """Measures of one motion. Peaks and shares are over all joints, rms over joints and time."""
 
     seam_acceleration: tuple[float, ...]  # [rad/s^2] peak in the WINDOW after each switch
-    seam_jerk: tuple[float, ...]  # [rad/s^3] same
-    seam_speed_step: tuple[float, ...]  # [rad/s] same, of the change of speed within STEP_TIME
+    seam_jerk: tuple[float, ...]  # [rad/s^3] likewise
+    seam_speed_step: tuple[float, ...]  # [rad/s] likewise, of the change of speed within STEP_TIME
     seam_rms_acceleration: float
     seam_rms_jerk: float
     peak_acceleration: float
@@ -191,7 +190,7 @@ class Measures:
     deviation_max: float
     outside: float  # [rad]
     time_lost: float  # [s]; infinite when the end was not reached
-    over_velocity: float  # share of the set-points at which a joint is beyond its limit
+    over_velocity: float  # share of set-points with a joint beyond its limit
     over_acceleration: float
     over_jerk: float
     refused: int
@@ -199,7 +198,7 @@ class Measures:
 
 
 def measure(motion: Motion, profile: RobotProfile, interpolation: str) -> Measures:
-    """Derivatives are differences of set-points one TICK apart. interpolation: the contender's, between steps."""
+    """Measure a motion; derivatives are differences over a TICK. interpolation: of the contender between steps."""
     # At rest before the first set-point.
     q = np.vstack([np.tile(motion.start, (3, 1)), motion.positions])
     v, a, j = (np.diff(q, n, axis=0)[3 - n :] / TICK**n for n in (1, 2, 3))
@@ -210,7 +209,7 @@ def measure(motion: Motion, profile: RobotProfile, interpolation: str) -> Measur
     inside = np.zeros(len(a), bool)
     for window in windows:
         inside[window] = True
-    asked, due = asked_path(motion, interpolation)
+    asked, due = requested_path(motion, interpolation)
     mean, largest = deviation(motion.positions, asked)
     return Measures(
         seam_acceleration=tuple(float(top_a[w].max()) for w in windows),
@@ -257,7 +256,7 @@ def _beyond(values: np.ndarray, limit: np.ndarray) -> float:
 
 
 def _arrival(points: np.ndarray, times: np.ndarray, end: np.ndarray) -> float:
-    """[s] from when on all points are NEAR the end; infinite when the last is not."""
+    """Return the time [s] from which all points are NEAR the end; infinite when the last is not."""
     away = np.flatnonzero(np.linalg.norm(points - end, axis=1) > NEAR)
     if not len(away):
         return float(times[0])
@@ -265,11 +264,11 @@ def _arrival(points: np.ndarray, times: np.ndarray, end: np.ndarray) -> float:
 
 
 def deviation(executed: np.ndarray, asked: np.ndarray) -> tuple[float, float]:
-    """Mean and largest distance [rad] of two paths, (n, dof) and (m, dof), matched as described above."""
+    """Return mean and largest distance [rad] of two paths, (n, dof) and (m, dof), matched as described above."""
     length = max(_length(executed), _length(asked))
     spacing = max(length / _POINTS, 1e-4)
     points, corners = _even(executed, spacing), _even(asked, spacing)
-    # Distance of every point of the one from every straight piece of the other.
+    # Distance of every point of one path from every segment of the other.
     along = np.diff(corners, axis=0)
     square = np.maximum((along**2).sum(axis=1), 1e-18)
     origin = points.mean(axis=0)
@@ -286,14 +285,14 @@ def _length(path: np.ndarray) -> float:
 
 
 def _even(path: np.ndarray, spacing: float) -> np.ndarray:
-    """The path as points that are evenly spaced along it, the ends included; at least two."""
+    """Return the path as evenly spaced points with both ends, at least two."""
     lengths = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(path, axis=0), axis=1))])
     at = np.linspace(0.0, lengths[-1], max(2, int(np.ceil(lengths[-1] / spacing)) + 1))
     return np.column_stack([np.interp(at, lengths, joint) for joint in path.T])
 
 
 def _match(cost: np.ndarray) -> tuple[float, float]:
-    """Mean and largest cost along the monotone way through cost (n, m), from corner to corner, with the least sum."""
+    """Return mean and largest cost of the monotone path of least sum through cost (n, m), from corner to corner."""
     n, m = cost.shape
     flipped = cost[:, ::-1]
     # Cells (i, k - i) of anti-diagonal k; state per i: sum, number of cells, largest. One and two diagonals back.

@@ -48,11 +48,11 @@ COLOURS = {
     'inpaint': '#1b7837', 'latest': '#5aae61', 'cross_fade': '#2166ac', 'weighted': '#67a9cf',
     'temporal_ensemble': '#9970ab', 'clamp': '#d95f02', 'lerobot': '#b2182b', 'blocking': '#888888',
 }  # fmt: skip
-_SHOWN = ('latest', 'clamp', 'lerobot', 'blocking')  # in the close look at a switch
+_SHOWN = ('latest', 'clamp', 'lerobot', 'blocking')  # in the figure of a switch
 
 
 def summaries(rows: Rows) -> Rows:
-    """One for each source, delay and contender, over its recordings.
+    """Return a row for each source, delay and contender, over its recordings.
 
     Seams are pooled; other peaks are the largest, other numbers means; time lost is infinite where an end was not
     reached.
@@ -77,7 +77,7 @@ def summaries(rows: Rows) -> Rows:
 
 
 def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """By HEAD. Seams: p50 / p95 / largest."""
+    """Return the cells of a row, in the order of HEAD. Seams: p50 / p95 / largest."""
 
     def seams(name: str) -> str:
         return ' / '.join(number(row[f'{name}_p{p}']) for p in (50, 95, 100))
@@ -98,7 +98,7 @@ def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def number(value: float) -> str:
-    """Two or three digits, thousands apart."""
+    """Return the number with two or three digits, with separated thousands."""
     if math.isnan(value):
         return '-'
     digits = max(0, 1 - math.floor(math.log10(abs(value)))) if abs(value) > 1e-9 else 0
@@ -106,9 +106,9 @@ def number(value: float) -> str:
 
 
 def ratios(found: Rows) -> Rows:
-    """How many times as large the numbers of the others are as those of `inpaint`, at each delay.
+    """Return the numbers of the others divided by those of `inpaint`, at each delay.
 
-    The others have the chunks of the same model that was not given what is under way.
+    The others have the chunks of the same model without action prefix.
     """
     result = []
     ours = {r['delay']: r for r in found if r['contender'] == 'inpaint'}
@@ -128,7 +128,7 @@ def ratios(found: Rows) -> Rows:
 
 
 def loop_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """By LOOP_HEAD."""
+    """Return the cells of a row, in the order of LOOP_HEAD."""
     low, high = wilson(row['successes'], row['episodes'])
     return (
         f'{row["delay"]:g} s',
@@ -141,8 +141,8 @@ def loop_cells(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def markdown(about: Mapping[str, Any], found: Rows, loops: Rows) -> str:
-    """The page motion.md."""
-    lines = ['# Motion', '', f'`{about["command"]}`. What is measured: docs/reference/motion.md.', '']
+    """Return the page motion.md."""
+    lines = ['# Motion', '', f'`{about["command"]}`. Definitions: docs/reference/motion.md.', '']
     lines += ['## On the same chunks', '', 'Seams: p50 / p95 / largest over all switches.', '']
     for source in SOURCES:
         for delay in dict.fromkeys(r['delay'] for r in found):
@@ -152,7 +152,12 @@ def markdown(about: Mapping[str, Any], found: Rows, loops: Rows) -> str:
                 lines += _table(('', *HEAD), [(r['contender'], *cells(r)) for r in chosen])
     compared = ratios(found)
     if compared:
-        lines += ['## Times `inpaint`', '', 'The others on `noisy`, ours on `inpainted`: above 1 ours is smaller.', '']
+        lines += [
+            '## Times `inpaint`',
+            '',
+            'The others on `noisy`, `inpaint` on `inpainted`: above 1 `inpaint` is smaller.',
+            '',
+        ]
         head = ('delay', 'contender', *list(compared[0])[2:])
         lines += _table(head, [(f'{r["delay"]:g} s', r['contender'], *map(number, list(r.values())[2:]))
                                for r in compared])  # fmt: skip
@@ -177,7 +182,7 @@ def write_report(
     recording: Recording,
     delays: Sequence[float],
 ) -> None:
-    """motion.json, motion.md, delays.png, switch.png."""
+    """Write motion.json, motion.md, delays.png and switch.png into the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     found = summaries(rows)
     content = {**about, 'summary': found, 'ratios': ratios(found), 'closed_loop': loops, 'runs': rows}
@@ -188,7 +193,7 @@ def write_report(
 
 
 def print_report(console: Console, rows: Rows, loops: Rows) -> None:
-    """The tables, shortened."""
+    """Print the shortened tables."""
     found = summaries(rows)
     for source in SOURCES:
         table = Table('delay', 'contender', *HEAD[1:8], title=f'source: {source}')
@@ -204,7 +209,7 @@ def print_report(console: Console, rows: Rows, loops: Rows) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has neither NaN nor infinity."""
+    """Return the value with None in place of NaN and infinity, which JSON lacks."""
     if isinstance(value, dict):
         return {k: _finite(v) for k, v in value.items()}
     if isinstance(value, list | tuple):
@@ -213,7 +218,7 @@ def _finite(value: Any) -> Any:
 
 
 def _draw_delays(path: Path, found: Rows) -> None:
-    """Seam jerk, deviation and time lost over the delay; ours on its own stream, the others on `noisy`."""
+    """Draw seam jerk, deviation and time lost over the delay; `inpaint` on `inpainted`, the others on `noisy`."""
     figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout='constrained')
     panels = (
         ('seam_jerk_p50', 'peak jerk at a switch, median [rad/s³]', 1.0, 'log'),
@@ -236,7 +241,7 @@ def _draw_delays(path: Path, found: Rows) -> None:
 
 
 def _draw_switch(path: Path, profile: RobotProfile, recording: Recording, delay: float) -> None:
-    """The joint that jumps most at one switch of the noisy source: set-points, speeds and accelerations."""
+    """Draw the joint with the largest jump at a switch of the noisy source: set-points, speeds, accelerations."""
     motions: dict[str, Motion] = {}
     for source, names in (('noisy', _SHOWN), ('inpainted', ('inpaint',))):
         stream = make_stream(recording, profile, source, Grid(0.1, 16), delay)

@@ -1,4 +1,4 @@
-"""Streams of chunks to replay: what a source said in an episode, chunk by chunk, and when each answer came."""
+"""Streams of chunks to replay: the chunks of a source in an episode, with their times of receipt."""
 
 from dataclasses import dataclass, replace
 
@@ -19,25 +19,25 @@ PERIOD = 0.2  # [s] between two observations, at least: a model that takes longe
 STEP, AHEAD = 0.05, 32  # [s] between recorded steps, and their number: 1.6 s
 SOURCES = ('expert', 'noisy', 'inpainted')
 
-# What a model adds to the expert, drawn anew for every chunk: smooth along the chunk, and more the further it looks.
+# Error of a model, added to the expert and drawn for every chunk: smooth, and increasing with the time ahead.
 ERROR, ERROR_GROWTH = 0.003, 0.010  # [rad] standard deviation at t_ref, and [rad/s] by which it grows
 ERROR_TIME = 0.3  # [s] over which the error of a chunk changes
-RETURN_TIME = 0.1  # [s] time constant on which it leaves given steps for what it means to do
+RETURN_TIME = 0.1  # [s] time constant of the return from the action prefix to the model's own motion
 
 
 @dataclass(frozen=True)
 class Recording:
-    """One episode of the expert in the simulator: from every PERIOD on, what it was about to do."""
+    """An episode of the expert in the simulator, with the future motion at every PERIOD."""
 
     task: str
     seed: int
-    start: np.ndarray  # (dof,) [rad] where the arm was
+    start: np.ndarray  # (dof,) [rad] initial position of the arm
     positions: np.ndarray  # (observations, AHEAD, dof) [rad], step i due (i + 1) * STEP after the observation
     gripper: np.ndarray  # (observations, AHEAD) [m]
 
 
 class _Recorder(ExpertDriver):
-    """The expert, overheard."""
+    """The expert as driver, which records its chunks."""
 
     period = round(PERIOD * 100)
 
@@ -53,20 +53,20 @@ class _Recorder(ExpertDriver):
 
 
 def record(profile: RobotProfile, task: str, seed: int, time_limit: float = 30.0) -> Recording:
-    """Run the episode and keep what the expert says. Raises RuntimeError when it says nothing."""
+    """Run the episode and return the expert's chunks. Raises RuntimeError without a chunk."""
     world, recorder = World(task), _Recorder(Expert(profile, STEP, AHEAD))
     world.reset(seed)
     start = world.joint_positions
     run_episode(world, recorder, ChunkExecutor(profile), seed, time_limit=time_limit)
     if not recorder.chunks:
-        raise RuntimeError(f'the expert had nothing to say in {task}, seed {seed}')
+        raise RuntimeError(f'the expert made no chunk in {task}, seed {seed}')
     positions = np.stack([chunk.positions for chunk in recorder.chunks])
     return Recording(task, seed, start, positions, np.stack([chunk.gripper for chunk in recorder.chunks]))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The steps of a chunk."""
+    """Time grid of a chunk."""
 
     dt: float  # [s], a multiple of STEP
     horizon: int
@@ -77,17 +77,17 @@ class Grid:
 
 @dataclass(frozen=True)
 class Stream:
-    """Chunks, all for epoch 1, with t_ref from 0 on; each arrives `delay` after its t_ref."""
+    """Chunks of epoch 1 with t_ref from 0; each is received `delay` after its t_ref."""
 
     source: str
     delay: float  # [s]
     period: float  # [s] between two t_ref
-    start: np.ndarray  # (dof,) [rad] where the arm is at 0
+    start: np.ndarray  # (dof,) [rad] position of the arm at 0
     chunks: tuple[StampedChunk, ...]
 
     @property
     def end(self) -> float:
-        """[s] when the last step is due."""
+        """Due time of the last step [s]."""
         last = self.chunks[-1]
         return last.t_ref / NS + last.horizon * last.dt
 
@@ -95,11 +95,11 @@ class Stream:
 def make_stream(
     recording: Recording, profile: RobotProfile, source: str, grid: Grid, delay: float, seed: int = 0
 ) -> Stream:
-    """The stream of one source, see SOURCES. The same observation has the same error whatever the delay.
+    """Return the stream of one source, see SOURCES. An observation has the same error at every delay.
 
-    expert: as it was said. noisy: each chunk with an error of its own, as a model has. inpainted: stands for the same
-    model given the action prefix (observe/action_prefix.py): it keeps these steps, and goes from the last of them, with
-    the speed it has there, smoothly over to what it would have said without.
+    expert: the recorded chunks. noisy: each chunk with its own error, as a model has. inpainted: a substitute for that
+    model with the action prefix (observe/action_prefix.py). It keeps the steps of the prefix, and returns smoothly from
+    the last one, with the speed there, to the chunk without prefix.
     """
     if source not in SOURCES:
         raise ValueError(f'source {source!r}: must be one of {", ".join(SOURCES)}')
@@ -111,13 +111,13 @@ def make_stream(
     chunks: list[StampedChunk] = []
     for k in range(0, len(recording.positions), every):
         t_ref = round(k * PERIOD * NS)
-        said = Chunk(recording.positions[k, steps], recording.gripper[k, steps], grid.dt)
+        chunk = Chunk(recording.positions[k, steps], recording.gripper[k, steps], grid.dt)
         if source != 'expert':
-            error = model_error(grid, said.positions.shape[1], np.random.default_rng([seed, recording.seed, k]))
-            said = replace(said, positions=said.positions + error)
+            error = model_error(grid, chunk.positions.shape[1], np.random.default_rng([seed, recording.seed, k]))
+            chunk = replace(chunk, positions=chunk.positions + error)
         if source == 'inpainted':
-            said = continued(said, action_prefix(committed, t_ref, 1, recording.start, np.inf))
-            committed.add(len(chunks), said, t_ref, 1, delay)
+            chunk = continued(chunk, action_prefix(committed, t_ref, 1, recording.start, np.inf))
+            committed.add(len(chunks), chunk, t_ref, 1, delay)
         chunks.append(
             StampedChunk(
                 t_ref=t_ref,
@@ -127,17 +127,17 @@ def make_stream(
                 joint_names=profile.joint_names,
                 dt=grid.dt,
                 horizon=grid.horizon,
-                positions=said.positions,
-                gripper=said.gripper,
-                frozen=said.frozen,
+                positions=chunk.positions,
+                gripper=chunk.gripper,
+                frozen=chunk.frozen,
             )
         )
     return Stream(source, delay, every * PERIOD, recording.start, tuple(chunks))
 
 
 def model_error(grid: Grid, dof: int, rng: np.random.Generator) -> np.ndarray:
-    """(horizon, dof) [rad], one draw: a Gaussian process with a squared exponential kernel that grows with time."""
-    # Drawn on the recorded steps, whatever the grid: chunks of one observation are wrong in the same way.
+    """Draw an error (horizon, dof) [rad] from a Gaussian process whose squared exponential kernel grows with time."""
+    # Drawn on the recorded steps, so that the error of an observation does not depend on the grid.
     ahead = STEP * np.arange(1, AHEAD + 1)
     size = ERROR + ERROR_GROWTH * ahead
     near = np.exp(-0.5 * ((ahead[:, None] - ahead) / ERROR_TIME) ** 2)
@@ -147,15 +147,15 @@ def model_error(grid: Grid, dof: int, rng: np.random.Generator) -> np.ndarray:
     return draw[stride - 1 : stride * grid.horizon : stride]
 
 
-def continued(said: Chunk, under_way: Chunk | None) -> Chunk:
-    """The chunk with the steps that are under way, and what is left of their difference to it fading away."""
-    if under_way is None:
-        return said
-    n = len(under_way.positions)
-    apart = under_way.positions - said.positions[:n]
-    speed = (apart[-1] - apart[-2]) / said.dt if n > 1 else np.zeros_like(apart[-1])
-    since = said.dt * np.arange(1, len(said.positions) - n + 1)[:, None]
-    # Critically damped, from where and how fast the given steps end.
+def continued(chunk: Chunk, prefix: Chunk | None) -> Chunk:
+    """Return the chunk with the steps of the prefix; the difference at their end decays over the remaining steps."""
+    if prefix is None:
+        return chunk
+    n = len(prefix.positions)
+    apart = prefix.positions - chunk.positions[:n]
+    speed = (apart[-1] - apart[-2]) / chunk.dt if n > 1 else np.zeros_like(apart[-1])
+    since = chunk.dt * np.arange(1, len(chunk.positions) - n + 1)[:, None]
+    # Critically damped, from position and speed at the end of the prefix.
     rest = (apart[-1] + (speed + apart[-1] / RETURN_TIME) * since) * np.exp(-since / RETURN_TIME)
-    positions = np.vstack([under_way.positions, said.positions[n:] + rest])
-    return replace(said, positions=positions, frozen=n)
+    positions = np.vstack([prefix.positions, chunk.positions[n:] + rest])
+    return replace(chunk, positions=positions, frozen=n)

@@ -1,4 +1,4 @@
-"""Triangle meshes: read COLLADA and binary STL with the standard library and numpy, thin them out, turn profiles."""
+"""Triangle meshes: reads COLLADA and binary STL, simplifies meshes, and makes surfaces of revolution and tubes."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ _GREY = (0.8, 0.8, 0.8, 1.0)
 
 @dataclass(frozen=True)
 class Mesh:
-    """One coloured triangle mesh."""
+    """A triangle mesh of one colour."""
 
     vertices: np.ndarray  # (n, 3) [m]
     faces: np.ndarray  # (m, 3) int32 indices into vertices
@@ -20,7 +20,7 @@ class Mesh:
 
 
 def read_collada(path: Path) -> list[Mesh]:
-    """One mesh per colour of a COLLADA file that is made of <triangles>, node transforms applied."""
+    """Read a COLLADA file of <triangles>; return a mesh per colour, with node transforms applied."""
     root = ET.parse(path).getroot()
     colour_of_material = _materials(root)
     transforms: dict[str, np.ndarray] = {}
@@ -76,7 +76,7 @@ def _merge(pieces: list[tuple[np.ndarray, np.ndarray]], colour: tuple[float, ...
 
 
 def read_stl(path: Path) -> Mesh:
-    """A binary STL file; equal corners become one vertex."""
+    """Read a binary STL file; equal corners become one vertex."""
     raw = path.read_bytes()
     record = np.dtype([('normal', '<3f4'), ('corners', '<9f4'), ('attribute', '<u2')])
     corners = np.frombuffer(raw, record, int.from_bytes(raw[80:84], 'little'), 84)['corners'].reshape(-1, 3)
@@ -85,7 +85,7 @@ def read_stl(path: Path) -> Mesh:
 
 
 def thin_out(mesh: Mesh, cell: float) -> Mesh:
-    """Vertex clustering: all vertices in one cube with edges of `cell` metres become their mean."""
+    """Simplify a mesh by vertex clustering: the vertices in a cube with edges of `cell` [m] become their mean."""
     _, cluster, counts = np.unique(
         np.floor(mesh.vertices / cell).astype(np.int64), axis=0, return_inverse=True, return_counts=True
     )
@@ -99,10 +99,10 @@ def thin_out(mesh: Mesh, cell: float) -> Mesh:
 
 
 def turned(profile: np.ndarray, segments: int = 24) -> Mesh:
-    """Surface of revolution about z.
+    """Return a surface of revolution about z.
 
-    profile: (n, 2) radius and height [m] from the first to the last ring, going up on the outside (so that faces
-    look outwards). Radii must be above zero; the two end rings are closed with a disc unless they coincide.
+    profile: (n, 2) radius and height [m] of each ring, upwards on the outside, so that faces point outwards. Radii must
+    be above zero. A disc closes each end, unless the two end rings coincide.
     """
     angle = np.arange(segments) * 2 * np.pi / segments
     rings = [np.stack([r * np.cos(angle), r * np.sin(angle), np.full(segments, z)], 1) for r, z in profile]
@@ -119,7 +119,7 @@ def turned(profile: np.ndarray, segments: int = 24) -> Mesh:
 
 
 def swept(points: np.ndarray, radii: np.ndarray, segments: int = 16) -> Mesh:
-    """A tube through points (n, 3) in the xy plane with the given radii (n,) [m], closed at both ends."""
+    """Return a tube through points (n, 3) [m] in the xy plane with radii (n,) [m], closed at both ends."""
     tangents = np.gradient(points, axis=0)
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     up = np.array([0.0, 0.0, 1.0])

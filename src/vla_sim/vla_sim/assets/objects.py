@@ -10,7 +10,7 @@ COLOURS = {
 }
 PRODUCE = ('tomato', 'banana', 'carrot', 'eggplant', 'lemon')
 BLOCK_EDGE, BOWL_HEIGHT = 0.040, 0.045  # [m]
-# Radius of the circle that holds the prop as seen from above [m], by kind.
+# Radius of the circle around the prop as seen from above [m], by kind.
 FOOTPRINT = {
     'button': 0.050,
     'block': 0.029,
@@ -24,15 +24,15 @@ FOOTPRINT = {
 
 
 def group_of(body: str) -> str:
-    """Which bodies can take each other's place in an instruction: 'button', 'block', 'bowl' or 'produce'."""
+    """Return the group of exchangeable bodies of an instruction: 'button', 'block', 'bowl' or 'produce'."""
     return 'produce' if body in PRODUCE else body.split('_')[1]
 
 
 def first_word(body: str) -> str:
-    """The word of an instruction for a body: its colour, or the name of the produce."""
+    """Return the word of an instruction for a body: its colour, or the name of the produce."""
     return body.split('_', maxsplit=1)[0]
 
 
 def spoken(body: str) -> str:
-    """The name of a body in words."""
+    """Return the name of a body as words."""
     return body.replace('_', ' ')

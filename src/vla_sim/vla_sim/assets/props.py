@@ -1,6 +1,6 @@
-"""What stands on the table: buttons, blocks, bowls, fruit and vegetables, out of simple shapes.
+"""Props on the table: buttons, blocks, bowls, fruit and vegetables, made of simple shapes.
 
-Collision shapes are primitives (group 3, not drawn); what is seen (group 2) may be a finer mesh. The position of a
+Collision shapes are primitives (group 3, not drawn); the drawn shapes (group 2) may be finer meshes. The position of a
 body is: block, produce: its centre; bowl, button: the middle of its bottom; button cap: the middle of its top.
 """
 
@@ -17,24 +17,24 @@ BUTTON_HEIGHT = 0.016  # [m] of the box
 CAP_TOP = 0.032  # [m] above the table
 CAP_TRAVEL = 0.010  # [m]
 CAP_SPRING = 250.0  # [N/m]
-CAP_PRELOAD = 1.0  # [N] with which the spring holds the cap up
+CAP_PRELOAD = 1.0  # [N] preload of the spring under the cap
 
 _DARK = (0.16, 0.16, 0.18, 1.0)
 _GREEN = (0.20, 0.48, 0.16, 1.0)
 _BOX, _CYLINDER = mujoco.mjtGeom.mjGEOM_BOX, mujoco.mjtGeom.mjGEOM_CYLINDER
 _SPHERE, _CAPSULE, _MESH = mujoco.mjtGeom.mjGEOM_SPHERE, mujoco.mjtGeom.mjGEOM_CAPSULE, mujoco.mjtGeom.mjGEOM_MESH
-# Torsional and rolling friction [m] let round things come to rest and keep them from turning in the grip.
+# Torsional and rolling friction [m]: round objects come to rest, and do not turn in the grip.
 _SOLID = {**WORLD_BITS, 'condim': 6, 'friction': [1.0, 0.01, 0.001], 'solref': [0.004, 1.0]}
 _SEEN = {'contype': 0, 'conaffinity': 0, 'mass': 0, 'group': VISUAL_GROUP}
 
 
 def resting_height(kind: str) -> float:
-    """Height of the body's position above the table [m] when the prop stands on it."""
+    """Return the height of the body's position above the table [m] when the prop stands on the table."""
     return {'button': 0.0, 'bowl': 0.0, 'block': BLOCK_EDGE / 2, **_PRODUCE_HEIGHT}[kind]
 
 
 def add_button(spec: mujoco.MjSpec, slot: str) -> None:
-    """A box screwed to the table (a mocap body: reset moves it) and a sprung cap, body `<slot>_cap`."""
+    """Add a button: a box fixed to the table (a mocap body, moved by reset) and a spring-loaded cap `<slot>_cap`."""
     base = spec.worldbody.add_body(name=slot, mocap=True)
     half = BUTTON_HEIGHT / 2
     base.add_geom(type=_BOX, size=[0.034, 0.034, half], pos=[0, 0, half], rgba=_DARK, group=VISUAL_GROUP, **WORLD_BITS)
@@ -55,7 +55,7 @@ def add_button(spec: mujoco.MjSpec, slot: str) -> None:
 
 
 def add_block(spec: mujoco.MjSpec, slot: str) -> None:
-    """A wooden cube."""
+    """Add a wooden cube."""
     body = _free_body(spec, slot)
     body.add_geom(
         name=f'{slot}_tint', type=_BOX, size=[BLOCK_EDGE / 2] * 3, mass=0.05, group=VISUAL_GROUP, **_SOLID
@@ -63,7 +63,7 @@ def add_block(spec: mujoco.MjSpec, slot: str) -> None:
 
 
 def add_bowl(spec: mujoco.MjSpec, slot: str) -> None:
-    """A bowl: seen as one surface, collided as a floor and a ring of tilted wall plates."""
+    """Add a bowl: drawn as one surface, collided as a floor and a ring of tilted plates."""
     foot, rim, wall = 0.040, 0.070, 0.0035
     body = _free_body(spec, slot)
     outside = [(foot, 0.0), (foot + 0.012, 0.010), (rim - 0.006, 0.030), (rim, BOWL_HEIGHT)]
@@ -90,7 +90,7 @@ def add_bowl(spec: mujoco.MjSpec, slot: str) -> None:
 
 
 def add_produce(spec: mujoco.MjSpec, name: str) -> None:
-    """One fruit or vegetable; long ones lie along x."""
+    """Add a fruit or vegetable; long ones are along x."""
     _PRODUCE[name](spec, _free_body(spec, name))
 
 
@@ -113,7 +113,7 @@ def _lemon(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
 def _banana(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
     bend, half_angle = 0.075, 0.72  # [m] radius of the arc, [rad]
     angle = np.linspace(-half_angle, half_angle, 15)
-    centre = bend * (1 + np.cos(half_angle)) / 2  # the body's position lies within the fruit, under its middle
+    centre = bend * (1 + np.cos(half_angle)) / 2  # the body's position is inside the fruit, under its middle
     points = np.stack([bend * np.sin(angle), bend * np.cos(angle) - centre, np.zeros(15)], 1)
     radii = 0.0165 * np.clip(1.25 * np.sqrt(1 - np.abs(np.linspace(-1, 1, 15)) ** 3), 0.3, 1.0)
     add_mesh(spec, 'banana', swept(points, radii))
@@ -130,7 +130,7 @@ def _carrot(spec: mujoco.MjSpec, body: mujoco.MjsBody) -> None:
     _skin(spec, body, 'carrot', turned(profile), (0.96, 0.45, 0.07, 1))
     for dy, dz in ((0, 0), (0.006, 0.003), (-0.006, 0.003)):
         body.add_geom(type=_CAPSULE, size=[0.003, 0, 0], fromto=[0.037, 0, 0, 0.056, dy, dz], rgba=_GREEN, **_SEEN)
-    # Collided with even thickness: a tapered carrot would have to be gripped by fingers that tilt.
+    # The collision shape has even thickness: parallel fingers cannot grip a tapered carrot.
     _core(body, 0.0155, [(-0.034, 0.0), (0.024, 0.0)], 0.08)
 
 
@@ -168,14 +168,14 @@ def _seen_mesh(body: mujoco.MjsBody, mesh: str, **settings) -> None:
 
 
 def _skin(spec: mujoco.MjSpec, body: mujoco.MjsBody, name: str, mesh: Mesh, rgba: tuple[float, ...]) -> None:
-    """A surface of revolution laid down so that its axis is the body's x axis."""
+    """Add a surface of revolution whose axis is the body's x axis."""
     vertices = mesh.vertices[:, [2, 0, 1]]
     add_mesh(spec, name, Mesh(vertices, mesh.faces))
     _seen_mesh(body, name, rgba=rgba)
 
 
 def _core(body: mujoco.MjsBody, radius: float, points: list[tuple[float, float]], mass: float) -> None:
-    """Capsules of one radius through points in the body's xy plane, sharing the mass [kg]."""
+    """Add capsules of one radius [m] through points [m] in the body's xy plane, which share the mass [kg]."""
     for a, b in pairwise(points):
         body.add_geom(
             type=_CAPSULE, size=[radius, 0, 0], fromto=[a[0], a[1], 0, b[0], b[1], 0], mass=mass / (len(points) - 1),

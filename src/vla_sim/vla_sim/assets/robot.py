@@ -1,7 +1,7 @@
-"""The Franka Panda with its hand, from the installed `example-robot-data` package, as a MuJoCo specification.
+"""The Franka Panda with its hand as a MuJoCo specification, from the installed package `example-robot-data`.
 
-Inertias, joint limits, kinematics, meshes and collision shapes are read from that package at run time and handed to
-MuJoCo in memory. Collision between the links of the arm itself is not simulated.
+Inertias, joint limits, kinematics, meshes and collision shapes are read from that package at run time. Collisions
+between the links of the arm are not simulated.
 """
 
 import xml.etree.ElementTree as ET
@@ -21,20 +21,20 @@ BASE, HAND, TOOL = 'panda_link0', 'panda_hand', 'panda_hand_tcp'
 HOME = np.array([0.0, -0.785398, 0.0, -2.356194, 0.0, 1.570796, 0.785398])  # [rad], Franka's own start pose
 TORQUE_LIMIT = np.array([87.0, 87.0, 87.0, 87.0, 12.0, 12.0, 12.0])  # [Nm], Franka documentation and URDF
 MAX_OPENING = 0.08  # [m] between the fingers
-GRIP_FORCE = 35.0  # [N] of each finger; the Franka hand's grasps are set to 30 to 40 N as a rule
+GRIP_FORCE = 35.0  # [N] of each finger; usual grasps of the Franka hand have 30 to 40 N
 
 # Collision bits: the robot touches props, table and floor, never itself.
 ROBOT_BITS = {'contype': 1, 'conaffinity': 2}
 WORLD_BITS = {'contype': 3, 'conaffinity': 3}
 VISUAL_GROUP, COLLISION_GROUP = 2, 3
 
-_VISUAL_CELL = 0.004  # [m]: half the triangles of the original, no difference to be seen at 256 x 256
+_VISUAL_CELL = 0.004  # [m] halves the triangles without a visible difference at 256 x 256
 _ARMATURE = 0.1  # [kg m^2], [kg] of motors and gears seen from the joint (MuJoCo Menagerie's Panda)
-_DAMPING = 0.2  # [Nm s/rad] what is left of friction behind Franka's friction compensation
+_DAMPING = 0.2  # [Nm s/rad] friction that Franka's compensation leaves
 
 
 def share_directory() -> Path:
-    """Directory that `package://example-robot-data/` stands for. Raises FileNotFoundError with the remedy."""
+    """Return the directory of `package://example-robot-data/`. Raises FileNotFoundError with the remedy."""
     try:
         urdf = next(
             f for f in files('example-robot-data') or () if str(f).endswith('panda_description/urdf/panda.urdf')
@@ -48,16 +48,16 @@ def share_directory() -> Path:
 
 
 def urdf_text() -> str:
-    """URDF of the Panda with its hand; mesh addresses are files of this machine, so that RViz finds them."""
+    """Return the URDF of the Panda with its hand; meshes have file paths of this machine, for RViz."""
     share = share_directory()
     text = (share / 'robots/panda_description/urdf/panda.urdf').read_text()
     return text.replace('package://example-robot-data', share.as_uri())
 
 
 def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
-    """Append the Panda, its base at the origin of the world, joints and bodies named as in the URDF.
+    """Add the Panda with its base at the origin of the world; joints and bodies have the names of the URDF.
 
-    shapes: False leaves out what is seen and what collides: kinematics and inertias only.
+    shapes: False leaves out drawn and collision shapes, so that kinematics and inertias remain.
     """
     spec.compiler.degree = False
     spec.compiler.balanceinertia = True  # the identified inertias of some links break the triangle inequality
@@ -67,8 +67,8 @@ def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
     for each in urdf.findall('joint'):
         children.setdefault(_attribute(each, 'parent', 'link'), []).append(each)
 
-    # By hand and not by a function that calls itself: such a closure is a circle, and the specification, with all its
-    # meshes and textures, would wait in it for the garbage collector.
+    # A loop instead of a recursive function: its closure is a reference cycle, which would keep the specification with
+    # all meshes and textures until the garbage collector runs.
     pending: list[tuple[mujoco.MjsBody, str, ET.Element | None]] = [(spec.worldbody, BASE, None)]
     while pending:
         parent, name, joint = pending.pop()
@@ -84,7 +84,7 @@ def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
 
 @lru_cache(maxsize=1)
 def robot_only_model() -> mujoco.MjModel:
-    """The arm and hand alone, without shapes, for kinematics. nq = 9: the seven arm joints, then the two fingers."""
+    """Return a model of arm and hand without shapes, for kinematics. nq = 9: seven arm joints, then two fingers."""
     spec = mujoco.MjSpec()
     add_robot(spec, shapes=False)
     return spec.compile()
@@ -147,7 +147,7 @@ def _add_shapes(spec: mujoco.MjSpec, body: mujoco.MjsBody, link: ET.Element) -> 
             'group': COLLISION_GROUP,
             'mass': 0,
         }
-        if 'finger' in body.name:  # rubber tips: torsional friction keeps what is held from turning in the grip
+        if 'finger' in body.name:  # rubber tips: torsional friction keeps a held object from turning
             settings |= {'friction': [1.5, 0.02, 0.0005], 'condim': 6, 'solref': [0.004, 1.0], 'priority': 1}
         mesh, box = collision.find('geometry/mesh'), collision.find('geometry/box')
         if mesh is not None:
@@ -189,7 +189,7 @@ def add_mesh(spec: mujoco.MjSpec, name: str, mesh: Mesh) -> None:
 
 
 def _add_actuators(spec: mujoco.MjSpec) -> None:
-    """Seven torque motors, and one position servo on the opening whose force is that of each finger."""
+    """Add seven torque motors, and a position servo of the opening whose force acts on each finger."""
     for joint, limit in zip(ARM_JOINTS, TORQUE_LIMIT, strict=True):
         spec.add_actuator(
             name=joint, target=joint, trntype=mujoco.mjtTrn.mjTRN_JOINT, ctrlrange=[-limit, limit],
@@ -198,7 +198,7 @@ def _add_actuators(spec: mujoco.MjSpec) -> None:
     opening = spec.add_tendon(name='opening')
     for joint in FINGER_JOINTS:
         opening.wrap_joint(joint, 1.0)
-    # The fingers of the Franka hand hang on one belt: they move alike.
+    # One belt moves both fingers of the Franka hand.
     spec.add_equality(
         type=mujoco.mjtEq.mjEQ_JOINT, name1=FINGER_JOINTS[0], name2=FINGER_JOINTS[1],
         data=[0, 1] + [0] * (mujoco.mjNEQDATA - 2), solref=[0.004, 1.0], objtype=mujoco.mjtObj.mjOBJ_JOINT,

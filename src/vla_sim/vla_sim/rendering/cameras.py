@@ -1,4 +1,4 @@
-"""Camera images of a simulated world. One Cameras object owns the OpenGL context of the thread that makes it."""
+"""Camera images of a simulated world. A Cameras object owns the OpenGL context of its thread."""
 
 from dataclasses import dataclass
 
@@ -10,7 +10,7 @@ from vla_sim.rendering.opengl import mujoco, renderer
 
 @dataclass(frozen=True)
 class Appearance:
-    """What reset changes in the model and a renderer must know of. Arrays are copies of the model's fields."""
+    """Fields of the model that reset changes, for the renderer. Arrays are copies."""
 
     geom_rgba: np.ndarray
     cam_pos: np.ndarray
@@ -30,7 +30,7 @@ class Appearance:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """All that an image depends on, copied out of the running simulation."""
+    """State for one set of images, copied from the running simulation."""
 
     time_ns: int  # simulation time of the state [ns]
     qpos: np.ndarray
@@ -49,14 +49,14 @@ class CameraInfo:
 
 
 def camera_info(model: mujoco.MjModel, name: str, size: int) -> CameraInfo:
-    """Intrinsics of a camera of the model for square images of `size` pixels: f = size / 2 / tan(fovy / 2)."""
+    """Return the intrinsics of a camera for square images of `size` [pixel]: f = size / 2 / tan(fovy / 2)."""
     focal = size / 2 / np.tan(np.deg2rad(model.camera(name).fovy[0]) / 2)
     centre = (size - 1) / 2
     return CameraInfo(size, size, np.array([[focal, 0, centre], [0, focal, centre], [0, 0, 1]]))
 
 
 class Cameras:
-    """Renders snapshots. Make it, use it and close it in one thread."""
+    """Renders snapshots. One thread must make, use and close it."""
 
     def __init__(self, model: mujoco.MjModel, names: tuple[str, ...], size: int = 256, shadows: bool = False) -> None:
         """names: cameras of the model; size: edge of the square images [pixel].
@@ -64,7 +64,7 @@ class Cameras:
         Raises ValueError with the remedy where OpenGL cannot be used.
         """
         self.names = names
-        self._model = mujoco.MjModel.__copy__(model)  # appearance is written into it while physics uses the other
+        self._model = mujoco.MjModel.__copy__(model)  # a copy for the appearance, as physics uses the original
         self._data = mujoco.MjData(self._model)
         self._appearance: Appearance | None = None
         self._renderer = renderer(self._model, size)
@@ -75,7 +75,7 @@ class Cameras:
         self._option.geomgroup[VISUAL_GROUP] = 1
 
     def render(self, snapshot: Snapshot, names: tuple[str, ...] | None = None) -> dict[str, np.ndarray]:
-        """Images (size, size, 3) uint8 RGB of the named cameras (default: all), each an array of its own."""
+        """Return new images (size, size, 3) uint8 RGB of the named cameras (default: all)."""
         self._take(snapshot)
         images = {}
         for name in self.names if names is None else names:
@@ -84,7 +84,7 @@ class Cameras:
         return images
 
     def depth(self, snapshot: Snapshot, name: str) -> np.ndarray:
-        """(size, size) float32 [m] along the optical axis of the named camera."""
+        """Return the depth along the optical axis of a camera, (size, size) float32 [m]."""
         self._take(snapshot)
         self._renderer.update_scene(self._data, name, self._option)
         self._renderer.enable_depth_rendering()
@@ -104,5 +104,5 @@ class Cameras:
         mujoco.mj_camlight(self._model, data)
 
     def close(self) -> None:
-        """Free the OpenGL context, in the thread that made this. Nothing can be rendered afterwards; twice is once."""
+        """Free the OpenGL context, in the thread that made it. A second call has no effect."""
         self._renderer.close()

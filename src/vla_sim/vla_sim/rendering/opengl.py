@@ -1,6 +1,6 @@
-"""MuJoCo without OpenGL, which whoever draws adds: what draws nothing runs where there is none.
+"""Imports MuJoCo without OpenGL, so that programs without images run on machines without OpenGL.
 
-MuJoCo itself loads the platform that MUJOCO_GL names when it is imported, and its import fails where that is not there.
+By itself MuJoCo loads the platform of MUJOCO_GL at its import, which fails where that platform is missing.
 """
 
 import importlib
@@ -21,14 +21,14 @@ REMEDY = 'egl needs the libraries libegl1 libopengl0 libgl1-mesa-dri, osmesa nee
 
 
 def renderer(model: mujoco.MjModel, size: int) -> mujoco.Renderer:
-    """Returns one of square images of `size` pixels, on the platform that MUJOCO_GL named at the first call.
+    """Return a renderer of square images of `size` [pixel], on the platform of MUJOCO_GL at the first call.
 
-    Raises ValueError with the remedy where it cannot draw.
+    Raises ValueError with the remedy where OpenGL does not work.
     """
     try:
         if not hasattr(_platform, 'GLContext'):
             importlib.reload(_platform)
         return mujoco.Renderer(model, size, size)
-    except Exception as error:  # PyOpenGL raises whatever comes of a library that is not there
+    except Exception as error:  # PyOpenGL raises various errors for a missing library
         name = os.environ.get('MUJOCO_GL', '(not set)')
         raise ValueError(f'MuJoCo cannot draw with MUJOCO_GL={name}: {error}. {REMEDY}') from error

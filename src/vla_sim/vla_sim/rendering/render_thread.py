@@ -1,4 +1,4 @@
-"""Camera images in a thread of their own, so that physics goes on meanwhile. No ROS."""
+"""Renders camera images in a thread beside physics. No ROS."""
 
 import threading
 from collections.abc import Callable
@@ -12,8 +12,9 @@ Deliver = Callable[[Snapshot, dict[str, np.ndarray]], None]
 
 
 class RenderThread:
-    """Renders the newest offered snapshot and hands the images on, in its thread. Makes a new OpenGL context by itself
-    when a snapshot comes from another model."""
+    """Renders the newest offered snapshot in its thread and delivers the images.
+
+    A snapshot of another model gets a new OpenGL context."""
 
     def __init__(self, names: tuple[str, ...], size: int, shadows: bool, deliver: Deliver) -> None:
         """names: all cameras of the model that may be asked for; size [pixel]; deliver(snapshot, images by name)."""
@@ -22,12 +23,12 @@ class RenderThread:
         self._job: tuple[mujoco.MjModel, Snapshot | None, tuple[str, ...]] | None = None
         self._busy = self._ending = False
         self.failure: BaseException | None = None
-        self.dropped = 0  # snapshots that were replaced by a newer one before their turn
+        self.dropped = 0  # number of snapshots that a newer one replaced
         self._thread = threading.Thread(target=self._run, name='render', daemon=True)
         self._thread.start()
 
     def offer(self, model: mujoco.MjModel, snapshot: Snapshot, names: tuple[str, ...], wait: bool) -> None:
-        """Ask for images of these cameras. wait: until the snapshot before is done; else it may be dropped."""
+        """Offer a snapshot for images of these cameras. wait: for the one before, which may else be dropped."""
         with self._changed:
             if wait:
                 self._changed.wait_for(lambda: not (self._job or self._busy) or self._ending or self.failure)
@@ -37,7 +38,7 @@ class RenderThread:
             self._changed.notify_all()
 
     def prepare(self, model: mujoco.MjModel) -> None:
-        """Make the OpenGL context for a model now and return when that is done (it halts all threads for a while)."""
+        """Make the OpenGL context for a model, and return when it is ready; this halts all threads for a while."""
         with self._changed:
             self._job = (model, None, ())
             self._changed.notify_all()
@@ -59,11 +60,11 @@ class RenderThread:
                 if wanted is not model:
                     if cameras is not None:
                         cameras.close()
-                    cameras = model = None  # the scene before is gone before the next one is made
+                    cameras = model = None  # the old scene is freed before the next one is made
                     cameras, model = Cameras(wanted, self._names, self._size, self._shadows), wanted
                 if snapshot is not None and cameras is not None:
                     self._deliver(snapshot, cameras.render(snapshot, names))
-                del job, wanted, snapshot  # while it waits nothing of a scene is held but what is drawn
+                del job, wanted, snapshot  # while it waits it holds only the drawn parts of a scene
         except BaseException as error:
             self.failure = error
         finally:

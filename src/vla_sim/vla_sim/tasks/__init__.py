@@ -1,4 +1,4 @@
-"""The tasks of the simulator: one file each, `task.py` says what it defines, `table.py` lists them."""
+"""The tasks of the simulator: one file each; `task.py` defines their interface, `table.py` lists them."""
 
 from vla_sim.tasks.instructions import HOME_TOOL, NEAR, any_instruction, contrast, parse_instruction, skill_for
 from vla_sim.tasks.sampling import GAP, X_RANGE, Y_RANGE, sample_episode

@@ -1,4 +1,4 @@
-"""An episode as data: what is asked for and how the scene starts. No MuJoCo here."""
+"""An episode as data: goal and initial scene. No MuJoCo here."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Goal:
-    """What an instruction asks for, as names of bodies."""
+    """Goal of an instruction, as names of bodies."""
 
     task: str
     object: str  # the button to press, the block to stack, the produce to put
@@ -16,14 +16,14 @@ class Goal:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where one prop stands when the episode starts."""
+    """Pose and colour of one prop at the start of the episode."""
 
     name: str  # of the body outside the simulator: red_button, tomato
     slot: str  # of the body in the MuJoCo model: button_0, tomato
     x: float  # [m] base frame
     y: float  # [m]
     yaw: float  # [rad] about z
-    rgb: tuple[float, float, float] | None  # 0..1; None: the prop has colours of its own
+    rgb: tuple[float, float, float] | None  # 0..1; None: the prop's own colours
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class CameraJitter:
 
 @dataclass(frozen=True)
 class Episode:
-    """All that is random about one episode."""
+    """All random quantities of one episode."""
 
     task: str
     seed: int
@@ -46,12 +46,12 @@ class Episode:
     joint_offset: np.ndarray  # (7,) [rad] added to the home position
     cameras: dict[str, CameraJitter]  # by camera name
     light: np.ndarray  # (3,) factor on the light's red, green and blue
-    light_direction: np.ndarray  # (3,) [m] added to the direction of the light, which has length about 1
+    light_direction: np.ndarray  # (3,) added to the direction of the light, whose length is about 1
 
 
 @dataclass(frozen=True)
 class SceneState:
-    """The scene as success tests and the referee get it. Positions [m] in the base frame."""
+    """Scene for success tests and referee. Positions [m] in the base frame."""
 
     positions: dict[str, np.ndarray]  # body name -> (3,)
     speeds: dict[str, float]  # body name -> [m/s]

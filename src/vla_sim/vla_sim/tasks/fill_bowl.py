@@ -1,4 +1,4 @@
-"""Put the fruit or vegetable that is named into a bowl."""
+"""Task: put the named fruit or vegetable into a bowl."""
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from vla_sim.tasks.placing import Placing
 from vla_sim.tasks.task import Prop, coloured
 
 BOWLS, ITEMS = 2, 4
-INNER_RADIUS = 0.050  # [m] of a bowl; the centre of the item must lie within it
+INNER_RADIUS = 0.050  # [m] of a bowl; the centre of the item must be within it
 
 
 class FillBowl(Placing):
@@ -39,7 +39,7 @@ class FillBowl(Placing):
             props.add_produce(spec, name)
 
     def rests(self, state: SceneState, goal: Goal) -> bool:
-        """The centre of the object is inside the target bowl, whose position is the middle of its bottom."""
+        """Return whether the object's centre is in the target bowl, whose position is the middle of its bottom."""
         offset = state.positions[goal.object] - state.positions[goal.target]
         return bool(np.hypot(offset[0], offset[1]) < INNER_RADIUS and 0.0 < offset[2] < BOWL_HEIGHT)
 

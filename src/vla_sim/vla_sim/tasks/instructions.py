@@ -1,4 +1,4 @@
-"""Sentences to goals and back. `parse_instruction` understands every sentence that a task can say."""
+"""Converts sentences to goals and back. `parse_instruction` parses every phrasing of every task."""
 
 import numpy as np
 
@@ -10,13 +10,13 @@ from vla_sim.tasks.table import TABLE, task_of
 from vla_sim.tasks.task import Task
 
 HOME_TOOL = (0.307, 0.0)  # [m] the tool above the table in the arm's home position
-NEAR = 0.03  # [m] distances that differ by less count as equal
+NEAR = 0.03  # [m] tolerance of equal distances
 
 _PATTERNS = {name: task.patterns() for name, task in TABLE.items()}
 
 
 def parse_instruction(text: str) -> Goal:
-    """What a sentence asks for, whatever its case, end stop and spaces. Raises ValueError when no task has it."""
+    """Return the goal of a sentence; case, full stop and spaces are ignored. Raises ValueError when no task has it."""
     words = ' '.join(text.lower().replace('.', ' ').split())
     for name, patterns in _PATTERNS.items():
         for pattern in patterns:
@@ -24,17 +24,18 @@ def parse_instruction(text: str) -> Goal:
                 found = match.groupdict()
                 goal = TABLE[name].goal(found['object'], found.get('target', ''))
                 if goal.object == goal.target:
-                    raise ValueError(f'{text!r}: nothing can be put onto itself')
+                    raise ValueError(f'{text!r}: an object cannot be put onto itself')
                 return goal
     examples = '; '.join(task.phrasings[0].format(**task.example) for task in TABLE.values())
-    raise ValueError(f'no task says {text!r}; for example: {examples}')
+    raise ValueError(f'no task has the instruction {text!r}; for example: {examples}')
 
 
 def contrast(episode: Episode, near: float = NEAR) -> str:
-    """An instruction that asks for another object of the same scene, as near as the right one; '' without.
+    """Return an instruction for another object of the scene at the same distance; '' without such an object.
 
-    The other object is as far from the tool's home and from the target, to within `near` [m]; or, the object being the
-    same, the other target is as far from the tool's home and from the object. The sentence is built like the episode's.
+    The other object has the same distances from the tool's home and from the target, to within `near` [m]. Or the
+    object is the same, and another target has the same distances from the tool's home and from the object. The phrasing
+    is that of the episode.
     """
     goal, at = episode.goal, {p.name: np.array([p.x, p.y]) for p in episode.placements}
 
@@ -53,7 +54,7 @@ def contrast(episode: Episode, near: float = NEAR) -> str:
 
 
 def any_instruction(episode: Episode, rng: np.random.Generator) -> str:
-    """A sentence of the episode's task about any objects of its scene that the task fits."""
+    """Return a random sentence of the episode's task about suitable objects of its scene."""
     goal, names = episode.goal, [p.name for p in episode.placements]
     objects = [name for name in names if group_of(name) == group_of(goal.object)]
     chosen = str(rng.choice(objects))
@@ -63,18 +64,21 @@ def any_instruction(episode: Episode, rng: np.random.Generator) -> str:
 
 
 def phrase(task: Task, which: int, goal: Goal) -> str:
-    """The sentence for a goal in phrasing number `which`."""
+    """Return the sentence for a goal in phrasing number `which`."""
     return task.phrasings[which].format(object=first_word(goal.object), target=first_word(goal.target))
 
 
 def _rephrased(instruction: str, goal: Goal) -> str:
-    """A sentence like `instruction` that asks for this goal."""
+    """Return the sentence for this goal in the phrasing of `instruction`."""
     i = next(i for i, pattern in enumerate(_PATTERNS[goal.task]) if pattern.fullmatch(instruction))
     return phrase(TABLE[goal.task], i, goal)
 
 
 def skill_for(task: str, instruction: str, kinematics: Kinematics, max_opening: float) -> Skill:
-    """The skill that follows an instruction. Raises ValueError when the sentence is none of that task's."""
+    """Return the skill for an instruction. Raises ValueError when the sentence is of another task.
+
+    max_opening: of the gripper [m].
+    """
     goal = parse_instruction(instruction)
     if goal.task != task:
         raise ValueError(f'the instruction {instruction!r} is one of task {goal.task}, not of {task}')

@@ -1,4 +1,4 @@
-"""What the tasks share in which an object is put onto or into another: grasp, carry, put down, let go."""
+"""Common parts of tasks that put an object onto or into another: grasp, carry, put down, release."""
 
 from abc import abstractmethod
 from typing import ClassVar
@@ -15,28 +15,28 @@ from vla_sim.tasks.success import AT_OBJECT, LIFTED, SETTLED, let_go
 from vla_sim.tasks.success import OVER as OVER_TARGET
 from vla_sim.tasks.task import Task
 
-CLOSE = 0.06  # [m] across, from a tool to the object that it is over
-ROOM = 0.01  # [m] between the fingertips and what they pass over
-THERE = (0.008, 0.12)  # [m] across and [rad] from a grasp: a tool that needs only go down
-# Grips from above that are as good within half a turn: 1 a long object, 2 a cube, 0 round: any. Long ones lie along x.
+CLOSE = 0.06  # [m] horizontal tolerance of a tool above the object
+ROOM = 0.01  # [m] between the fingertips and the objects under them
+THERE = (0.008, 0.12)  # [m] horizontally and [rad] from a grasp, at which the tool may go straight down
+# Equivalent grasps from above within half a turn: 1 for a long object (along x), 2 for a cube, 0 (any) for round ones.
 GRIPS = {'block': 2, 'tomato': 0, 'lemon': 1, 'banana': 1, 'carrot': 1, 'eggplant': 1}
-MIDDLE = {'banana': 0.008}  # [m] along y, from the body's position to the middle of what the fingers close on
+MIDDLE = {'banana': 0.008}  # [m] along y, from the body's position to the middle of the grasp
 
 
 class Placing(Task):
     """A task whose goal has a target."""
 
     stages = ('reach', 'grasp', 'carry', 'place')
-    put: ClassVar[str]  # the sub-task of putting down, in words, with {object} and {target}
+    put: ClassVar[str]  # text of the sub-task of putting down, with {object} and {target}
     edges_along: ClassVar[bool] = False  # the object's edges are to lie along those of the target
 
     @abstractmethod
     def rests(self, state: SceneState, goal: Goal) -> bool:
-        """Whether the object lies on or in the target."""
+        """Return whether the object is on or in the target."""
 
     @abstractmethod
     def height(self, low: float) -> float:
-        """[m] of the object's position above the target's, as it is let go. low: [m] above the surface under it."""
+        """Return the height of the object above the target at its release [m]. low: its height over its support [m]."""
 
     def success_test(self, goal: Goal) -> 'RestTest':
         return RestTest(self, goal)
@@ -57,7 +57,7 @@ class Placing(Task):
 
 
 class RestTest:
-    """The object has lain on or in the target, at rest and let go of, for SETTLED seconds."""
+    """Success once the released object has been at rest on or in the target for SETTLED [s]."""
 
     def __init__(self, task: Placing, goal: Goal) -> None:
         self.task, self.goal, self.reached, self._held = task, goal, False, 0.0
@@ -70,14 +70,14 @@ class RestTest:
 
 
 class PickPlace(Skill):
-    """Take an object and put it onto a block or into a bowl."""
+    """Takes an object and puts it onto a block or into a bowl."""
 
     def __init__(self, goal: Goal, task: 'Placing', kinematics: Kinematics, max_opening: float) -> None:
         super().__init__(kinematics, max_opening)
         self.goal, self.object, self.target, self.task = goal, goal.object, goal.target, task
         self.kind = task.object_kind or goal.object
         self.low = resting_height(self.kind)  # [m] of the object's own position above the surface under it
-        self.width = 2 * self.low  # [m] between the fingers: every object here is as wide as high
+        self.width = 2 * self.low  # [m] between the fingers: all objects are as wide as high
         name, place = spoken(goal.object), spoken(goal.target)
         self.subtasks = (
             f'reach for the {name}',
@@ -103,12 +103,12 @@ class PickPlace(Skill):
     # ---- what is measured
 
     def held(self, measured: Measured) -> bool:
-        """The fingers are closed on something as wide as the object, and the object is between them."""
+        """Return whether the fingers are closed at the width of the object, with the object between them."""
         offset = np.linalg.norm(measured.position(self.object) - measured.tool)
         return bool(abs(measured.gripper - self.width) < 0.008 and offset < 0.03)
 
     def placed(self, measured: Measured) -> bool:
-        """The object lies where it belongs."""
+        """Return whether the object is at its target."""
         positions = {name: measured.position(name) for name in self.needs}
         state = SceneState(positions, speeds={}, presses={}, tool=measured.tool, opening=measured.gripper)
         return self.task.rests(state, self.goal)
@@ -166,23 +166,23 @@ class PickPlace(Skill):
     # ---- geometry
 
     def _middle(self, measured: Measured) -> np.ndarray:
-        """(3,) [m] of the object, where the fingers close on it."""
+        """Return the grasp point of the object, (3,) [m]."""
         middle = np.array([0.0, MIDDLE.get(self.kind, 0.0), 0.0])
         return measured.position(self.object) + measured.rotation_of(self.object) @ middle
 
     def _lowest(self) -> float:
-        """[m] of a tool above the middle of the object, that turns over it."""
+        """Return the lowest height of a turning tool above the middle of the object [m]."""
         return self.low + FINGERTIP + ROOM
 
     def _over(self, tool: np.ndarray, middle: np.ndarray) -> bool:
-        """The tool is right over the object, and need not go up first."""
+        """Return whether the tool is straight above the object, and need not rise first."""
         away = tool - middle
         return bool(np.hypot(*away[:2]) < CLOSE and away[2] > self._lowest() - ROOM)
 
     def _grasp_yaw(self, measured: Measured, tool: np.ndarray, now: float | None = None) -> float:
-        """[rad] of the tool: along the object, within the wrist's reach, fingers clear of the other things.
+        """Return the yaw of the tool [rad]: along the object, within the wrist's range, fingers clear of other objects.
 
-        now: [rad] of a tool that is there already, and should turn little.
+        now: yaw of a tool that is above the object already and should turn little [rad].
         """
         ahead = float(np.arctan2(tool[1], tool[0]))  # the wrist is in mid-range when the tool faces away from the base
         if GRIPS[self.kind] == 0:
@@ -217,9 +217,9 @@ class PickPlace(Skill):
         raise IKError(f'cannot grasp the {self.object}: {trouble}')
 
     def _place(self, measured: Measured, at: Waypoint) -> Waypoint:
-        """Pose of the tool that puts the held object onto the middle of the target."""
+        """Return the pose of the tool that puts the held object onto the middle of the target."""
         tool_yaw, offset = at.yaw, np.zeros(3)
-        if self.held(measured):  # how the object lies in the hand; before that it is where the hand closes
+        if self.held(measured):  # pose of the object in the hand; before the grasp the grasp point
             tool_yaw = float(np.arctan2(measured.rotation[1, 0], measured.rotation[0, 0]))
             offset = measured.rotation.T @ (measured.position(self.object) - measured.tool)
         target = measured.position(self.target)

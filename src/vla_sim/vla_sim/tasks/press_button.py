@@ -1,4 +1,4 @@
-"""Press the button that is named, with the closed fingers."""
+"""Task: press the named button with the closed fingers."""
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class PressButton(Task):
 
 
 class PressTest:
-    """The button has been pressed, with no other one disturbed before."""
+    """Success once the button was pressed and no other button was disturbed before."""
 
     def __init__(self, goal: Goal) -> None:
         self.goal, self.reached, self._spoiled = goal, False, False
@@ -65,9 +65,9 @@ class PressTest:
 
 
 class Press(Skill):
-    """Press a button with the closed fingers."""
+    """Presses a button with the closed fingers."""
 
-    DEEP = 0.004  # [m] commanded below where the cap ends: the arm is soft, the spring is not
+    DEEP = 0.004  # [m] commanded below the end of the cap's travel, as the arm is compliant
 
     def __init__(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> None:
         super().__init__(kinematics, max_opening)
@@ -83,7 +83,7 @@ class Press(Skill):
         return Phase(self.subtasks[0], 0.0, rise(at))
 
     def _tool_at(self, measured: Measured, height: float) -> Waypoint:
-        """Fingertips this high [m] above the foot of the button, hand turned away from the base."""
+        """Return the tool pose with the fingertips at a height [m] above the button's foot, hand away from the base."""
         tool = raised(measured.position(self.button), height + FINGERTIP)
         return Waypoint(tool, float(np.arctan2(tool[1], tool[0])))
 

@@ -1,6 +1,6 @@
-"""What an episode shows beside success: how far the task came, and whether another object than the right one was used.
+"""Facts of an episode beside success: the reached stages, and actions on a wrong object.
 
-Like success.py it works on a plain description of the scene. It is for evaluation, never for a policy.
+Like success.py it works on a SceneState. It is for evaluation, never for a policy.
 """
 
 from dataclasses import replace
@@ -12,19 +12,19 @@ from vla_sim.tasks.success import LIFTED, SETTLED, TOUCHED, let_go
 
 
 class Referee:
-    """Watches one episode. Feed it at a steady rate."""
+    """Observes one episode. Call `update` at a steady rate."""
 
     def __init__(self, goal: Goal, state: SceneState) -> None:
-        """state: the scene when the episode begins."""
+        """state: the scene at the start of the episode."""
         self.goal, self._task = goal, task_of(goal.task)
-        self.wrong = ''  # the first thing that was done to an object not asked for, as a sentence
+        self.wrong = ''  # first action on an object that the instruction does not name, as a sentence
         self._start = {name: position.copy() for name, position in state.positions.items()}
         self._reached: set[str] = set()
-        self._misplaced: dict[str, float] = {}  # target -> [s] that the object has lain in or on it
+        self._misplaced: dict[str, float] = {}  # target -> [s] for which the object has been in or on it
 
     @property
     def missed(self) -> str:
-        """The first stage that was not reached; the last one when all were: then it did not stay."""
+        """First stage that was not reached; the last stage if all were reached and success did not last."""
         stages = self._task.stages
         return next((stage for stage in stages if stage not in self._reached), stages[-1])
 

@@ -1,4 +1,4 @@
-"""How an episode starts: everything about it follows from task, seed and, where it is given, the instruction."""
+"""Samples the start of an episode from task, seed and optional instruction."""
 
 import numpy as np
 
@@ -8,17 +8,16 @@ from vla_sim.tasks.instructions import parse_instruction, phrase
 from vla_sim.tasks.table import task_of
 from vla_sim.tasks.task import Prop
 
-# Where props may stand on the table [m], in the base frame: within reach with the tool pointing down.
+# Area of the props on the table [m], in the base frame: within reach of a tool that points down.
 X_RANGE, Y_RANGE = (0.38, 0.64), (-0.27, 0.27)
-GAP = 0.035  # [m] at least, between the footprints of two props: room for a finger
+GAP = 0.035  # [m] least distance between the footprints of two props, enough for a finger
 
 
 def sample_episode(task: str, seed: int, instruction: str = '') -> Episode:
-    """The episode of this task and seed, always the same.
+    """Return the episode of this task and seed; equal arguments give equal episodes.
 
-    instruction: what is asked for instead of what the seed would ask for; the scene stays that of the seed, but for a
-    prop or two that change places with those that are asked for and were not there. Raises ValueError for an unknown
-    task, a negative seed, or an instruction that is none of the task's.
+    instruction: replaces that of the seed. The scene stays that of the seed, except that missing props of the goal
+    replace other props. Raises ValueError for an unknown task, a negative seed, or an instruction of another task.
     """
     chosen = task_of(task)
     if seed < 0:
@@ -54,7 +53,7 @@ def sample_episode(task: str, seed: int, instruction: str = '') -> Episode:
 
 
 def _with_needed(props: list[Prop], goal: Goal) -> list[Prop]:
-    """The same props, but the last ones that are not asked for are replaced by those that the goal needs."""
+    """Return the props; those that the goal lacks replace the last ones that it does not name."""
     props = list(props)
     needed = [name for name in (goal.object, goal.target) if name]
     for name in needed:
@@ -66,7 +65,7 @@ def _with_needed(props: list[Prop], goal: Goal) -> list[Prop]:
 
 
 def _sample_layout(rng: np.random.Generator, kinds: list[str]) -> list[tuple[float, float, float]]:
-    """Spots (x, y, yaw) whose footprints keep GAP between them; starts anew when the last props find no room."""
+    """Return poses (x, y [m], yaw [rad]) with GAP between footprints; restarts when the last props do not fit."""
     while True:
         spots: list[tuple[float, float, float]] = []
         for kind in kinds:

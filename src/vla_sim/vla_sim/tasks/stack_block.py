@@ -1,4 +1,4 @@
-"""Stack the block that is named on another one."""
+"""Task: stack the named block on another one."""
 
 import numpy as np
 
@@ -37,7 +37,7 @@ class StackBlock(Placing):
             props.add_block(spec, f'block_{i}')
 
     def rests(self, state: SceneState, goal: Goal) -> bool:
-        """The object block lies on the target block."""
+        """Return whether the object block is on the target block."""
         offset = state.positions[goal.object] - state.positions[goal.target]
         return bool(np.hypot(offset[0], offset[1]) < OFFSET and abs(offset[2] - BLOCK_EDGE) < HEIGHT_TOLERANCE)
 

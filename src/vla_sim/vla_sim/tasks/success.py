@@ -1,6 +1,6 @@
-"""What success tests and the referee have in common: thresholds, and whether an object was let go of.
+"""Thresholds of success tests and referee, and the test of a released object.
 
-They work on a plain description of the scene, so they are tested without a simulator.
+They work on a SceneState, so tests need no simulator.
 """
 
 import numpy as np
@@ -14,11 +14,11 @@ OVER = 0.06  # [m] as seen from above: over the target, or over a button
 AWAY = 0.07  # [m] from the tool centre point to the object
 OPEN = 0.05  # [m] opening from which the gripper counts as open
 STILL = 0.02  # [m/s]
-SETTLED = 0.3  # [s] that everything must have held
+SETTLED = 0.3  # [s] for which the conditions must have lasted
 
 
 def let_go(state: SceneState, goal: Goal) -> bool:
-    """Object and target at rest, gripper open and away from the object."""
+    """Return whether object and target are at rest, and the gripper is open and away from the object."""
     away = np.linalg.norm(state.tool - state.positions[goal.object]) > AWAY
     still = max(state.speeds[goal.object], state.speeds[goal.target]) < STILL
     return bool(away and still and state.opening > OPEN)

@@ -7,16 +7,16 @@ from vla_sim.tasks.task import Task
 
 TABLE: dict[str, Task] = {task.name: task for task in (PressButton(), StackBlock(), FillBowl())}
 TASKS = tuple(TABLE)
-STAGES = {name: task.stages for name, task in TABLE.items()}  # success is what follows the last one
+STAGES = {name: task.stages for name, task in TABLE.items()}  # success follows the last one
 
 
 def check_task(task: str) -> None:
-    """Raise ValueError that lists the task ids when there is no such task."""
+    """Raise ValueError with the task ids for an unknown task."""
     if task not in TABLE:
         raise ValueError(f'unknown task {task!r}, the tasks are: {", ".join(TASKS)}')
 
 
 def task_of(name: str) -> Task:
-    """The task of this id. Raises ValueError that lists the ids when there is none."""
+    """Return the task of this id. Raises ValueError with the task ids for an unknown one."""
     check_task(name)
     return TABLE[name]

@@ -1,4 +1,4 @@
-"""What every task defines. One file beside this one holds everything about one task."""
+"""The interface of a task. One file beside this one has all parts of one task."""
 
 import re
 from abc import ABC, abstractmethod
@@ -17,30 +17,30 @@ Prop = tuple[str, str, str, Colour | None]  # name, slot, kind (a key of objects
 
 
 class SuccessTest(Protocol):
-    """Watches one episode."""
+    """Observes one episode for success."""
 
-    reached: bool  # whether the goal is reached now
+    reached: bool  # whether the goal is reached
 
     def update(self, state: SceneState, dt: float) -> None:
         """state: the scene now; dt: seconds since the last call, about the same each time."""
 
 
 class Task(ABC):
-    """One task. It has no state: an episode's is in its success test and its skill."""
+    """A task. It has no state: the state of an episode is in its success test and skill."""
 
     name: ClassVar[str]
     phrasings: ClassVar[tuple[str, ...]]  # sentences with {object} and, where there is a target, {target}
-    object_kind: ClassVar[str]  # 'button', 'block': the instruction names its colour; '': it names the produce
-    target_kind: ClassVar[str]  # 'block', 'bowl'; '': there is no target
+    object_kind: ClassVar[str]  # 'button', 'block': named by colour; '': named by the produce
+    target_kind: ClassVar[str]  # 'block', 'bowl'; '': no target
     objects: ClassVar[tuple[str, ...]]  # words for {object}
     stages: ClassVar[tuple[str, ...]]  # that lead to success, in order
-    example: ClassVar[dict[str, str]]  # words for a first sentence to show to people
-    has_buttons: ClassVar[bool] = False  # its props are buttons with a cap, not free bodies
-    parked: ClassVar[tuple[str, ...]] = ()  # slots of props that may have no part in an episode
+    example: ClassVar[dict[str, str]]  # words of the example sentence
+    has_buttons: ClassVar[bool] = False  # the props are buttons with a cap, not free bodies
+    parked: ClassVar[tuple[str, ...]] = ()  # slots of props that an episode may leave out
 
     @abstractmethod
     def sample(self, rng: np.random.Generator) -> tuple[list[Prop], Goal]:
-        """The props of an episode and what is asked for."""
+        """Return the props and the goal of an episode."""
 
     @abstractmethod
     def add_props(self, spec: mujoco.MjSpec) -> None:
@@ -48,33 +48,33 @@ class Task(ABC):
 
     @abstractmethod
     def success_test(self, goal: Goal) -> SuccessTest:
-        """A test for one episode."""
+        """Return the success test of one episode."""
 
     @abstractmethod
     def stages_at(self, goal: Goal, state: SceneState, start: dict[str, np.ndarray]) -> list[str]:
-        """Stages that the scene shows now. start: positions (3,) [m] at the beginning, by body."""
+        """Return the stages that the scene shows. start: initial positions (3,) [m], by body."""
 
     @abstractmethod
     def skill(self, goal: Goal, kinematics: Kinematics, max_opening: float) -> Skill:
-        """How the expert does it. max_opening: [m] of the gripper."""
+        """Return the expert's skill for a goal. max_opening: of the gripper [m]."""
 
     def rests(self, state: SceneState, goal: Goal) -> bool:
-        """Whether the object of the goal lies where the goal wants it; False for a task without a target."""
+        """Return whether the object is at the target of the goal; False for a task without target."""
         return False
 
     def goal(self, object: str, target: str) -> Goal:
-        """The goal of a sentence with these words for {object} and {target}."""
+        """Return the goal of a sentence with these words for {object} and {target}."""
         name = f'{object}_{self.object_kind}' if self.object_kind else object
         return Goal(self.name, name, f'{target}_{self.target_kind}' if self.target_kind else '')
 
     def patterns(self) -> list[re.Pattern[str]]:
-        """One for each phrasing."""
+        """A pattern for each phrasing."""
         words = {'object': self.objects, 'target': tuple(COLOURS)}
         groups = {key: f'(?P<{key}>{"|".join(names)})' for key, names in words.items()}
         return [re.compile(phrasing.format(**groups)) for phrasing in self.phrasings]
 
 
 def coloured(rng: np.random.Generator, kind: str, count: int) -> list[Prop]:
-    """Props of one kind in different colours."""
+    """Return props of one kind in different random colours."""
     colours = rng.permutation(list(COLOURS))[:count].tolist()
     return [(f'{colour}_{kind}', f'{kind}_{i}', kind, COLOURS[colour]) for i, colour in enumerate(colours)]
