@@ -113,5 +113,5 @@ def test_a_contrast_is_the_same_scene_with_another_thing_as_near(task):
 def test_an_instruction_of_another_task_or_onto_itself_is_refused():
     with pytest.raises(ValueError, match='one of task press_button, not of stack_block'):
         sample_episode('stack_block', 0, 'press the red button')
-    with pytest.raises(ValueError, match='nothing can be put onto itself'):
+    with pytest.raises(ValueError, match='an object cannot be put onto itself'):
         parse_instruction('stack the red block on the red block')
