@@ -15,7 +15,7 @@ from vla_core.kinematics.arm import load_kinematics
 from vla_core.kinematics.ik import quaternion_matrix
 from vla_core.motion.chunk import StampedChunk
 from vla_core.motion.executor import ChunkExecutor
-from vla_core.observe.prediction_error import surprise
+from vla_core.observe.prediction_error import prediction_error
 from vla_core.profile import RobotProfile, profile_path
 from vla_model.loading import load
 from vla_model.policy import IMAGE, finish
@@ -79,7 +79,7 @@ def main() -> None:
             taken['observed'] = cameras.render(world.snapshot(), ('front',))['front']
 
     run_episode(world, ExpertDriver(Expert(profile)), ChunkExecutor(profile), a.seed, time_limit=a.at + 3, watch=watch)
-    value = surprise(taken['before'], taken['imagined'], taken['observed'])
+    value = prediction_error(taken['before'], taken['imagined'], taken['observed'])
     due = a.at + horizon * TICK * 1e-3
     pair = side_by_side(
         taken['imagined'],
@@ -91,7 +91,7 @@ def main() -> None:
     gap = np.full((pair.shape[0], 12, 3), 255, np.uint8)
     page = Image.fromarray(np.concatenate([taken['trace'], gap, pair], 1))
     page.save(a.out, quality=88)
-    print(f'{a.out}: {page.width} x {page.height}, surprise {value:.2f}')
+    print(f'{a.out}: {page.width} x {page.height}, prediction error {value:.2f}')
 
 
 if __name__ == '__main__':

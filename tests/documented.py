@@ -33,6 +33,7 @@ NEEDS = {
 SCRIPT = ('build', 'prepare', 'shell', 'test')  # what ./vla itself does, before Python
 # Command of ./vla or module -> the test that runs it, or its code on less data. Each file must name the last word.
 COVERED = {
+    'parameters': 'tests/test_parameters.py',
     'build': 'tests/conftest.py',  # nothing runs without
     'test': 'tests/test_docs.py',
     'shell': 'tests/test_docs.py',

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_core.observe.action_prefix import INPAINT, action_prefix, takes_prefix
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_model.types import Chunk
 
 MS = 1_000_000

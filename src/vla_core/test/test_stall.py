@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_core.observe.stall import StallDetector
 from vla_model.types import Chunk
 

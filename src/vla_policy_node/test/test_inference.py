@@ -12,8 +12,8 @@ from vla_model.policy import Prediction
 from vla_model.types import Chunk
 from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.policy.inference import Inference
-from vla_policy_node.policy.schedule import Schedule
 from vla_policy_node.policy.session import SEAMLESS, Session
+from vla_policy_node.policy.task_scheduler import TaskScheduler
 
 
 class Model:
@@ -41,7 +41,13 @@ class Rig:
         self.session.open(self.sent.append, change=SEAMLESS, **options)
         self.session.activate(drive=True)
         self.worker = Inference(
-            self.model, 7, self.session, observe=lambda: self.aligned, schedule=Schedule([]), rate=10.0, retry=0.01
+            self.model,
+            7,
+            self.session,
+            observe=lambda: self.aligned,
+            scheduler=TaskScheduler([]),
+            rate=10.0,
+            retry=0.01,
         )
 
     def set(self, seconds, sets=1):

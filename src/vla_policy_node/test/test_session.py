@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_core.observe.streams import NS, Aligned
 from vla_model.policy import Prediction
 from vla_model.types import Chunk

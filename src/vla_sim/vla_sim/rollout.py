@@ -15,7 +15,7 @@ import numpy as np
 from vla_core.motion.chunk import StampedChunk, Verdict
 from vla_core.motion.executor import ChunkExecutor, Hold, State
 from vla_core.observe.action_prefix import action_prefix
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_core.observe.stall import StallDetector
 from vla_core.profile import RobotProfile
 from vla_model.policy import Prediction

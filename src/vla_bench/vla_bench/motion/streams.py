@@ -8,7 +8,7 @@ from vla_core.clocks import NS
 from vla_core.motion.chunk import StampedChunk
 from vla_core.motion.executor import ChunkExecutor
 from vla_core.observe.action_prefix import action_prefix
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
 from vla_sim.expert import Expert

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from vla_bringup.replay.feed import Feed
 from vla_bringup.replay.session import Cycle, Due, Session
-from vla_core.observe.prediction_error import Expectations, surprise
+from vla_core.observe.prediction_error import PredictionMatcher, prediction_error
 from vla_core.observe.streams import NS
 from vla_model.policy import IMAGE, PLAN, ImageOptions, PlanOptions, Policy, finish, no_output
 from vla_model.types import Observation
@@ -76,13 +76,13 @@ class Asker:
         if imagine_rate:
             self._works.append((round(NS / imagine_rate), self._imagine))
         self._next = [-(2**63)] * len(self._works)  # [ns] next time of each
-        self._expectations, self._shift = Expectations(), 0
+        self._matcher, self._shift = PredictionMatcher(), 0
 
     def __call__(self, due: Due) -> None:
         session, aligned = self.run.session, due.aligned
         observation = to_observation(aligned, due.instruction)
         if due.shift != self._shift:  # a clock was set back: predicted images are of another time
-            self._expectations, self._shift = Expectations(), due.shift
+            self._matcher, self._shift = PredictionMatcher(), due.shift
         self._saw(observation)
         if due.instruction != self._prepared:  # as in the node: graphs of other shapes round differently
             self._prepared = due.instruction
@@ -118,17 +118,17 @@ class Asker:
 
     def _imagine(self, observation: Observation) -> None:
         image = finish(self._policy.start(IMAGE, observation, IMAGES))
-        self._expectations.begin(image.t_ref, image.due, observation.images[self._camera])
-        self._expectations.imagined(observation.instruction, image)
+        self._matcher.begin(image.t_ref, image.due, observation.images[self._camera])
+        self._matcher.predicted(observation.instruction, image)
 
     def _saw(self, observation: Observation) -> None:
         """Compare the images of a set with the predicted image of that time."""
-        self._expectations.saw(observation.t_ref, observation.images[self._camera])
-        while self._expectations.ready:
-            pair = self._expectations.take()
+        self._matcher.observed(observation.t_ref, observation.images[self._camera])
+        while self._matcher.ready:
+            pair = self._matcher.take()
             if pair is not None and pair.owner == observation.instruction:
                 self.run.prediction_errors.append(
-                    (pair.due + self._shift, surprise(pair.before, pair.imagined, pair.observed))
+                    (pair.due + self._shift, prediction_error(pair.before, pair.predicted, pair.observed))
                 )
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from vla_core.clocks import NS
 from vla_core.motion.path import ChunkPath
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_model.types import Chunk
 
 MAX_DEVIATION = 0.1  # [rad] an arm further than this from its chunk does not follow that chunk

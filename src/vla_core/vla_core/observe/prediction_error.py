@@ -1,4 +1,4 @@
-"""How far what a camera saw is from what was imagined for that time. No ROS."""
+"""The prediction error of an image: how far the camera's image is from the one predicted for its time. No ROS."""
 
 import threading
 from dataclasses import dataclass
@@ -9,12 +9,10 @@ from PIL import Image
 
 from vla_model.types import PredictedImage
 
-CELLS = (
-    16  # pictures are compared on a grid of CELLS x CELLS means: finer detail is the image tokenizer's, not the world's
-)
-NOISE = 0.05  # of the full scale: a cell that differs by less is the same
-SMALL = 1.0  # cells' worth of change, black to white: with less than this, little is little
-LATE = 0.1  # [s] an image is of the imagined time if it is not further from it
+CELLS = 16  # images are compared on a grid of CELLS x CELLS means; finer detail comes from the image tokenizer
+NOISE = 0.05  # of the full scale: a cell that differs by less counts as equal
+SMALL = 1.0  # [cells] of change from black to white, added to the denominator: a small change gives a small error
+LATE = 0.1  # [s] an image counts for the predicted time if it is at most this far from it
 
 
 def square(image: np.ndarray, side: int) -> np.ndarray:
@@ -28,26 +26,28 @@ def square(image: np.ndarray, side: int) -> np.ndarray:
     return np.asarray(page.resize((side, side), Image.Resampling.BICUBIC, reducing_gap=2.0))
 
 
-def surprise(before: np.ndarray, imagined: np.ndarray, observed: np.ndarray) -> float:
-    """The share of change that was not as imagined: 0 all of it was, towards 1 none.
+def prediction_error(before: np.ndarray, predicted: np.ndarray, observed: np.ndarray) -> float:
+    """The share of change that was not as predicted: 0 for all as predicted, near 1 for none.
 
-    before: (height, width, 3) uint8 RGB, what the model imagined from; observed: what the same camera saw at the time
-    that `imagined` (side, side, 3) shows. Each picture is cut into 16 x 16 cells c, whose mean colours are compared,
-    |a - b| being the root mean square over the three colours, 1 from black to white. With x+ = max(x - 0.05, 0):
+    before: (height, width, 3) uint8 RGB, the image that the model predicted from. predicted: (side, side, 3).
+    observed: the image of the same camera at the time that `predicted` shows. Each image is cut into 16 x 16 cells c,
+    whose mean colours are compared: |a - b| is the root mean square over the three colours, 1 from black to white.
+    With x+ = max(x - 0.05, 0):
 
-        surprise = sum_c |imagined - observed|+ / (1 + sum_c max(|imagined - observed|, |observed - before|,
-                                                                 |imagined - before|)+)
+        error = sum_c |predicted - observed|+ / (1 + sum_c max(|predicted - observed|, |observed - before|,
+                                                               |predicted - before|)+)
 
-    The cells that moved, or should have, make the measure: a large still background neither hides what happened nor
-    adds to it, which it does in a mean error or SSIM. What the image tokenizer gets wrong in every cell falls below the
-    0.05. When nothing moves and nothing was to move it is 0, not a ratio of two errors that are both next to nothing.
+    Only cells that moved, or should have moved, count. A large still background neither hides a change nor adds to the
+    error, as it does in a mean error or SSIM. Errors of the image tokenizer in every cell are below the 0.05. When
+    nothing moved and nothing was to move, the error is 0, and not a ratio of two small numbers.
+    Raises ValueError for a predicted image that is not square.
     """
-    side = imagined.shape[0]
-    if imagined.shape != (side, side, 3):
-        raise ValueError(f'the imagined image has shape {imagined.shape}, must be (side, side, 3)')
+    side = predicted.shape[0]
+    if predicted.shape != (side, side, 3):
+        raise ValueError(f'the predicted image has shape {predicted.shape}, must be (side, side, 3)')
     cells = min(CELLS, side)
-    was, thought, came = (_cells(square(a, side // cells * cells), cells) for a in (before, imagined, observed))
-    wrong, moved, meant = _apart(thought, came), _apart(came, was), _apart(thought, was)
+    was, expected, came = (_cells(square(a, side // cells * cells), cells) for a in (before, predicted, observed))
+    wrong, moved, meant = _apart(expected, came), _apart(came, was), _apart(expected, was)
     change = np.maximum(wrong, np.maximum(moved, meant))
     return float(_above(wrong).sum() / (SMALL + _above(change).sum()))
 
@@ -68,36 +68,36 @@ def _above(difference: np.ndarray) -> np.ndarray:
 
 @dataclass
 class _Waiting:
-    """An image that is being imagined, or waits for its time."""
+    """An image that is being predicted, or waits for its time."""
 
     t_ref: int  # [ns]
     due: int  # [ns]
     before: np.ndarray
     owner: Any = None
-    imagined: np.ndarray | None = None
-    observed: tuple[int, np.ndarray] | None = None  # stamp [ns] and pixels of the image that is closest to `due` so far
-    past: bool = False  # the camera went on
+    predicted: np.ndarray | None = None
+    observed: tuple[int, np.ndarray] | None = None  # stamp [ns] and pixels of the image closest to `due` so far
+    past: bool = False  # the camera has an image of `due` or later
 
     @property
     def ready(self) -> bool:
-        return self.imagined is not None and self.past
+        return self.predicted is not None and self.past
 
 
 @dataclass(frozen=True)
-class Pair:
-    """What was imagined, and what came."""
+class ImagePair:
+    """A predicted image and the camera's image of its time."""
 
     owner: Any
     due: int  # [ns]
-    before: np.ndarray
-    imagined: np.ndarray
-    observed: np.ndarray
+    before: np.ndarray  # (height, width, 3) uint8 RGB, the image that the model predicted from
+    predicted: np.ndarray  # (side, side, 3)
+    observed: np.ndarray  # (height, width, 3)
 
 
-class Expectations:
-    """Keeps of the camera's images those that show what was imagined: one for each imagined image, no more.
+class PredictionMatcher:
+    """Finds the camera's image for each predicted image. It keeps one image for each, no more.
 
-    Images come in one thread, imagined ones in another.
+    The camera's images come in one thread, predicted ones in another.
     """
 
     def __init__(self) -> None:
@@ -105,23 +105,23 @@ class Expectations:
         self._lock = threading.Lock()
 
     def begin(self, t_ref: int, due: int, before: np.ndarray) -> None:
-        """An image is going to be imagined from `before`, seen at t_ref, for the time `due` [ns].
+        """An image for the time `due` is going to be predicted from `before`, seen at t_ref [ns].
 
-        What was under way until now is not any more.
+        A prediction that began earlier and is not complete was dropped.
         """
         with self._lock:
-            self._waiting = [w for w in self._waiting if w.imagined is not None]
+            self._waiting = [w for w in self._waiting if w.predicted is not None]
             self._waiting.append(_Waiting(t_ref, due, before))
 
-    def imagined(self, owner: Any, image: PredictedImage) -> None:
-        """That image is there, maybe after the time that it shows. owner: given back with the pair."""
+    def predicted(self, owner: Any, image: PredictedImage) -> None:
+        """The image is complete, perhaps after the time that it shows. owner: returned with the pair."""
         with self._lock:
             for w in self._waiting:
                 if w.t_ref == image.t_ref:
-                    w.owner, w.imagined = owner, image.image
+                    w.owner, w.predicted = owner, image.image
 
-    def saw(self, stamp: int, pixels: np.ndarray) -> None:
-        """Every image of the camera: stamp [ns], (height, width, 3) uint8 RGB. Keeps it, or forgets it at once."""
+    def observed(self, stamp: int, pixels: np.ndarray) -> None:
+        """The camera has an image: stamp [ns], (height, width, 3) uint8 RGB. Keeps it, or forgets it at once."""
         if not self._waiting:
             return
         with self._lock:
@@ -132,21 +132,21 @@ class Expectations:
 
     @property
     def ready(self) -> bool:
-        """Whether there is something to take."""
+        """Whether `take` has something to take."""
         return any(w.ready for w in list(self._waiting))
 
-    def take(self) -> Pair | None:
-        """The oldest pair, which is forgotten; None: none, or the camera had no image within 0.1 s of its time."""
+    def take(self) -> ImagePair | None:
+        """Remove and return the oldest pair. None: there is none, or no image within 0.1 s of its time."""
         with self._lock:
             w = next((w for w in self._waiting if w.ready), None)
             if w is None:
                 return None
             self._waiting.remove(w)
-        if w.imagined is None or w.observed is None or abs(w.observed[0] - w.due) > LATE * 1e9:
+        if w.predicted is None or w.observed is None or abs(w.observed[0] - w.due) > LATE * 1e9:
             return None
-        return Pair(w.owner, w.due, w.before, w.imagined, w.observed[1])
+        return ImagePair(w.owner, w.due, w.before, w.predicted, w.observed[1])
 
     def clear(self) -> None:
-        """Nothing of what was imagined counts any more."""
+        """Forget all predictions."""
         with self._lock:
             self._waiting = []

@@ -10,7 +10,7 @@ from collections import deque
 import numpy as np
 
 from vla_core.clocks import NS
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 
 STALL_FRACTION = 0.3  # share of the way that a chunk led: an arm that went less by the chunk's end is stalled
 _LEADS = 0.1  # [rad] least motion of some joint by the chunk's end, for a chunk that leads anywhere

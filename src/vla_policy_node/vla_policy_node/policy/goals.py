@@ -12,6 +12,7 @@ from rclpy.task import Future
 
 from vla_core.observe.streams import NS
 from vla_core.stats import Window
+from vla_model.policy import PLAN
 from vla_msgs.action import ExecuteInstruction
 from vla_policy_node.policy.instructions import Instructions
 from vla_policy_node.policy.session import SUPERSEDE, Answer, Session
@@ -111,7 +112,7 @@ class Goals:
             if goal.over(now):
                 message = f'the time limit of {goal.limit / NS:g} s was reached; the arm goes on for a newer goal'
                 self._end(goal, Result.OUTCOME_TIME_LIMIT, message)
-        self._session.requested = frozenset({'plan'} if any(goal.handle.request.plan for goal in self._run) else ())
+        self._session.requested = frozenset({PLAN} if any(goal.handle.request.plan for goal in self._run) else ())
         live = [goal for goal in self._run if goal.handle.is_active]
         if feedback is not None and live:
             msg = feedback()

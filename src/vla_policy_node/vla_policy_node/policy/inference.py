@@ -14,8 +14,8 @@ from vla_core.observe.streams import GRIPPER, JOINTS, Aligned
 from vla_model.policy import Policy
 from vla_model.types import JOINTS as JOINT_SPACE
 from vla_model.types import Chunk, Observation
-from vla_policy_node.policy.schedule import Schedule
 from vla_policy_node.policy.session import Answer, Assignment, Session
+from vla_policy_node.policy.task_scheduler import TaskScheduler
 
 
 def check_chunk(chunk: Chunk, dof: int) -> None:
@@ -55,7 +55,7 @@ class Inference:
     session: gives the assignment and the committed actions, takes the chunks and the failures. After a failure the
         model is tried again in `retry` seconds.
     observe: gives the newest usable set, or None.
-    schedule: what to do in the gaps; its owners are what `session.current` returns.
+    scheduler: has the tasks for the gaps; its owners are what `session.current` returns.
     rate [Hz]: most inferences per second of observation time.
     """
 
@@ -66,12 +66,12 @@ class Inference:
         session: Session,
         *,
         observe: Callable[[], Aligned | None],
-        schedule: Schedule,
+        scheduler: TaskScheduler,
         rate: float,
         retry: float = 1.0,
     ) -> None:
         self._policy, self._dof, self._session = policy, dof, session
-        self._observe, self._schedule = observe, schedule
+        self._observe, self._scheduler = observe, scheduler
         self._cadence, self._retry = Cadence(rate), retry
         self._before: Assignment | None = None
         self._prepared: Assignment | None = None
@@ -96,7 +96,7 @@ class Inference:
             self._wake.wait(0.1)
             self._wake.clear()
             self._look()
-            while not self._wake.is_set() and self._schedule.step(self._session.current()):
+            while not self._wake.is_set() and self._scheduler.step(self._session.current()):
                 pass
 
     def _prepare(self, assignment: Assignment) -> bool:
@@ -114,7 +114,7 @@ class Inference:
         """Act, if there is a set to act on."""
         owner = assignment, epoch = self._session.current()
         if assignment is None:
-            self._schedule.drop()
+            self._scheduler.drop()
         elif assignment is not self._prepared and not self._prepare(assignment):
             return
         aligned = self._observe() if assignment is not None else None
@@ -146,4 +146,4 @@ class Inference:
             self._session.fail(assignment, error)
             self._closing.wait(self._retry)
         else:
-            self._schedule.acted(owner, observation, aligned.arrived, taken)
+            self._scheduler.acted(owner, observation, aligned.arrived, taken)

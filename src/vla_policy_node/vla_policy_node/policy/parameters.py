@@ -1,6 +1,8 @@
 """The parameters of the policy node, each declared once."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -12,6 +14,7 @@ from vla_core.observe.streams import CAMERA_MAX_AGE, GRIPPER, GRIPPER_MAX_AGE, J
 from vla_core.profile import RobotProfile
 from vla_model.checkpoints.shipped import RANDOM
 from vla_model.loading import LoadOptions
+from vla_policy_node.policy.outputs.collection import declare_outputs
 from vla_policy_node.policy.session import CHANGES, NEW_EPOCH
 from vla_policy_node.ros.parameters import declare, declare_profile, refuse_renamed
 from vla_policy_node.ros.robot_description import declare_description
@@ -51,13 +54,7 @@ class PolicyParameters:
     action_decoding: str
     threads: int
     seed: int
-    plan_rate: float
-    plan_tokens: int
-    plan_steps: int
-    plan_threshold: float
-    imagine_rate: float
-    imagine_steps: int
-    decode_cached: bool
+    outputs: Mapping[str, Any]  # name of an output -> its settings
     lockstep: bool
 
     @property
@@ -89,7 +86,7 @@ class PolicyParameters:
             )
         declare_drive(node)
         declare_description(node)  # read where the model needs it: what there is to set does not depend on the model
-        parameters = cls(
+        return cls(
             profile=profile,
             cameras=dict(zip(names, topics, strict=True)),
             joint_topic=declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)'),
@@ -211,37 +208,7 @@ class PolicyParameters:
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),
-            plan_rate=declare(
-                node, 'plan_rate', 0.5, 'most plan texts per second of observation time [Hz]; 0: none', low=0, high=10
-            ),
-            plan_tokens=declare(node, 'plan_tokens', 112, 'longest plan text [tokens]', low=1, high=1024),
-            plan_steps=declare(
-                node, 'plan_steps', 32, 'most forwards per plan text; not more than plan_tokens', low=1, high=1024
-            ),
-            plan_threshold=declare(
-                node,
-                'plan_threshold',
-                0.9,
-                'each forward keeps all tokens that are at least so probable, beside its share',
-                low=0.0,
-                high=1.0,
-            ),
-            imagine_rate=declare(
-                node,
-                'imagine_rate',
-                0.5,
-                'most predicted images per second of observation time [Hz]; 0: none',
-                low=0,
-                high=10,
-            ),
-            imagine_steps=declare(node, 'imagine_steps', 18, 'forwards per predicted image', low=1, high=256),
-            decode_cached=declare(
-                node,
-                'decode_cached',
-                True,
-                'plan and imagine compute the prompt once per observation, later forwards only what is decoded: '
-                'much faster, not quite the same',
-            ),
+            outputs=declare_outputs(node),
             lockstep=declare(
                 node,
                 'lockstep',
@@ -250,12 +217,6 @@ class PolicyParameters:
                 'let the clock stand',
             ),
         )
-        if parameters.plan_steps > parameters.plan_tokens:
-            raise ValueError(
-                f'plan_steps is {parameters.plan_steps}, more than plan_tokens, which is {parameters.plan_tokens}: '
-                'a forward writes at least one token'
-            )
-        return parameters
 
 
 def declare_drive(node: Node) -> bool:

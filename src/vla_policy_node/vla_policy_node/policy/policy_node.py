@@ -20,7 +20,6 @@ from vla_model.policy import Policy
 from vla_model.types import Observation
 from vla_msgs.msg import ActionChunk, ExecutorStatus
 from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
-from vla_policy_node.policy.foresight import Foresight
 from vla_policy_node.policy.goals import Goals, Result
 from vla_policy_node.policy.inference import Inference
 from vla_policy_node.policy.inference_report import InferenceReport
@@ -28,6 +27,8 @@ from vla_policy_node.policy.instruction_in_force import InstructionInForce
 from vla_policy_node.policy.instructions import Instructions
 from vla_policy_node.policy.lockstep import INSTRUCTION, Lockstep
 from vla_policy_node.policy.observer import Observer
+from vla_policy_node.policy.outputs.base import Context
+from vla_policy_node.policy.outputs.collection import Outputs
 from vla_policy_node.policy.parameters import PolicyParameters, declare_drive
 from vla_policy_node.policy.report import PolicyReport
 from vla_policy_node.policy.session import Outgoing, Session
@@ -58,7 +59,7 @@ class PolicyNode(SafeLifecycleNode):
         self._policy: Policy | None = None
         self._inference: Inference | None = None
         self._observer: Observer | None = None
-        self._outputs: Foresight | None = None
+        self._outputs: Outputs | None = None
         self._lockstep: Lockstep | None = None
         self._made: list[tuple[Callable, Any]] = []  # what set_up made, with the function that destroys it
         self._rested: threading.Event | None = None
@@ -98,8 +99,10 @@ class PolicyNode(SafeLifecycleNode):
         info = policy.info
         self._lockstep = Lockstep(self) if p.lockstep else None
         observer = self._observer = Observer(self, p, self._simulated_clock, self._lockstep)
-        outputs = self._outputs = Foresight(self, p, policy, self._session, observer.intake.frames)
-        outputs.schedule.warm_up(policy.example, lambda seen: self._rehearse(policy, seen))
+        outputs = self._outputs = Outputs(
+            Context(self, policy, self._session, p.cameras, observer.intake.frames), p.outputs
+        )
+        outputs.scheduler.warm_up(policy.example, lambda seen: self._rehearse(policy, seen))
         policy.warm_up()  # last: engines of graphs capture nothing afterwards
         self._chunks = self.create_publisher(ActionChunk, 'action_chunk', qos.CHUNK)
         continues = info.takes_prefix and takes_prefix(p.inpaint, info.learned_prefix)
@@ -110,7 +113,7 @@ class PolicyNode(SafeLifecycleNode):
             stall_fraction=p.stall_fraction,
         )
         self._inference = Inference(
-            policy, p.profile.dof, self._session, observe=observer.usable, schedule=outputs.schedule, rate=p.rate
+            policy, p.profile.dof, self._session, observe=observer.usable, scheduler=outputs.scheduler, rate=p.rate
         )
         self._report.begin(observer, InferenceReport(self, info.model_id), outputs)
         observer.subscribe(self._on_image, self._wake)
@@ -196,7 +199,7 @@ class PolicyNode(SafeLifecycleNode):
     def _on_image(self, camera: str, stamp: int, pixels: np.ndarray) -> None:
         """Each good image; stamp in ns."""
         if self._outputs is not None:
-            self._outputs.saw(camera, stamp, pixels)
+            self._outputs.image(camera, stamp, pixels)
         self._wake()
 
     def _on_instruction(self, msg: String) -> None:
@@ -221,7 +224,7 @@ class PolicyNode(SafeLifecycleNode):
         self._simulated_clock.look(now, time.monotonic())
         self._ticks += 1
         if self._outputs is not None:
-            self._outputs.look()
+            self._outputs.tick()
         self._goals.tick(self._report.feedback if self._ticks % FEEDBACK_EVERY == 0 else None)
         self._report.tick(now, newest=self._ticks % STATUS_EVERY == 0)
 

@@ -7,13 +7,12 @@ from typing import Any
 
 from rclpy.node import Node
 
-from vla_model.tokens.prompt_texts import progress
 from vla_msgs.action import ExecuteInstruction
 from vla_msgs.msg import PolicyStatus
-from vla_policy_node.policy.foresight import Foresight
 from vla_policy_node.policy.inference_report import InferenceReport
 from vla_policy_node.policy.intake import Fault
 from vla_policy_node.policy.observer import Observer
+from vla_policy_node.policy.outputs.collection import Outputs
 from vla_policy_node.policy.session import Answer, Session
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
@@ -37,11 +36,11 @@ class PolicyReport:
         self._published: tuple = ()  # state, code, instruction and epoch of the newest status
         self._observer: Observer | None = None
         self._inference: InferenceReport | None = None
-        self._outputs: Foresight | None = None
+        self._outputs: Outputs | None = None
         session.delivered.append(self._delivered)
         session.failed.append(self._failed)
 
-    def begin(self, observer: Observer, inference: InferenceReport, outputs: Foresight) -> None:
+    def begin(self, observer: Observer, inference: InferenceReport, outputs: Outputs) -> None:
         """A model is configured."""
         with self._session.lock:
             self._observer, self._inference, self._outputs, self.note = observer, inference, outputs, ''
@@ -68,8 +67,6 @@ class PolicyReport:
     def _delivered(self, answer: Answer, sequence: int, latency: float) -> None:
         if self._inference is not None:
             self._inference.delivered(answer, sequence, latency)
-        if self._outputs is not None:
-            self._outputs.delivered(answer)
         self.publish()
 
     def _failed(self, message: str, error: Exception | None) -> None:
@@ -148,12 +145,10 @@ class PolicyReport:
         session = self._session
         _, code, message = self.assess(self._now())
         with session.lock:
-            plan = self._outputs.said if self._outputs is not None else ''
             horizon_left, limit_margin = session.executor_monitor.margins
-            return ExecuteInstruction.Feedback(
+            msg = ExecuteInstruction.Feedback(
                 instruction=session.instruction,
-                plan_text=plan,
-                progress=progress(plan),
+                progress=math.nan,
                 sequence=session.sequence,
                 latency=self._inference.latency if self._inference is not None else math.nan,
                 code=code,
@@ -162,6 +157,9 @@ class PolicyReport:
                 horizon_left=horizon_left,
                 limit_margin=limit_margin,
             )
+            if self._outputs is not None:
+                self._outputs.fill_feedback(msg)
+            return msg
 
     def _now(self) -> int:
         return self._node.get_clock().now().nanoseconds

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vla_core.observe.action_prefix import action_prefix
-from vla_core.observe.committed import CommittedActions
+from vla_core.observe.committed_actions import CommittedActions
 from vla_core.observe.stall import STALL_FRACTION, StallDetector
 from vla_core.observe.streams import Aligned
 from vla_model.policy import Prediction

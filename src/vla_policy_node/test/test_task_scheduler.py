@@ -1,4 +1,4 @@
-"""Plan and imagine beside act, on a clock that only the model's work and the images move."""
+"""Decode tasks between actions, on a clock that only the model's work and the images move."""
 
 import itertools
 import math
@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from vla_core.observe.streams import NS
 from vla_core.stats import LongestButOne
 from vla_model.types import Observation
-from vla_policy_node.policy.schedule import FEWEST, MARGIN, MEMORY, PATIENCE, SLACK, Pace, Schedule, Work
+from vla_policy_node.policy.task_scheduler import (
+    FEWEST,
+    MARGIN,
+    MEMORY,
+    PATIENCE,
+    SLACK,
+    DecodeTask,
+    FramePeriodEstimator,
+    TaskScheduler,
+)
 
 
 class Clock:
@@ -42,19 +51,19 @@ class Job:
 
 
 class Kind:
-    """A kind of work in the rig. times: a step's duration [s], or an iterator of them."""
+    """A task in the rig. times: a step's duration [s], or an iterator of them."""
 
     def __init__(self, rig, name, rate, steps, times):
         self.rig, self.name, self.times = rig, name, itertools.repeat(times) if isinstance(times, float) else times
-        self.wanted, self.error, self.results, self.told = True, None, [], []
-        self.work = Work(
+        self.wanted, self.error, self.results, self.reported = True, None, [], []
+        self.task = DecodeTask(
             name,
             rate,
             start=lambda seen: Job(rig, self, seen, steps),
             trial=lambda seen: Job(rig, self, seen, min(steps, 3)),
             wanted=lambda: self.wanted,
             deliver=lambda owner, result: self.results.append((owner, result)),
-            tell=lambda message, error: self.told.append(message),
+            report=lambda message, error: self.reported.append(message),
             clock=rig.clock,
         )
 
@@ -70,9 +79,9 @@ class Rig:
         self.clock, self.log, self.waits = Clock(), [], []
         self.act, self.period, self.speed, self.delay = act, period, speed, delay
         self.kinds = {kind[0]: Kind(self, *kind) for kind in kinds}
-        self.schedule = Schedule([kind.work for kind in self.kinds.values()], clock=self.clock)
+        self.scheduler = TaskScheduler([kind.task for kind in self.kinds.values()], clock=self.clock)
         if warm:
-            self.schedule.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: self._spend(act))
+            self.scheduler.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: self._spend(act))
         self.owner, self.used = ('task', 1), -1
         self.began, self.log = self.clock.now, []
 
@@ -94,9 +103,9 @@ class Rig:
                 self._spend(self.act)
                 self.log.append(('act', self.owner[0], self.act))
                 seen = observation(round(newest * self.period * NS), self.owner[0])
-                self.schedule.acted(self.owner, seen, self.arrival(newest), self.act)
+                self.scheduler.acted(self.owner, seen, self.arrival(newest), self.act)
                 self.used = newest
-            elif not self.schedule.step(self.owner):
+            elif not self.scheduler.step(self.owner):
                 self.clock.now = self.arrival(self.used + 1)
         return self
 
@@ -152,7 +161,7 @@ def test_a_slow_step_delays_one_action_and_its_kind_goes_on():
     slow = itertools.chain([0.02] * 100, [0.1], itertools.repeat(0.02))
     rig = Rig(('plan', 10.0, 10**6, slow), act=0.03).run(MEMORY / 2)
     assert [w for w in rig.waits if w > 0] == [pytest.approx(0.07, abs=0.04)]
-    assert rig.kinds['plan'].told == []
+    assert rig.kinds['plan'].reported == []
     assert sum(name == 'plan' for name, _, _ in rig.log) == pytest.approx(MEMORY / 2 * 30, abs=20)
 
 
@@ -161,38 +170,38 @@ def test_two_slow_steps_delay_two_actions_and_are_remembered():
     rig = Rig(('plan', 10.0, 10**6, slow), act=0.03).run(MEMORY / 2)
     assert [w for w in rig.waits if w > 0] == [pytest.approx(0.07, abs=0.04)] * 2
     kind = rig.kinds['plan']
-    assert 'plan waits' in kind.work.starving
+    assert 'plan waits' in kind.task.starving
     rig.run(MEMORY)  # then it counts no longer
-    assert kind.work.starving == ''
+    assert kind.task.starving == ''
     mark = len(rig.log)
     rig.run(5.0)
     assert sum(name == 'plan' for name, _, _ in rig.log[mark:]) == pytest.approx(150, abs=5)
     assert len([w for w in rig.waits if w > 0]) == 2
 
 
-def test_what_can_never_fit_is_told_once_and_never_begun():
+def test_a_task_that_can_never_fit_is_reported_once_and_never_started():
     rig = Rig(('plan', 0.5, 4, 0.08), ('imagine', 0.5, 4, 0.02), act=0.03).run(20.0)
     plan, imagine = rig.kinds.values()
     assert not [name for name, _, _ in rig.log if name == 'plan']
-    assert len(plan.told) == 1
-    assert plan.told[0] == plan.work.starving
-    assert 'Lower rate' in plan.told[0]
-    assert imagine.told == []
+    assert len(plan.reported) == 1
+    assert plan.reported[0] == plan.task.starving
+    assert 'Lower rate' in plan.reported[0]
+    assert imagine.reported == []
     assert len(imagine.results) == pytest.approx(10, abs=1)  # the other one goes on
     assert max(rig.waits) == 0
     rig.period, rig.began, rig.used = 0.2, rig.clock.now, -1  # the remedy
     rig.owner = ('another', 1)
     rig.run(10.0)
-    assert plan.work.starving == ''
+    assert plan.task.starving == ''
     assert len(plan.results) >= 4
 
 
 def test_patience_is_counted_in_gaps():
     rig = Rig(('plan', 0.5, 4, 0.08), act=0.03)
     rig.run((PATIENCE + FEWEST - 3) * rig.period)
-    assert rig.kinds['plan'].told == []
+    assert rig.kinds['plan'].reported == []
     rig.run(5 * rig.period)
-    assert len(rig.kinds['plan'].told) == 1
+    assert len(rig.kinds['plan'].reported) == 1
 
 
 def test_gaps_are_measured_on_the_wall():
@@ -219,12 +228,12 @@ def test_a_new_instruction_or_epoch_drops_what_is_under_way(owner):
     done = len(kind.results)
     while rig.log[-1][0] != 'act':
         rig.run(1e-6)  # one thing
-    assert not rig.schedule.step(owner)  # an action for it comes first
-    assert rig.schedule.step(old)
+    assert not rig.scheduler.step(owner)  # an action for it comes first
+    assert rig.scheduler.step(old)
     rig.owner = owner
     mark = len(rig.log)
     rig.run(3.0)
-    assert kind.work.dropped == 1
+    assert kind.task.dropped == 1
     assert {name for name, _, _ in rig.log[mark:]} == {'act', 'plan'}
     assert {instruction for _, instruction, _ in rig.log[mark:]} == {owner[0]}
     assert [o for o, _ in kind.results[done:]] == [owner] * len(kind.results[done:])
@@ -236,34 +245,34 @@ def test_a_clock_that_goes_back_drops_what_is_under_way_and_the_next_one_starts(
     rig = Rig(('plan', 0.1, 40, 0.02)).run(1.0)
     rig.began, rig.used = rig.clock.now, -1
     rig.run(3.0)
-    assert rig.kinds['plan'].work.dropped == 1
+    assert rig.kinds['plan'].task.dropped == 1
     assert [t_ref for _, t_ref in rig.kinds['plan'].results] == [round((FEWEST - 1) * rig.period * NS)]
 
 
 @pytest.mark.parametrize('where', ['step', 'deliver', 'start'])
-def test_a_kind_that_fails_is_told_once_tried_again_and_stops_nothing(where):
+def test_a_task_that_fails_is_reported_once_tried_again_and_stops_nothing(where):
     rig = Rig(('plan', 1.0, 3, 0.01), ('imagine', 1.0, 3, 0.01))
     plan = rig.kinds['plan']
 
     def fail(*_):
         raise RuntimeError('out of memory')
 
-    real = plan.work._start, plan.work._deliver
+    real = plan.task._start, plan.task._deliver
     if where == 'step':
         plan.error = RuntimeError('out of memory')
     elif where == 'start':
-        plan.work._start = fail
+        plan.task._start = fail
     else:
-        plan.work._deliver = fail
+        plan.task._deliver = fail
     rig.run(10.0)
-    assert plan.told == ['plan failed, trying again: out of memory']
-    assert plan.work.failure == plan.told[0]
+    assert plan.reported == ['plan failed, trying again: out of memory']
+    assert plan.task.failure == plan.reported[0]
     assert plan.results == []
     assert len(rig.kinds['imagine'].results) == pytest.approx(10, abs=1)
     assert len(rig.waits) == pytest.approx(100, abs=1)
-    plan.error, (plan.work._start, plan.work._deliver) = None, real
+    plan.error, (plan.task._start, plan.task._deliver) = None, real
     rig.run(3.0)
-    assert plan.work.failure == ''
+    assert plan.task.failure == ''
     assert len(plan.results) >= 2
 
 
@@ -290,12 +299,12 @@ def test_the_one_that_is_late_comes_first():
 def test_the_first_estimate_is_that_of_the_warm_up_and_follows_the_machine():
     """Measured on a machine three times as busy: an action tells how busy it is now."""
     rig = Rig(('plan', 1.0, 4, 0.06), act=0.09, warm=False)
-    rig.schedule.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: rig._spend(rig.act))
+    rig.scheduler.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: rig._spend(rig.act))
     rig.act, kind = 0.03, rig.kinds['plan']
     kind.times = itertools.repeat(0.02)
     rig.began = rig.clock.now
     rig.run(5.0)
-    assert kind.work.need(0.03) == pytest.approx(0.02 * MARGIN + SLACK)
+    assert kind.task.need(0.03) == pytest.approx(0.02 * MARGIN + SLACK)
     assert len(kind.results) == pytest.approx(5, abs=1)
     assert max(rig.waits) == 0
 
@@ -304,11 +313,11 @@ def test_a_model_that_fails_at_warm_up_says_so():
     rig = Rig(('plan', 1.0, 3, 0.01), warm=False)
     rig.kinds['plan'].error = ValueError('plan_tokens')
     with pytest.raises(ValueError, match='plan_tokens'):
-        rig.schedule.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: None)
+        rig.scheduler.warm_up(lambda grey: observation(0, 'warm up'), lambda seen: None)
 
 
-def test_pace_knows_the_earliest_time_of_the_next_set():
-    pace, ms = Pace(), 1_000_000
+def test_the_estimator_knows_the_earliest_time_of_the_next_set():
+    pace, ms = FramePeriodEstimator(), 1_000_000
     for i, late in enumerate((0.0, 0.030, 0.010, 0.0, 0.040)):
         assert pace.due == -math.inf or i >= FEWEST
         pace.add(i * 100 * ms, 5.0 + i * 0.1 + late)
