@@ -13,7 +13,7 @@ def test_the_executor_is_measured_beside_a_busy_policy(tmp_path):
     content = json.loads((tmp_path / 'executor.json').read_text())
     (row,) = content['rows']
     assert row['collision monitor'] and row['set-points'] > 10 and row['executing share'] > 0
-    for name in ('listener period', 'node period', 'step', 'ingest'):
+    for name in ('subscriber period', 'node period', 'step', 'ingest'):
         times = row[name]
         assert 0 < times['p50'] <= times['p95'] <= times['p99'] <= times['max']
     assert row['chunks'].get('ACCEPTED', 0) > 0 and row['policy outputs']['chunks'] > 0

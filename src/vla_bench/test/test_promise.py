@@ -127,7 +127,8 @@ class Late:
 
     def worst(self) -> tuple[float, float, float, float]:
         """Of new trajectories: [rad] and share of the velocity limit. Of what was executed, from 10 to 10 ms: shares of
-        the limits of velocity and acceleration."""
+        the limits of velocity and acceleration.
+        """
         jumps = np.array(self.jumps or [(0.0, 0.0)])
         q = np.array(self.executed)[::10]
         v = np.diff(q, axis=0) / 0.01
@@ -331,7 +332,8 @@ def test_a_lost_message_is_made_up_by_the_next_ones():
 @pytest.mark.parametrize('desired', [False, True])
 def test_a_controller_that_interpolates_from_its_desired_state_stops_dead_when_its_clock_is_set_back(desired):
     """Why our controller file leaves interpolate_from_desired_state alone: a new trajectory in the first cycle after
-    that is not executed until the clock is again where it was."""
+    that is not executed until the clock is again where it was.
+    """
     rig = Late(PROFILES['fr3'])
     rig.controller.follower = TrajectoryFollower(rig.profile.home, desired)
     rig.run(100)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vla_bench.fuzz.stress import Measured, Stream, stress
@@ -40,6 +40,7 @@ def test_no_limit_is_broken(robot, period):
     st.sampled_from([0.0, 0.02, 0.05]),
     st.sampled_from(['cubic', 'monotone']),
 )
+@example(7109, 1.0, 1.0, 1.0, 0.0, 'cubic')  # stopped from the start on: no set-point
 def test_no_limit_is_broken_with_any_settings(seed, velocity, acceleration, brake, smoothing, interpolation):
     seen = stress(
         PROFILES['fr3'],

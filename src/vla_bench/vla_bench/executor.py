@@ -77,7 +77,7 @@ class Relay:
         self.executing: list[bool] = []
         self.outputs: Counter[str] = Counter()
         self.times: list[dict[str, str]] = []  # of the executor's diagnostics
-        self.foresight: dict[str, str] = {}  # of the policy: whether plan and imagine have time
+        self.decoders: dict[str, str] = {}  # of the policy: whether plan and imagine have time
         listen: Any = node.create_subscription
         listen(JointState, f'{RAW}/joint_states', self._on_joints, qos.SENSOR)
         listen(ActionChunk, f'{RAW}/action_chunk', self._on_chunk, qos.CHUNK)
@@ -120,7 +120,7 @@ class Relay:
             if status.name.endswith('set-points'):
                 self.times.append({v.key: v.value for v in status.values})
             elif status.name.endswith((': plan', ': imagine')):
-                self.foresight[status.name.split()[-1]] = status.message
+                self.decoders[status.name.split()[-1]] = status.message
 
 
 def measure(options: Options, monitored: bool, folder: Path) -> dict[str, Any]:
@@ -173,7 +173,8 @@ def summary(
 ) -> dict[str, Any]:
     """Return a row of the report. Times in ms.
 
-    Times of the executor are the worst percentiles of its diagnostics, each over the newest 1000 steps."""
+    Times of the executor are the worst percentiles of its diagnostics, each over the newest 1000 steps.
+    """
     gaps = np.diff(np.sort(relay.received)) * 1e-6
     row: dict[str, Any] = {
         'collision monitor': monitored,
@@ -183,12 +184,12 @@ def summary(
         'chunks': verdicts,
         'executing share': float(np.mean(relay.executing)),
         'policy outputs': dict(relay.outputs),
-        'decoders': dict(relay.foresight),
+        'decoders': dict(relay.decoders),
         'subscriber period': dict(zip(NAMES, map(float, np.percentile(gaps, (50, 95, 99, 100))), strict=True)),
     }
     for name, key in (('node period', PERIOD), ('step', STEP), ('ingest', INGEST)):
-        told = [[float(x) for x in values[key].split(',')] for values in relay.times if key in values]
-        row[name] = dict(zip(NAMES, np.max(told, axis=0).tolist(), strict=True)) if told else {}
+        spreads = [[float(x) for x in values[key].split(',')] for values in relay.times if key in values]
+        row[name] = dict(zip(NAMES, np.max(spreads, axis=0).tolist(), strict=True)) if spreads else {}
     return row
 
 
@@ -254,7 +255,7 @@ def cells(rows: list[dict[str, Any]]) -> list[list[str]]:
 
 def markdown(about: dict[str, Any], head: list[str], lines: list[list[str]]) -> str:
     """Return the page: settings, machine and table."""
-    told = [f'- {key}: {value}' for key, value in about.items() if key != 'machine']
-    told += [f'- {key}: {value}' for key, value in about['machine'].items()]
+    settings = [f'- {key}: {value}' for key, value in about.items() if key != 'machine']
+    settings += [f'- {key}: {value}' for key, value in about['machine'].items()]
     table = [f'| {" | ".join(head)} |', '|' + '---|' * len(head), *(f'| {" | ".join(line)} |' for line in lines)]
-    return '\n'.join(['# Executor, measured', '', *told, '', *table, ''])
+    return '\n'.join(['# Executor, measured', '', *settings, '', *table, ''])

@@ -67,7 +67,7 @@ def bench_replay(seconds: float) -> bool:
 def read_speed(path: Path, kind: str) -> Speed:
     """Read a bag through feed, decode and alignment; count the sets that are due at 10 Hz."""
     feed = Feed(path, load_setup(ROBOT, ''))
-    session, sets = Session(feed, rate=10.0, instruction='go on'), list[int]()
+    session, sets = Session(feed, rate=10.0, instruction='continue'), list[int]()
     moments: list[float] = []
 
     def ask(due: Due) -> None:

@@ -130,7 +130,8 @@ def plan_path(
 def leg_duration(distance: float, turn: float, limits: Limits) -> float:
     """Return the duration [s] of a minimum-jerk motion of `distance` [m] and `turn` [rad].
 
-    Its peak speed is 1.875 distance / duration, its peak acceleration 5.774 distance / duration^2."""
+    Its peak speed is 1.875 distance / duration, its peak acceleration 5.774 distance / duration^2.
+    """
     return max(
         1.875 * distance / limits.speed,
         1.875 * turn / limits.turn,

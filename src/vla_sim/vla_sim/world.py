@@ -205,7 +205,8 @@ class World:
     def objects(self) -> dict[str, Pose]:
         """Return the poses of the props of the episode.
 
-        Block, produce: centre; bowl, button: middle of the bottom; `<colour>_button_cap`: middle of the cap's top."""
+        Block, produce: centre; bowl, button: middle of the bottom; `<colour>_button_cap`: middle of the cap's top.
+        """
         poses = {p.name: self.body_pose(p.slot) for p in self.episode.placements}
         if self._task.has_buttons:
             poses |= {f'{p.name}_cap': self.body_pose(f'{p.slot}_cap') for p in self.episode.placements}

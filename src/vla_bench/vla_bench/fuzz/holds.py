@@ -74,7 +74,8 @@ class Controller:
 
     def follow(self, now: int, seconds: float) -> np.ndarray:
         """(dof,) [rad] where the controller wants the arm to be at ROS time now [ns], so long after it was asked
-        last."""
+        last.
+        """
         self.follower.update(now, round(seconds * NS))
         return self.follower.q
 
@@ -298,7 +299,8 @@ CASES = (
 @dataclass(frozen=True)
 class Held:
     """What a controller got. velocity and acceleration: largest multiples of the hard limits, from one control step to
-    the next, and anywhere between the points of a trajectory."""
+    the next, and anywhere between the points of a trajectory.
+    """
 
     case: Case
     kind: str

@@ -31,7 +31,8 @@ class TrajectoryFollower:
 
     def receive(self, message: Any, now: int) -> None:
         """A message arrives. One whose last point is due before now is refused (validate_trajectory_msg, l. 1714), as
-        is one that does not end at rest (l. 1695) or whose times do not grow (l. 1730)."""
+        is one that does not end at rest (l. 1695) or whose times do not grow (l. 1730).
+        """
         begins, points = to_ns(message.header.stamp), message.points
         times = np.array([to_ns(p.time_from_start) for p in points])
         q, v = np.array([p.positions for p in points]), np.array([p.velocities for p in points])
@@ -46,7 +47,8 @@ class TrajectoryFollower:
 
     def update(self, now: int, period: int) -> None:
         """Run a control cycle. period: [ns] since the one before, by a monotonic clock: controller_manager gives
-        the ROS time beside it (ControllerManager::update, trigger_clock_)."""
+        the ROS time beside it (ControllerManager::update, trigger_clock_).
+        """
         if self._new is not None:
             # A new trajectory is sampled at the ROS time at once, whatever was executed (update, l. 277 to 314).
             self._trajectory, self._new = self._new, None
@@ -73,7 +75,8 @@ class TrajectoryFollower:
 
 def largest(times: np.ndarray, q: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Largest speed and acceleration, (dof,) each, anywhere on the cubics between the points (n, dof) at `times` (n,)
-    [ns]."""
+    [ns].
+    """
     h, rise = np.diff(times)[:, None] * 1e-9, np.diff(q, axis=0)
     begins = (6 * rise / h - 4 * v[:-1] - 2 * v[1:]) / h  # an acceleration is a straight line in between
     ends = (2 * v[:-1] + 4 * v[1:] - 6 * rise / h) / h

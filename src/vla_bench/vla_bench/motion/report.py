@@ -226,13 +226,15 @@ def _draw_delays(path: Path, found: Rows) -> None:
         ('time_lost', 'time lost [s]', 1.0, 'linear'),
     )
     for axis, (name, label, scale, kind) in zip(axes, panels, strict=True):
-        for who, colour in COLOURS.items():
-            source = 'inpainted' if who == 'inpaint' else 'noisy'
-            chosen = [r for r in found if r['contender'] == who and r['source'] == source and math.isfinite(r[name])]
+        for method, colour in COLOURS.items():
+            source = 'inpainted' if method == 'inpaint' else 'noisy'
+            chosen = [r for r in found if r['contender'] == method and r['source'] == source and math.isfinite(r[name])]
             if chosen:
-                style = '-' if who in ('inpaint', 'latest', 'cross_fade', 'weighted', 'temporal_ensemble') else '--'
+                style = '-' if method in ('inpaint', 'latest', 'cross_fade', 'weighted', 'temporal_ensemble') else '--'
                 values = [scale * r[name] if kind == 'linear' else max(scale * r[name], 0.1) for r in chosen]
-                axis.plot([1e3 * r['delay'] for r in chosen], values, style, marker='o', ms=4, color=colour, label=who)
+                axis.plot(
+                    [1e3 * r['delay'] for r in chosen], values, style, marker='o', ms=4, color=colour, label=contender
+                )
         axis.set(xlabel='delay [ms]', ylabel=label, yscale=kind)
         axis.grid(alpha=0.3)
     axes[0].legend(fontsize=8)

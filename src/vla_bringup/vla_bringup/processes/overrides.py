@@ -176,8 +176,8 @@ def _refuse_unknown(values: Mapping[str, Any], nodes: list[str], source: str) ->
             continue
         close = difflib.get_close_matches(name, names, 2)
         hint = f'did you mean {" or ".join(close)}?' if close else 'docs/reference/parameters.md lists them'
-        who = f'{nodes[0]} has no' if len(nodes) == 1 else 'no node has a'
-        raise ValueError(f'{source}: {who} parameter {name}: {hint}')
+        owner = f'{nodes[0]} has no' if len(nodes) == 1 else 'no node has a'
+        raise ValueError(f'{source}: {owner} parameter {name}: {hint}')
 
 
 def _typed(values: Mapping[str, Any], node: str, source: str) -> dict[str, Value]:

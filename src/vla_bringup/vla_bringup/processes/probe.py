@@ -129,7 +129,7 @@ class Probe:
         if not done:
             verb = _VERBS.get(transition, f'make transition {transition}')
             raise TransitionFailed(
-                name, f'{name} could not {verb} and is {self.lifecycle_state(name)}; its log says why'
+                name, f'{name} could not {verb} and is {self.lifecycle_state(name)}; its log has the reason'
             )
 
     def bring_up(self, name: str, timeout: float = 60.0) -> None:

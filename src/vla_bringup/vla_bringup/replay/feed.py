@@ -88,7 +88,8 @@ class Feed:
     def frames(self, moments: list[tuple[int, int]]) -> dict[int, dict[str, Any]]:
         """Return the images at moments (t_ref [ns], number of images until then): number -> camera -> image.
 
-        An image is (height, width, 3) uint8 RGB. The bag is read again."""
+        An image is (height, width, 3) uint8 RGB. The bag is read again.
+        """
         names = {topic: name for name, topic in self.setup.cameras.items()}
         best: dict[int, dict[str, tuple[int, Message]]] = {count: {} for _, count in moments}
         for number, m in enumerate(messages(self.path, list(names), Damage(), lambda read: None), 1):

@@ -51,11 +51,11 @@ def parts(result: Result) -> list[dict[str, Any]]:
 
 def episodes(result: Result) -> list[dict[str, Any]]:
     """Return a row per episode; without a simulator per span without new instruction, reset or clock step."""
-    told = result.run.session.events.episodes
+    recorded = result.run.session.events.episodes
     stretches = [result.line.stretches[i] for i in result.measures.stretch]
-    if told.values:
+    if recorded.values:
         keys = np.array([s.episode for s in stretches])
-        names = {-1: 'before the first'} | dict(enumerate(told.in_order()))
+        names = {-1: 'before the first'} | dict(enumerate(recorded.in_order()))
     else:
         keys = np.array([s.whole for s in stretches])
         names = {}

@@ -122,10 +122,10 @@ def _play(player: 'Player', feed: Feed, run: Run, factor: float) -> None:
                 player.spin_until(began[0] + (now - began[1]) / NS / factor)
             player.clock(now)
             look()
-        told = session.take(message)
+        instructed = session.take(message)
         if message.topic in feed.inputs:
             player.send(message)
-        elif told:
+        elif instructed:
             player.instruct(session.instruction)
         look()
     if factor:

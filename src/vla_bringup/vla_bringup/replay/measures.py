@@ -150,7 +150,8 @@ def bootstrap(differences: np.ndarray, block: int, draws: int = 4000, seed: int 
     """Return mean, low and high of the 95 % interval of paired differences (n,) in the order of time.
 
     Circular block bootstrap (Politis and Romano, 1992): neighbours are correlated, so runs of `block` are drawn. NaN
-    are left out; the result is NaN if none is left."""
+    are left out; the result is NaN if none is left.
+    """
     d = differences[np.isfinite(differences)]
     if not len(d):
         return math.nan, math.nan, math.nan

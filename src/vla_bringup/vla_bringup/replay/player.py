@@ -78,7 +78,8 @@ def playback(
     """Return the playback of a bag. instruction: replaces those in the bag.
 
     offset: start in the bag [s]; messages latched before it are published at once. Raises ValueError for a wrong bag or
-    argument."""
+    argument.
+    """
     if offset < 0 or rate <= 0:
         raise ValueError(f'start_offset is {offset:g} s and rate {rate:g}: must be 0 or more, and above 0')
     setup = load_setup(robot, namespace)

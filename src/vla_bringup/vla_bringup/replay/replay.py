@@ -201,8 +201,8 @@ def print_summary(console: Console, results: list[Result], feed: Feed, options: 
                 console.print(group_table(found, f'{GROUP_TITLES[kind]}, {r.name}; angles in mrad'))
     console.print(how_decided(results[0]), markup=False)
     if not any(np.isfinite(r.driven.norm).any() for r in results):
-        told = 'nothing of this bag shows an arm that was driven: the numbers of the driven part are empty'
-        console.print(f'warning: {told}', style='yellow', markup=False)
+        text = 'no arm is driven in this bag: the numbers of the driven part are empty'
+        console.print(f'warning: {text}', style='yellow', markup=False)
     for line in warnings(feed.report.as_dict()):
         console.print(f'warning: {line}', style='yellow', markup=False)
     for r in results:

@@ -169,7 +169,8 @@ def tables(folder: Path, results: Sequence[Result], report: BagReport) -> None:
     """Write the CSV tables, with a block per model.
 
     chunks.csv, steps.csv, error_by_horizon.csv, streams.csv: angles in rad, times in s. parts.csv, episodes.csv,
-    instructions.csv: angles in mrad."""
+    instructions.csv: angles in mrad.
+    """
     joints = results[0].joint_names
     with (
         (folder / 'chunks.csv').open('w', newline='') as chunk_file,
@@ -194,9 +195,9 @@ def tables(folder: Path, results: Sequence[Result], report: BagReport) -> None:
                 chunks.writerow((r.name, c.t_ref, c.at, *map(_cell, row), c.instruction, part))
                 for i in range(len(c.chunk.positions)):
                     grip = c.chunk.gripper[i] if c.chunk.gripper.size else math.nan
-                    told = (*c.chunk.positions[i], grip, *m.recorded[k, i], m.gripper_recorded[k, i])
+                    values = (*c.chunk.positions[i], grip, *m.recorded[k, i], m.gripper_recorded[k, i])
                     due, part = m.due[k, i] - c.shift, PARTS[m.part[k, i]]
-                    steps.writerow((r.name, c.t_ref, i, due, *map(_cell, told), part))
+                    steps.writerow((r.name, c.t_ref, i, due, *map(_cell, values), part))
             d = r.driven
             norm, still = mean_known(d.norm, 0), mean_known(d.still, 0)
             each, grips = mean_known(np.abs(d.error), 0), mean_known(np.abs(d.gripper_error), 0)

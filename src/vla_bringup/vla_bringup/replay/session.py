@@ -1,6 +1,7 @@
 """The state of the policy node at each moment of a bag, and the times of its inferences.
 
-It replaces the node offline, and defines the expected chunks live."""
+It replaces the node offline, and defines the expected chunks live.
+"""
 
 from dataclasses import dataclass, field
 
@@ -87,7 +88,7 @@ class Session:
         self._topics = {name: spec.topic for name, spec in self._intake.streams.specs.items()}
         self._cadence = Cadence(rate)
         self.instruction, self._episodes = instruction.strip(), False
-        self._words = ''  # the instruction in force, as the bag says
+        self._words = ''  # the instruction in force of the bag
         self._shift_before = 0  # [ns] end of the time before the last clock step
         self.now, self.shift = -1, 0  # [ns] clock of the bag; offset to the increasing axis
         self.began = -1  # [ns] the first time
@@ -109,7 +110,7 @@ class Session:
             return False
         if now < self.now:
             if self._feed.clocks > 1:  # the first one is no step: before it, time was that of the recorder
-                self._tell_clock(clocks.set_back(CLOCK, (self.now - now) / NS))
+                self._report_clock(clocks.set_back(CLOCK, (self.now - now) / NS))
             self._intake.streams.clear()
             self._newest, self._busy_until, self._fresh = -1, 0, True
             self._set_back(self.now - now, now)
@@ -123,7 +124,8 @@ class Session:
     def _set_back(self, back: int, now: int) -> None:
         """Handle a step back [ns] of the bag's clock or of one stream: insert APART on the increasing axis.
 
-        now: the clock of the bag after the step [ns]."""
+        now: the clock of the bag after the step [ns].
+        """
         before = self.now + self.shift
         self._shift_before, self.shift = self.shift, self.shift + back + APART
         self.events.steps.append((before, now + self.shift))
@@ -159,17 +161,17 @@ class Session:
     def _notes(self, topic: str, stamp: int, stored: set[str]) -> None:
         """Handle the intake's notes about the present message. A stored message with a note had its clock set back."""
         back = 0
-        for stream, told in self._noted.items():
+        for stream, note in self._noted.items():
             if stream in stored:
-                self._tell_clock(told)
+                self._report_clock(note)
                 back = max(back, self._last.get(stream, stamp) - stamp)
             else:
-                self._bad_message(topic, told)
+                self._bad_message(topic, note)
         if stored & set(self._noted):
             self._set_back(back, self.now)
         self._noted.clear()
 
-    def _tell_clock(self, sentence: str) -> None:
+    def _report_clock(self, sentence: str) -> None:
         self.report.clock_set(self._elapsed, sentence)
 
     @property

@@ -14,7 +14,8 @@ Deliver = Callable[[Snapshot, dict[str, np.ndarray]], None]
 class RenderThread:
     """Renders the newest offered snapshot in its thread and delivers the images.
 
-    A snapshot of another model gets a new OpenGL context."""
+    A snapshot of another model gets a new OpenGL context.
+    """
 
     def __init__(self, names: tuple[str, ...], size: int, shadows: bool, deliver: Deliver) -> None:
         """names: all cameras of the model that may be asked for; size [pixel]; deliver(snapshot, images by name)."""
