@@ -120,3 +120,10 @@ def test_the_root_of_a_package_can_be_read_in_one_sitting():
     for package in (ROOT / 'src').iterdir():
         modules = [p.name for p in (package / package.name).glob('*.py') if p.name != '__init__.py']
         assert len(modules) <= 12, f'{package.name}: {modules}'
+
+
+def test_files_stay_short():
+    for package in (ROOT / 'src').iterdir():
+        for path in (package / package.name).rglob('*.py'):
+            lines = len(path.read_text().splitlines())
+            assert lines <= 400, f'{path} has {lines} lines: split it along its ideas'
