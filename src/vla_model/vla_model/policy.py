@@ -10,13 +10,13 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import numpy as np
 
-from vla_model.types import JOINTS, TOOL, Chunk, Observation
+from vla_model.types import JOINTS, TOOL, Chunk, DepthMap, Observation, Trace
 
 T = TypeVar('T')
 T_co = TypeVar('T_co', covariant=True)
 
 # Names of outputs, see PolicyInfo.outputs.
-PLAN, IMAGE, POINTS = 'plan', 'image', 'points'
+PLAN, IMAGE, POINTS, TRACE, DEPTH, WORLD = 'plan', 'image', 'points', 'trace', 'depth', 'world'
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,13 @@ class PolicyInfo:
     action_space: str = 'joint_position'  # of its actions, one of config.ACTION_SPACES
     state_dim: int = 0  # numbers of its state; 0: joints and gripper
     action_dim: int = 0  # numbers of a step in action_space, with the gripper; 0: joints and gripper
-    outputs: frozenset[str] = frozenset()  # beside the chunk: PLAN and IMAGE can be started, POINTS are in predictions
+    outputs: frozenset[str] = frozenset()  # beside the chunk; see the names above
+    predicted: frozenset[str] = frozenset({POINTS})  # those that come with each Prediction; `start` computes the others
     points: int = 0  # grounding points per view: objects of the instruction that a prediction locates
     point_bins: int = 0  # resolution of a grounding point along an edge of the view [bins]; 0: continuous
     takes_prefix: bool = False  # `act` can continue a given action prefix
     learned_prefix: bool = False  # the policy was trained to continue an action prefix
+    steers: bool = False  # `act` follows Observation.steering
     needs_tool: bool = False  # the observation must have the pose of the tool
     picture_size: int = 0  # [px] side of its square input and predicted images; 0: unknown
 
@@ -66,6 +68,8 @@ class Prediction:
     # Grounding points (views, points, 2), in the order of the objects in the instruction: x and y in shares of the edge
     # of the view, which is padded to a square.
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2)))
+    trace: Trace | None = None  # the predicted way of the tool, from its present place on
+    depth: DepthMap | None = None
     timings: Mapping[str, float] = field(default_factory=dict)  # [s] part of the computation -> time; may be empty
 
 
@@ -88,7 +92,25 @@ class ImageOptions:
     cached: bool = False  # compute keys and values of the prompt once: faster, approximate
 
 
-Options = PlanOptions | ImageOptions
+@dataclass(frozen=True)
+class WorldOptions:
+    """The actions for which WORLD predicts images, and how these are decoded."""
+
+    chunk: Chunk  # of info.horizon steps in info.space that follow the observation
+    after: int = 0  # steps of the chunk after which the images are predicted; 0: after all of them
+    steps: int = 0  # forwards; 0: the number in config.json
+    cached: bool = False  # compute keys and values of the prompt once: faster, approximate
+
+
+@dataclass(frozen=True)
+class DepthOptions:
+    """How DEPTH is decoded."""
+
+    steps: int = 1  # forwards
+    cached: bool = False  # compute keys and values of the prompt once: faster, approximate
+
+
+Options = PlanOptions | ImageOptions | WorldOptions | DepthOptions
 
 
 class Job(Protocol, Generic[T_co]):
@@ -96,7 +118,10 @@ class Job(Protocol, Generic[T_co]):
 
     @property
     def result(self) -> T_co | None:
-        """A Plan for PLAN, a PredictedImage for IMAGE; None until the last step is done."""
+        """A Plan for PLAN, PredictedImage for IMAGE, PredictedViews for WORLD, DepthMap for DEPTH.
+
+        None until the last step is done.
+        """
 
     def step(self) -> bool:
         """Do one step, which takes no longer than a call of `act`. Return True when the job is done."""
@@ -133,7 +158,7 @@ class Policy(Protocol):
     def start(self, output: str, observation: Observation, options: Options | None = None) -> Job[Any]:
         """Return a job that computes an output of info.outputs. options: of this output; None: the defaults.
 
-        Raises ValueError naming an output that the policy does not have, see `no_output`.
+        WORLD needs WorldOptions. Raises ValueError naming an output that the policy does not have, see `no_output`.
         """
 
     def warm_up(self) -> None:
@@ -155,5 +180,5 @@ def finish(job: Job[T]) -> T:
 
 def no_output(info: PolicyInfo, output: str) -> ValueError:
     """Return the error of `start` for an output that the policy does not have."""
-    has = ', '.join(sorted(info.outputs - {POINTS})) or 'none'
+    has = ', '.join(sorted(info.outputs - info.predicted)) or 'none'
     return ValueError(f'model {info.model_id} has no output {output!r} that can be started; it has: {has}')

@@ -8,6 +8,16 @@ JOINTS, TOOL = 'joints', 'tool'  # spaces of the numbers of a chunk, see Chunk.s
 
 
 @dataclass(frozen=True)
+class Trace:
+    """A line in the image of a camera along which the tool moves: its points are passed in order."""
+
+    camera: str
+    points: np.ndarray  # (n, 2) x right and y down [px]; pixel centres are whole numbers
+    width: int  # [px] of the image that the points are of
+    height: int  # [px]
+
+
+@dataclass(frozen=True)
 class Observation:
     """Images and measured state of the robot at one reference time."""
 
@@ -19,6 +29,7 @@ class Observation:
     instruction: str
     # (6,) position [m] and rotation vector [rad] of the tool in the base frame; None unless the policy needs it.
     tool: np.ndarray | None = None
+    steering: Trace | None = None  # the tool is to follow this line; only where PolicyInfo.steers
 
 
 @dataclass(frozen=True)
@@ -50,3 +61,24 @@ class PredictedImage:
     due: int  # [ns] time for which it is predicted
     image: np.ndarray  # (side, side, 3) uint8 RGB
     confidence: float  # mean probability of the codes, 0..1
+
+
+@dataclass(frozen=True)
+class PredictedViews:
+    """The images that the model predicts for every camera after the robot has executed given actions."""
+
+    t_ref: int  # [ns] of the observation before these actions
+    due: int  # [ns] time for which they are predicted
+    images: dict[str, np.ndarray]  # camera name -> (side, side, 3) uint8 RGB
+    confidence: float  # mean probability of the codes, 0..1
+
+
+@dataclass(frozen=True)
+class DepthMap:
+    """The depth that the model predicts for the observed image of a camera."""
+
+    t_ref: int  # [ns] of the observation
+    camera: str
+    codes: np.ndarray  # (rows, columns) int64 codes of the depth tokenizer
+    depth: np.ndarray | None = None  # (height, width) float32; None without a depth decoder
+    metric: bool = False  # depth is in metres; False: 0..1 of the image's range, near is 0
