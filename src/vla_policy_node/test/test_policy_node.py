@@ -2,6 +2,7 @@
 
 import gc
 import math
+import re
 import threading
 import weakref
 from dataclasses import replace
@@ -430,7 +431,7 @@ def test_rate_limits_inference_in_observation_time(start):
     assert world.status[-1].skipped <= 1
 
 
-def test_simulated_clock(start):
+def test_simulated_clock(start, capfd):
     policy = FakePolicy()
     world, _ = start(policy, use_sim_time=True, drive=True)
     activate(world)
@@ -442,7 +443,10 @@ def test_simulated_clock(start):
     handle = world.goal('until the clock goes back')
     world.new_chunks()
     world.clock = 50.0
-    assert world.result(handle).result.outcome == R.OUTCOME_FAILED
+    result = world.result(handle).result
+    assert result.outcome == R.OUTCOME_FAILED
+    assert math.isnan(result.duration)  # its start is a time of the clock of before
+    assert re.search(r'clock goes back" ended after \d+\.\d s of wall time', ''.join(capfd.readouterr()))
     world.say('go on')
     world.wait(lambda: 50 < to_ns(world.chunks[-1].header.stamp) * 1e-9 < 90, 'chunks on the new time')
     world.clock = None

@@ -1,6 +1,7 @@
 """The ExecuteInstruction action of the policy node. Everything here runs in the node's one spin thread."""
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -42,6 +43,8 @@ class Goal:
     done: Future  # of (outcome, message)
     tally: Tally = field(default_factory=Tally)
     cancelled: bool = False  # by its own client
+    set_back: bool = False  # the node's clock, while the goal ran
+    began: float = field(default_factory=time.monotonic)  # [s], for the log: the node's clock may be set back
 
     def over(self, now: int) -> bool:
         """Whether its time limit is reached at time now [ns]."""
@@ -85,6 +88,12 @@ class Goals:
         """End all goals. What the arm does is the caller's business."""
         for goal in self._run:
             self._end(goal, outcome, message)
+
+    def clock_set_back(self) -> None:
+        """End all goals: on the clock of now, the times at which they started mean nothing."""
+        for goal in self._run:
+            goal.set_back = True
+        self.end(Result.OUTCOME_FAILED, 'the clock went back: send the goal again')
 
     def _changed(self, instruction: str) -> None:
         if instruction and self._session.change == SUPERSEDE:
@@ -181,7 +190,8 @@ class Goals:
         else:
             handle.abort()
         self._node.get_logger().info(
-            f'"{handle.request.instruction}" ended after {result.duration:.1f} s and {result.chunks} chunks: {message}'
+            f'"{handle.request.instruction}" ended after {time.monotonic() - goal.began:.1f} s of wall time and '
+            f'{result.chunks} chunks: {message}'
         )
         return result
 
@@ -195,7 +205,7 @@ class Goals:
             changes=tally.changes,
             chunks=tally.chunks,
             skipped=tally.skipped,
-            duration=duration if duration >= 0 else math.nan,  # the clock was set back meanwhile
+            duration=math.nan if goal.set_back or duration < 0 else duration,
             inference_p50=inference.p50,
             inference_p95=inference.p95,
             inference_p99=inference.p99,

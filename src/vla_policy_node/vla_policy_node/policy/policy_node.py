@@ -213,7 +213,7 @@ class PolicyNode(SafeLifecycleNode):
             self._observer.intake.streams.clear()
         if self._goals.following:
             self._session.halt()
-            self._goals.end(Result.OUTCOME_FAILED, 'the clock went back: send the goal again')
+            self._goals.clock_set_back()
 
     def _tick(self) -> None:
         """20 Hz of wall time in the spin thread."""
