@@ -1,6 +1,7 @@
 """The show node over real DDS: a small world sends what a robot and a policy send; and the parts it stands on."""
 
 import array
+import html
 import re
 from pathlib import Path as File
 from types import SimpleNamespace
@@ -305,6 +306,23 @@ def test_the_text_stands_beside_the_robot_and_not_before_it(ros, yaw):
     middle = right @ [marker.pose.position.x, marker.pose.position.y]
     arm = [right @ [x, 0.0] for x in (0.0, 0.6)]  # where its tool works
     assert middle + half < min(arm) or middle - half > max(arm)
+
+
+class Overlay(SimpleNamespace):
+    """Stands for rviz_2d_overlay_msgs/OverlayText, which the suite does not install."""
+
+    ADD, LEFT, TOP = 0, 0, 3
+
+    def __init__(self, **fields):
+        super().__init__(**fields, fg_color=SimpleNamespace(), bg_color=SimpleNamespace())
+
+
+def test_the_text_on_the_screen_is_shown_as_written_and_in_full():
+    """Its display takes text as HTML, and cuts what is below its box."""
+    text = '"press the <red> button & the one at <0.2 m; <img src=x>"\npolicy running'
+    msg = messages.overlay_text(Overlay, text)
+    assert html.unescape(re.sub('<[^>]*>', '', msg.text)) == text
+    assert messages.overlay_text(Overlay, text + 20 * '\nline').height >= msg.height + 20 * 17
 
 
 def test_words_of_nobody():

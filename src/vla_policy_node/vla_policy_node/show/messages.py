@@ -1,7 +1,9 @@
 """Messages for RViz, of what is computed elsewhere. Every number becomes a plain Python one: rclpy checks fields."""
 
 import array
+import html
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Time
@@ -18,6 +20,7 @@ from vla_policy_node.show.tool_path import ToolPath
 
 SHADOW = 0.45  # opacity of what does not move the arm
 SPACE = 0.5  # width of a space in a text, of the height of a small letter
+LINE, BORDER = 18, 8  # [pixel] height of a line on the screen, of which the letters take 17; below the last one
 
 
 def pose_stamped(stamp: int, frame: str, position: np.ndarray, rotation: np.ndarray) -> PoseStamped:
@@ -77,6 +80,20 @@ def text_marker(stamp: Time, frame: str, text: str, position: Sequence[float], h
     marker.scale.x, marker.scale.z = SPACE * float(height), float(height)
     marker.color = ColorRGBA(r=1.0, g=1.0, b=1.0, a=1.0)
     return marker
+
+
+def overlay_text(kind: Any, text: str) -> Any:
+    """Text at the top left of the screen, in a box as high as its lines. kind: the type OverlayText.
+
+    The display of rviz_2d_overlay_plugins takes text as HTML: unescaped, "<red>" is not shown.
+    """
+    height = LINE * len(text.split('\n')) + BORDER
+    msg = kind(action=kind.ADD, width=620, height=height, horizontal_distance=10, vertical_distance=10, text_size=11.0)
+    msg.horizontal_alignment, msg.vertical_alignment = kind.LEFT, kind.TOP
+    msg.font, msg.text = 'DejaVu Sans Mono', html.escape(text, quote=False)
+    msg.fg_color.r = msg.fg_color.g = msg.fg_color.b = msg.fg_color.a = 1.0
+    msg.bg_color.a = 0.5
+    return msg
 
 
 def trajectory(p: ToolPath, names: Sequence[str], frame: str) -> JointTrajectory:

@@ -176,12 +176,7 @@ class ShowNode(ReportsQosMismatch):
         return messages.text_marker(self._stamp(), self._frame, self._text(SCENE), self._place, self._height)
 
     def _make_overlay(self, kind: Any) -> Any:
-        msg = kind(action=kind.ADD, width=620, height=230, horizontal_distance=10, vertical_distance=10, text_size=11.0)
-        msg.horizontal_alignment, msg.vertical_alignment = kind.LEFT, kind.TOP
-        msg.font, msg.text = 'DejaVu Sans Mono', self._text(SCREEN)
-        msg.fg_color.r = msg.fg_color.g = msg.fg_color.b = msg.fg_color.a = 1.0
-        msg.bg_color.a = 0.5
-        return msg
+        return messages.overlay_text(kind, self._text(SCREEN))
 
     def _make_path(self) -> Path | None:
         path = self._arm.path(self._now())
