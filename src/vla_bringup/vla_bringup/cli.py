@@ -307,6 +307,26 @@ def quantize(
 
 
 @app.command()
+def convert_vqgan(
+    source: Annotated[Path, typer.Argument(help='vqgan.ckpt, as released.', metavar='CKPT')],
+    out: Annotated[
+        Path, typer.Argument(help='Folder for model.safetensors and config.json: vqgan/ of the checkpoint.')
+    ],
+    settings: Annotated[
+        Path | None, typer.Option(help='vqgan.yaml of the same release.', show_default='beside CKPT')
+    ] = None,
+) -> None:
+    """Make the files of RynnVLA-002's image tokenizer from vqgan.ckpt, of which only tensors are read."""
+    from vla_model.families.rynnvla.convert import convert_vqgan as convert
+
+    def run() -> bool:
+        typer.echo(f'{convert(source, out, settings)}: model.safetensors, config.json')
+        return True
+
+    exit_with(run)
+
+
+@app.command()
 def parity(
     folder: Annotated[
         Path, typer.Argument(help='Folder with config.json, det_weights.py, tokenizer/ and *.safetensors.')

@@ -55,6 +55,19 @@ def test_nothing_received_names_the_stream_and_its_topic():
     assert streams.ages(T0) == {'front': 0.0, 'wrist': -1.0, 'joints': 0.0}
 
 
+def test_a_set_has_the_images_of_a_time_before_where_a_model_needs_them():
+    streams = make()
+    for i in range(8):
+        put_all(streams, T0 + i * 30 * MS, i)
+    assert streams.align(T0 + 210 * MS).before == {}
+    streams.remember(0.05)
+    for i in range(8, 12):
+        put_all(streams, T0 + i * 30 * MS, i)
+        found = streams.align(T0 + i * 30 * MS)
+        assert set(found.values.values()) == {i}
+        assert found.before == ({} if i < 9 else {'front': i - 2, 'wrist': i - 2})
+
+
 def test_cameras_with_common_stamps_are_read_as_the_set_they_are():
     streams = make()
     put_all(streams, T0, 'old')

@@ -120,8 +120,8 @@ def test_a_bad_observation_is_named(nano, observation, changes, message):
 @pytest.mark.parametrize(
     ('prefix', 'message'),
     [
-        (Chunk(np.zeros((2, 6)), np.zeros(2), dt=0.2), r'prefix positions must be \(d, 7\)'),
-        (Chunk(np.zeros((8, 7)), np.zeros(8), dt=0.2), 'd < 8'),
+        (Chunk(np.zeros((2, 6)), np.zeros(2), dt=0.2), r'prefix positions must be \(n, 7\)'),
+        (Chunk(np.zeros((8, 7)), np.zeros(8), dt=0.2), 'n at most 7'),
         (Chunk(np.zeros((2, 7)), np.zeros(0), dt=0.2), 'prefix.gripper must have 2'),
         (Chunk(np.zeros((2, 7)), np.zeros(2), dt=0.05), 'prefix.dt is 0.05'),
         (Chunk(np.full((2, 7), np.nan), np.zeros(2), dt=0.2), 'not finite'),

@@ -53,21 +53,29 @@ def check_state(robot: RobotInterface, state: np.ndarray) -> None:
 
 def prefix_steps(info: PolicyInfo, prefix: Chunk) -> np.ndarray:
     """Return the steps of a prefix, (d, arm_dim + gripper), robot units. Raises ValueError naming a wrong part."""
-    d = len(prefix.positions)
-    if prefix.space != info.space:
-        raise ValueError(f'the prefix is in the space {prefix.space!r}, the model works in {info.space!r}')
-    if prefix.positions.shape != (d, info.arm_dim) or d >= info.horizon:
+    return chunk_steps(info, prefix, 'prefix', info.horizon - 1)
+
+
+def chunk_steps(info: PolicyInfo, chunk: Chunk, name: str, most: int) -> np.ndarray:
+    """Return the steps of a chunk, (n <= most, arm_dim + gripper), robot units.
+
+    name: of the chunk in errors. Raises ValueError naming a wrong part.
+    """
+    n = len(chunk.positions)
+    if chunk.space != info.space:
+        raise ValueError(f'the {name} is in the space {chunk.space!r}, the model works in {info.space!r}')
+    if chunk.positions.shape != (n, info.arm_dim) or not n <= most:
         raise ValueError(
-            f'prefix positions must be (d, {info.arm_dim}) with d < {info.horizon}, got {prefix.positions.shape}'
+            f'{name} positions must be (n, {info.arm_dim}) with n at most {most}, got {chunk.positions.shape}'
         )
-    if abs(prefix.dt - info.dt) > 1e-9:
-        raise ValueError(f'prefix.dt is {prefix.dt} s, the model works with {info.dt} s: resample the prefix')
-    if info.gripper and prefix.gripper.shape != (d,):
-        raise ValueError(f'prefix.gripper must have {d} openings, one per step, got shape {prefix.gripper.shape}')
-    columns = [prefix.positions, prefix.gripper[:, None]] if info.gripper else [prefix.positions]
+    if abs(chunk.dt - info.dt) > 1e-9:
+        raise ValueError(f'{name}.dt is {chunk.dt} s, the model works with {info.dt} s: resample the {name}')
+    if info.gripper and chunk.gripper.shape != (n,):
+        raise ValueError(f'{name}.gripper must have {n} openings, one per step, got shape {chunk.gripper.shape}')
+    columns = [chunk.positions, chunk.gripper[:, None]] if info.gripper else [chunk.positions]
     steps = np.concatenate(columns, 1).astype(np.float64)
     if not np.isfinite(steps).all():
-        raise ValueError('the prefix has numbers that are not finite')
+        raise ValueError(f'the {name} has numbers that are not finite')
     return steps
 
 

@@ -41,6 +41,7 @@ class PolicyInfo:
     takes_prefix: bool = False  # `act` can continue a given action prefix
     learned_prefix: bool = False  # the policy was trained to continue an action prefix
     steers: bool = False  # `act` follows Observation.steering
+    history: float = 0.0  # [s]: its prompt has the images of this time before, see Observation.before; 0: it has not
     needs_tool: bool = False  # the observation must have the pose of the tool
     picture_size: int = 0  # [px] side of its square input and predicted images; 0: unknown
 

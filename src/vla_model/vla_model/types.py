@@ -30,6 +30,8 @@ class Observation:
     # (6,) position [m] and rotation vector [rad] of the tool in the base frame; None unless the policy needs it.
     tool: np.ndarray | None = None
     steering: Trace | None = None  # the tool is to follow this line; only where PolicyInfo.steers
+    # Images as in `images`, from PolicyInfo.history before; None where they are not known.
+    before: dict[str, np.ndarray] | None = None
 
 
 @dataclass(frozen=True)

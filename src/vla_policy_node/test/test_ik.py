@@ -10,7 +10,7 @@ from vla_core.kinematics.arm import load_kinematics
 from vla_core.kinematics.ik import follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_core.profile import RobotProfile
 from vla_model.observation import prefix_steps
-from vla_model.policy import PolicyInfo, Prediction
+from vla_model.policy import WORLD, PolicyInfo, Prediction, WorldOptions
 from vla_model.types import TOOL, Chunk, Observation
 from vla_policy_node.policy.end_effector import EndEffectorPolicy, to_actions
 
@@ -223,6 +223,17 @@ def test_steps_under_way_go_to_the_model_as_its_own_actions(kinematics, space, s
     for q, wanted in zip(chunk.positions, path, strict=True):
         np.testing.assert_allclose(kinematics(q)[0], kinematics(wanted)[0], atol=1e-4)
         np.testing.assert_allclose(kinematics(q)[1], kinematics(wanted)[1], atol=1e-3)
+
+
+def test_a_chunk_for_the_world_model_goes_to_it_as_its_own_actions(kinematics):
+    model = Model('osc_delta', np.tile([0.0, 0.02, 0.0, 0.0, 0.0, 0.1, 0.03], (8, 1)))
+    given = []
+    model.start = lambda output, observation, options: given.append(options)
+    policy = EndEffectorPolicy(model, kinematics, PROFILE)
+    policy.start(WORLD, seen(), WorldOptions(policy.act(seen()).chunk, after=3))
+    assert (given[0].after, given[0].chunk.space) == (3, TOOL)
+    np.testing.assert_allclose(given[0].chunk.positions, model.said[:, :6], atol=2e-3)
+    np.testing.assert_allclose(given[0].chunk.gripper, 0.03)
 
 
 def test_models_that_are_not_for_an_arm_alone(kinematics):

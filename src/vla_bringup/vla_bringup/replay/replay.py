@@ -132,6 +132,7 @@ def replay(options: Options, model: str, console: Console) -> tuple[Feed, Run]:
                 gripper=feed.setup.gripper,
             )
             policy = prepare(load(model, how_loaded), feed, model)
+            session.remember(policy.info.history)
             run.model_id, run.trained = policy.info.model_id, policy.info.trained
             latency = parse_latency(options.latency)
             run_offline(feed, session, Asker(run, policy, latency, options.plan_rate, options.imagine_rate))

@@ -104,6 +104,10 @@ class Session:
         self._holes = 0  # [ns] on the increasing axis, inserted
         self.inference_times: list[float] = []  # [s] of the chunks in the bag
 
+    def remember(self, history: float) -> None:
+        """Give sets the images that are `history` [s] older, see PolicyInfo."""
+        self._intake.streams.remember(history)
+
     def step(self, now: int) -> bool:
         """Set the clock [ns]; return whether it moved."""
         if now == self.now:

@@ -70,6 +70,7 @@ class Aligned:
     stamps: dict[str, int]  # [ns] of each value, none newer than t_ref
     index: int  # counts images of the slowest leading stream; a gap means sets passed over
     arrived: float  # [s] of time.monotonic(): when the last of its images was here
+    before: dict[str, Any] = field(default_factory=dict)  # of the leading streams, `history` earlier; {}: not all known
 
     @property
     def skew(self) -> float:
@@ -158,10 +159,17 @@ class Streams:
         # t_ref lies at most this far back while the set can be usable, and values are read as of t_ref.
         self._longest = int(max(s.max_age for s in specs if s.leads) * NS)
         self._keep = self._longest + 2 * self._tolerance
+        self._history = 0  # [ns], see `remember`
         self._lock = threading.Lock()
         self._last_now: int | None = None
         self._arrivals = Arrivals()
         self.awaited: int | None = None  # [ns] time of a set that waits for a stream that settles
+
+    def remember(self, history: float) -> None:
+        """From now on sets have, too, the images that are `history` [s] older; 0: they do not."""
+        with self._lock:
+            self._keep += round(history * NS) - self._history
+            self._history = round(history * NS)
 
     def put(self, name: str, stamp: int, value: Any, received: int) -> str:
         """Store a value with its stamp and its arrival [ns], both on the reader's clock; arrival 0: no clock runs yet.
@@ -225,12 +233,25 @@ class Streams:
             t_ref = self._best(now)
             if t_ref is None:
                 return self._incomplete(now)
-            values, stamps = {}, {}
+            before = self._before(t_ref)
+            values, stamps, arrivals = {}, {}, {}
             for name, ring in self._rings.items():
-                ring.drop_before(ring.as_of(t_ref))  # the best t_ref only grows: older ones will not be read again
-                values[name], stamps[name] = ring.values[0], ring.stamps[0]
-            index, arrived = min(r.count for r in self._leading), max(r.arrivals[0] for r in self._leading)
-            return Aligned(t_ref, values, stamps, index, arrived)
+                i = ring.as_of(t_ref)
+                values[name], stamps[name], arrivals[name] = ring.values[i], ring.stamps[i], ring.arrivals[i]
+                # The best t_ref only grows: values from before it and its history will not be read again.
+                ring.drop_before(ring.as_of(t_ref - self._keep) if self._history else i)
+            index, arrived = min(r.count for r in self._leading), max(arrivals[r.spec.name] for r in self._leading)
+            return Aligned(t_ref, values, stamps, index, arrived, before)
+
+    def _before(self, t_ref: int) -> dict[str, Any]:
+        """Value of each leading stream that is `history` older than the one as of t_ref; {} where one has none."""
+        found: dict[str, Any] = {}
+        for ring in self._leading if self._history else ():
+            time = ring.stamps[ring.as_of(t_ref)] - self._history
+            if not self._usable(ring, time):
+                return {}
+            found[ring.spec.name] = ring.values[ring.as_of(time)]
+        return found
 
     def _best(self, now: int) -> int | None:
         """Reference time of the best complete set; None: none is complete."""

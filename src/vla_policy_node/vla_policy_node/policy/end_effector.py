@@ -19,8 +19,8 @@ from vla_core.kinematics import operational_space
 from vla_core.kinematics.ik import Kinematics, follow, quaternion_matrix, rotation_matrix, rotation_vector
 from vla_core.profile import RobotProfile
 from vla_model.config import RobotInterface
-from vla_model.observation import prefix_steps
-from vla_model.policy import Job, Options, Policy, PolicyInfo, Prediction
+from vla_model.observation import chunk_steps, prefix_steps
+from vla_model.policy import Job, Options, Policy, PolicyInfo, Prediction, WorldOptions
 from vla_model.types import JOINTS, TOOL, Chunk, Observation
 
 Acting = RobotInterface | PolicyInfo  # what tells how actions are counted
@@ -82,7 +82,16 @@ class EndEffectorPolicy:
         """See `Policy.start`."""
         if self._tool.needs_tool:
             observation = self._with_tool(observation)
+        if isinstance(options, WorldOptions):
+            options = replace(options, chunk=self._of_tool(options.chunk, observation))
         return self._policy.start(output, observation, options)
+
+    def _of_tool(self, chunk: Chunk, observation: Observation) -> Chunk:
+        """Return a chunk of joint set-points as actions of the tool."""
+        steps = chunk_steps(self.info, chunk, 'chunk', self.info.horizon)
+        origin, tool = observation.positions, self._tool
+        actions = to_actions(self._kinematics, tool, origin, steps, observation.velocities)
+        return replace(chunk, positions=actions[:, : tool.arm_dim], space=TOOL)
 
     def warm_up(self) -> None:
         """See `Policy.warm_up`. The arm need not reach what a grey scene makes a model predict."""

@@ -46,6 +46,7 @@ def to_observation(aligned: Aligned, instruction: str) -> Observation:
         velocities=velocities,
         gripper=aligned.values.get(GRIPPER, 0.0),
         instruction=instruction,
+        before={name: np.ascontiguousarray(value) for name, value in aligned.before.items()} or None,
     )
 
 

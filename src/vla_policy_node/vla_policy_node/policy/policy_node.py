@@ -99,6 +99,7 @@ class PolicyNode(SafeLifecycleNode):
         info = policy.info
         self._lockstep = Lockstep(self) if p.lockstep else None
         observer = self._observer = Observer(self, p, self._simulated_clock, self._lockstep)
+        observer.intake.streams.remember(info.history)
         outputs = self._outputs = Outputs(
             Context(self, policy, self._session, p.cameras, observer.intake.frames), p.outputs
         )

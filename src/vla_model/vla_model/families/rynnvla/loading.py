@@ -2,8 +2,8 @@
 
 - `robot.json`, see robot.RobotFile: which constants, which cameras;
 - `vqgan/model.safetensors`, the Chameleon image tokenizer, and `vqgan/config.json` with the content of its `vqgan.yaml`
-  (`ddconfig`, `n_embed`, `embed_dim`). `vqgan.ckpt` is a pickle, which is not read: convert it on the machine where you
-  trust it, `safetensors.torch.save_file(torch.load('vqgan.ckpt', weights_only=True)['state_dict'], ...)`.
+  (`ddconfig`, `n_embed`, `embed_dim`). `vqgan.ckpt` is a pickle, which is not read here: `./vla convert-vqgan` makes
+  both files of it, see convert.py.
 """
 
 import hashlib
@@ -18,17 +18,21 @@ from vla_model.checkpoints import checkpoint
 from vla_model.checkpoints.checkpoint import Stored
 from vla_model.config import read, read_json
 from vla_model.engines.subject import set_threads
-from vla_model.families.rynnvla.action_head import ActionHead
+from vla_model.families.rynnvla import preprocess
+from vla_model.families.rynnvla.action_head import HEADS, SHRINK, ActionHead
 from vla_model.families.rynnvla.policy import RynnVlaPolicy
 from vla_model.families.rynnvla.robot import FILE, RobotFile
+from vla_model.families.rynnvla.tokens import VOCABULARY
 from vla_model.families.rynnvla.vqgan import Vqgan
 from vla_model.families.rynnvla.weights import head_shape, network_config, released_name, vqgan_config
 from vla_model.loading import PLAIN, LoadOptions
 from vla_model.network import Network
-from vla_model.policy import IMAGE, PolicyInfo
+from vla_model.policy import IMAGE, WORLD, PolicyInfo
 from vla_model.tokens.text_tokenizer import TextTokenizer
 
 VQGAN, HEAD = 'vqgan', 'action_head.'
+CONVERT = './vla convert-vqgan CKPT FOLDER makes its files of vqgan.ckpt and vqgan.yaml'
+_POSITIONS = 4096  # of the reference's configuration, where config.json has none
 _IGNORED = ('loss.', 'model.vqmodel.')  # a discriminator; the encoder half of the image tokenizer, which is not asked
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
@@ -52,13 +56,16 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     content, robot = _files(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
     place = Path(options.image_tokenizer) if options.image_tokenizer is not None else folder / VQGAN
-    checkpoint.check_has_weights(place, f'put the image tokenizer there as safetensors, see {__name__}')
+    if not any(place.glob('*.safetensors')):
+        raise FileNotFoundError(f'{place} has no *.safetensors of the image tokenizer: {CONVERT}')
     image_config = _read(place / 'config.json', vqgan_config)
     horizon, dims = head_shape(content)
     with torch.device('meta'):
-        network, vqgan = Network(_read(folder / 'config.json', network_config)), Vqgan(image_config)
+        network, vqgan = Network(network_config(content)), Vqgan(image_config)
         head = ActionHead(network.config.d_model, horizon, dims)
     stored = _stored(folder)
+    if not any(name.startswith(HEAD) for name in stored):
+        raise ValueError(f'{folder} has no tensors {HEAD}*: a checkpoint without an action head is not of RynnVLA-002')
     if not robot.needs_logits:
         network.model['transformer'].ff_out = nn.Identity()  # type: ignore[union-attr]
         stored.pop('lm_head.weight', None)
@@ -69,7 +76,8 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     digests |= checkpoint.load_into(vqgan, _stored(place), device, torch.float32, place)
     text_of = '\n'.join([str(content), str(robot), *(f'{name} {digests[name]}' for name in sorted(digests))])
     model_id = f'{folder.name}-{hashlib.sha256(text_of.encode()).hexdigest()[:12]}'
-    return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan)
+    positions = content.get('max_position_embeddings') or _POSITIONS
+    return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan, positions)
 
 
 def _info(model_id: str, content: Mapping[str, Any], robot: RobotFile) -> PolicyInfo:
@@ -80,26 +88,40 @@ def _info(model_id: str, content: Mapping[str, Any], robot: RobotFile) -> Policy
     return PolicyInfo(
         model_id, True, robot.cameras, kind.dof, horizon, robot.dt, gripper=True, name='rynnvla-002',
         action_space=kind.action_space, state_dim=len(kind.state.low), action_dim=dims,
-        outputs=frozenset({IMAGE} if robot.world else ()), picture_size=256, needs_tool=kind.tool,
+        outputs=frozenset({IMAGE, WORLD} if robot.world else ()), picture_size=preprocess.TRAINED,
+        history=robot.dt if robot.history > 1 else 0.0, needs_tool=kind.tool,
     )  # fmt: skip
 
 
 def _files(folder: Path) -> tuple[dict[str, Any], RobotFile]:
     checkpoint.check_folder(folder)
-    content = read_json(folder / 'config.json')
+    content = _read(folder / 'config.json', _checked)
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f'{path} is missing: a released folder does not know its robot, see {__name__}')
     return content, _read(path, lambda found: read(RobotFile, dict(found), '', exact=True))
 
 
+def _checked(content: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json that a policy can be made of. Raises ValueError naming a field."""
+    config, _ = network_config(content), head_shape(content)
+    if config.vocab_size != VOCABULARY:
+        raise ValueError(f'vocab_size is {config.vocab_size}, the vocabulary of Chameleon has {VOCABULARY} ids')
+    if config.d_model % (SHRINK * HEADS):
+        raise ValueError(f'hidden_size {config.d_model} must be a multiple of {SHRINK * HEADS}, for the action head')
+    return content
+
+
 def _read(path: Path, make: Any) -> Any:
-    """What `make` makes of a JSON file. Errors name the file."""
+    """Return what `make` makes of a JSON file. Errors name the file."""
     if not path.is_file():
-        raise FileNotFoundError(f'{path} is missing, see {__name__}')
+        remedy = CONVERT if path.parent.name == VQGAN else f'see {__name__}'
+        raise FileNotFoundError(f'{path} is missing: {remedy}')
     try:
         return make(read_json(path))
-    except (ValueError, KeyError) as error:
+    except KeyError as error:
+        raise ValueError(f'{path}: field {error} is missing') from None
+    except ValueError as error:
         raise ValueError(f'{path}: {error}') from None
 
 

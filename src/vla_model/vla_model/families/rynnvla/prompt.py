@@ -15,13 +15,18 @@ IMAGINE_TRAINED = (
 )
 
 
+def check_task(task: str) -> None:
+    """Raise ValueError on an empty instruction."""
+    if not task.strip():
+        raise ValueError('the instruction is empty: say what the robot shall do')
+
+
 def action_prompt(text: TextTokenizer, task: str, state: np.ndarray, images: Sequence[np.ndarray]) -> np.ndarray:
     """Ids (T,) int64 that ask for a chunk. Raises ValueError on an empty task.
 
     state: block of the state. images: blocks in order of time and, at one time, front before wrist.
     """
-    if not task.strip():
-        raise ValueError('the instruction is empty: say what the robot shall do')
+    check_task(task)
     return _prompt(text, ACT.format(task=task.strip()), [state, *images])
 
 

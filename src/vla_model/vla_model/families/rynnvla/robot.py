@@ -20,6 +20,7 @@ from vla_model.families.rynnvla.tokens import Scale
 from vla_model.types import Observation
 
 FILE = 'robot.json'
+FAR = 2.0  # a state that is further from the middle, in halves of the range, is in another unit or of another arm
 ANSWERS = CONTINUOUS, DISCRETE = ('continuous', 'discrete')
 
 
@@ -32,18 +33,23 @@ class RobotFile:
     dt: float  # [s] between two steps of a chunk
     gripper_low: float  # opening [m] at the gripper's smallest number
     gripper_high: float  # and at its largest
-    history: int = 1  # observations in the prompt; LIBERO's checkpoints see 2
+    history: int = 1  # observations in the prompt: 1, or 2 with that of one step before, as LIBERO's checkpoints
     answer: str = CONTINUOUS  # what decides a chunk: the action head, or discrete tokens
     world: bool = True  # whether images can be imagined; without them a continuous answer needs no lm_head
     base: tuple[float, ...] = (-0.66, 0.0, 0.912)  # [m] of the arm's base in the frame of LIBERO's states
+    mirrored: bool = False  # the model knows pictures with left and right swapped, as LIBERO's scripts make them
 
     def __post_init__(self) -> None:
         if self.constants not in KINDS:
             raise ValueError(f'constants must be one of {sorted(KINDS)}, got {self.constants!r}')
         if self.answer not in ANSWERS:
             raise ValueError(f'answer must be one of {list(ANSWERS)}, got {self.answer!r}')
-        if not 1 <= len(self.cameras) <= 2 or self.history < 1 or not self.dt > 0 or len(self.base) != 3:
-            raise ValueError('cameras must be one or two, history 1 or more, dt above 0, and base three numbers')
+        if not 1 <= len(self.cameras) <= 2 or len(set(self.cameras)) != len(self.cameras):
+            raise ValueError(f'cameras must be one or two distinct names, got {list(self.cameras)}')
+        if self.history not in (1, 2) or not 0 < self.dt < np.inf or len(self.base) != 3:
+            raise ValueError('history must be 1 or 2, dt above 0, and base three numbers')
+        if not np.isfinite([self.gripper_low, self.gripper_high]).all() or self.gripper_low == self.gripper_high:
+            raise ValueError('gripper_low and gripper_high must be two different openings [m]')
 
     @property
     def needs_logits(self) -> bool:
@@ -65,11 +71,14 @@ class Kind:
     action_space: str  # see config.ACTION_SPACES
     tool: bool  # the state is the tool's pose and the two fingers; else joints [deg] and gripper
     dof: int  # joints of the arm
+    apart: bool  # the world model predicts each view from itself alone; prompts are sorted by camera before time
 
     def state_of(self, robot: RobotFile, observation: Observation) -> np.ndarray:
         """(dims,) numbers of the state. Raises ValueError where the observation lacks something."""
         opening = observation.gripper
         if not self.tool:
+            if np.shape(observation.positions) != (self.dof,):
+                raise ValueError(f'the model needs {self.dof} joint positions, got {np.shape(observation.positions)}')
             span = self.state.high[-1] - self.state.low[-1]
             share = (opening - robot.gripper_low) / (robot.gripper_high - robot.gripper_low)
             return np.append(np.rad2deg(observation.positions), self.state.low[-1] + share * span)
@@ -81,6 +90,19 @@ class Kind:
         axis = _third_column(observation.tool[3:])
         at = observation.tool[:3] + robot.base + LIBERO_TOOL * axis
         return np.concatenate([at, turn, [opening / 2, -opening / 2]])
+
+    def check_state(self, state: np.ndarray) -> None:
+        """Raise ValueError where a number of a state (dims,) is not finite, or far outside of the training data."""
+        if not np.isfinite(state).all():
+            raise ValueError(f'the state is not finite: {state.tolist()}')
+        far = np.abs(2 * state - self.state.low - self.state.high) > FAR * (self.state.high - self.state.low)
+        if far.any():
+            i = int(far.argmax())
+            raise ValueError(
+                f'number {i + 1} of the state is {state[i]:g}, far outside the range of the model '
+                f'[{self.state.low[i]:g}, {self.state.high[i]:g}]: check its unit, the joint order, and constants and '
+                f'base in {FILE}'
+            )
 
     def set_points(
         self, robot: RobotFile, values: np.ndarray, observation: Observation
@@ -96,6 +118,20 @@ class Kind:
             arm = np.deg2rad(arm) + observation.positions
         return arm, robot.gripper_low + share * (robot.gripper_high - robot.gripper_low)
 
+    def actions(self, robot: RobotFile, steps: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Return actions (n, dims), each of the state before it, in the units of training, of the steps of a chunk.
+
+        steps: (n, dof or 6, and the opening), see `set_points`. positions: (dof,) [rad] before the first step; before a
+        later one they are those of the step before.
+        """
+        arm, opening = steps[:, :-1], steps[:, -1]
+        share = (opening - robot.gripper_low) / (robot.gripper_high - robot.gripper_low)
+        if self.tool:
+            return np.column_stack([arm / LIBERO_INPUT, np.sign(2 * share - 1)])
+        before = np.vstack([positions, arm[:-1]])
+        low, high = self.action.low[-1], self.action.high[-1]
+        return np.column_stack([np.rad2deg(arm - before), low + share * (high - low)])
+
 
 def _third_column(vector: np.ndarray) -> np.ndarray:
     """The z axis (3,) of the rotation of a rotation vector (3,)."""
@@ -107,6 +143,6 @@ def _third_column(vector: np.ndarray) -> np.ndarray:
 
 
 KINDS = {
-    'libero': Kind(LIBERO_ACTION, LIBERO_STATE, LIBERO_WORLD_ACTION, 'osc_delta', True, 7),
-    'so100': Kind(SO100_ACTION, SO100_STATE, SO100_ACTION, 'joint_delta', False, 5),
+    'libero': Kind(LIBERO_ACTION, LIBERO_STATE, LIBERO_WORLD_ACTION, 'osc_delta', True, 7, apart=False),
+    'so100': Kind(SO100_ACTION, SO100_STATE, SO100_ACTION, 'joint_delta', False, 5, apart=True),
 }

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+GROUPS = 32  # of every normalisation
+
 
 @dataclass(frozen=True)
 class VqganConfig:
@@ -24,7 +26,7 @@ class VqganConfig:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=1e-6)
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
 
 
 class ResnetBlock(nn.Module):

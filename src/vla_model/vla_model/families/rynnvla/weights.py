@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from vla_model.config import NetworkConfig
-from vla_model.families.rynnvla.vqgan import VqganConfig
+from vla_model.families.rynnvla.tokens import CODES, PATCH
+from vla_model.families.rynnvla.vqgan import GROUPS, VqganConfig
 
 _LAYER = {
     'self_attn.q_proj': 'q_proj', 'self_attn.k_proj': 'k_proj', 'self_attn.v_proj': 'v_proj',
@@ -70,6 +71,15 @@ def head_shape(content: Mapping[str, Any]) -> tuple[int, int]:
 def vqgan_config(content: Mapping[str, Any]) -> VqganConfig:
     """Shape of the image tokenizer, from its `vqgan` entry or `vqgan.yaml`."""
     d = content['ddconfig']
+    for name, value in (('in_channels', 3), ('out_ch', 3)):
+        if d.get(name, value) != value:
+            raise ValueError(f'ddconfig: {name} is {d[name]}, pictures have {value} channels')
+    if PATCH >> (len(d['ch_mult']) - 1) != 1:
+        raise ValueError(f'ddconfig: ch_mult must have 5 numbers, as a code is of {PATCH} x {PATCH} px: {d["ch_mult"]}')
+    if d['ch'] % GROUPS or content['n_embed'] != CODES:
+        raise ValueError(
+            f'ch must be a multiple of {GROUPS} and n_embed {CODES}, got {d["ch"]} and {content["n_embed"]}'
+        )
     if d.get('attn_resolutions') or d.get('double_z'):
         raise ValueError('ddconfig: attn_resolutions must be empty and double_z false, as in the released tokenizer')
     return VqganConfig(
