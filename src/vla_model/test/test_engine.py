@@ -283,7 +283,7 @@ def test_cuda_graphs_give_the_logits_of_eager(observation):
 def test_a_half_precision_image_encoder_agrees_on_most_codes(nano, observation):
     half = loading.load('random-nano', LoadOptions(threads=1))
     half.use('eager', 'bfloat16')
-    codes, exact = half._view_ids(observation.images), nano._view_ids(observation.images)
+    codes, exact = half.view_ids(observation.images), nano.view_ids(observation.images)
     assert half.engine.encoder.encoder is not half.image_tokenizer.encoder
     assert 0.7 < (codes == exact).float().mean() < 1
 

@@ -202,7 +202,7 @@ def test_a_cycle_reads_nothing_back_before_its_end():
     images = {name: np.random.default_rng(1).integers(0, 256, (96, 128, 3), np.uint8) for name in ('front', 'wrist')}
     decode.run(decode.action(p.network, v, template.ids[None], template.block, steps=3))  # remembers its schedule
     with NoHostReads():
-        ids = template.fill(p._state_ids(np.array([0, 0, 0, -1, 0, 1, 0, 0.04])), p._view_ids(images))
+        ids = template.fill(p.state_ids(np.array([0, 0, 0, -1, 0, 1, 0, 0.04])), p.view_ids(images))
         decode.run(decode.action(p.engine, v, ids, template.block, steps=3))
     with pytest.raises(AssertionError, match='the host waits'), NoHostReads():
         int(ids.sum())

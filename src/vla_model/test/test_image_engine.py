@@ -160,10 +160,10 @@ def test_the_policy_encodes_with_it(monkeypatch):
         images = {camera: seen(i) for i, camera in enumerate(plain.config.robot.cameras)}
         calls = []
         monkeypatch.setattr(ours.engine, 'encode', lambda p: calls.append(len(p)) or ours.engine.encoder(p))
-        both = ours._view_ids(images)
-        assert (both == plain._view_ids(images)).float().mean() >= LIMITS['float32']
+        both = ours.view_ids(images)
+        assert (both == plain.view_ids(images)).float().mean() >= LIMITS['float32']
         images[plain.config.robot.cameras[1]] = seen(9)  # the other one is not encoded again
-        other = ours._view_ids(images)
+        other = ours.view_ids(images)
         assert calls == [len(images), 1] and torch.equal(other[0], both[0]) and not torch.equal(other[1], both[1])
 
 

@@ -119,7 +119,7 @@ def test_every_prompt_keeps_what_is_put_into_it(text, views, state_dim, action_d
         assert ids[0, 1] == V.bos
         assert [ids[0, slot].tolist() for slot in template.views] == images.tolist()
         assert ids[0, template.state].tolist() == ([] if given_state is None else state.tolist())
-        assert ids[0, template.previous].tolist() == ([] if given_before is None else before.tolist())
+        assert ids[0, template.actions].tolist() == ([] if given_before is None else before.tolist())
         block = template.block
         assert (ids[0, block] == V.mask).all() and int((ids == V.mask).sum()) == block.stop - block.start
         padded, valid = template.padded(ids)
@@ -158,7 +158,7 @@ def test_what_has_no_slot_is_refused():
         b.action('go').fill(None, views)
     with pytest.raises(ValueError, match='has 0 slots for state, got 8'):
         b.image('go').fill(state, views)
-    with pytest.raises(ValueError, match='has 5 slots for previous actions, got 0'):
+    with pytest.raises(ValueError, match='has 5 slots for actions, got 0'):
         b.action('go', 5).fill(state, views)
     with pytest.raises(ValueError, match='has 24 slots, got 25'):
         b.action('go').fill(state, views, torch.zeros(25, dtype=torch.int64))

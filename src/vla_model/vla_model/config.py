@@ -34,6 +34,7 @@ class NetworkConfig:
     qk_norm: str = ''  # of queries and keys: one of QK_NORMS, '' is none
     qkv_bias: bool = False  # of the projections to queries, keys and values
     head_dim: int = 0  # numbers per attention head; 0: d_model / n_heads
+    action_layers: int = 0  # blocks of the continuous action head; 0: the network has none
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -41,6 +42,8 @@ class NetworkConfig:
                 raise ValueError(f'{f.name} must be above 0, got {getattr(self, f.name)}')
         if self.qk_norm not in QK_NORMS:
             raise ValueError(f'qk_norm must be one of {list(QK_NORMS)}, got {self.qk_norm!r}')
+        if self.action_layers < 0:
+            raise ValueError(f'action_layers must be 0 or more, got {self.action_layers}')
         if self.head_dim < 0 or self.head_dim % 2:
             raise ValueError(f'head_dim must be even, or 0 for d_model / n_heads, got {self.head_dim}')
         if (not self.head_dim and self.d_model % (2 * self.n_heads)) or self.n_heads % self.n_kv_heads:
@@ -130,6 +133,8 @@ class RobotInterface:
     max_prompt_tokens: int  # of the prompt before the action block; bounds the length of an instruction
     # Grounding points: objects of the instruction, in its order, located in every view. They follow the chunk.
     points: int = 0
+    # Points of the predicted trace: the way of the tool in the first view. They follow the grounding points.
+    trace: int = 0
 
     def __post_init__(self) -> None:
         if self.action_space not in ACTION_SPACES:
@@ -140,8 +145,10 @@ class RobotInterface:
             )
         if not 1 <= len(self.cameras) <= 3 or len(set(self.cameras)) != len(self.cameras):
             raise ValueError(f'robot.cameras needs one to three distinct names, got {list(self.cameras)}')
-        if self.points < 0:
-            raise ValueError(f'robot.points must be 0 or more, got {self.points}')
+        if self.points < 0 or self.trace < 0 or self.trace == 1:
+            raise ValueError(
+                f'robot.points must be 0 or more, and robot.trace 0, 2 or more, got {self.points} and {self.trace}'
+            )
         if self.dof < 1 or self.horizon < 1 or not 0 < self.dt < float('inf'):
             raise ValueError(f'robot.dof, horizon and dt must be above 0, got {self.dof}, {self.horizon}, {self.dt}')
         for kind in ('state', 'action'):
@@ -174,8 +181,13 @@ class RobotInterface:
 
     @property
     def block_tokens(self) -> int:
-        """Tokens of the chunk and of the grounding points behind it: per view, per object, x and y."""
-        return self.chunk_tokens + 2 * len(self.cameras) * self.points
+        """Tokens of the chunk and of what follows it: grounding points, then the trace; x and y of each point."""
+        return self.chunk_tokens + self.point_tokens + 2 * self.trace
+
+    @property
+    def point_tokens(self) -> int:
+        """Tokens of the grounding points: per view, per object, x and y."""
+        return 2 * len(self.cameras) * self.points
 
     def limits(self, kind: str) -> Ranges:
         """Return the limits of 'state' or 'action', in robot units."""
@@ -208,6 +220,9 @@ class Quantization:
             raise ValueError(f'quantization.group must be even and above 0 for int4, 0 without, got {self.group}')
 
 
+ACTION_HEADS = ('discrete', 'continuous')  # set-points from the probabilities of bins, or by regression
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     name: str
@@ -221,6 +236,10 @@ class ModelConfig:
     inpaints: bool = False  # trained to continue an action prefix without following it blindly
     plan_tokens: int = 112  # length of a plan's block in training; plans of another length are worse
     plan_steps: int = 32  # default limit of the forwards of a plan
+    world: bool = False  # trained to predict the next image of every view for given actions
+    world_steps: int = 8  # default number of forwards of such images
+    steers: bool = False  # trained to follow a trace in the prompt
+    action_head: str = 'discrete'  # that `act` uses by default: one of ACTION_HEADS
 
     def __post_init__(self) -> None:
         if self.network.vocab_size != self.vocabulary.size:
@@ -237,6 +256,12 @@ class ModelConfig:
                 f'plan_steps must be 1 to plan_tokens, which is {self.plan_tokens}, got {self.plan_steps}: a forward '
                 'writes at least one token'
             )
+        if self.world_steps < 1:
+            raise ValueError(f'world_steps must be 1 or more, got {self.world_steps}')
+        if self.action_head not in ACTION_HEADS:
+            raise ValueError(f'action_head must be one of {list(ACTION_HEADS)}, got {self.action_head!r}')
+        if self.action_head == 'continuous' and not self.network.action_layers:
+            raise ValueError('action_head is continuous, but the network has no such head: action_layers is 0')
         self.ranges('state')
         self.ranges('action')
 
@@ -262,16 +287,18 @@ class ModelConfig:
         return Ranges(low, high)
 
     def to_json(self) -> str:
-        vocabulary = asdict(self.vocabulary)
+        # Fields that came later are left out at their default, too.
+        vocabulary = {name: value for name, value in asdict(self.vocabulary).items() if (name, value) != ('depth', 0)}
+        robot = {name: value for name, value in asdict(self.robot).items() if (name, value) != ('trace', 0)}
         content = {'name': self.name, 'trained': self.trained, 'inpaints': self.inpaints}
         # Options at their default are left out, so that the text and the model id of older models are unchanged.
         shape = {f.name: getattr(self.network, f.name) for f in fields(self.network) if f.default is MISSING}
         content |= shape | self.network.options
-        content |= {f.name: getattr(self, f.name) for f in _plan_fields() if getattr(self, f.name) != f.default}
+        content |= {f.name: getattr(self, f.name) for f in _later_fields() if getattr(self, f.name) != f.default}
         content |= {'vocabulary': vocabulary, 'image_tokenizer': asdict(self.image_tokenizer)}
         if self.quantization is not None:
             content['quantization'] = asdict(self.quantization)
-        return json.dumps(content | {'robot': asdict(self.robot)}, indent=2) + '\n'
+        return json.dumps(content | {'robot': robot}, indent=2) + '\n'
 
     @classmethod
     def of_json(cls, content: dict[str, Any], statistics: Statistics | None) -> 'ModelConfig':
@@ -290,13 +317,14 @@ class ModelConfig:
             if 'quantization' in content
             else None,
             inpaints='inpaints' in content and _typed(content, 'inpaints', bool, 'inpaints'),
-            **{f.name: _typed(content, f.name, int, f.name) for f in _plan_fields() if f.name in content},
+            **{f.name: _typed(content, f.name, type(f.default), f.name) for f in _later_fields() if f.name in content},
         )
 
 
-def _plan_fields() -> list[Field]:
-    """Return the fields of ModelConfig about plans, which config.json has only where they are not the default."""
-    return [f for f in fields(ModelConfig) if f.name.startswith('plan_')]
+def _later_fields() -> list[Field]:
+    """Return the fields of ModelConfig that config.json has only where they are not the default."""
+    names = ('plan_tokens', 'plan_steps', 'world', 'world_steps', 'steers', 'action_head')
+    return [f for f in fields(ModelConfig) if f.name in names]
 
 
 def read_json(path: Path) -> dict[str, Any]:

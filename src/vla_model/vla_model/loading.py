@@ -36,6 +36,7 @@ class LoadOptions:
     kv_reuse: int = 1  # acts per full forward; the others compute only the tokens that changed
     image_tokenizer: str | Path | None = None  # its folder, where the folder of a released checkpoint lacks it
     action_decoding: str = 'median'  # value taken from the probabilities of a set-point: median or mode
+    action_head: str = 'auto'  # source of set-points: discrete or continuous; auto: that of config.json
     gripper: bool = True  # of the arm of 'random-nano'
 
 

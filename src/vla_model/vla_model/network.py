@@ -2,6 +2,9 @@
 
 `Network` is embed, hidden, head, in this order; its options are those of `NetworkConfig`. Parameter names are those of
 the released checkpoints (`model.transformer.blocks.0.q_proj.weight`, ...).
+
+A network with a continuous action head has one more column of outputs behind those of the vocabulary: the regressed
+number of each slot. `rows` are then the whole action block.
 """
 
 import torch
@@ -164,6 +167,25 @@ class Head(nn.Linear):
         return F.linear(x, self.weight[rows])
 
 
+class ActionHead(nn.Module):
+    """The continuous action head: a small transformer over the final hidden states of the action block.
+
+    Each slot of a chunk has seen the whole prompt, so the slots are the queries of RynnVLA-002's Action Transformer.
+    """
+
+    def __init__(self, c: NetworkConfig):
+        super().__init__()
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.action_layers))
+        self.norm = RMSNorm(c.d_model, c.rms_norm_eps)
+        self.out = nn.Linear(c.d_model, 1)
+
+    def forward(self, hidden: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+        """Return numbers (B, n, 1), normalized actions in the slots of a chunk, of hidden states (B, n, d_model)."""
+        for block in self.blocks:
+            hidden = block(hidden, rope, slice(None), None)
+        return self.out(self.norm(hidden))
+
+
 class Transformer(nn.Module):
     def __init__(self, c: NetworkConfig):
         super().__init__()
@@ -178,6 +200,8 @@ class Network(nn.Module):
         super().__init__()
         self.config = config
         self.model = nn.ModuleDict({'transformer': Transformer(config)})
+        if config.action_layers:
+            self.model['action_head'] = ActionHead(config)
         self._rope: tuple[Tensor, Tensor] | None = None
 
     def forward(
@@ -231,8 +255,16 @@ class Network(nn.Module):
         return self._transformer.ln_f(h)
 
     def head(self, hidden: Tensor, vocabulary: slice) -> Tensor:
-        """Return logits (B, n, vocabulary) of hidden states (B, n, d_model)."""
-        return self._transformer.ff_out(hidden, vocabulary)
+        """Return logits (B, n, vocabulary) of hidden states (B, n, d_model).
+
+        vocabulary: with a stop behind the last id, the last column is that of the continuous action head.
+        """
+        size = self.config.vocab_size
+        if vocabulary.stop is None or vocabulary.stop <= size:
+            return self._transformer.ff_out(hidden, vocabulary)
+        logits = self._transformer.ff_out(hidden, slice(vocabulary.start, size))
+        rope = self._rope_for(hidden.shape[1], hidden.device)
+        return torch.cat((logits, self.model['action_head'](hidden, rope).to(logits.dtype)), -1)
 
     def _mask(self, mask: Tensor | None, at: slice | Tensor, length: int, device: torch.device) -> Tensor | None:
         """Return the mask of the queries at `at`: (B or 1, 1, queries or 1, length) bool; None: all keys."""

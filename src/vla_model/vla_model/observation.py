@@ -4,7 +4,7 @@ import numpy as np
 
 from vla_model.config import RobotInterface
 from vla_model.policy import PolicyInfo
-from vla_model.types import Chunk, Observation
+from vla_model.types import Chunk, Observation, Trace
 
 MIN_SIDE, MAX_SIDE = 32, 8192  # [px]
 
@@ -92,3 +92,33 @@ def unsquared(places: np.ndarray, height: int, width: int) -> np.ndarray:
     """Return x and y [px] of the image for places (..., 2) in shares of the padded square: the inverse of `squared`."""
     side = max(height, width)
     return np.asarray(places, np.float64) * side - 0.5 - [(side - width) // 2, (side - height) // 2]
+
+
+def along(points: np.ndarray, count: int) -> np.ndarray:
+    """Return `count` points (count, 2) at equal distances along the line through `points` (n, 2), ends included.
+
+    A line without length, or of one point, is repeated.
+    """
+    points = np.asarray(points, np.float64)
+    way = np.concatenate([[0.0], np.linalg.norm(np.diff(points, axis=0), axis=1).cumsum()])
+    at = np.linspace(0, way[-1], count)
+    return np.column_stack([np.interp(at, way, column) for column in points.T])
+
+
+def check_trace(trace: Trace, camera: str) -> np.ndarray:
+    """Return the points (n, 2) [px] of a trace in the image of `camera`.
+
+    Raises ValueError for a trace of another camera, outside its image, not finite, or with fewer than two points.
+    """
+    points = np.asarray(trace.points, np.float64)
+    if trace.camera != camera:
+        raise ValueError(f'the trace is of camera {trace.camera!r}, the model follows traces in that of {camera!r}')
+    if points.ndim != 2 or points.shape[1:] != (2,) or len(points) < 2:
+        raise ValueError(f'a trace needs two or more points (n, 2), got shape {points.shape}')
+    if not np.isfinite(points).all():
+        raise ValueError(f'the trace has numbers that are not finite: {points.tolist()}')
+    outside = ((points < -0.5) | (points > [trace.width - 0.5, trace.height - 0.5])).any(1)
+    if outside.any():
+        u, v = points[outside][0]
+        raise ValueError(f'point ({u:g}, {v:g}) of the trace is outside the image of {trace.width} x {trace.height} px')
+    return points

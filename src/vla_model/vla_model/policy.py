@@ -71,6 +71,9 @@ class Prediction:
     points: np.ndarray = field(default_factory=lambda: np.zeros((0, 0, 2)))
     trace: Trace | None = None  # the predicted way of the tool, from its present place on
     depth: DepthMap | None = None
+    # Distance of the chunks of two action heads per step, (horizon,): mean over the arm's numbers, whose range has the
+    # length 2. (0,): the policy has one head.
+    disagreement: np.ndarray = field(default_factory=lambda: np.zeros(0))
     timings: Mapping[str, float] = field(default_factory=dict)  # [s] part of the computation -> time; may be empty
 
 

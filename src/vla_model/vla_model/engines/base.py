@@ -23,8 +23,11 @@ class Act:
     longest: int  # length of the longest possible prompt [tokens]
 
     @classmethod
-    def of(cls, template: Template, v: Vocabulary, longest: int, prompts: int = 12) -> 'Act':
-        """Return a request with random prompts on the device of `template`; they are the same at every call."""
+    def of(cls, template: Template, v: Vocabulary, longest: int, prompts: int = 12, regresses: bool = False) -> 'Act':
+        """Return a request with random prompts on the device of `template`; they are the same at every call.
+
+        regresses: the network has a continuous action head, whose column is requested, too.
+        """
         generator = torch.Generator().manual_seed(0)
         made = []
         for _ in range(prompts):
@@ -33,7 +36,7 @@ class Act:
             bins = torch.randint(v.bins_offset, v.size, state, generator=generator)
             codes = torch.randint(v.image_offset, v.image_offset + v.codes, (views, tokens), generator=generator)
             made.append(template.fill(bins.to(template.ids.device), codes.to(template.ids.device)))
-        return cls(tuple(made), template.block, slice(v.bins_offset, v.size), longest)
+        return cls(tuple(made), template.block, slice(v.bins_offset, v.size + regresses), longest)
 
 
 class Engine:

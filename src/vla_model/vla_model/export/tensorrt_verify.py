@@ -75,5 +75,5 @@ def judge(result: dict[str, float]) -> list[str]:
 
 
 def _answer(policy: MaskedPolicy, seen: Observation) -> tuple[Tensor, np.ndarray]:
-    codes = policy._view_ids(seen.images)
+    codes = policy.view_ids(seen.images)
     return codes, policy.actions(seen.images, state_of(policy.config.robot, seen), seen.instruction)[0]

@@ -1,14 +1,18 @@
 """Builds prompts of text, state, images and the block to decode, for training and inference.
 
-    action   mm2a BOS task  state  images  dim [previous actions] EOS | soa  block  eoa
-    plan     mmu  BOS task [state] images  dim                        |      block
-    image    t2i  BOS task [state] images  dim                    EOS | soi  block  eoi
+    action   mm2a BOS task  state  images  dim [previous actions] [trace] EOS | soa  block  eoa
+    plan     mmu  BOS task [state] images  dim                                |      block
+    image    t2i  BOS task [state] images  dim                            EOS | soi  block  eoi
+    world    t2i  BOS       state  images  dim  next actions              EOS | soi  block  eoi
+    depth    t2i  BOS       state  images  dim  phrase                    EOS | soi  block  eoi
+
+The last two and the trace are of this suite; released models do not have them.
 
 Every part but the task starts with a fixed phrase. Prompts have no padding; `Template.padded` returns the padded form,
 with which the released models were trained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from vla_model.config import ModelConfig
 
 NOTHING = slice(0, 0)
+STEERING_POINTS = 5  # points of the trace in a prompt
 
 
 @dataclass(frozen=True)
@@ -32,22 +37,29 @@ class Template:
     ids: Tensor  # (length,) int64, on the model's device
     state: slice  # empty for a prompt without state
     views: tuple[slice, ...]
-    previous: slice  # empty without previous actions
+    actions: slice  # previous actions, or those whose images are to be predicted; may be empty
     block: slice  # slots that the model decodes
     left: int  # number of pads before and after the prompt in the padded form
     right: int
     pad: int
+    trace: slice = field(default_factory=lambda: NOTHING)  # x and y of each point; empty without steering
 
     def fill(
-        self, state: Tensor | None, views: Tensor, block: Tensor | None = None, previous: Tensor | None = None
+        self,
+        state: Tensor | None,
+        views: Tensor,
+        block: Tensor | None = None,
+        actions: Tensor | None = None,
+        trace: Tensor | None = None,
     ) -> Tensor:
-        """Return ids (1, length) with state (dim,), views (n, tokens) and previous actions in their slots.
+        """Return ids (1, length) with state (dim,), views (n, tokens), actions (k,) and trace (m,) in their slots.
 
         block: (k,) ids of its first slots, which condition the rest; the other slots stay masked. All numbers are ids
         of the vocabulary, not bins or codes. Raises ValueError where the arguments do not match the slots.
         """
         ids = self.ids.clone()
-        for name, slot, value in (('state', self.state, state), ('previous actions', self.previous, previous)):
+        slots = (('state', self.state, state), ('actions', self.actions, actions), ('a trace', self.trace, trace))
+        for name, slot, value in slots:
             size = slot.stop - slot.start
             if size != (0 if value is None else len(value)):
                 raise ValueError(f'this prompt has {size} slots for {name}, got {0 if value is None else len(value)}')
@@ -86,11 +98,12 @@ class PromptBuilder:
         max_prompt_tokens: int,
         device: torch.device,
         points: int = 0,
+        trace: int = 0,
     ):
         """max_prompt_tokens: limit of the action prompt before its block, which also sets the padded lengths.
 
         Released: 910 for 7 dimensions and two views (1024 with the block), 990 for 16 dimensions and three views
-        (1120). points: see RobotInterface.
+        (1120). points, trace: see RobotInterface.
         """
         self.text, self.vocabulary, self.device = text, vocabulary, device
         self.views, self.view_tokens = views, view_tokens
@@ -98,12 +111,14 @@ class PromptBuilder:
         self.max_prompt_tokens = max_prompt_tokens
         # 7 dimensions are padded to the length of 14, so that both fit into one batch of training.
         self.action_pads = self.action_tokens if action_dim == 7 else 0
-        self.block_tokens = self.action_tokens + 2 * views * points
+        self.block_tokens = self.action_tokens + 2 * views * points + 2 * trace
         self.max_tokens = max_prompt_tokens + 2 + self.block_tokens + self.action_pads
         # Templates are cached, as an instruction is in force for many observations.
         self.action = lru_cache(maxsize=8)(self._action)
         self.plan = lru_cache(maxsize=8)(self._plan)
         self.image = lru_cache(maxsize=8)(self._image)
+        self.world = lru_cache(maxsize=8)(self._world)
+        self.depth = lru_cache(maxsize=8)(self._depth)
         self._phrase = lru_cache(maxsize=None)(text.encode)
 
     @classmethod
@@ -113,23 +128,47 @@ class PromptBuilder:
         return cls(
             text, config.vocabulary, len(robot.cameras), config.image_tokenizer.tokens, robot.state_dim,
             robot.action_dim, robot.horizon, robot.max_prompt_tokens, device, robot.points,
+            robot.trace,
         )  # fmt: skip
 
-    def _action(self, instruction: str, previous: int = 0) -> Template:
-        """Return the action prompt, with `previous` slots for action ids.
+    def _action(self, instruction: str, previous: int = 0, steered: bool = False) -> Template:
+        """Return the action prompt, with `previous` slots for action ids. steered: with a trace to follow.
 
         Raises ValueError on an empty or too long instruction.
         """
         v = self.vocabulary
         ids, task, state, views = self._context(v.mm2a, instruction, state=True)
-        before = NOTHING
+        before = trace = NOTHING
         if previous:
             before = self._slot(ids, prompt_texts.PREVIOUS_ACTIONS, v.soa, previous, v.eoa)
+        if steered:
+            trace = self._slot(ids, prompt_texts.TRACE, v.soa, 2 * STEERING_POINTS, v.eoa)
         ids.append(v.eos)
         self._check_room(len(ids), task, self.max_prompt_tokens)
         left = self.max_prompt_tokens - len(ids)
         block = self._slot(ids, '', v.soa, self.block_tokens, v.eoa)
-        return self._template(ids, state, views, before, block, left, self.action_pads)
+        return self._template(ids, state, views, before, block, left, self.action_pads, trace)
+
+    def _world(self) -> Template:
+        """Return the prompt for the image of every view after given actions: `actions` has a chunk's slots.
+
+        Slots of steps after which the images are wanted stay masked. The block has all views, in their order. There is
+        no task: what happens depends on the actions alone.
+        """
+        v = self.vocabulary
+        ids, _, state, views = self._context(v.t2i, None, state=True)
+        actions = self._slot(ids, prompt_texts.NEXT_ACTIONS, v.soa, self.action_tokens, v.eoa)
+        ids.append(v.eos)
+        block = self._slot(ids, '', v.soi, self.views * self.view_tokens, v.eoi)
+        return self._template(ids, state, views, actions, block, 0, 0)
+
+    def _depth(self, tokens: int) -> Template:
+        """Return the prompt for the depth codes of the first view; tokens: their number."""
+        v = self.vocabulary
+        ids, _, state, views = self._context(v.t2i, None, state=True)
+        ids += [*self._phrase(prompt_texts.DEPTH), v.eos]
+        block = self._slot(ids, '', v.soi, tokens, v.eoi)
+        return self._template(ids, state, views, NOTHING, block, 0, 0)
 
     def _plan(self, instruction: str, length: int, state: bool = False) -> Template:
         """Return the prompt for a text of at most `length` tokens. Training fills the block with EOS, without padding.
@@ -185,7 +224,8 @@ class PromptBuilder:
             raise ValueError(f'the instruction has {task} tokens, there is room for {room}: shorten it')
 
     def _template(
-        self, ids: list[int], state: slice, views: tuple[slice, ...], before: slice, block: slice, left: int, right: int
-    ) -> Template:
+        self, ids: list[int], state: slice, views: tuple[slice, ...], before: slice, block: slice, left: int,
+        right: int, trace: slice = NOTHING,
+    ) -> Template:  # fmt: skip
         tensor = torch.tensor(ids, device=self.device)
-        return Template(tensor, state, views, before, block, left, right, self.vocabulary.pad)
+        return Template(tensor, state, views, before, block, left, right, self.vocabulary.pad, trace)

@@ -10,6 +10,9 @@ LEFT_WRIST_VIEW = 'The left wrist view of robot is:'
 RIGHT_WRIST_VIEW = 'The right wrist view of robot is:'
 ACTION_DIM = "Robot's action dim is:"
 PREVIOUS_ACTIONS = "Robot's previous actions are:"
+NEXT_ACTIONS = "Robot's next actions are:"
+TRACE = 'The trace of robot is:'
+DEPTH = 'The depth of robot is:'
 PHRASES = (STATE, HEAD_VIEW, WRIST_VIEW, LEFT_WRIST_VIEW, RIGHT_WRIST_VIEW, ACTION_DIM)
 
 EXAMPLE = 'put it there'  # the instruction of prompts for warm-up, tracing and timing

@@ -29,7 +29,7 @@ RELEASED_SIZE = 136704
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The layout of all ids: `[ text and marks | image codes | (unused) | bins ]`."""
+    """The layout of all ids: `[ text and marks | image codes | (unused) | depth codes | bins ]`."""
 
     size: int  # rows of the embedding
     text: int  # ids of the text tokenizer, the first ones
@@ -51,6 +51,7 @@ class Vocabulary:
     sostate: int
     eostate: int
     mask: int
+    depth: int = 0  # number of depth codes; they are the ids before the bins
 
     def __post_init__(self) -> None:
         if self.codes < 2 or self.bins < 2:
@@ -62,16 +63,23 @@ class Vocabulary:
             )
         if not 0 < self.text <= self.image_offset:
             raise ValueError(f'text {self.text} must be above 0 and end before the image codes at {self.image_offset}')
-        if self.image_offset + self.codes > self.bins_offset:
+        if self.depth < 0:
+            raise ValueError(f'depth must be 0 or more, got {self.depth}')
+        if self.image_offset + self.codes > self.depth_offset:
             raise ValueError(
-                f'image codes {self.image_offset}..{self.image_offset + self.codes - 1} and bins from '
-                f'{self.bins_offset} overlap: vocab_size {self.size} is too small'
+                f'image codes {self.image_offset}..{self.image_offset + self.codes - 1} and the ids from '
+                f'{self.depth_offset} overlap: vocab_size {self.size} is too small'
             )
 
     @property
     def bins_offset(self) -> int:
         """The id of bin 0."""
         return self.size - self.bins
+
+    @property
+    def depth_offset(self) -> int:
+        """The id of depth code 0."""
+        return self.bins_offset - self.depth
 
     @classmethod
     def released(cls) -> 'Vocabulary':
@@ -102,9 +110,9 @@ class Vocabulary:
         return cls(size=size, text=text, image_offset=text, codes=codes, bins=bins, **marks)
 
     @classmethod
-    def small(cls, text: int, codes: int, bins: int) -> 'Vocabulary':
-        """Return a layout without gaps: `text` ids of a text tokenizer, then marks, image codes and bins."""
+    def small(cls, text: int, codes: int, bins: int, depth: int = 0) -> 'Vocabulary':
+        """Return a layout without gaps: `text` ids of a text tokenizer, marks, image codes, depth codes, bins."""
         marks = {name: text + i for i, name in enumerate(RELEASED_SPECIALS)}
         image_offset = text + len(marks)
-        size = image_offset + codes + bins
-        return cls(size=size, text=text, image_offset=image_offset, codes=codes, bins=bins, **marks)
+        size = image_offset + codes + depth + bins
+        return cls(size=size, text=text, image_offset=image_offset, codes=codes, bins=bins, depth=depth, **marks)

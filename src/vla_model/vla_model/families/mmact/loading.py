@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from vla_model.checkpoints import checkpoint, memory, nano
+from vla_model.config import ACTION_HEADS
 from vla_model.engines.choice import choose
 from vla_model.engines.image import DTYPES
 from vla_model.engines.select import check as check_engine
@@ -37,6 +38,8 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
     precision = _check(o, target)
     set_threads(o.threads)
     found = _open(reference, o)
+    if o.action_head == 'continuous' and not found.config.network.action_layers:
+        raise ValueError(f"{reference} has no continuous action head: take action_head 'discrete' or 'auto'")
     # Trials run before this process loads weights, so that they have the memory for themselves.
     subject = trial_subject(reference, o.device, precision, o.seed, _elsewhere(o), o.gripper, found)
     choice = choose(subject, o.engine, o.image_dtype, o.image_engine)
@@ -54,6 +57,8 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
     policy.use(choice.engine, choice.image_dtype, choice.image_engine)
     _log.info('engine %s, image_engine %s in %s', choice.engine, choice.image_engine, choice.image_dtype)
     policy.act_steps, policy.kv_reuse, policy.action_decoding = o.act_steps, o.kv_reuse, o.action_decoding
+    if o.action_head != 'auto':
+        policy.action_head = o.action_head
     return policy
 
 
@@ -69,6 +74,8 @@ def _check(o: LoadOptions, target: torch.device) -> str:
         raise ValueError(f'act_steps must be 1 or more, got {o.act_steps}')
     if o.action_decoding not in ACTION_DECODINGS:
         raise ValueError(f'action_decoding must be one of {list(ACTION_DECODINGS)}, got {o.action_decoding!r}')
+    if o.action_head not in ('auto', *ACTION_HEADS):
+        raise ValueError(f"action_head must be 'auto' or one of {list(ACTION_HEADS)}, got {o.action_head!r}")
     if o.kv_reuse < 1 or (o.kv_reuse > 1 and (o.act_steps > 1 or o.engine != 'eager')):
         raise ValueError(f"kv_reuse must be 1, or more with engine 'eager' and act_steps 1, got {o.kv_reuse}")
     return precision

@@ -1,7 +1,7 @@
 """The policy of a masked model: an observation in, a chunk of set-points out."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import torch
@@ -11,26 +11,39 @@ from vla_model import decode
 from vla_model.config import ModelConfig
 from vla_model.engines.base import Act, Engine
 from vla_model.engines.select import make
+from vla_model.families.mmact import world
+from vla_model.families.mmact.action_block import Decoded, Regressed, read_block
 from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from vla_model.network import KeyValues, Network
-from vla_model.observation import check_image, check_state, prefix_steps, state_of
+from vla_model.observation import (
+    along,
+    check_image,
+    check_state,
+    check_trace,
+    prefix_steps,
+    squared,
+    state_of,
+)
 from vla_model.policy import (
     IMAGE,
     PLAN,
     POINTS,
+    TRACE,
+    WORLD,
     ImageOptions,
     Options,
     PlanOptions,
     Policy,
     PolicyInfo,
     Prediction,
+    WorldOptions,
     no_output,
 )
 from vla_model.tokens import bins
-from vla_model.tokens.prompt import PromptBuilder, Template
+from vla_model.tokens.prompt import STEERING_POINTS, PromptBuilder, Template
 from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.tokens.text_tokenizer import TextTokenizer
-from vla_model.types import Chunk, Observation, Plan, PredictedImage
+from vla_model.types import Chunk, Observation, Plan, PredictedImage, PredictedViews
 
 ACTION_DECODINGS = ('median', 'mode')
 
@@ -59,6 +72,7 @@ class MaskedPolicy:
         self.engine = Engine(self.network, self.image_tokenizer)
         self.act_steps = 1  # forwards per chunk; more are slower, and better only if the training was for them
         self.action_decoding = 'median'  # one of ACTION_DECODINGS; gripper and points: mode
+        self.action_head = config.action_head  # one of config.ACTION_HEADS
         self.kv_reuse = 1  # acts per full forward; the others compute only the tokens that changed
         self._cached_prompt: CachedPrompt | None = None
         self.state_ranges, self.action_ranges = config.ranges('state'), config.ranges('action')
@@ -92,8 +106,8 @@ class MaskedPolicy:
             origin[: robot.dof] = observation.positions
         steps = prefix_steps(info, prefix) if prefix is not None and len(prefix.positions) else None
         given = None if steps is None else steps - origin
-        values, probability, points = self._decoded(observation.images, state, observation.instruction, given)
-        actions = values + origin
+        found = self._decoded(observation, state, given)
+        actions = found.actions + origin
         if steps is not None:
             actions[: len(steps)] = steps
         chunk = Chunk(
@@ -101,10 +115,10 @@ class MaskedPolicy:
             gripper=actions[:, info.arm_dim] if robot.gripper else np.zeros(0),
             dt=robot.dt,
             frozen=0 if steps is None else len(steps),
-            confidence=probability.mean(1),
+            confidence=found.probability.mean(1),
             space=info.space,
         )
-        return Prediction(chunk, points)
+        return Prediction(chunk, found.points, trace=found.trace, disagreement=found.disagreement)
 
     def actions(
         self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str
@@ -114,25 +128,24 @@ class MaskedPolicy:
         Comparisons of engines use this; `act` returns the same numbers as a chunk. state: (state_dim,) in robot units.
         Raises ValueError naming the wrong image, state or instruction.
         """
-        return self._decoded(images, state, instruction, None)[:2]
+        seen = Observation(0, images, state[: self.info.dof], np.zeros(self.info.dof), 0.0, instruction)
+        found = self._decoded(seen, state, None)
+        return found.actions, found.probability
 
     @torch.inference_mode()
-    def _decoded(
-        self, images: dict[str, np.ndarray], state: np.ndarray, instruction: str, given: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Return actions and probabilities as `actions`, and grounding points as in Prediction.points.
-
-        given: the action prefix (d, action_dim), in robot units.
-        """
+    def _decoded(self, observation: Observation, state: np.ndarray, given: np.ndarray | None) -> Decoded:
+        """Return what one decode of the action block gives. given: action prefix (d, action_dim), in robot units."""
         robot, vocabulary = self.config.robot, self.config.vocabulary
-        template = self.prompts.action(instruction)
+        line = self._steering_ids(observation)
+        template = self.prompts.action(observation.instruction, steered=line is not None)
         first = None
         if given is not None:
-            first = self._bin_ids(self.action_ranges.normalize(given).astype(np.float32)).flatten()
-        ids = template.fill(self._state_ids(state), self._view_ids(images), first)
+            first = self.bin_ids(self.action_ranges.normalize(given).astype(np.float32)).flatten()
+        ids = template.fill(self.state_ids(state), self.view_ids(observation.images), first, trace=line)
+        regressed = Regressed(self.engine, vocabulary.size) if self.config.network.action_layers else None
         indices, probability = decode.run(
             decode.action(
-                self.engine,
+                regressed or self.engine,
                 vocabulary,
                 ids,
                 template.block,
@@ -143,28 +156,38 @@ class MaskedPolicy:
             )
         )
         # The host waits for the GPU only here. A bin is exact in float32.
-        bin_and_probability = torch.stack((indices.float(), probability.float())).cpu().numpy()
-        n = robot.chunk_tokens
-        both = bin_and_probability[:, :n].reshape(2, robot.horizon, robot.action_dim)
-        places = bins.dequantize(bin_and_probability[0, n:].astype(np.int64), vocabulary.bins)
-        points = (places.reshape(len(robot.cameras), robot.points, 2) + 1) / 2
-        values = bins.dequantize(both[0].astype(np.int64), vocabulary.bins)
-        return self.action_ranges.denormalize(values), both[1], points
+        columns = [indices.float(), probability.float()] + ([regressed.values] if regressed else [])
+        size = observation.images[robot.cameras[0]].shape[:2]
+        numbers = torch.stack(columns).cpu().numpy()
+        return read_block(self.config, self.action_ranges, numbers, self.action_head, size)
+
+    def _steering_ids(self, observation: Observation) -> Tensor | None:
+        """Return the ids (2 * STEERING_POINTS,) of the trace to follow; None without one. Raises ValueError."""
+        trace, camera = observation.steering, self.config.robot.cameras[0]
+        if trace is None:
+            return None
+        if not self.config.steers:
+            raise ValueError(f'model {self.model_id} does not follow traces: clear the trace, or take another model')
+        shares = squared(along(check_trace(trace, camera), STEERING_POINTS), trace.height, trace.width)
+        return self.bin_ids((2 * shares - 1).flatten())
 
     def start(
         self, output: str, observation: Observation, options: Options | None = None
-    ) -> decode.Job[Plan] | decode.Job[PredictedImage]:
-        """Return a job that decodes a plan text, or the first camera's image at the end of the chunk.
+    ) -> decode.Job[Plan] | decode.Job[PredictedImage] | decode.Job[PredictedViews]:
+        """Return a job that decodes a plan text, the first camera's image at the end of the chunk, or a world image.
 
         Raises ValueError naming a wrong part of the observation, an unknown output, or options of another output.
         """
-        if output == PLAN and isinstance(options, PlanOptions | None):
-            return self._start_plan(observation, options or PlanOptions())
-        if output == IMAGE and isinstance(options, ImageOptions | None):
-            return self._start_image(observation, options or ImageOptions())
-        if output in (PLAN, IMAGE):
+        kinds = {PLAN: PlanOptions, IMAGE: ImageOptions, WORLD: WorldOptions}
+        if output not in kinds or output not in self.info.outputs:
+            raise no_output(self.info, output)
+        if not isinstance(options, kinds[output]) and (options is not None or output == WORLD):
             raise ValueError(f'{type(options).__name__} are not the options of the output {output!r}')
-        raise no_output(self.info, output)
+        if output == PLAN:
+            return self._start_plan(observation, cast(PlanOptions, options or PlanOptions()))
+        if output == IMAGE:
+            return self._start_image(observation, cast(ImageOptions, options or ImageOptions()))
+        return world.start(self, observation, cast(WorldOptions, options))
 
     def _start_plan(self, observation: Observation, o: PlanOptions) -> decode.Job[Plan]:
         """See `decode.text`."""
@@ -247,7 +270,8 @@ class MaskedPolicy:
     def act_request(self) -> Act:
         """Return prompts of `act`, on which engines are calibrated and checked."""
         prompts = self.prompts
-        return Act.of(prompts.action(EXAMPLE), self.config.vocabulary, prompts.max_tokens)
+        regresses = self.config.network.action_layers > 0
+        return Act.of(prompts.action(EXAMPLE), self.config.vocabulary, prompts.max_tokens, regresses=regresses)
 
     def forget_images(self) -> None:
         """Drop cached image codes, so that the next images are encoded again even if they are equal."""
@@ -256,7 +280,7 @@ class MaskedPolicy:
     @torch.inference_mode()
     def _fill(self, template: Template, observation: Observation) -> Tensor:
         """Return the ids (1, T) of a prompt without state."""
-        return template.fill(None, self._view_ids(observation.images))
+        return template.fill(None, self.view_ids(observation.images))
 
     def _reused(self, template: Template, ids: Tensor) -> KeyValues:
         """Return the keys and values of the previous act, with the changed ids and the block to be computed again.
@@ -274,17 +298,17 @@ class MaskedPolicy:
         self._cached_prompt = CachedPrompt(template, ids, KeyValues(start), 0)
         return self._cached_prompt.cache
 
-    def _bin_ids(self, normalized: np.ndarray) -> Tensor:
+    def bin_ids(self, normalized: np.ndarray) -> Tensor:
         """Return the ids of the bins of numbers in [-1, 1], same shape."""
         vocabulary = self.config.vocabulary
         indices = bins.quantize(normalized, vocabulary.bins) + vocabulary.bins_offset
         return upload(indices, self.device)
 
-    def _state_ids(self, state: np.ndarray) -> Tensor:
+    def state_ids(self, state: np.ndarray) -> Tensor:
         check_state(self.config.robot, state)
-        return self._bin_ids(self.state_ranges.normalize(state))
+        return self.bin_ids(self.state_ranges.normalize(state))
 
-    def _view_ids(self, images: dict[str, np.ndarray]) -> Tensor:
+    def view_ids(self, images: dict[str, np.ndarray]) -> Tensor:
         """Return the ids (views, tokens) of the images, in prompt order. An image equal to the last is not encoded."""
         robot, offset = self.config.robot, self.config.vocabulary.image_offset
         found = {camera: check_image(camera, images, robot.cameras) for camera in robot.cameras}
@@ -305,6 +329,7 @@ if TYPE_CHECKING:
 def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
     """Return the PolicyInfo of a masked model."""
     robot = config.robot
+    outputs = {PLAN: True, IMAGE: True, POINTS: robot.points, TRACE: robot.trace, WORLD: config.world}
     return PolicyInfo(
         model_id=model_id,
         trained=config.trained,
@@ -317,10 +342,12 @@ def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
         action_space=robot.action_space,
         state_dim=robot.state_dim,
         action_dim=robot.action_dim,
-        outputs=frozenset({PLAN, IMAGE} | ({POINTS} if robot.points else set())),
+        outputs=frozenset(name for name, has in outputs.items() if has),
+        predicted=frozenset({POINTS, TRACE}),
         points=robot.points,
         point_bins=config.vocabulary.bins,
         takes_prefix=True,
         learned_prefix=config.inpaints,
+        steers=config.steers,
         picture_size=config.image_tokenizer.resolution,
     )
