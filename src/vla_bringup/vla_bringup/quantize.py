@@ -20,7 +20,7 @@ from vla_model.quantization.quantize import Result, quantize, stored_layers
 from vla_sim.assets.robot import urdf_text
 from vla_sim.tasks import TASKS
 from vla_training.train.calibration import calibration
-from vla_training.train.tokenize import Arm
+from vla_training.train.target_model import Arm
 
 LOST = 0.02  # accepted loss of the success rate, by its one-sided 95 % bound
 

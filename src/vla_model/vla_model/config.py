@@ -220,6 +220,7 @@ class Quantization:
             raise ValueError(f'quantization.group must be even and above 0 for int4, 0 without, got {self.group}')
 
 
+STEERING = ('tokens', 'line')  # a trace as tokens of the prompt, or as a line on the first view
 ACTION_HEADS = ('discrete', 'continuous')  # set-points from the probabilities of bins, or by regression
 
 
@@ -238,7 +239,7 @@ class ModelConfig:
     plan_steps: int = 32  # default limit of the forwards of a plan
     world: bool = False  # trained to predict the next image of every view for given actions
     world_steps: int = 8  # default number of forwards of such images
-    steers: bool = False  # trained to follow a trace in the prompt
+    steering: str = ''  # form of a trace that the model follows, one of STEERING; '': it follows none
     action_head: str = 'discrete'  # that `act` uses by default: one of ACTION_HEADS
 
     def __post_init__(self) -> None:
@@ -258,6 +259,8 @@ class ModelConfig:
             )
         if self.world_steps < 1:
             raise ValueError(f'world_steps must be 1 or more, got {self.world_steps}')
+        if self.steering not in ('', *STEERING):
+            raise ValueError(f'steering must be empty or one of {list(STEERING)}, got {self.steering!r}')
         if self.action_head not in ACTION_HEADS:
             raise ValueError(f'action_head must be one of {list(ACTION_HEADS)}, got {self.action_head!r}')
         if self.action_head == 'continuous' and not self.network.action_layers:
@@ -323,7 +326,7 @@ class ModelConfig:
 
 def _later_fields() -> list[Field]:
     """Return the fields of ModelConfig that config.json has only where they are not the default."""
-    names = ('plan_tokens', 'plan_steps', 'world', 'world_steps', 'steers', 'action_head')
+    names = ('plan_tokens', 'plan_steps', 'world', 'world_steps', 'steering', 'action_head')
     return [f for f in fields(ModelConfig) if f.name in names]
 
 

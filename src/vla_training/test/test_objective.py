@@ -6,7 +6,9 @@ import torch
 
 from vla_model.network import Network
 from vla_model.tokens.prompt import PromptBuilder
-from vla_training.train.objective import Masking, Objective, smoothed_cross_entropy
+from vla_training.train.masking import Masking
+from vla_training.train.objective import Objective
+from vla_training.train.smoothing import smoothed_cross_entropy
 
 CPU = torch.device('cpu')
 CLEAN = Masking(state_noise=0, code_drop=0, code_flip=0, plan_tokens=32)
@@ -30,8 +32,8 @@ def test_prompts_of_training_are_those_of_the_policy(tokens, objective, mode):
     length = {'action': 40, 'text': 32, 'image': 4}[mode]
     block = torch.randint(0, 60, (len(rows), length))
     ids, valid, where = objective.prompts[mode].fill(
-        objective.instruction[rows], tokens.codes[rows].long() + v.image_offset,
-        tokens.state[rows].long() + v.bins_offset, block,
+        objective.instruction[rows], tokens.codes[rows].long() + v.image_offset, block,
+        state=tokens.state[rows].long() + v.bins_offset,
     )  # fmt: skip
     builder = PromptBuilder.of(tokens.config, tokens.text, CPU)
     for i, row in enumerate(rows.tolist()):
@@ -51,12 +53,12 @@ def test_padding_changes_no_logits(tokens, objective, network):
     views, state = tokens.codes[rows].long() + v.image_offset, tokens.state[rows].long() + v.bins_offset
     block = torch.full((2, 40), v.mask)
     prompts = objective.prompts['action']
-    ids, valid, where = prompts.fill(objective.instruction[rows], views, state, block)
+    ids, valid, where = prompts.fill(objective.instruction[rows], views, block, state=state)
     assert valid is not None and not valid.all()
     together = network(ids, where, slice(v.bins_offset, v.size), valid)
     for i in range(2):
         one, none, place = prompts.fill(
-            objective.instruction[rows[i : i + 1]], views[i, None], state[i, None], block[:1]
+            objective.instruction[rows[i : i + 1]], views[i, None], block[:1], state=state[i, None]
         )
         assert none is None
         assert torch.allclose(network(one, place, slice(v.bins_offset, v.size))[0], together[i], atol=1e-5)
@@ -83,7 +85,7 @@ def test_masks_of_chunks(tokens):
         ({}, lambda m: m.any(1).all() and not m.all(1).all()),
     ):
         objective = Objective(tokens, Masking(**(share | change), plan_tokens=32), CPU)
-        masked, given = objective._mask_action(200, torch.Generator().manual_seed(0))
+        masked, given = objective.noise.mask_action(200, torch.Generator().manual_seed(0))
         assert check(masked) and torch.equal(given == 0, torch.full_like(given, not change.get('prefix'), dtype=bool))
         if change.get('prefix'):  # whole steps, from the first on
             steps = masked.unflatten(1, (4, 8))
@@ -95,8 +97,8 @@ def test_a_prefix_may_deviate_and_the_following_steps_lead_back(tokens):
     action = tokens.action[:40].long()
     given = torch.arange(40)[:, None] % 3  # of 4 steps
     objective = Objective(tokens, masking, CPU)
-    slower = objective._perturbed(action, given, generator.manual_seed(0))
-    rest = objective.rest
+    slower = objective.prefixes.perturbed(action, given, generator.manual_seed(0))
+    rest = objective.prefixes.rest
     assert torch.equal(slower[given[:, 0] == 0], action[given[:, 0] == 0])
     for row, k in enumerate(given[:, 0].tolist()):
         if not k:
@@ -108,11 +110,13 @@ def test_a_prefix_may_deviate_and_the_following_steps_lead_back(tokens):
         assert torch.allclose(off[k:], off[k - 1] * 0.4 ** torch.arange(1, 5 - k)[:, None], atol=1.01)
     assert (slower != action).any() and torch.equal(slower[..., -1], action[..., -1])  # the gripper as it was
     noisy = Objective(tokens, Masking(plan_tokens=32, prefix_noise=0.1), CPU)
-    off = (noisy._perturbed(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
-    assert 0.03 < float(off.std()) / float(noisy.spread[1, :-1].square().mean().sqrt()) < 0.3
+    off = (noisy.prefixes.perturbed(action, given, generator.manual_seed(0)) - action)[given[:, 0] == 2, 1, :-1].float()
+    assert 0.03 < float(off.std()) / float(noisy.prefixes.spread[1, :-1].square().mean().sqrt()) < 0.3
     hand = Objective(tokens, Masking(plan_tokens=32, prefix_hand=1.0), CPU)
     opening = torch.arange(action[..., -1].numel()).view_as(action[..., -1]) % 60
-    early = hand._perturbed(torch.cat((action[..., :-1], opening[..., None]), -1), given, generator.manual_seed(0))
+    early = hand.prefixes.perturbed(
+        torch.cat((action[..., :-1], opening[..., None]), -1), given, generator.manual_seed(0)
+    )
     assert torch.equal(early[..., :-1], action[..., :-1])
     for row, k in enumerate(given[:, 0].tolist()):
         assert torch.equal(early[row, k:, -1], opening[row, k:])
@@ -120,7 +124,7 @@ def test_a_prefix_may_deviate_and_the_following_steps_lead_back(tokens):
         assert len(early[row, :k, -1].unique()) <= 1
     assert (early[given[:, 0] == 2, 1, -1] == opening[given[:, 0] == 2, -1]).float().mean() > 0.2
     nowhere = torch.full_like(action, -1)
-    assert torch.equal(noisy._perturbed(nowhere, given, generator), nowhere)
+    assert torch.equal(noisy.prefixes.perturbed(nowhere, given, generator), nowhere)
     absolute = replace(
         tokens, config=replace(tokens.config, robot=replace(tokens.config.robot, action_space='ee_delta'))
     )
@@ -158,7 +162,7 @@ def test_a_prefix_may_be_the_network_s_own(tokens, network):
 
 
 def test_cosine_masks_cover_half_the_tokens_or_more(objective):
-    masked = objective._mask_cosine((2000, 16), torch.Generator().manual_seed(0))
+    masked = objective.noise.mask_cosine((2000, 16), torch.Generator().manual_seed(0))
     assert abs(masked.float().mean() - 2 / np.pi) < 0.02  # mean of cos(pi t / 2)
     assert masked.any(1).all()
 

@@ -17,8 +17,9 @@ from vla_sim.world import World
 from vla_training.collect.scenes import StartPose
 from vla_training.collect.static_scenes import SceneSampler, SceneSettings, write_static_scenes
 from vla_training.data import shards
-from vla_training.train.objective import Masking, Objective
-from vla_training.train.tokenize import Arm
+from vla_training.train.masking import Masking
+from vla_training.train.objective import Objective
+from vla_training.train.target_model import Arm
 
 PROFILE = RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup' / 'config' / 'robots' / 'sim_panda.yaml')
 ARM = Arm(PROFILE, urdf_text)
@@ -102,7 +103,7 @@ def test_an_action_label_leads_to_the_named_object(tokens):
     kinematics, robot = load_kinematics(urdf_text(), PROFILE), config.robot
     closer = []
     for seed in seeds:
-        rows, sentences = sampler.sample(('fill_bowl', seed))
+        rows, sentences, _ = sampler.sample(('fill_bowl', seed))
         world = World('fill_bowl')
         world.reset(seed)
         assert sentences[0] == world.instruction

@@ -33,17 +33,10 @@ from vla_training.data.features import (
     simulator_features,
 )
 from vla_training.lerobot import Dataset, DatasetWriter, encode_video
-from vla_training.train.tokenize import (
-    LONGEST_REST,
-    TAIL,
-    Arm,
-    actions_of,
-    chunks_of,
-    frames_used,
-    names_in,
-    starts,
-    tokenize,
-)
+from vla_training.train.chunks import LONGEST_REST, TAIL, actions_of, chunks_of, frames_used, starts
+from vla_training.train.labels import names_in
+from vla_training.train.target_model import Arm
+from vla_training.train.tokenize import tokenize
 
 ARM = Arm(RobotProfile.load(Path(__file__).parents[2] / 'vla_bringup/config/robots/sim_panda.yaml'), urdf_text)
 JOINTS = tuple(f'joint{i}' for i in range(1, 8))

@@ -1,6 +1,14 @@
 """The tasks of the simulator: one file each; `task.py` defines their interface, `table.py` lists them."""
 
-from vla_sim.tasks.instructions import HOME_TOOL, NEAR, any_instruction, contrast, parse_instruction, skill_for
+from vla_sim.tasks.instructions import (
+    HOME_TOOL,
+    NEAR,
+    any_instruction,
+    contrast,
+    parse_instruction,
+    skill_for,
+    vague_instructions,
+)
 from vla_sim.tasks.sampling import GAP, X_RANGE, Y_RANGE, sample_episode
 from vla_sim.tasks.table import STAGES, TASKS, check_task, task_of
 from vla_sim.tasks.task import Task
@@ -21,4 +29,5 @@ __all__ = [
     'sample_episode',
     'skill_for',
     'task_of',
+    'vague_instructions',
 ]

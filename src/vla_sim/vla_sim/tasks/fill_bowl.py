@@ -21,6 +21,7 @@ class FillBowl(Placing):
         'drop the {object} into the {target} bowl',
         'move the {object} to the {target} bowl',
     )
+    vague = ('put a fruit in a bowl', 'pick up the fruit', 'move one of the fruits to a bowl')
     object_kind, target_kind = '', 'bowl'
     objects = PRODUCE
     example = {'object': 'tomato', 'target': 'blue'}

@@ -30,6 +30,14 @@ def parse_instruction(text: str) -> Goal:
     raise ValueError(f'no task has the instruction {text!r}; for example: {examples}')
 
 
+def vague_instructions(text: str) -> tuple[str, ...]:
+    """Return the sentences of the same task that name no object; () for an instruction of no task."""
+    try:
+        return TABLE[parse_instruction(text).task].vague
+    except ValueError:
+        return ()
+
+
 def contrast(episode: Episode, near: float = NEAR) -> str:
     """Return an instruction for another object of the scene at the same distance; '' without such an object.
 

@@ -25,6 +25,7 @@ class PressButton(Task):
         'push down the {object} button',
         'hit the {object} button',
     )
+    vague = ('press a button', 'push a button', 'press one of the buttons')
     object_kind, target_kind = 'button', ''
     objects = tuple(COLOURS)
     stages = ('reach', 'press')

@@ -22,6 +22,7 @@ class StackBlock(Placing):
         'place the {object} block on the {target} block',
         'set the {object} block onto the {target} block',
     )
+    vague = ('stack a block on another block', 'put a block on a block', 'stack the blocks')
     object_kind, target_kind = 'block', 'block'
     objects = tuple(COLOURS)
     example = {'object': 'red', 'target': 'blue'}

@@ -30,6 +30,7 @@ class Task(ABC):
 
     name: ClassVar[str]
     phrasings: ClassVar[tuple[str, ...]]  # sentences with {object} and, where there is a target, {target}
+    vague: ClassVar[tuple[str, ...]]  # sentences that name no object, for which a trace has to show it
     object_kind: ClassVar[str]  # 'button', 'block': named by colour; '': named by the produce
     target_kind: ClassVar[str]  # 'block', 'bowl'; '': no target
     objects: ClassVar[tuple[str, ...]]  # words for {object}

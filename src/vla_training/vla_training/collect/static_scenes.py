@@ -28,18 +28,24 @@ from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.observation import squared
 from vla_model.policy import PolicyInfo
 from vla_model.tokens import bins
+from vla_model.tokens.depth_tokenizer import load_depth_tokenizer
 from vla_model.tokens.text_tokenizer import TextTokenizer
+from vla_model.types import Chunk
 from vla_sim.expert import Expert
 from vla_sim.kinematics import IKError
 from vla_sim.rendering.cameras import Cameras
-from vla_sim.tasks import TASKS, any_instruction
+from vla_sim.tasks import TASKS, any_instruction, vague_instructions
 from vla_sim.world import World
-from vla_training.collect.scenes import StartPose, check_seeds, object_pixels, randomise_start
-from vla_training.data import shards
-from vla_training.train.tokenize import Arm, action_of, kinematics_for, names_in
+from vla_training.collect.scenes import StartPose, check_seeds, object_pixels, pixel, randomise_start
+from vla_training.data import shards, traces
+from vla_training.train import labels
+from vla_training.train.chunks import action_of
+from vla_training.train.labels import names_in
+from vla_training.train.target_model import Arm, kinematics_for
 
 STEP = 4  # samples of the expert's path per step of a chunk
 LONGEST = 12  # most samples that are left out at the start of the path
+WAY = 8.0  # [s] of the expert's path in which a trace must end
 MOVING = 0.03  # [rad] of the joint that has moved most: from here on the arm has left its rest
 
 
@@ -58,6 +64,7 @@ class SceneSample(NamedTuple):
 
     rows: dict[str, np.ndarray]  # tensors of a shard, each (n, ...)
     sentences: list[str]  # (n,)
+    vague: list[tuple[str, ...]]  # (n,) the same sentences without the names of objects
 
 
 class SceneSampler:
@@ -68,7 +75,8 @@ class SceneSampler:
         self.config: ModelConfig = shards.read_config(tokens)
         self.encoder = _encoder(tokens, self.config)
         robot = self.config.robot
-        self.expert = labelling_expert(arm.profile, robot)
+        self.depth = load_depth_tokenizer(tokens) if self.config.vocabulary.depth else None
+        self.expert = labelling_expert(arm.profile, robot, way=bool(robot.trace or self.config.steering))
         self.kinematics: Kinematics | None = kinematics_for(arm, robot) if settings.label_actions else None
         self.settings = settings
         self.worlds: dict[str, tuple[World, Cameras]] = {}
@@ -104,40 +112,83 @@ class SceneSampler:
                     share = squared(np.array(found[camera][name]), height, width)
                     row[view, i] = bins.quantize(2 * share - 1, vocabulary.bins)
         action = np.full((each, robot.horizon, robot.action_dim), shards.NOWHERE)
+        more: dict[str, np.ndarray] = {'exact': action.copy()}
+        ways = np.full((each, shards.LINE, 2), shards.NOWHERE)
         if self.settings.label_actions:
             for i, sentence in enumerate(sentences):
                 with suppress(IKError):  # out of the expert's reach: the row has grounding points alone
-                    action[i] = self._label(world, sentence)
+                    label = self._label(world, sentence)
+                    action[i], more['exact'][i] = label.bins, label.exact
+                    if label.way is not None:
+                        ways[i] = bins.quantize(2 * label.way - 1, vocabulary.bins)
+        if robot.trace or self.config.steering:
+            more |= {'trace': ways, 'vague': np.full(each, -1)}
+        if self.config.steering:
+            more |= self._lines(pictures[robot.cameras[0]], ways, rng)
+        if self.depth is not None:
+            metres = cameras.depth(world.snapshot(), robot.cameras[0])
+            more['depth'] = np.repeat(np.asarray(self.depth.encode(metres[None])), each, 0)
         rows = {
             'codes': np.repeat(codes[None], each, 0),
             'state': np.repeat(bins.quantize(state, vocabulary.bins)[None], each, 0),
             'action': action,
             'points': points,
         }
-        return SceneSample(rows, sentences)
+        return SceneSample(rows | more, sentences, [vague_instructions(s) for s in sentences])
 
-    def _label(self, world: World, sentence: str) -> np.ndarray:
-        """Return the bins (horizon, action_dim) of the expert's action label. Raises IKError."""
-        robot, q = self.config.robot, world.joint_positions
-        steps = label_actions(self.expert, world, sentence, robot.horizon)[:, : robot.dof + robot.gripper]
-        action = self.config.ranges('action').normalize(action_of(robot, self.kinematics, q, steps))
-        return bins.quantize(action.astype(np.float32), self.config.vocabulary.bins)
+    def _label(self, world: World, sentence: str) -> 'Label':
+        """Return the expert's action label. Raises IKError."""
+        robot, q, count = self.config.robot, world.joint_positions, self.config.vocabulary.bins
+        path = first_path(self.expert, world, sentence)
+        steps = label_actions(path, q, robot.horizon)[:, : robot.dof + robot.gripper]
+        action = self.config.ranges('action').normalize(action_of(robot, self.kinematics, q, steps)).astype(np.float32)
+        way = None
+        if robot.trace or self.config.steering:
+            end = traces.ends(path.gripper, path.dt)[0]
+            places = [self.expert.kinematics.forward(p)[0] for p in (q, *path.positions[: end + 1 : STEP])]
+            side = world.camera_info(robot.cameras[0])
+            pixels = np.array([pixel(world, robot.cameras[0], place) for place in places])
+            way = traces.line(squared(pixels, side.height, side.width))
+        return Label(bins.quantize(action, count), labels.exact(action), way)
+
+    @torch.inference_mode()
+    def _lines(self, picture: np.ndarray, ways: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Return `drawn` and `lined` of a shard for traces (n, LINE, 2) [bins] on the first view."""
+        count = self.config.vocabulary.bins
+        drawn = labels.drawn(ways, count, rng)
+        lined = np.full((len(ways), self.config.image_tokenizer.tokens), shards.NOWHERE)
+        for i in np.flatnonzero(drawn[:, 0, 0] != shards.NOWHERE):
+            shown = preprocess(labels.with_line(picture, drawn[i], count), self.config.image_tokenizer.resolution)
+            lined[i] = self.encoder.encode(shown[None])[0].numpy()
+        return {'drawn': drawn, 'lined': lined}
 
 
-def labelling_expert(profile: RobotProfile, robot: RobotInterface | PolicyInfo) -> Expert:
-    """Return an expert whose paths are fine and long enough for `label_actions`."""
-    return Expert(profile, robot.dt / STEP, LONGEST + robot.horizon * STEP)
+class Label(NamedTuple):
+    """The chunk with which the expert would start, and its way in the first view."""
+
+    bins: np.ndarray  # (horizon, action_dim)
+    exact: np.ndarray  # (horizon, action_dim), as in a shard
+    way: np.ndarray | None  # (LINE, 2) in shares of the view; None: not asked for, or hardly a way
 
 
-def label_actions(expert: Expert, world: World, sentence: str, horizon: int) -> np.ndarray:
-    """Return the expert's first set-points [rad] and opening [m] for a sentence, (horizon, dof + 1). Raises IKError.
+def labelling_expert(profile: RobotProfile, robot: RobotInterface | PolicyInfo, way: bool = False) -> Expert:
+    """Return an expert whose paths are fine and long enough for `label_actions`. way: also for a trace."""
+    longest = LONGEST + robot.horizon * STEP
+    return Expert(profile, robot.dt / STEP, max(longest, round(WAY * STEP / robot.dt)) if way else longest)
+
+
+def first_path(expert: Expert, world: World, sentence: str) -> Chunk:
+    """Return the path with which the expert would start to do what a sentence says. Raises IKError."""
+    expert.begin(world.task, sentence)
+    return expert.plan(0, world.joint_positions, world.gripper_opening, world.objects()).chunk
+
+
+def label_actions(path: Chunk, q: np.ndarray, horizon: int) -> np.ndarray:
+    """Return the first set-points [rad] and opening [m] of a path from q (dof,), (horizon, dof + 1).
 
     The label leaves out the time in which the arm accelerates from rest. A model sees no velocities: it would learn to
     start from rest in every chunk, and creep.
     """
-    q = world.joint_positions
-    expert.begin(world.task, sentence)
-    path = expert.plan(0, q, world.gripper_opening, world.objects()).chunk
     moved = np.abs(path.positions[:LONGEST] - q).max(1) > MOVING
     first = int(moved.argmax()) if moved.any() else LONGEST
     chosen = first + STEP * np.arange(1, horizon + 1) - 1
@@ -206,9 +257,12 @@ def write_static_scenes(
 def _write(file: Path, text: TextTokenizer, samples: Iterable[SceneSample], advance: Callable[[], None]) -> None:
     rows: dict[str, list[np.ndarray]] = {name: [] for name in shards.PER_FRAME}
     texts: dict[str, int] = {}
-    for scene, (found, sentences) in enumerate(samples):
+    for scene, (found, sentences, vague) in enumerate(samples):
         for name, values in found.items():
-            rows[name].append(values)
+            rows.setdefault(name, []).append(values)
+        if 'vague' in found:
+            some = [v[scene % len(v)] if v else '' for v in vague]
+            rows['vague'][-1] = np.array([texts.setdefault(s, len(texts)) if s else -1 for s in some])
         rows['episode'].append(np.full(len(sentences), scene))
         rows['instruction'].append(np.array([texts.setdefault(s, len(texts)) for s in sentences]))
         rows['plan'].append(np.full(len(sentences), -1))

@@ -138,6 +138,13 @@ def tokenize(
         typer.Option(help='URDF of the robot, for actions of the tool.', show_default='the simulated Panda'),
     ] = None,
     copies: Annotated[int, typer.Option(min=0, help='Further copies of each frame, in other light.')] = 0,
+    outputs: Annotated[
+        str,
+        typer.Option(help='Comma-separated outputs and inputs to add to the model: trace, steering, world, depth.'),
+    ] = '',
+    depth_tokenizer: Annotated[
+        Path | None, typer.Option(help='Folder of the depth tokenizer (./vla train depth), for the output depth.')
+    ] = None,
     device: Device = 'cpu',
 ) -> None:
     """Make tokens for training: images to codes, states and chunks to bins, texts to ids."""
@@ -146,7 +153,7 @@ def tokenize(
     from vla_model.checkpoints import nano
     from vla_model.checkpoints.shipped import model_path
     from vla_sim.assets.robot import urdf_text
-    from vla_training.train.tokenize import Arm
+    from vla_training.train.target_model import Arm
     from vla_training.train.tokenize import tokenize as run
 
     if not like and image_tokenizer is None:
@@ -164,6 +171,8 @@ def tokenize(
         action_space=actions,
         copies=copies,
         device=device,
+        outputs=[name.strip() for name in outputs.split(',') if name.strip()],
+        depth_tokenizer=depth_tokenizer,
     )
     Console().print(line)
 
@@ -191,7 +200,7 @@ def static_scenes(
     from vla_training.collect.collect import StartPose
     from vla_training.collect.static_scenes import SceneSettings
     from vla_training.collect.static_scenes import write_static_scenes as run
-    from vla_training.train.tokenize import Arm
+    from vla_training.train.target_model import Arm
 
     workers = processes or len(os.sched_getaffinity(0))
     start = StartPose.near_object() if near_object else StartPose()

@@ -12,8 +12,18 @@ Tensors of a shard with N frames:
     episode      (N,) int32                  number of the episode in the data set
     instruction  (N,) int32                  row of `texts`
     plan         (N,) int32                  row of `texts`; -1 where there is none
+    exact        (N, horizon, action_dim) uint16  the chunk in steps of 1 / LEVELS of its range
+    sent         (N, horizon, action_dim) uint16  the set-points that were sent, of the world mode
+    ahead        (N, horizon) int32          rows of the frames after each step
+    trace        (N, LINE, 2) uint16         bins of the way of the tool in the first view, at equal distances
+    vague        (N,) int32                  row of `texts`: the instruction without the names of objects; -1: none
+    depth        (N, codes) uint16           depth codes of the first view
+    lined        (N, tokens) uint16          image codes of the first view with the line `drawn`
+    drawn        (N, LINE, 2) uint16         as `trace`: what was drawn
     text_ids     (K,) int32                  ids of all texts, one after the other
     text_ends    (M,) int32                  end of each text in text_ids
+
+Those from `exact` to `drawn` may be missing: then all their numbers are NOWHERE, or -1.
 """
 
 from collections.abc import Mapping
@@ -32,8 +42,14 @@ from vla_model.tokens.text_tokenizer import TextTokenizer
 
 MAX_BYTES = 15_000_000
 PER_FRAME = ('codes', 'state', 'action', 'points', 'future', 'episode', 'instruction', 'plan')
-DTYPES = {'codes': torch.uint16, 'state': torch.uint16, 'action': torch.uint16, 'points': torch.uint16}
+OPTIONAL = ('exact', 'sent', 'ahead', 'trace', 'vague', 'depth', 'lined', 'drawn')
+DTYPES = dict.fromkeys(
+    ('codes', 'state', 'action', 'points', 'exact', 'sent', 'trace', 'depth', 'lined', 'drawn'), torch.uint16
+)
 NOWHERE = 65535  # a value that is not known
+LEVELS = 65534  # of `exact` and `sent`: 0 is -1, LEVELS is +1
+LINE = 16  # points of a way
+DEPTH_CODES = 100  # of a depth map
 STATIC, STATIC_BEFORE = 'static-', 'glances-'  # first letters of the files of static-scene samples, now and earlier
 
 
@@ -53,6 +69,14 @@ class Tokens:
     episode: Tensor
     instruction: Tensor
     plan: Tensor
+    exact: Tensor  # -1: unknown, as `sent`, `trace`, `depth`, `lined` and `drawn`
+    sent: Tensor
+    ahead: Tensor  # (N, horizon) int64; -1: unknown
+    trace: Tensor
+    vague: Tensor  # (N,) int64
+    depth: Tensor
+    lined: Tensor
+    drawn: Tensor
     texts: list[list[int]]  # ids
 
     def __len__(self) -> int:
@@ -75,9 +99,10 @@ def static_path(folder: Path, seed: int, index: int, *, near: bool, labelled: bo
 
 def bytes_of(config: ModelConfig) -> int:
     """Return the size of a frame in a shard, without its texts [byte]."""
-    robot = config.robot
-    values = len(robot.cameras) * config.image_tokenizer.tokens + robot.state_dim + robot.block_tokens
-    return 2 * values + 4 * 4
+    robot, tokens = config.robot, config.image_tokenizer.tokens
+    values = len(robot.cameras) * tokens + robot.state_dim + robot.chunk_tokens + robot.point_tokens
+    values += 2 * robot.chunk_tokens + 4 * LINE + tokens + DEPTH_CODES  # at most: these are optional
+    return 2 * values + 4 * (5 + robot.horizon)
 
 
 def write_shard(path: Path, tensors: Mapping[str, Tensor]) -> int:
@@ -115,7 +140,7 @@ def read(folder: Path, *others: Path) -> Tokens:
         static = (path for start in (STATIC_BEFORE, STATIC) for path in sorted(each.glob(f'{start}*.safetensors')))
         files += [paths, *([path] for path in static)]
     begins = {paths[0] for paths in files}
-    parts: dict[str, list[Tensor]] = {name: [] for name in PER_FRAME}
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*PER_FRAME, *OPTIONAL)}
     texts: list[list[int]] = []
     statics: list[Tensor] = []
     rows = episodes = first = 0
@@ -128,14 +153,15 @@ def read(folder: Path, *others: Path) -> Tokens:
         starts = [0, *shard['text_ends'].tolist()]
         ids = shard['text_ids'].to(torch.int64).tolist()
         own = [ids[a:b] for a, b in pairwise(starts)]
-        plan = shard['plan'].long()
-        shard['plan'] = torch.where(plan < 0, plan, plan + len(texts))
+        for name, offset in {'plan': len(texts), 'vague': len(texts), 'ahead': rows}.items():
+            found = shard[name].long()
+            shard[name] = torch.where(found < 0, found, found + offset)
         shard['instruction'] = shard['instruction'].long() + len(texts)
         shard['future'] = shard['future'].long() + rows
-        for name in ('action', 'points'):
+        for name in ('action', 'points', *(n for n in OPTIONAL if n in DTYPES)):
             found = shard[name].to(torch.int32)
             shard[name] = torch.where(found == NOWHERE, -1, found)
-        for name in PER_FRAME:
+        for name in (*PER_FRAME, *OPTIONAL):
             parts[name].append(shard[name].to(torch.int32) if name in DTYPES else shard[name].long())
         statics.append(torch.full((len(shard['codes']),), path.name.startswith((STATIC, STATIC_BEFORE))))
         texts += own
@@ -163,21 +189,35 @@ def _read_shard(path: Path, config: ModelConfig) -> dict[str, Tensor]:
     except (SafetensorError, OSError) as error:
         raise ValueError(f'{path} is damaged ({error}): tokenize the data set again') from None
     robot = config.robot
+    chunk = (robot.horizon, robot.action_dim)
     expected = {
         'codes': (len(robot.cameras), config.image_tokenizer.tokens),
         'state': (robot.state_dim,),
-        'action': (robot.horizon, robot.action_dim),
+        'action': chunk,
         'points': (len(robot.cameras), robot.points, 2),
+        'exact': chunk,
+        'sent': chunk,
+        'ahead': (robot.horizon,),
+        'trace': (LINE, 2),
+        'depth': (DEPTH_CODES,),
+        'lined': (config.image_tokenizer.tokens,),
+        'drawn': (LINE, 2),
     }
     for name in (*PER_FRAME, 'text_ids', 'text_ends'):
         if name not in shard:
             raise ValueError(f'{path} lacks {name}: tokenize the data set again')
-        if name in PER_FRAME and tuple(shard[name].shape[1:]) != expected.get(name, ()):
+    for name in OPTIONAL:
+        unknown = NOWHERE if name in DTYPES else -1
+        shard.setdefault(name, torch.full((len(shard['codes']), *expected.get(name, ())), unknown))
+    for name in (*PER_FRAME, *OPTIONAL):
+        if tuple(shard[name].shape[1:]) != expected.get(name, ()):
             raise ValueError(
                 f'{path}: {name} is {tuple(shard[name].shape)}, config.json has (frames, '
                 f'{", ".join(map(str, expected.get(name, ())))}): the shard is of another configuration'
             )
     n = len(shard['codes'])
-    if any(len(shard[name]) != n for name in PER_FRAME) or (n and not 0 <= int(shard['future'].max()) < n):
+    if any(len(shard[name]) != n for name in (*PER_FRAME, *OPTIONAL)) or (
+        n and not 0 <= int(shard['future'].max()) < n
+    ):
         raise ValueError(f'{path}: its tensors have different numbers of frames: tokenize the data set again')
     return shard

@@ -19,7 +19,8 @@ from vla_training.data.annotate import plan_texts as texts_of
 from vla_training.data.features import STATE, image
 from vla_training.image_tokenizer.metrics import psnr, ssim
 from vla_training.lerobot import Dataset, Episode
-from vla_training.train.tokenize import chunks_of, grounding_points, starts, stride
+from vla_training.train.chunks import chunks_of, starts, stride
+from vla_training.train.labels import grounding_points
 
 NOT_TRAINED = 1_000_000  # first seed that is never trained on
 _EXACT = 1000  # bins in which points are compared that a policy does not give in bins

@@ -20,7 +20,7 @@ from vla_sim.tasks.placing import GRIPS
 from vla_sim.tasks.skill import wrap
 from vla_sim.world import World
 from vla_training.collect.scenes import HELD_OUT, StartPose, randomise_start
-from vla_training.collect.static_scenes import label_actions, labelling_expert
+from vla_training.collect.static_scenes import first_path, label_actions, labelling_expert
 from vla_training.evaluate.offline import Sums
 
 FIRST_SEED = HELD_OUT + 500_000
@@ -45,7 +45,8 @@ def evaluate_single_step(
         for start, world, seen in _observations(expert, scenes):
             bar.advance(line)
             try:
-                wanted = label_actions(expert, world, seen.instruction, info.horizon)[-1, : info.dof]
+                path = first_path(expert, world, seen.instruction)
+                wanted = label_actions(path, world.joint_positions, info.horizon)[-1, : info.dof]
             except IKError:  # out of the expert's reach
                 continue
             predicted = policy.act(seen).chunk.positions[-1]

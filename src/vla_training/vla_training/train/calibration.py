@@ -13,8 +13,10 @@ from vla_model.quantization.gate import Calibration, Check
 from vla_model.tokens.bins import dequantize
 from vla_model.types import Observation
 from vla_training.data import shards
-from vla_training.train.objective import Masking, Objective
-from vla_training.train.tokenize import Arm, tokenize
+from vla_training.train.masking import Masking
+from vla_training.train.objective import Objective
+from vla_training.train.target_model import Arm
+from vla_training.train.tokenize import tokenize
 
 # As at inference: nothing is disturbed. Some chunks start with an action prefix.
 AS_TRAINED = Masking(state_noise=0.0, code_drop=0.0, code_flip=0.0)

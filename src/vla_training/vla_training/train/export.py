@@ -41,11 +41,17 @@ def export(trainer: 'Trainer', folder: Path) -> None:
     if trainer.world.first:
         tokens = trainer.tokens
         recipe = trainer.recipe
+
+        def learned(mode: str) -> bool:
+            return any(mode in stage.weights for stage in recipe.stages)
+
         config = replace(
             tokens.config, name=recipe.name, trained=True, network=trainer.network.config,
             inpaints=min(recipe.masking.prefix, recipe.masking.prefix_own) > 0,
             plan_tokens=recipe.masking.plan_tokens,
             plan_steps=min(tokens.config.plan_steps, recipe.masking.plan_tokens),
+            world=learned('world'), steering=recipe.steering if learned('steer') or learned('line') else '',
+            action_head=recipe.action_head,
         )  # fmt: skip
         image = load_file(tokens.folder / checkpoint.IMAGE_FILE)
         checkpoint.write(folder, config, tokens.text, tensors, image, recipe.shard_bytes)

@@ -1,5 +1,6 @@
 """Defines the recipe: all settings of a training run, in one YAML file."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
@@ -7,9 +8,11 @@ from typing import Any, TypeVar, get_args, get_type_hints
 import yaml
 
 from vla_model.checkpoints.checkpoint import MAX_SHARD_BYTES
+from vla_model.config import ACTION_HEADS, STEERING
 from vla_training.data.shards import MAX_BYTES
 from vla_training.train.lora import Lora
-from vla_training.train.objective import MODES, Masking
+from vla_training.train.masking import Masking
+from vla_training.train.objective import MODES
 
 T = TypeVar('T')
 # Fields of earlier versions -> their names now.
@@ -21,14 +24,18 @@ class Stage:
     """A number of steps with the same weights of the losses. Weight 0: prompts of that mode are not made."""
 
     steps: int
-    action: float  # weight, as text and image
+    action: float  # weight, as text and image, and those at the end; the modes are described in objective.py
     text: float
     image: float
     static_scenes: float = -1.0  # share of the contexts that are unlabelled static scenes; below 0: as in the data
     labelled_scenes: float = 0.0  # share of the contexts that are static scenes with action labels
+    steer: float = 0.0
+    line: float = 0.0
+    world: float = 0.0
+    depth: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.steps < 1 or min(self.action, self.text, self.image) < 0 or not self.weights:
+        if self.steps < 1 or min(getattr(self, m) for m in MODES) < 0 or not self.weights:
             raise ValueError(f'a stage needs steps and at least one weight above 0, got {self}')
         share = max(self.static_scenes, 0.0) + self.labelled_scenes
         if self.labelled_scenes < 0 or share > 1 or (share == 1 and not self.action):
@@ -69,6 +76,13 @@ class Recipe:
     batch: int = 64  # contexts per step
     text_batch: int = 8  # number of them, from the first on, that also make a plan prompt
     image_batch: int = 8  # number of them, from the first on, that also make an image prompt
+    steer_batch: int = 4  # number of them, evenly spread, whose action prompt has the tokens of a trace
+    line_batch: int = 4  # number of the others, evenly spread, whose first view has the line of a trace
+    world_batch: int = 4  # as text_batch, for the images after given actions
+    depth_batch: int = 2  # as text_batch, for depth codes
+    action_layers: int = 0  # blocks of the continuous action head; in a fine-tune they start with random weights
+    action_head: str = 'discrete'  # that the checkpoint uses by default, see ModelConfig
+    steering: str = 'tokens'  # form of a trace that the checkpoint follows, where stages have `steer` or `line`
     micro_batch: int = 0  # sequences per forward; 0: all at once
     optimizer: str = 'adamw'  # or muon (Jordan et al. 2024): Muon for the blocks' matrices, AdamW for the rest
     lr: float = 1e-3
@@ -94,8 +108,18 @@ class Recipe:
         for name in ('batch', 'log_every', 'save_every', 'piece_bytes', 'shard_bytes'):
             if getattr(self, name) < 1:
                 raise ValueError(f'{name} must be 1 or more, got {getattr(self, name)}')
-        if max(self.text_batch, self.image_batch) > self.batch:
-            raise ValueError(f'text_batch and image_batch are parts of batch, which is {self.batch}')
+        for name in ('text_batch', 'image_batch', 'steer_batch', 'line_batch', 'world_batch', 'depth_batch'):
+            if not 0 <= getattr(self, name) <= self.batch:
+                raise ValueError(f'{name} is a part of batch, which is {self.batch}, got {getattr(self, name)}')
+        if any(stage.action and not len(self.rows('action', stage)) for stage in self.stages):
+            raise ValueError('steer_batch and line_batch leave no context without a trace: lower them')
+        if self.action_head not in ACTION_HEADS or (self.action_head == 'continuous' and not self.action_layers):
+            raise ValueError(
+                f'action_head must be one of {list(ACTION_HEADS)}, continuous only with action_layers, '
+                f'got {self.action_head!r}'
+            )
+        if self.steering not in STEERING:
+            raise ValueError(f'steering must be one of {list(STEERING)}, got {self.steering!r}')
         if not 0 <= self.validation < 1 or not 0 <= self.ema < 1:
             raise ValueError('validation and ema must be 0 or more and below 1')
         if self.optimizer not in ('adamw', 'muon'):
@@ -119,9 +143,14 @@ class Recipe:
             step -= stage.steps
         return self.stages[-1]
 
-    def size(self, mode: str) -> int:
-        """Return the number of contexts per step that make a prompt of this mode."""
-        return {'action': self.batch, 'text': self.text_batch, 'image': self.image_batch}[mode]
+    def rows(self, mode: str, stage: Stage) -> list[int]:
+        """Return which contexts of a step make a prompt of this mode: numbers in 0..batch - 1."""
+        if mode not in ('action', 'steer', 'line'):
+            return list(range(getattr(self, f'{mode}_batch')))
+        steer = _spread(range(self.batch), self.steer_batch if stage.steer else 0)
+        left = [i for i in range(self.batch) if i not in steer]
+        line = _spread(left, self.line_batch if stage.line else 0)
+        return {'steer': steer, 'line': line, 'action': [i for i in left if i not in line]}[mode]
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -139,6 +168,12 @@ class Recipe:
     @classmethod
     def from_dict(cls, content: Any) -> 'Recipe':
         return _read(cls, content, '')
+
+
+def _spread(values: Sequence[int], count: int) -> list[int]:
+    """Return `count` of the values, evenly spread."""
+    n = len(values)
+    return [value for i, value in enumerate(values) if i * count % n < count] if count < n else list(values)
 
 
 def _read(kind: type[T], content: Any, label: str) -> T:

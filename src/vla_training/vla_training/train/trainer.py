@@ -133,8 +133,9 @@ class Trainer(TrainingLoop):
             torch.manual_seed(((r.seed << 32) + self.step) * self.world.ranks + self.world.rank)
         rows = self._rows()
         found: dict[str, Tensor] = {}
-        for mode, weight in r.stage(self.step).weights.items():
-            found |= self._losses(mode, rows[: r.size(mode)], generator, weight)
+        stage = r.stage(self.step)
+        for mode, weight in stage.weights.items():
+            found |= self._losses(mode, rows[r.rows(mode, stage)], generator, weight)
         norm = torch.nn.utils.clip_grad_norm_(self.trained.values(), r.grad_clip)
         norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if not torch.isfinite(norm):
@@ -206,9 +207,11 @@ class Trainer(TrainingLoop):
         own = {n: local(p).clone() for n, p in self.trained.items()} if self.average else {}
         self._write({n: local(value) for n, value in self.average.items()})
         try:
-            for mode in (m for m in MODES if any(m in stage.weights for stage in self.recipe.stages)):
+            for mode in MODES:
+                stages = [stage for stage in self.recipe.stages if mode in stage.weights]
+                size = len(self.recipe.rows(mode, stages[-1])) if stages else 0
                 totals: dict[str, list[Tensor]] = {}
-                for i, part in enumerate(rows.to(self.device).split(self.recipe.size(mode))[:batches]):
+                for i, part in enumerate(rows.to(self.device).split(size)[:batches] if size else ()):
                     noise = torch.Generator(self.device).manual_seed(i)
                     for name, value in self._losses(mode, part, noise).items():
                         totals.setdefault(f'val_{name}', []).append(value)

@@ -45,8 +45,8 @@ def read_block(
 ) -> Decoded:
     """Return what the slots of an action block mean.
 
-    ranges: of the actions. numbers: (2 or 3, block) float32: bins, their probabilities, and numbers of the continuous action head. head: one
-    of config.ACTION_HEADS. size: height and width of the first view [px].
+    ranges: of the actions. numbers: (2 or 3, block) float32: bins, their probabilities, and numbers of the continuous
+    action head. head: one of config.ACTION_HEADS. size: height and width of the first view [px].
     """
     robot, count = config.robot, config.vocabulary.bins
     n, m = robot.chunk_tokens, robot.chunk_tokens + robot.point_tokens

@@ -11,19 +11,11 @@ from vla_model import decode
 from vla_model.config import ModelConfig
 from vla_model.engines.base import Act, Engine
 from vla_model.engines.select import make
-from vla_model.families.mmact import world
+from vla_model.families.mmact import steering, world
 from vla_model.families.mmact.action_block import Decoded, Regressed, read_block
 from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from vla_model.network import KeyValues, Network
-from vla_model.observation import (
-    along,
-    check_image,
-    check_state,
-    check_trace,
-    prefix_steps,
-    squared,
-    state_of,
-)
+from vla_model.observation import check_image, check_state, prefix_steps, state_of
 from vla_model.policy import (
     IMAGE,
     PLAN,
@@ -40,7 +32,7 @@ from vla_model.policy import (
     no_output,
 )
 from vla_model.tokens import bins
-from vla_model.tokens.prompt import STEERING_POINTS, PromptBuilder, Template
+from vla_model.tokens.prompt import PromptBuilder, Template
 from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_model.types import Chunk, Observation, Plan, PredictedImage, PredictedViews
@@ -136,12 +128,13 @@ class MaskedPolicy:
     def _decoded(self, observation: Observation, state: np.ndarray, given: np.ndarray | None) -> Decoded:
         """Return what one decode of the action block gives. given: action prefix (d, action_dim), in robot units."""
         robot, vocabulary = self.config.robot, self.config.vocabulary
-        line = self._steering_ids(observation)
-        template = self.prompts.action(observation.instruction, steered=line is not None)
+        images, places = steering.apply(self.config, observation)
+        trace = None if places is None else self.bin_ids(2 * places.flatten() - 1)
+        template = self.prompts.action(observation.instruction, steered=trace is not None)
         first = None
         if given is not None:
             first = self.bin_ids(self.action_ranges.normalize(given).astype(np.float32)).flatten()
-        ids = template.fill(self.state_ids(state), self.view_ids(observation.images), first, trace=line)
+        ids = template.fill(self.state_ids(state), self.view_ids(images), first, trace=trace)
         regressed = Regressed(self.engine, vocabulary.size) if self.config.network.action_layers else None
         indices, probability = decode.run(
             decode.action(
@@ -160,16 +153,6 @@ class MaskedPolicy:
         size = observation.images[robot.cameras[0]].shape[:2]
         numbers = torch.stack(columns).cpu().numpy()
         return read_block(self.config, self.action_ranges, numbers, self.action_head, size)
-
-    def _steering_ids(self, observation: Observation) -> Tensor | None:
-        """Return the ids (2 * STEERING_POINTS,) of the trace to follow; None without one. Raises ValueError."""
-        trace, camera = observation.steering, self.config.robot.cameras[0]
-        if trace is None:
-            return None
-        if not self.config.steers:
-            raise ValueError(f'model {self.model_id} does not follow traces: clear the trace, or take another model')
-        shares = squared(along(check_trace(trace, camera), STEERING_POINTS), trace.height, trace.width)
-        return self.bin_ids((2 * shares - 1).flatten())
 
     def start(
         self, output: str, observation: Observation, options: Options | None = None
@@ -348,6 +331,6 @@ def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
         point_bins=config.vocabulary.bins,
         takes_prefix=True,
         learned_prefix=config.inpaints,
-        steers=config.steers,
+        steers=bool(config.steering),
         picture_size=config.image_tokenizer.resolution,
     )
