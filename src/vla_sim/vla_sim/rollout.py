@@ -93,11 +93,13 @@ class PolicyDriver:
     says_done = False
 
     def __init__(
-        self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = False
-    ) -> None:
-        """period: time between inferences [s], a multiple of the camera period. latency: from the time of an
-        observation to the receipt of its chunk by the executor [s]. inpaint: give the action prefix to the policy.
+        self, policy: Acting, cameras: Cameras, period: float = 0.2, latency: float = 0.08, inpaint: bool = False,
+        guide: Callable[[Observation, World], Observation] | None = None,
+    ) -> None:  # fmt: skip
+        """period: time between inferences [s], a multiple of the camera period.
 
+        latency: from the time of an observation to the receipt of its chunk by the executor [s]. inpaint: give the
+        action prefix to the policy. guide: changes each observation, to what a person says and draws.
         Raises ValueError for a wrong combination.
         """
         self.policy, self.cameras = policy, cameras
@@ -107,7 +109,7 @@ class PolicyDriver:
         if not 0 <= self.latency <= self.period:
             raise ValueError(f'latency must be 0 to the period of {period} s, got {latency} s')
         self.seen: Observation | None = None  # the newest observation
-        self._inpaint = inpaint
+        self._inpaint, self._guide = inpaint, guide
         self._forget()
 
     def _forget(self) -> None:
@@ -134,6 +136,8 @@ class PolicyDriver:
             gripper=world.gripper_opening,
             instruction=world.instruction,
         )
+        if self._guide is not None:
+            self.seen = self._guide(self.seen, world)
         prefix = action_prefix(self.committed, world.time_ns, 0, self.seen.positions) if self._inpaint else None
         try:
             chunk = self.policy.act(self.seen, prefix).chunk

@@ -27,6 +27,10 @@ def evaluate(
     contrasts: Annotated[
         int, typer.Option(min=0, help='Contrast scenes per task: the wrong object is as near. Each is driven twice.')
     ] = 25,
+    steer: Annotated[
+        int,
+        typer.Option(min=0, help='Scenes per task in which a trace names the object. Each is driven in four ways.'),
+    ] = 0,
     seed: Annotated[int, typer.Option(min=0, help='Seed of the first episode.')] = 2_000_000,
     processes: Annotated[int, typer.Option(min=0, help='Worker processes. 0: one per core.')] = 0,
     latency: Annotated[float, typer.Option(min=0.0, help='Time from observation to chunk at the executor [s].')] = 0.08,
@@ -39,6 +43,9 @@ def evaluate(
     action_decoding: Annotated[
         str, typer.Option(help='Value read from the distribution of a set-point: median or mode.')
     ] = 'median',
+    action_head: Annotated[
+        str, typer.Option(help='Source of set-points: auto (that of config.json), discrete or continuous.')
+    ] = 'auto',
     inpaint: Annotated[
         str,
         typer.Option(help='Give the action prefix to the model: auto (if it was trained for it), always or never.'),
@@ -75,6 +82,7 @@ def evaluate(
         tasks=task_ids(tasks),
         episodes=episodes,
         contrasts=contrasts,
+        steered=steer,
         seed=seed,
         processes=processes,
         dataset=dataset,
@@ -85,6 +93,7 @@ def evaluate(
         act_steps=act_steps,
         kv_reuse=kv_reuse,
         action_decoding=action_decoding,
+        action_head=action_head,
         inpaint=inpaint,
         blending=blending,
         engine=engine,

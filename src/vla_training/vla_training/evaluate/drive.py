@@ -21,6 +21,7 @@ class Drive:
     act_steps: int = 1  # forwards per chunk
     kv_reuse: int = 1  # chunks per full forward, see LoadOptions
     action_decoding: str = 'median'  # how a set-point is read from its distribution, see LoadOptions
+    action_head: str = 'auto'  # source of set-points, see LoadOptions
     engine: str = 'eager'
     image_engine: str = 'eager'  # in float32; auto: the fastest, as on the robot
     device: str = 'cpu'
@@ -46,5 +47,6 @@ class Drive:
             image_dtype='auto',
             kv_reuse=self.kv_reuse,
             action_decoding=self.action_decoding,
+            action_head=self.action_head,
         )
         return load(self.checkpoint, options)

@@ -29,6 +29,7 @@ from vla_training.collect.scenes import HELD_OUT as FIRST_SEED
 from vla_training.evaluate.drive import Drive
 from vla_training.evaluate.records import CONTRAST, HELD_OUT, Record, RecordFile, Share
 from vla_training.evaluate.report import print_report, write_report
+from vla_training.evaluate.steering import WAYS, Person, guidance
 
 CONTRAST_SEED = FIRST_SEED + 1_000_000  # first seed of the search for contrast scenes
 SHEETS, SHOTS, SHOT = 4, 10, 144  # contact sheets per task, pictures per camera on each, edge of a picture [px]
@@ -59,11 +60,12 @@ class Worker:
     def run(self, job: Job) -> Record:
         """Run one episode and return its record. A failure gets a contact sheet."""
         group, task, seed, instruction = job
+        guide = Person(guidance(task, seed, group), seed).guided if group in WAYS else None
         if task not in self._scenes:
             world = World(task)
             self._scenes[task] = world, world.cameras(), self._policy(world)
         world, cameras, policy = self._scenes[task]
-        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency, self.inpaint)
+        driver = PolicyDriver(policy, cameras, self.drive.period, self.drive.latency, self.inpaint, guide)
         shots: list[tuple[float, dict[str, np.ndarray]]] = []
 
         def watch(world: World, _: str) -> None:
@@ -84,10 +86,13 @@ class Worker:
             cameras.close()
 
 
-def jobs_of(tasks: Iterable[str], episodes: int, seed: int = FIRST_SEED, contrasts: int = 0) -> list[Job]:
+def jobs_of(
+    tasks: Iterable[str], episodes: int, seed: int = FIRST_SEED, contrasts: int = 0, steered: int = 0
+) -> list[Job]:
     """Return the jobs: `episodes` held-out seeds per task, and `contrasts` scenes per task with two instructions each.
 
-    Tasks take turns. Raises ValueError for seeds that may have been trained on.
+    steered: scenes per task, each driven in the four ways of steering.py. Tasks take turns. Raises ValueError for
+    seeds that may have been trained on.
     """
     if seed < FIRST_SEED:
         raise ValueError(f'seeds below {FIRST_SEED} may have been trained on: give a seed from {FIRST_SEED} on')
@@ -100,6 +105,12 @@ def jobs_of(tasks: Iterable[str], episodes: int, seed: int = FIRST_SEED, contras
         (HELD_OUT, task, seed + i, sample_episode(task, seed + i).instruction)
         for i in range(episodes)
         for task in tasks
+    ]
+    jobs += [
+        (way, task, seed + i, guidance(task, seed + i, way).goal)
+        for i in range(steered)
+        for task in tasks
+        for way in WAYS
     ]
     for task in tasks:
         found, at = 0, CONTRAST_SEED
@@ -158,6 +169,7 @@ def evaluate(
     *,
     episodes: int = 100,
     contrasts: int = 25,
+    steered: int = 0,
     tasks: Iterable[str] = TASKS,
     seed: int = FIRST_SEED,
     processes: int = 0,
@@ -170,18 +182,20 @@ def evaluate(
 ) -> list[Record]:
     """Evaluate a checkpoint in closed loop and, if asked, on recorded frames and single steps. Return the records.
 
-    A report is written into `out`. An interrupted run continues with the same arguments. episodes, contrasts: per task,
-    see jobs_of. dataset: recorded frames, see offline.py. single_step: scenes per task, see single_step.py. options:
-    fields of Drive. run, model_id: replace run_jobs and the checkpoint. Raises FileNotFoundError or ValueError before
-    anything runs.
+    A report is written into `out`. An interrupted run continues with the same arguments. episodes, contrasts, steered:
+    per task, see jobs_of. dataset: recorded frames, see offline.py. single_step: scenes per task, see single_step.py.
+    options: fields of Drive. run, model_id: replace run_jobs and the checkpoint. Raises FileNotFoundError or ValueError
+    before anything runs.
     """
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
-    jobs = jobs_of(tasks, episodes, seed, contrasts)
+    jobs = jobs_of(tasks, episodes, seed, contrasts, steered)
     model = drive.model() if not model_id else None
     policy = drive.adapt(model, profile) if model is not None else None
     facts = {'model': policy.info.model_id if policy is not None else model_id} | asdict(drive)
     del facts['checkpoint']  # the model's id identifies it in any folder
+    if steered and model is not None and not model.info.steers:
+        raise ValueError(f'model {model.info.model_id} does not follow traces: leave out --steer')
     file = RecordFile(out, facts)
     left = [job for job in jobs if job in set(file.missing(jobs))]
     sheets = out / 'failures'

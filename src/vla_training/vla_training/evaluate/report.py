@@ -18,8 +18,10 @@ from rich.table import Table
 
 from vla_sim.tasks import STAGES
 from vla_training.evaluate.records import CONTRAST, HELD_OUT, Record, Share
+from vla_training.evaluate.steering import WAYS
 
 Rows = list[tuple[str, ...]]  # a share with its 95 % interval: 93.0 % (86.3 .. 96.6)
+STEERED_HEAD = ('task', 'guided by', 'success', 'wrong object')
 SUCCESS_HEAD = ('task', 'episodes', 'success', 'wrong object', 'time p50', 'jump p50 / p95', 'chunks refused')
 CONTRAST_HEAD = ('task', 'scenes', 'success', 'right in both', 'wrong object')
 GREEN, ORANGE = '#2e7d4f', '#d95f02'
@@ -61,6 +63,16 @@ def contrast_rows(records: list[Record]) -> Rows:
     return rows
 
 
+def steered_rows(records: list[Record]) -> Rows:
+    """Return (task, way, success, wrong object) for each task and each way of steering.py that was driven."""
+    return [
+        (task, way, str(Share.successes(chosen)), str(Share.mistakes(chosen)))
+        for way in WAYS
+        for task, chosen in _by_task(records, way).items()
+        if chosen
+    ]
+
+
 def failure_rows(records: list[Record]) -> Rows:
     """Return (task, reason, episodes) for every reason of a failure."""
     return [
@@ -77,6 +89,7 @@ def print_report(
     for title, head, rows in (
         (f'{facts["model"]}: held-out scenes', SUCCESS_HEAD, success_rows(records)),
         ('contrast scenes: the wrong object is as near', CONTRAST_HEAD, contrast_rows(records)),
+        ('steered scenes', STEERED_HEAD, steered_rows(records)),
     ):
         table = Table(*head, title=title)
         for row in rows:
@@ -99,7 +112,7 @@ def write_report(
     """Write results.json, summary.md and the figures. measures: heading -> name -> number."""
     summary = {
         group: {task: _numbers(chosen) for task, chosen in _by_task(records, group).items()}
-        for group in (HELD_OUT, CONTRAST)
+        for group in (HELD_OUT, CONTRAST, *WAYS)
     }
     content = {'facts': facts, 'summary': summary, 'measures': measures, 'episodes': [asdict(r) for r in records]}
     (folder / 'results.json').write_text(json.dumps(content, indent=1) + '\n')
@@ -118,6 +131,14 @@ def write_report(
             *markdown(CONTRAST_HEAD, rows),
             'Each scene is driven twice, with two instructions. The layout is the same. The second instruction asks '
             'for another object or another target, which is as far away to within 3 cm.',
+            '',
+        ]
+    if rows := steered_rows(records):
+        lines += ['## Steered scenes', '']
+        lines += [
+            *markdown(STEERED_HEAD, rows),
+            'The goal is the same in all ways. Words alone and the trace have an instruction that names no object. '
+            'Trace against words: the instruction names another object, and success is that of the trace.',
             '',
         ]
     if rows := failure_rows(records):
