@@ -14,6 +14,7 @@ def test_the_passed_part_is_cut_off_until_the_trace_is_done():
     assert line.left(np.array([60.0, 52.0])).points.tolist() == [
         pytest.approx([60, 50], abs=1), [110, 50], [110, 90]
     ]  # fmt: skip
+    line.left(np.array([108.0, 52.0]))
     assert len(line.left(np.array([109.0, 70.0])).points) == 2  # round the corner
     assert not line.done
     assert line.left(np.array([110.0, 88.0])) is None

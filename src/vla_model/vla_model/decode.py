@@ -72,29 +72,48 @@ def image(
     unguided: tuple[Tensor, slice] | None = None,
     cached: bool = False,
 ) -> Steps[Tokens]:
-    """Decode the codes of the image block in `steps` forwards. ids: (1, T); the slots of the block are masked.
+    """Decode the codes of the image block, see `codes`.
 
     guidance g > 0 uses (1 + g) times the logits of `ids`, minus g times those of `unguided`. `unguided` is the prompt
     without the guiding text, as (ids, block). Guidance doubles the time of a step.
     """
+    part = slice(vocabulary.image_offset, vocabulary.image_offset + vocabulary.codes)
+    return (yield from codes(network, vocabulary, ids, block, part, steps, sampling, guidance, unguided, cached))
+
+
+def codes(
+    network: Callable[..., Tensor],
+    vocabulary: Vocabulary,
+    ids: Tensor,
+    block: slice,
+    part: slice,
+    steps: int,
+    sampling: Sampling | None = None,
+    guidance: float = 0.0,
+    unguided: tuple[Tensor, slice] | None = None,
+    cached: bool = False,
+) -> Steps[Tokens]:
+    """Decode a block of codes in `steps` forwards. ids: (1, T); the slots of the block are masked.
+
+    part: of the vocabulary, the ids of these codes. The result counts from its start. guidance, unguided: see `image`.
+    """
     if guidance and unguided is None:
         raise ValueError('guidance needs an unguided prompt')
-    codes = slice(vocabulary.image_offset, vocabulary.image_offset + vocabulary.codes)
     cache, other_cache = _cache(block, cached), _cache(unguided[1], cached) if unguided else None
 
     def logits(ids: Tensor) -> Tensor:
-        out = network(ids, block, codes, cache=cache)[0].float()
+        out = network(ids, block, part, cache=cache)[0].float()
         if guidance and unguided is not None:
             other_ids, other_block = unguided[0].clone(), unguided[1]
             other_ids[:, other_block] = ids[:, block]
-            out = (1 + guidance) * out - guidance * network(other_ids, other_block, codes, cache=other_cache)[0].float()
+            out = (1 + guidance) * out - guidance * network(other_ids, other_block, part, cache=other_cache)[0].float()
         return out
 
     temperatures, temperature = [], sampling.temperature if sampling else 0.0
     for k in range(steps):
         temperature *= 1 - (k + 1) / steps  # cumulative, unlike that of actions
         temperatures.append(temperature)
-    return (yield from _remask(logits, vocabulary.mask, ids, block, codes, temperatures, sampling))
+    return (yield from _remask(logits, vocabulary.mask, ids, block, part, temperatures, sampling))
 
 
 def _remask(

@@ -21,6 +21,8 @@ from vla_model.config import ModelConfig
 from vla_model.file_checks import PICKLES, check_file, check_shards, explain_file, explain_folder, explain_names
 from vla_model.quantized import QuantizedLayer
 from vla_model.statistics import Statistics
+from vla_model.tokens.depth_tokenizer import FILE as DEPTH_FILE
+from vla_model.tokens.depth_tokenizer import DepthTokenizer, save_depth_tokenizer
 from vla_model.tokens.text_tokenizer import TextTokenizer
 
 INDEX = 'model.safetensors.index.json'
@@ -73,6 +75,7 @@ def list_tensors(folder: Path) -> dict[str, Stored]:
     """
     index = _read_index(folder / INDEX)
     paths = {folder / name for name in index.values()} or set(folder.glob('*.safetensors'))
+    paths.discard(folder / DEPTH_FILE)  # a module of its own, see depth_tokenizer.py
     if (folder / IMAGE_FILE).exists() or (folder / IMAGE_FILE).is_symlink():
         paths.add(folder / IMAGE_FILE)
     found: dict[str, Stored] = {}
@@ -210,6 +213,7 @@ def write(
     network: Mapping[str, Tensor] | Iterable[tuple[str, Tensor]],
     image: Mapping[str, Tensor],
     max_shard_bytes: int = MAX_SHARD_BYTES,
+    depth: DepthTokenizer | None = None,
 ) -> None:
     """Writes a checkpoint. Every file appears whole or not at all.
 
@@ -226,6 +230,8 @@ def write(
     ]
     if config.statistics is not None:
         files.append((statistics.FILE, lambda: config.statistics.save(temporary)))  # type: ignore[union-attr]
+    if depth is not None:
+        files.append((DEPTH_FILE, lambda: save_depth_tokenizer(depth, temporary)))
     for name, save in files:
         save()
         temporary.replace(folder / name)

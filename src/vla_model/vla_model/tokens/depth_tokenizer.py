@@ -101,13 +101,12 @@ class _Residual(nn.Module):
         return x + self.net(x)
 
 
-def save_depth_tokenizer(tokenizer: DepthTokenizer, folder: Path) -> Path:
-    """Write the tokenizer with its configuration into a folder. Return the file."""
-    path = folder / FILE
+def save_depth_tokenizer(tokenizer: DepthTokenizer, path: Path) -> None:
+    """Write the tokenizer with its configuration into a file."""
     tensors = {name: t.detach().cpu().contiguous() for name, t in tokenizer.state_dict().items()}
     settings = {name: str(value) for name, value in asdict(tokenizer.config).items()}
     save_file(tensors, path, settings)
-    return path
+    path.chmod(0o644)  # safetensors lets only the training user read it; on the robot another user reads it
 
 
 def load_depth_tokenizer(folder: Path, device: torch.device | str = 'cpu') -> DepthTokenizer:

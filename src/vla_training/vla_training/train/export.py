@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vla_model.checkpoints import checkpoint
+from vla_model.tokens.depth_tokenizer import load_depth_tokenizer
 from vla_training.train import lora, structure
 from vla_training.train.distributed import whole
 
@@ -54,7 +55,8 @@ def export(trainer: 'Trainer', folder: Path) -> None:
             action_head=recipe.action_head,
         )  # fmt: skip
         image = load_file(tokens.folder / checkpoint.IMAGE_FILE)
-        checkpoint.write(folder, config, tokens.text, tensors, image, recipe.shard_bytes)
+        depth = load_depth_tokenizer(tokens.folder) if config.vocabulary.depth else None
+        checkpoint.write(folder, config, tokens.text, tensors, image, recipe.shard_bytes, depth)
         record = {'recipe': recipe.to_dict(), 'step': trainer.step, 'seconds': trainer.seconds,
                   'frames': len(tokens), 'episodes': len(tokens.episode.unique())}  # fmt: skip
         (folder / 'training.json').write_text(json.dumps(record, indent=2) + '\n')

@@ -17,7 +17,7 @@ from vla_model.families.folder import open_folder
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.statistics import FILE as STATISTICS_FILE
 from vla_model.statistics import Statistics
-from vla_model.tokens.depth_tokenizer import DepthTokenizer, load_depth_tokenizer
+from vla_model.tokens.depth_tokenizer import DepthTokenizer, load_depth_tokenizer, save_depth_tokenizer
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
 from vla_policy_node.policy.end_effector import check_actions
@@ -174,3 +174,5 @@ def write_model_files(out: Path, model: TargetModel) -> None:
         statistics.save(out / STATISTICS_FILE)
     tensors = {name: t.detach().cpu().contiguous() for name, t in model.encoder.state_dict().items()}
     save_file(tensors, out / checkpoint.IMAGE_FILE)
+    if model.depth is not None:
+        save_depth_tokenizer(model.depth, out / checkpoint.DEPTH_FILE)

@@ -18,6 +18,7 @@ from vla_model.loading import PLAIN, LoadOptions
 from vla_model.network import Network
 from vla_model.policy import PolicyInfo
 from vla_model.quantized import plain_layers, put_layers
+from vla_model.tokens.depth_tokenizer import load_depth_tokenizer
 
 _log = logging.getLogger(__name__)
 
@@ -98,8 +99,11 @@ def _from_folder(folder: Path, found: Opened, device: torch.device, dtype: torch
     digests = checkpoint.load_into(network, found.network, device, dtype, folder)
     digests |= checkpoint.load_into(image, found.image, device, torch.float32, folder)
     plain_layers(image)  # convolutions are stored in 8 bits and computed in float32
+    depth = load_depth_tokenizer(folder, device) if found.config.vocabulary.depth else None
+    if depth is not None:
+        digests |= {f'depth.{name}': checkpoint.digest(t) for name, t in depth.state_dict().items()}
     model_id = f'{found.config.name}-{checkpoint.content_hash(found.config, digests)}'
-    return MaskedPolicy(found.config, found.text, network, image, model_id)
+    return MaskedPolicy(found.config, found.text, network, image, model_id, depth)
 
 
 def save(policy: MaskedPolicy, folder: str | Path) -> None:
@@ -107,7 +111,7 @@ def save(policy: MaskedPolicy, folder: str | Path) -> None:
     if policy.config.quantization is not None:
         raise ValueError(f'{policy.config.name} is quantized: copy the folder it was loaded from')
     network, image = policy.network.state_dict(), policy.image_tokenizer.state_dict()
-    checkpoint.write(Path(folder), policy.config, policy.text, network, image)
+    checkpoint.write(Path(folder), policy.config, policy.text, network, image, depth=policy.depth_tokenizer)
 
 
 def _random_nano(found: Opened, seed: int, device: torch.device, dtype: torch.dtype) -> MaskedPolicy:

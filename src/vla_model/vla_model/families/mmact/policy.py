@@ -11,17 +11,19 @@ from vla_model import decode
 from vla_model.config import ModelConfig
 from vla_model.engines.base import Act, Engine
 from vla_model.engines.select import make
-from vla_model.families.mmact import steering, world
+from vla_model.families.mmact import depth, steering, world
 from vla_model.families.mmact.action_block import Decoded, Regressed, read_block
 from vla_model.image_tokenizer import ImageTokenizer, preprocess, to_image, upload
 from vla_model.network import KeyValues, Network
 from vla_model.observation import check_image, check_state, prefix_steps, state_of
 from vla_model.policy import (
+    DEPTH,
     IMAGE,
     PLAN,
     POINTS,
     TRACE,
     WORLD,
+    DepthOptions,
     ImageOptions,
     Options,
     PlanOptions,
@@ -32,10 +34,11 @@ from vla_model.policy import (
     no_output,
 )
 from vla_model.tokens import bins
+from vla_model.tokens.depth_tokenizer import DepthTokenizer
 from vla_model.tokens.prompt import PromptBuilder, Template
 from vla_model.tokens.prompt_texts import EXAMPLE
 from vla_model.tokens.text_tokenizer import TextTokenizer
-from vla_model.types import Chunk, Observation, Plan, PredictedImage, PredictedViews
+from vla_model.types import Chunk, DepthMap, Observation, Plan, PredictedImage, PredictedViews
 
 ACTION_DECODINGS = ('median', 'mode')
 
@@ -54,12 +57,14 @@ class MaskedPolicy:
     """The policy of a masked model on one device, see `Policy`. It owns network, engine and decoding options."""
 
     def __init__(
-        self, config: ModelConfig, text: TextTokenizer, network: Network, image_tokenizer: ImageTokenizer, model_id: str
-    ):
+        self, config: ModelConfig, text: TextTokenizer, network: Network, image_tokenizer: ImageTokenizer,
+        model_id: str, depth_tokenizer: DepthTokenizer | None = None,
+    ):  # fmt: skip
         robot = config.robot
         self.config, self.text, self.model_id = config, text, model_id
         self.info = info_of(config, model_id)
         self.network, self.image_tokenizer = network.eval(), image_tokenizer.eval()
+        self.depth_tokenizer = depth_tokenizer  # where the vocabulary has depth codes
         self.device = next(network.parameters()).device
         self.engine = Engine(self.network, self.image_tokenizer)
         self.act_steps = 1  # forwards per chunk; more are slower, and better only if the training was for them
@@ -156,12 +161,12 @@ class MaskedPolicy:
 
     def start(
         self, output: str, observation: Observation, options: Options | None = None
-    ) -> decode.Job[Plan] | decode.Job[PredictedImage] | decode.Job[PredictedViews]:
-        """Return a job that decodes a plan text, the first camera's image at the end of the chunk, or a world image.
+    ) -> decode.Job[Plan] | decode.Job[PredictedImage] | decode.Job[PredictedViews] | decode.Job[DepthMap]:
+        """Return a job that decodes a plan, an image at the end of the chunk, images after given actions, or depth.
 
         Raises ValueError naming a wrong part of the observation, an unknown output, or options of another output.
         """
-        kinds = {PLAN: PlanOptions, IMAGE: ImageOptions, WORLD: WorldOptions}
+        kinds = {PLAN: PlanOptions, IMAGE: ImageOptions, WORLD: WorldOptions, DEPTH: DepthOptions}
         if output not in kinds or output not in self.info.outputs:
             raise no_output(self.info, output)
         if not isinstance(options, kinds[output]) and (options is not None or output == WORLD):
@@ -170,6 +175,8 @@ class MaskedPolicy:
             return self._start_plan(observation, cast(PlanOptions, options or PlanOptions()))
         if output == IMAGE:
             return self._start_image(observation, cast(ImageOptions, options or ImageOptions()))
+        if output == DEPTH:
+            return depth.start(self, observation, cast(DepthOptions, options or DepthOptions()))
         return world.start(self, observation, cast(WorldOptions, options))
 
     def _start_plan(self, observation: Observation, o: PlanOptions) -> decode.Job[Plan]:
@@ -312,7 +319,14 @@ if TYPE_CHECKING:
 def info_of(config: ModelConfig, model_id: str) -> PolicyInfo:
     """Return the PolicyInfo of a masked model."""
     robot = config.robot
-    outputs = {PLAN: True, IMAGE: True, POINTS: robot.points, TRACE: robot.trace, WORLD: config.world}
+    outputs = {
+        PLAN: True,
+        IMAGE: True,
+        POINTS: robot.points,
+        TRACE: robot.trace,
+        WORLD: config.world,
+        DEPTH: config.vocabulary.depth,
+    }
     return PolicyInfo(
         model_id=model_id,
         trained=config.trained,
