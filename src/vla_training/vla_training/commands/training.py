@@ -56,6 +56,30 @@ def images(
 
 
 @command
+def depth(
+    dataset: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help='Data set with depth maps (./vla train collect --depth). Give the option again for more data sets.',
+            show_default='out/train/dataset',
+        ),
+    ] = None,
+    out: Out = Path('out/train/depth'),
+    camera: Annotated[str, typer.Option(help='Camera of the depth maps, the first one of the model.')] = 'front',
+    steps: Annotated[int, typer.Option(min=1, help='Number of steps.')] = 4000,
+    seed: Annotated[int, typer.Option(min=0, help='Seed of weights and batches.')] = 0,
+    minutes: Minutes = 0.0,
+) -> None:
+    """Train the depth tokenizer. An interrupted run continues."""
+    trains()
+    from vla_training.depth_tokenizer.trainer import Settings, train_depth_tokenizer
+
+    settings = Settings(steps=steps, seed=seed)
+    found = dataset or [Path('out/train/dataset')]
+    Console().print(train_depth_tokenizer(found, out, camera=camera, settings=settings, minutes=minutes or math.inf))
+
+
+@command
 def fit(
     recipe: Annotated[Path, typer.Argument(help='Recipe in YAML, such as those in vla_training/recipes.')],
     tokens: TokenFolders = None,
