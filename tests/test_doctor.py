@@ -10,16 +10,21 @@ from lifecycle_msgs.msg import Transition
 from sensor_msgs.msg import JointState
 
 from vla_bringup.doctor.check import Verdict
+from vla_bringup.doctor.doctor import sections
 from vla_bringup.doctor.robot import check_robot
 
 
 def doctor():
-    """Return the checks of the robot by name. The exit code agrees with the report."""
+    """Return the checks of the robot by name. The exit code agrees with the report, and every fault has a remedy."""
     words = [sys.executable, '-m', 'vla_bringup.cli', 'doctor', '--json']
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=150, env=os.environ)
     report = json.loads(done.stdout)
     assert done.returncode == (0 if report['good'] else 1), done.stderr
-    return {c['name']: c for c in report['checks'] if c['section'] == 'robot'}
+    checks = report['checks']
+    assert {c['section'] for c in checks} == {name for name, _ in sections()}
+    assert not [c for c in checks if c['verdict'] in ('warning', 'fail') and not c['remedy']]
+    assert not [c for c in checks if 'no answer within' in c['fact']]
+    return {c['name']: c for c in checks if c['section'] == 'robot'}
 
 
 @pytest.mark.slow

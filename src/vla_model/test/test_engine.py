@@ -85,7 +85,7 @@ def test_a_graph_for_one_length_gives_the_logits_of_that_for_any(cache, name):
     network, act = small()
     made = engines.make(name, network, _tokenizer(), act, 'one-length')
     rows, generator = slice(20, 28), torch.Generator().manual_seed(2)
-    prompts = {n: torch.randint(0, 300, (1, n), generator=generator) for n in range(28, 36)}
+    prompts = {n: torch.randint(0, 300, (1, n), generator=generator) for n in range(28, 34)}
     with torch.inference_mode():
         before = {n: made(ids, rows, act.vocabulary) for n, ids in prompts.items()}
         for n, ids in prompts.items():
@@ -95,7 +95,7 @@ def test_a_graph_for_one_length_gives_the_logits_of_that_for_any(cache, name):
             assert (after - before[n]).norm() <= export.LIMITS[name.removeprefix('openvino-')] * before[n].norm()
             assert torch.equal(made(ids, rows, act.vocabulary), after)
     kept = dict(made._of_length)
-    made.prepare(35)  # is there
+    made.prepare(33)  # is there
     made.prepare(65)  # is more than any prompt has, which a call says
     assert made._of_length == kept
 

@@ -13,7 +13,7 @@ from vla_model.checkpoints import nano
 from vla_model.config import ModelConfig
 from vla_model.families.mmact import loading
 from vla_model.families.mmact.policy import MaskedPolicy
-from vla_model.loading import LoadOptions
+from vla_model.loading import LoadOptions, load
 from vla_model.statistics import FILE, METHODS, Statistics
 from vla_model.tokens.bins import dequantize, quantize
 
@@ -114,14 +114,11 @@ def test_a_models_id_is_the_same_in_every_process(tmp_path):
     nano_policy.config = config('min_max')
     loading.save(nano_policy, tmp_path)
     code = f'from vla_model.loading import load; print(load({str(tmp_path)!r}).info.model_id)'
-    ids = {
-        subprocess.run(
-            [sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': seed}, capture_output=True, text=True,
-            check=True,
-        ).stdout
-        for seed in ('1', '2', '3')
-    }  # fmt: skip
-    assert len(ids) == 1
+    other = subprocess.run(
+        [sys.executable, '-c', code], env={**os.environ, 'PYTHONHASHSEED': '1'}, capture_output=True, text=True,
+        check=True,
+    )  # fmt: skip
+    assert other.stdout.strip() == load(tmp_path).info.model_id
 
 
 def test_statistics_and_normalization_go_together():

@@ -51,15 +51,6 @@ def test_engines_that_die_leave_auto_with_the_next_best_and_are_not_tried_again(
         loading.load('random-nano', LoadOptions(threads=1, engine='openvino-bfloat16'))
 
 
-@pytest.mark.slow
-def test_where_every_engine_dies_auto_is_eager(deaths, caplog):
-    deaths(bfloat16='SIGILL', int8='exit', float32='memory')
-    assert loading.load('random-nano', LoadOptions(threads=1, engine='auto')).engine.name == 'eager'
-    assert 'openvino-bfloat16 was killed by SIGILL' in caplog.text
-    assert 'openvino-int8 ended with exit code 3' in caplog.text
-    assert 'openvino-float32 ran out of memory (MemoryError)' in caplog.text
-
-
 def test_an_engine_that_hangs_is_given_up(deaths, monkeypatch):
     deaths(int8='hang')
     monkeypatch.setattr(trial, 'TRYING', 0.5)

@@ -319,17 +319,17 @@ def test_points_move_with_the_image(tmp_path):
 
 @pytest.mark.slow
 def test_it_learns_grounding_points_and_continues_where_it_was_cut(tmp_path):
-    frames = FrameSet.load(write_with_points(tmp_path / 'f', 120))
-    settings = replace(SETTINGS, steps=60, lr=3e-3, batch=16)
+    frames = FrameSet.load(write_with_points(tmp_path / 'f'))
+    settings = replace(SETTINGS, steps=40, lr=3e-3)
     whole = ImageTokenizerTrainer(frames, tmp_path / 'whole', CONFIG, settings)
     whole.run()
     report = whole.finish()
     off = [float(row['off']) for row in csv.DictReader((tmp_path / 'whole' / 'log.csv').open())]
     assert off[-1] < 0.6 * off[0] and report.off < 0.2
     first = ImageTokenizerTrainer(frames, tmp_path / 'cut', CONFIG, settings)
-    for first.step in range(30):
+    for first.step in range(20):
         first.train_step()
-    first.step = 30
+    first.step = 20
     first.save()
     second = ImageTokenizerTrainer(frames, tmp_path / 'cut', CONFIG, settings)
     second.run()
