@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vla_sim.assets.robot import VISUAL_GROUP
+from vla_sim.assets.robot import BASE, VISUAL_GROUP
 from vla_sim.rendering.opengl import mujoco, renderer
 
 
@@ -92,6 +92,21 @@ class Cameras:
             return self._renderer.render()
         finally:
             self._renderer.disable_depth_rendering()
+
+    def robot_mask(self, snapshot: Snapshot, name: str) -> np.ndarray:
+        """Return which pixels of a camera's image show the robot, (size, size) bool."""
+        self._take(snapshot)
+        self._renderer.update_scene(self._data, name, self._option)
+        self._renderer.enable_segmentation_rendering()
+        try:
+            found = self._renderer.render()
+        finally:
+            self._renderer.disable_segmentation_rendering()
+        geoms, kinds = found[..., 0], found[..., 1]
+        model = self._model
+        roots = model.body_rootid[model.geom_bodyid]
+        own = roots == model.body(BASE).id
+        return (kinds == mujoco.mjtObj.mjOBJ_GEOM) & (geoms >= 0) & own[geoms.clip(0)]
 
     def _take(self, snapshot: Snapshot) -> None:
         if snapshot.appearance is not self._appearance:

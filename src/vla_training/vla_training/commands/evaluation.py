@@ -62,6 +62,9 @@ def evaluate(
     single_step: Annotated[
         int, typer.Option(min=0, help="Scenes per task in which one chunk is compared with the expert's.")
     ] = 0,
+    world: Annotated[
+        int, typer.Option(min=0, help='Scenes per task in which images after given actions are predicted.')
+    ] = 0,
     record: Annotated[
         bool, typer.Option('--record', help="Copy the numbers and the robot profile into the checkpoint's folder.")
     ] = False,
@@ -87,6 +90,7 @@ def evaluate(
         processes=processes,
         dataset=dataset,
         single_step=single_step,
+        world=world,
         latency=latency,
         period=period,
         time_limit=time_limit,

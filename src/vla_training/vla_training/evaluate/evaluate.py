@@ -175,6 +175,7 @@ def evaluate(
     processes: int = 0,
     dataset: Path | None = None,
     single_step: int = 0,
+    world: int = 0,
     console: Console | None = None,
     run: Callable[[list[Job]], Iterable[Record]] | None = None,
     model_id: str = '',
@@ -183,9 +184,9 @@ def evaluate(
     """Evaluate a checkpoint in closed loop and, if asked, on recorded frames and single steps. Return the records.
 
     A report is written into `out`. An interrupted run continues with the same arguments. episodes, contrasts, steered:
-    per task, see jobs_of. dataset: recorded frames, see offline.py. single_step: scenes per task, see single_step.py.
-    options: fields of Drive. run, model_id: replace run_jobs and the checkpoint. Raises FileNotFoundError or ValueError
-    before anything runs.
+    per task, see jobs_of. dataset: recorded frames, see offline.py. single_step, world: scenes per task, see
+    single_step.py and world.py. options: fields of Drive. run, model_id: replace run_jobs and the checkpoint. Raises
+    FileNotFoundError or ValueError before anything runs.
     """
     console = console or Console()
     drive = Drive(str(checkpoint), **options)
@@ -220,6 +221,13 @@ def evaluate(
         from vla_training.evaluate.single_step import evaluate_single_step
 
         measures['Single-step evaluation'] = evaluate_single_step(policy, profile, single_step, console)
+    if world and policy is not None:
+        from vla_model.families.mmact.policy import MaskedPolicy
+        from vla_training.evaluate.world import evaluate_world
+
+        tokenizer = model.image_tokenizer if isinstance(model, MaskedPolicy) else None
+        found = evaluate_world(policy, profile, world, console=console, tokenizer=tokenizer)
+        measures['Images after given actions'] = found
     write_report(out, facts, records, measures)
     print_report(console, facts, records, measures)
     console.print(f'{out}/summary.md, results.json and figures are ready')
