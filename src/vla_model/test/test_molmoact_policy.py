@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import sys
 import weakref
 from dataclasses import replace
 from itertools import pairwise
@@ -16,17 +17,20 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 
 from vla_model import decode
 from vla_model.checkpoints import checkpoint
+from vla_model.families.molmoact import policy as policy_module
+from vla_model.families.molmoact import trace as traces
 from vla_model.families.molmoact import weights
 from vla_model.families.molmoact.decode import answer
+from vla_model.families.molmoact.depth import DepthConfig, DepthTokenizer, to_unit
 from vla_model.families.molmoact.grammar import REASONED_MANY, REASONED_ONE, STEERED, Grammar, action_words
 from vla_model.families.molmoact.tokens import ACTIONS_END, ADDED, BINS, DEPTH_START, END, VOCABULARY
 from vla_model.families.molmoact.vision import VisionConfig, VisionTower
 from vla_model.families.rynnvla.constants import LIBERO_INPUT
 from vla_model.loading import LoadOptions, describe, load
 from vla_model.network import Network
-from vla_model.policy import PLAN
+from vla_model.policy import DEPTH, PLAN, TRACE
 from vla_model.tokens.text_tokenizer import TextTokenizer
-from vla_model.types import TOOL, Chunk
+from vla_model.types import TOOL, Chunk, Trace
 
 ONE = LoadOptions(threads=1)
 REAL = Path(__file__).resolve().parents[4] / 'shared' / 'parity' / 'molmoact' / 'tokenizer' / 'tokenizer.json'
@@ -185,9 +189,8 @@ def test_a_constrained_answer_is_the_free_one_where_that_is_well_formed(policy, 
 def test_a_released_folder_is_described_without_its_weights_and_loaded(folder, policy):
     info = describe(folder)
     assert (info.cameras, info.horizon, info.dt, info.dof) == (('front', 'wrist'), 2, 0.05, 7)
-    assert (info.action_space, info.needs_tool, info.takes_prefix, info.outputs) == (
-        'osc_delta', False, False, frozenset(),
-    )  # fmt: skip
+    assert (info.action_space, info.needs_tool, info.takes_prefix, info.steers) == ('osc_delta', False, False, True)
+    assert info.outputs == info.predicted == {TRACE, DEPTH}
     assert replace(policy.info, model_id='') == replace(info, model_id='')
     assert policy.info.model_id.startswith(folder.name + '-')
 
@@ -272,6 +275,124 @@ def test_a_large_picture_is_allowed_and_logged_once_with_its_tokens(policy, capl
     assert message.startswith('front: 640 x 480 px are 766 tokens, up to 378 px are 424')
 
 
+def line(*points, camera='front', width=256, height=256):
+    return Trace(camera, np.array(points, float), width, height)
+
+
+def test_trace_and_depth_of_an_answer_are_in_the_image_of_the_first_camera(policy, monkeypatch):
+    seen = policy.example()
+    images = {**seen.images, 'front': np.full((120, 160, 3), 128, np.uint8)}
+    written = policy._reasoned.write(np.full((2, 7), 128), np.arange(100), [[0, 255], [255, 0], [51, 51]])
+    ids = [*policy.text.encode(written), END]
+    monkeypatch.setattr(policy, 'answer', lambda *args: (ids, np.ones(len(ids), np.float32)))
+    found = policy.act(replace(seen, images=images, t_ref=7))
+    assert (found.trace.camera, found.trace.width, found.trace.height) == ('front', 160, 120)
+    np.testing.assert_allclose(found.trace.points, [[0, 119], [159, 0], [31.8, 23.8]])
+    assert (found.depth.t_ref, found.depth.camera, found.depth.depth) == (7, 'front', None)
+    np.testing.assert_array_equal(found.depth.codes, np.arange(100).reshape(10, 10))
+    monkeypatch.setattr(policy, 'robot', replace(policy.robot, upside_down=True))
+    turned = policy.act(replace(seen, images=images))
+    np.testing.assert_allclose(turned.trace.points[0], [159, 0])
+    np.testing.assert_array_equal(turned.depth.codes, np.arange(100)[::-1].reshape(10, 10))
+
+
+def test_a_depth_tokenizer_beside_the_checkpoint_gives_the_depth_image(folder, tmp_path):
+    other, config = copy(folder, tmp_path), DepthConfig(channels=2, blocks=1, width=4)
+    torch.manual_seed(0)
+    made = DepthTokenizer(config)
+    made._vq_vae._embedding.normal_()
+    (other / 'depth').mkdir()
+    save_file(made.state_dict(), other / 'depth' / 'model.safetensors')
+    found = load(other, ONE).act(load(other, ONE).example()).depth
+    whole = 1 - to_unit(made.decode(torch.from_numpy(found.codes)[None]))[0].detach().numpy()
+    np.testing.assert_allclose(found.depth, whole, atol=1e-5)
+    assert (found.depth.shape, found.depth.min(), found.depth.max(), found.metric) == ((320, 320), 0, 1, False)
+
+
+def test_a_trace_is_drawn_on_the_first_picture_and_the_answer_has_actions_alone(policy, monkeypatch):
+    pytest.importorskip('cv2')
+    seen = policy.example()
+    images = {**seen.images, 'front': np.full((240, 320, 3), 128, np.uint8)}
+    monkeypatch.setattr(policy, 'robot', replace(policy.robot, crop=1.0))
+    original, given = policy.answer, []
+    monkeypatch.setattr(policy, 'answer', lambda *args: given.append(args) or original(*args))
+    steered = replace(seen, images=images, steering=line((20, 200), (160, 120), (300, 20), width=640, height=480))
+    found = policy.act(steered)
+    assert (found.trace, found.depth) == (None, None)
+    assert found.chunk.positions.shape == (2, 6)
+    ((pictures, question, *_),) = given
+    assert 'annotated on the first image' in question
+    assert (pictures[1] == 128).all()
+    changed = np.argwhere((pictures[0] != 128).any(-1))
+    assert pictures[0][60, 80].tolist() == list(traces.CYAN)  # (160, 120) of an image of twice the size
+    assert changed[:, 1].min() <= 10
+    assert 150 <= changed[:, 1].max() <= 152
+
+
+@pytest.mark.parametrize('points', [2, 5])
+def test_a_trace_of_up_to_five_points_is_drawn_as_it_is(policy, points):
+    drawn = line(*[(10 * i, 20 + i * i) for i in range(points)])
+    np.testing.assert_array_equal(policy._steering(replace(policy.example(), steering=drawn)).points, drawn.points)
+
+
+def test_a_longer_trace_keeps_five_points_at_equal_distances_along_it(policy):
+    kept = policy._steering(replace(policy.example(), steering=line(*[(i * i, 100) for i in range(16)]))).points
+    np.testing.assert_allclose(kept[:, 0], [0, 56.25, 112.5, 168.75, 225])
+
+
+@pytest.mark.parametrize(
+    ('drawn', 'named'),
+    [
+        (line((1, 1), (9, 9), camera='wrist'), "is of camera 'wrist'.*'front'"),
+        (line((1, 1)), 'two or more points'),
+        (line((1, 1), (300, 9)), 'is outside the image of 256 x 256 px'),
+        (line((1, 1), (np.nan, 9)), 'not finite'),
+    ],
+)
+def test_a_trace_that_cannot_be_followed_is_refused(policy, drawn, named):
+    with pytest.raises(ValueError, match=named):
+        policy.act(replace(policy.example(), steering=drawn))
+
+
+def test_without_opencv_a_trace_is_refused_with_the_remedy(policy, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'cv2', None)
+    with pytest.raises(RuntimeError, match='pip install opencv-python-headless'):
+        policy.act(replace(policy.example(), steering=line((1, 1), (9, 9))))
+
+
+def test_depth_and_trace_are_kept_while_the_picture_changes_little(folder, tmp_path, monkeypatch):
+    other = copy(folder, tmp_path)
+    robot(reasoning_answers=3)(other)
+    policy, head, calls = load(other, ONE), Network.head, []
+    monkeypatch.setattr(Network, 'head', lambda *args: calls.append(1) or head(*args))
+    seen = policy.example()
+
+    def forwards(observation):
+        calls.clear()
+        found = policy.act(observation)
+        return len(calls), found
+
+    count, first = forwards(seen)
+    for _ in range(2):
+        fewer, again = forwards(seen)
+        assert fewer < count - 100
+        np.testing.assert_array_equal(again.chunk.positions, first.chunk.positions)
+        np.testing.assert_array_equal(again.trace.points, first.trace.points)
+        np.testing.assert_array_equal(again.depth.codes, first.depth.codes)
+    assert forwards(seen)[0] == count
+    assert forwards(replace(seen, instruction='another'))[0] > fewer + 100
+    changed = {**seen.images, 'front': np.zeros_like(seen.images['front'])}
+    assert forwards(replace(seen, instruction='another', images=changed))[0] > fewer + 100
+
+
+def test_a_checkpoint_that_words_its_answers_in_another_way_is_logged(policy, monkeypatch, caplog):
+    for prefers, logged in ((lambda found: found, 0), (lambda found: torch.full_like(found, END), 1)):
+        monkeypatch.setattr(policy_module, 'preferred', lambda network, ids, found, prefers=prefers: prefers(found))
+        caplog.clear()
+        policy.warm_up()
+        assert sum('Set template in robot.json' in r.getMessage() for r in caplog.records) == logged
+
+
 def copy(folder, tmp_path):
     return Path(shutil.copytree(folder, tmp_path / 'copy'))
 
@@ -307,6 +428,9 @@ FUSED = 'model.transformer.blocks.0.self_attn.att_proj.weight'
         (robot(action_space='joint_delta'), ValueError, 'action_space must be one of'),
         (robot(upsidedown=True), ValueError, 'robot.json: field upsidedown is not known'),
         (robot(gripper_open=0.0), ValueError, 'two openings'),
+        (robot(resize='area'), ValueError, 'area needs side'),
+        (robot(reasoning_answers=0), ValueError, 'reasoning_answers must be 1 or more'),
+        (robot(line=0), ValueError, 'line 1 to 32'),
         (robot(template='is {actions}'), ValueError, 'template must end with'),
         (config(norm_stats=None), ValueError, 'norm_stats is missing'),
         (config(norm_stats={KEY: {'action': {**RANGES, 'q99': [float('nan')] * 7}}}), ValueError, 'finite'),

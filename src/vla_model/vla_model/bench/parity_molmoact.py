@@ -25,6 +25,7 @@ VIT, FEATURES, LOGITS, DEPTH = 1e-4, 5e-4, 1e-3, 1e-3
 EXACT = 1e-9
 ANSWERS = slice(0, tokens.VOCABULARY)
 EVERY = 29  # patch of a stored picture
+SIMULATED = 256  # [px] side of a picture in the reference's steering interface
 
 
 class MolmoActCase(ParityCase):
@@ -117,8 +118,10 @@ class MolmoActCase(ParityCase):
     # Pictures and prompts
 
     def _pictures(self, case: str) -> list[np.ndarray]:
-        pictures = self.cases['pictures'][case]['pictures']
-        return [self.weights.image(p['name'], p['height'], p['width']) for p in pictures]
+        return [self._picture(p) for p in self.cases['pictures'][case]['pictures']]
+
+    def _picture(self, p: dict[str, Any]) -> np.ndarray:
+        return self.weights.image(p['name'], p['height'], p['width'])
 
     def _views(self, case: str) -> preprocess.Views:
         """Of a case of pictures, or of a prompt, whose first picture may have a trace drawn on it."""
@@ -289,15 +292,27 @@ class MolmoActCase(ParityCase):
     # Traces, crops, depth
 
     def _overlay(self, name: str, case: str, what: str) -> Row:
-        return Row(name, None, None, True, 'not computed here: lines that OpenCV draws')
+        if not trace.has_opencv():
+            return Row(name, None, None, True, 'not computed: OpenCV is not installed')
+        c = self.cases['overlay'][case]
+        picture, points = self._picture(c['picture']), np.array(c['points'])
+        if c['style'].startswith('steering'):
+            places = trace.of_pixels(points, *picture.shape[:2])
+            picture = trace.resize_area(picture, SIMULATED)
+            if what == 'resized_u8':
+                return self._integers(name, picture[::8, ::8])
+        else:
+            places = points
+        drawn = trace.draw(picture, trace.to_pixels(places, *picture.shape[:2]), c['thickness'])
+        at = np.argwhere((drawn != picture).any(-1))
+        return self._integers(name, at if what == 'yx' else drawn[at[:, 0], at[:, 1]])
 
     def _crop(self, name: str, case: str) -> Row:
-        p = self.cases['centre_crop'][case]['picture']
-        cropped = trace.centre_crop(self.weights.image(p['name'], p['height'], p['width']))
+        cropped = trace.centre_crop(self._picture(self.cases['centre_crop'][case]['picture']))
         return self._integers(name, cropped[::8, ::8])
 
     def _shrink(self, name: str) -> Row:
-        return Row(name, None, None, True, 'not computed here: the loader of a fine-tuning')
+        return self._integers(name, trace.shrink(self._picture(self.cases['shrink']['picture']))[::8, ::8])
 
     def _vq(self, name: str, case: str, what: str) -> Row:
         p, tokenizer = self.cases['depth_pictures'][case]['picture'], self.depth_tokenizer()

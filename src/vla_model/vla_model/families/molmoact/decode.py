@@ -1,5 +1,7 @@
 """The network of MolmoAct on prompts with pictures."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -32,12 +34,25 @@ class WithPictures:
         return self._network.hidden(h, rows, ids.shape[1], None, cache)
 
 
-def answer(network: WithPictures, ids: Tensor, grammar: Grammar) -> Steps[Tokens]:
+def answer(network: WithPictures, ids: Tensor, grammar: Grammar, given: Sequence[int] = ()) -> Steps[Tokens]:
     """The greedy answer to a prompt `ids` (1, T) within a grammar, with its closing mark. A forward per decision.
 
-    It is the free greedy answer wherever that is in the grammar.
+    It is the free greedy answer wherever that is in the grammar. given: ids that it begins with.
     """
-    return autoregressive(network, VOCABULARY, ids, frozenset({END}), grammar.longest, grammar.allowed())
+    follow = grammar.allowed()
+
+    def allowed(tokens: list[int]) -> slice | Tensor:
+        n = len(tokens)
+        return slice(given[n], given[n] + 1) if n < len(given) else follow(tokens)
+
+    return autoregressive(network, VOCABULARY, ids, frozenset({END}), grammar.longest, allowed)
+
+
+def preferred(network: WithPictures, ids: Tensor, found: Tensor) -> Tensor:
+    """Return (n,) the id that the network prefers at each place of an answer `found` (n,) to a prompt `ids` (1, T)."""
+    whole = torch.cat((ids, found[None]), 1)
+    rows = slice(ids.shape[1] - 1, whole.shape[1] - 1)
+    return network(whole, rows, slice(0, VOCABULARY))[0].argmax(-1)
 
 
 def pictures_in(ids: Tensor) -> int:

@@ -4,6 +4,8 @@ Parameter names are those of `vae-final.pt`, without `module.`. The class is the
 depth, scaled per picture.
 """
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -24,6 +26,12 @@ class DepthConfig:
     blocks: int = 2
     codes: int = 128
     width: int = 512  # of a code
+
+    @classmethod
+    def of(cls, shapes: Mapping[str, tuple[int, ...]]) -> 'DepthConfig':
+        """Return the shape that tensors have. Raises KeyError naming one that is missing."""
+        blocks = {name.split('.')[1] for name in shapes if re.match(r'encoder\.\d+\.net\.', name)}
+        return cls(shapes['encoder.0.weight'][0], len(blocks), *shapes['_vq_vae._embedding'])
 
 
 class _Residual(nn.Module):
@@ -89,5 +97,5 @@ def to_input(depth: np.ndarray) -> Tensor:
 
 
 def to_unit(depth: Tensor) -> Tensor:
-    """A decoded picture, brought to [0, 1] for viewing."""
-    return (depth - depth.min()) / (depth.max() - depth.min())
+    """A decoded picture, brought to [0, 1] for viewing. One that is flat becomes 0."""
+    return (depth - depth.min()) / (depth.max() - depth.min()).clamp(min=1e-12)

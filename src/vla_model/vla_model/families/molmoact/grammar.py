@@ -84,6 +84,7 @@ class _Slot:
     root: _Node
     after: tuple[int, ...]  # index of the slot that follows each group
     step: int = -1  # of the chunk, where an action is decided
+    fixed: bool = False  # words of the template
 
 
 class Grammar:
@@ -128,14 +129,14 @@ class Grammar:
 
         return follow
 
+    def fixed_in(self, ids: Sequence[int]) -> np.ndarray:
+        """(n,) bool: which ids of an answer are words of the template. Raises KeyError where it is no answer."""
+        return np.array([slot.fixed for slot in self._slots_of(ids)])
+
     def steps_of(self, ids: Sequence[int]) -> np.ndarray:
         """(n,) the step of the chunk that each id of an answer belongs to; -1: none. Raises KeyError where it is no
         answer."""
-        slot, node, found = 0, self._slots[0].root, []
-        for token in ids:
-            found.append(self._slots[slot].step)
-            slot, node = self._next(slot, node, token)
-        return np.array(found)
+        return np.array([slot.step for slot in self._slots_of(ids)])
 
     def write(self, bins: np.ndarray, depth: Iterable[int] = (), trace: Iterable[Iterable[int]] = ()) -> str:
         """An answer as text, with the space that it begins with. bins: (steps, dims), 1 to 256."""
@@ -146,6 +147,13 @@ class Grammar:
             actions='[' + ', '.join(rows) + ']',
         )
 
+    def _slots_of(self, ids: Iterable[int]) -> list[_Slot]:
+        slot, node, found = 0, self._slots[0].root, []
+        for token in ids:
+            found.append(self._slots[slot])
+            slot, node = self._next(slot, node, token)
+        return found
+
     def _next(self, slot: int, node: _Node, token: int) -> tuple[int, _Node]:
         found = node.to[token]
         if isinstance(found, _Node):
@@ -153,11 +161,11 @@ class Grammar:
         slot = self._slots[slot].after[found]
         return slot, self._slots[min(slot, len(self._slots) - 1)].root
 
-    def _add(self, root: _Node, after: tuple[int, ...] = (), step: int = -1) -> None:
-        self._slots.append(_Slot(root, after or (len(self._slots) + 1,), step))
+    def _add(self, root: _Node, after: tuple[int, ...] = (), step: int = -1, fixed: bool = False) -> None:
+        self._slots.append(_Slot(root, after or (len(self._slots) + 1,), step, fixed))
 
     def _fixed(self, text: str) -> None:
-        self._add(_tree([[self._text.encode(text)]]))
+        self._add(_tree([[self._text.encode(text)]]), fixed=True)
 
     def _codes(self) -> None:
         root = _tree([[[DEPTH_0 + n] for n in range(DEPTHS)]])

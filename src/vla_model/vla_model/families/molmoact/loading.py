@@ -1,5 +1,6 @@
 """Loads a released MolmoAct-7B-D folder. It needs, beside the released config.json, tokenizer.json and shards,
 `robot.json`, see robot.RobotFile: which cameras, which statistics, what its actions are. No code of the folder is run.
+With the sub-folder DEPTH_FOLDER, predicted depth codes become an image.
 """
 
 import hashlib
@@ -13,16 +14,19 @@ from vla_model.checkpoints import checkpoint
 from vla_model.config import read, read_json
 from vla_model.engines.subject import set_threads
 from vla_model.families.molmoact import weights
+from vla_model.families.molmoact.depth import DepthConfig, DepthTokenizer
+from vla_model.families.molmoact.grammar import template
 from vla_model.families.molmoact.policy import MolmoActPolicy
 from vla_model.families.molmoact.robot import FILE, NUMBERS, RobotFile
 from vla_model.families.molmoact.tokens import ADDED, VOCABULARY, ActionStatistics
 from vla_model.families.molmoact.vision import VisionConfig, VisionTower
 from vla_model.loading import PLAIN, LoadOptions
 from vla_model.network import Network
-from vla_model.policy import PolicyInfo
+from vla_model.policy import DEPTH, TRACE, PolicyInfo
 from vla_model.tokens.text_tokenizer import TextTokenizer
 
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
+DEPTH_FOLDER = 'depth'  # of the depth tokenizer, where the folder has it: *.safetensors of `vae-final.pt`
 _POSITIONS = 4096  # of the reference's configuration, where config.json has none
 
 
@@ -61,14 +65,32 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MolmoActPolicy:
     lines = [str(content), str(robot), *(f'{name} {digests[name]}' for name in sorted(digests))]
     model_id = f'{folder.name}-{hashlib.sha256(chr(10).join(lines).encode()).hexdigest()[:12]}'
     positions = content['llm_config'].get('max_position_embeddings') or _POSITIONS
-    return MolmoActPolicy(_info(model_id, robot), robot, statistics, text, network, tower, positions)
+    return MolmoActPolicy(
+        _info(model_id, robot), robot, statistics, text, network, tower, positions, _depth_tokenizer(folder)
+    )
 
 
 def _info(model_id: str, robot: RobotFile) -> PolicyInfo:
+    wording = robot.template or template(len(robot.cameras), steered=False)
+    outputs = frozenset(name for name in (TRACE, DEPTH) if f'{{{name}}}' in wording)
     return PolicyInfo(
         model_id, True, robot.cameras, robot.dof, robot.actions, robot.dt, gripper=True, name='molmoact',
-        action_space=robot.action_space, action_dim=NUMBERS, picture_size=robot.side,
+        action_space=robot.action_space, action_dim=NUMBERS, picture_size=robot.side, outputs=outputs,
+        predicted=outputs, steers=True,
     )  # fmt: skip
+
+
+def _depth_tokenizer(folder: Path) -> DepthTokenizer | None:
+    """Return the depth tokenizer of the folder's sub-folder, on the CPU; None where there is none."""
+    place = folder / DEPTH_FOLDER
+    if not place.is_dir():
+        return None
+    stored = checkpoint.list_tensors(place)
+    config = _checked(place, lambda: DepthConfig.of({name: s.shape for name, s in stored.items()}))
+    with torch.device('meta'):
+        tokenizer = DepthTokenizer(config)
+    checkpoint.load_into(tokenizer, stored, torch.device('cpu'), torch.float32, place)
+    return tokenizer.eval()
 
 
 def _vision(content: Mapping[str, Any]) -> VisionConfig:
