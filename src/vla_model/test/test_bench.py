@@ -87,9 +87,7 @@ def test_the_baseline_decodes_the_same_bins_from_the_same_logits():
     size = size_of('tiny')
     v = size.vocabulary
     network = bench._random(Network, size.network, torch.device('cpu'), torch.float32)
-    builder = PromptBuilder(
-        TextTokenizer.load(NANO_FILE), v, 2, size.image_tokenizer.tokens, 8, 7, 8, size.max_prompt_tokens, 'cpu'
-    )
+    builder = PromptBuilder(TextTokenizer.load(NANO_FILE), v, size.layout, torch.device('cpu'))
     template = builder.action(bench.INSTRUCTION)
     generator = torch.Generator().manual_seed(0)
     state = torch.randint(v.bins_offset, v.size, (8,), generator=generator)

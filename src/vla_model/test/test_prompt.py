@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vla_model.tokens import prompt_texts
-from vla_model.tokens.prompt import PromptBuilder
+from vla_model.tokens.prompt import PromptBuilder, PromptLayout
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.tokens.vocabulary import RELEASED_SPECIALS, Vocabulary
 
@@ -23,7 +23,7 @@ def builder(**changes):
         'horizon': 3,
         'max_prompt_tokens': 200,
     } | changes
-    return PromptBuilder(TEXT, V, **settings, device=torch.device('cpu'))
+    return PromptBuilder(TEXT, V, PromptLayout(**settings), torch.device('cpu'))
 
 
 def test_small_vocabulary_has_no_gaps_and_no_overlaps():

@@ -87,10 +87,7 @@ def bench_model(
     network = _random(Network, config, target, DTYPES[precision])
     tokenizer = _random(ImageTokenizer, shape.image_tokenizer, target, torch.float32)
 
-    builder = PromptBuilder(
-        TextTokenizer.load(NANO_FILE), shape.vocabulary, 2, shape.image_tokenizer.tokens, *shape.dims, shape.horizon,
-        shape.max_prompt_tokens, target,
-    )  # fmt: skip
+    builder = PromptBuilder(TextTokenizer.load(NANO_FILE), shape.vocabulary, shape.layout, target)
     template, v = builder.action(INSTRUCTION), shape.vocabulary
     request = Act.of(template, v, builder.max_tokens)
     networks = {precision: network}

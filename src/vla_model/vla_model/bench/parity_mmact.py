@@ -18,7 +18,7 @@ from vla_model.config import ImageTokenizerConfig, NetworkConfig, read
 from vla_model.image_tokenizer import ImageTokenizer, preprocess
 from vla_model.network import Network
 from vla_model.tokens import bins, prompt_texts
-from vla_model.tokens.prompt import PromptBuilder, Template
+from vla_model.tokens.prompt import PromptBuilder, PromptLayout, Template
 from vla_model.tokens.text_tokenizer import TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
 
@@ -104,9 +104,8 @@ class MmActCase(ParityCase):
         dim = (7 if v.dim7 in ids else 16) if text_or_image else (given.block.stop - given.block.start) // HORIZON
         before_block = given.padded - 2 - HORIZON * dim * (2 if dim == 7 else 1)
         limit = given.padded if name == 'mmu_gen' else before_block
-        builder = PromptBuilder(
-            self.text, v, len(views), len(views[0]), len(state or ()), dim, HORIZON, limit, torch.device('cpu')
-        )
+        layout = PromptLayout(len(views), len(views[0]), len(state or ()), dim, HORIZON, limit)
+        builder = PromptBuilder(self.text, v, layout, torch.device('cpu'))
         task = self._task(ids, state is not None)
         if name == 'mmu_gen':
             template = builder.plan(task, self._text_length(), state is not None)

@@ -21,7 +21,7 @@ from vla_model.engines.subject import trial_subject
 from vla_model.engines.trial import ENGINE, IMAGES, Candidate, verdicts
 from vla_model.image_tokenizer import ImageTokenizer
 from vla_model.network import Network
-from vla_model.tokens.prompt import Template
+from vla_model.tokens.prompt import PromptLayout, Template
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
 
@@ -38,6 +38,11 @@ class Size:
     dims: tuple[int, int]  # of state and action
     horizon: int
     max_prompt_tokens: int  # the padded prompt follows from it
+
+    @property
+    def layout(self) -> PromptLayout:
+        """The layout of its prompts: two views, no grounding points."""
+        return PromptLayout(2, self.image_tokenizer.tokens, *self.dims, self.horizon, self.max_prompt_tokens)
 
 
 def size_of(name: str) -> Size:

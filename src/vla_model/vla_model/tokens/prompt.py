@@ -83,36 +83,42 @@ class Template:
         return out, valid
 
 
+@dataclass(frozen=True)
+class PromptLayout:
+    """The numbers that decide the slots of a prompt, and its lengths."""
+
+    views: int
+    view_tokens: int  # of one view
+    state_dim: int
+    action_dim: int
+    horizon: int  # steps per chunk
+    # Limit of the action prompt before its block, which also sets the padded lengths. Released: 910 for 7 dimensions
+    # and two views (1024 with the block), 990 for 16 dimensions and three views (1120).
+    max_prompt_tokens: int
+    points: int = 0  # grounding points per view, see RobotInterface
+    trace: int = 0  # points of the predicted trace, see RobotInterface
+
+    @classmethod
+    def of(cls, config: 'ModelConfig') -> 'PromptLayout':
+        """Return the layout of a configuration's prompts."""
+        robot, tokens = config.robot, config.image_tokenizer.tokens
+        dims, limit = (robot.state_dim, robot.action_dim), robot.max_prompt_tokens
+        return cls(len(robot.cameras), tokens, *dims, robot.horizon, limit, robot.points, robot.trace)
+
+
 class PromptBuilder:
-    """Builds prompts of one layout, which is given by the numbers of views, dimensions and steps."""
+    """Builds prompts of one layout."""
 
-    def __init__(
-        self,
-        text: TextTokenizer,
-        vocabulary: Vocabulary,
-        views: int,
-        view_tokens: int,
-        state_dim: int,
-        action_dim: int,
-        horizon: int,
-        max_prompt_tokens: int,
-        device: torch.device,
-        points: int = 0,
-        trace: int = 0,
-    ):
-        """max_prompt_tokens: limit of the action prompt before its block, which also sets the padded lengths.
-
-        Released: 910 for 7 dimensions and two views (1024 with the block), 990 for 16 dimensions and three views
-        (1120). points, trace: see RobotInterface.
-        """
+    def __init__(self, text: TextTokenizer, vocabulary: Vocabulary, layout: PromptLayout, device: torch.device) -> None:
         self.text, self.vocabulary, self.device = text, vocabulary, device
-        self.views, self.view_tokens = views, view_tokens
-        self.state_dim, self.action_dim, self.action_tokens = state_dim, action_dim, action_dim * horizon
-        self.max_prompt_tokens = max_prompt_tokens
+        self.views, self.view_tokens = layout.views, layout.view_tokens
+        self.state_dim, self.action_dim = layout.state_dim, layout.action_dim
+        self.action_tokens = layout.action_dim * layout.horizon
+        self.max_prompt_tokens = layout.max_prompt_tokens
         # 7 dimensions are padded to the length of 14, so that both fit into one batch of training.
-        self.action_pads = self.action_tokens if action_dim == 7 else 0
-        self.block_tokens = self.action_tokens + 2 * views * points + 2 * trace
-        self.max_tokens = max_prompt_tokens + 2 + self.block_tokens + self.action_pads
+        self.action_pads = self.action_tokens if layout.action_dim == 7 else 0
+        self.block_tokens = self.action_tokens + 2 * (layout.views * layout.points + layout.trace)
+        self.max_tokens = layout.max_prompt_tokens + 2 + self.block_tokens + self.action_pads
         # Templates are cached, as an instruction is in force for many observations.
         self.action = lru_cache(maxsize=8)(self._action)
         self.plan = lru_cache(maxsize=8)(self._plan)
@@ -124,12 +130,7 @@ class PromptBuilder:
     @classmethod
     def of(cls, config: 'ModelConfig', text: TextTokenizer, device: torch.device) -> 'PromptBuilder':
         """Return the builder of a configuration's prompts, for training and inference alike."""
-        robot = config.robot
-        return cls(
-            text, config.vocabulary, len(robot.cameras), config.image_tokenizer.tokens, robot.state_dim,
-            robot.action_dim, robot.horizon, robot.max_prompt_tokens, device, robot.points,
-            robot.trace,
-        )  # fmt: skip
+        return cls(text, config.vocabulary, PromptLayout.of(config), device)
 
     def _action(self, instruction: str, previous: int = 0, steered: bool = False) -> Template:
         """Return the action prompt, with `previous` slots for action ids. steered: with a trace to follow.
