@@ -272,7 +272,7 @@ def test_a_step_that_is_later_than_a_clock_jump_finds_the_arm_at_rest():
     rig.step()
     assert (rig.core.state, rig.core.hold) == (State.HOLDING, Hold.CLOCK_JUMP)
     assert 'a control step came 0.700 s late' in rig.core.message
-    np.testing.assert_allclose(rig.core.planned, rig.controller.follower.q, atol=1e-6)
+    np.testing.assert_allclose(rig.core.planned_positions, rig.controller.follower.q, atol=1e-6)
     rig.judge()
 
 
@@ -304,7 +304,7 @@ def test_an_arm_that_was_lent_is_not_where_it_was_sent():
         rig.time += 10 * MS
         rig.core.observe(elsewhere + 1e-6 * rig.rng.normal(size=7), rig.now)
         rig.core.step(rig.now, 0.01)
-    np.testing.assert_allclose(rig.core.planned, elsewhere, atol=1e-4)
+    np.testing.assert_allclose(rig.core.planned_positions, elsewhere, atol=1e-4)
 
 
 def test_the_trajectory_that_was_sent_stops_before_what_is_in_the_way_even_when_nothing_runs_any_more():

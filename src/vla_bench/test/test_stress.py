@@ -78,7 +78,7 @@ def test_a_measurement_finds_violations():
         sent = [x.copy() for x in stream.sent]
         sent[place] = sent[place] + change if isinstance(place, int) else [x + change for x in sent[place]]
         other = Stream(PROFILES['fr3'], 3, ExecutorConfig(period=0.001))
-        other.times, other.sent, other.planned = stream.times, sent, stream.planned
+        other.times, other.sent, other.planned_positions = stream.times, sent, stream.planned_positions
         assert found in ' '.join(other.measure().violations)
         assert bool(other.measure().violations) == bool(found)
     assert np.isinf(still.distance)

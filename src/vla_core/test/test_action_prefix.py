@@ -55,9 +55,9 @@ def test_after_a_refusal_the_prefix_is_of_the_chunk_that_was_accepted():
     committed = sent(0.08)
     committed.add(2, ramp(speed=-0.5), 1_200 * MS, 1, 0.08)
     committed.reported(1, refused=True)
-    committed.add(3, ramp(speed=-0.9), 1_400 * MS, 1, 0.08)  # goes on from the second, which the arm does not
+    committed.add(3, ramp(speed=-0.9), 1_400 * MS, 1, 0.08)  # continues the second, which the arm does not
     assert action_prefix(committed, 1_600 * MS, 1, on_ramp(1_600)).positions[0, 0] == pytest.approx(0.5 * 0.7)
-    committed.reported(0, refused=True)  # a chunk that is not remembered
+    committed.reported(0, refused=True)  # a chunk that is not kept
     assert action_prefix(committed, 1_600 * MS, 1, on_ramp(1_600)) is None
     committed.reported(3, refused=False)
     turned = on_ramp(1_600, speed=-0.9, began=1_400)

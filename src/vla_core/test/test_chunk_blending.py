@@ -42,7 +42,7 @@ def follow(blending, c, now, gripper=None, positions=None):
     """What is to be followed from the chunk's own first step on."""
     positions = c.positions if positions is None else positions
     t_ref, positions, gripper = blending.blend(c, positions, round(now * NS), gripper)
-    blending.followed()
+    blending.commit()
     before = round((c.t_ref - t_ref) / NS / c.dt)
     assert 0 <= before <= 3 and abs(c.t_ref - t_ref - before * c.dt * NS) < 10
     return positions[before:], gripper[before:]
@@ -61,10 +61,10 @@ def test_before_its_first_step_a_chunk_runs_as_what_was_followed():
     np.testing.assert_allclose(positions[:, 0], [0.0, 0.0, 1.0, *(rising[3:, 0] - 3.0)], atol=1e-9)  # not below 0
 
 
-def test_a_chunk_that_wants_something_else_begins_with_itself():
+def test_a_chunk_that_diverges_starts_with_its_own_steps():
     blending = ChunkBlending('latest')
     follow(blending, chunk(np.column_stack([0.1 * np.arange(1.0, 9.0)] * 2)), 0.0)
-    for end, before in ((0.9, 3), (0.3, 0)):  # [rad] of a chunk that goes on as before, and of one that stays
+    for end, before in ((0.9, 3), (0.3, 0)):  # [rad] of a chunk that continues as before, and of one that stays
         new = chunk(np.linspace(0.4, end, 6)[:, None] * np.ones(2), 0.3)
         t_ref, positions, _ = blending.blend(new, new.positions, round(0.3 * NS), turn=np.full(2, 5.0))
         assert round((new.t_ref - t_ref) / NS / new.dt) == len(positions) - 6 == before
@@ -90,7 +90,7 @@ def test_an_inpainted_chunk_that_turns_away_at_once_is_followed_step_by_step(apa
 
 
 @pytest.mark.parametrize('strategy', ['weighted', 'inpaint'])  # the latter for chunks that do not continue the old one
-def test_weighted_is_three_parts_old_and_seven_new_where_both_speak_and_goes_on_from_that(strategy):
+def test_weighted_is_three_parts_old_and_seven_new_where_both_have_steps_and_continues_from_that(strategy):
     blending = ChunkBlending(strategy)
     follow(blending, chunk(level(0.0)), 0.0)  # until 0.8 s
     positions, _ = follow(blending, chunk(level(1.0), 0.3), 0.4)
@@ -104,7 +104,7 @@ def test_ensemble_has_the_weights_of_act():
     values = (0.0, 1.0, 5.0)
     for k, value in enumerate(values):
         positions, _ = follow(blending, chunk(level(value), 0.2 * k), 0.2 * k)
-    # The third ends at 1.2 s, the second at 1.0 s, the first at 0.8 s; i = 0 is the oldest that speaks for the step.
+    # The third ends at 1.2 s, the second at 1.0 s, the first at 0.8 s. Here i = 0 is the oldest one there.
     w = np.exp(-0.5 * np.arange(3))
     np.testing.assert_allclose(positions[0, 0], np.dot(w, values) / w.sum())
     np.testing.assert_allclose(positions[4, 0], np.dot(w[:2], values[1:]) / w[:2].sum())
@@ -140,7 +140,7 @@ def test_frozen_steps_are_kept(strategy):
 
 @pytest.mark.parametrize('strategy', ['inpaint', 'cross_fade'])
 @pytest.mark.parametrize('delay', [0.03, 0.1, 0.17])
-def test_the_path_goes_on_as_it_is_whenever_the_chunk_arrives(strategy, delay):
+def test_the_path_continues_as_it_is_whenever_the_chunk_arrives(strategy, delay):
     """Also before the first step of the new chunk, and between two: as far as the old chunk is continued."""
     rng, blending = np.random.default_rng(5), ChunkBlending(strategy)
     first = chunk(np.cumsum(rng.normal(size=(12, DOF)), axis=0) * 0.01)
@@ -199,14 +199,14 @@ grids = st.tuples(
 @given(st.sampled_from(BLENDING), st.lists(grids, min_size=2, max_size=6), st.integers(0, 10**6))
 def test_on_any_time_grid_the_blend_stays_among_the_chunks(strategy, grids, seed):
     rng, blending, now = np.random.default_rng(seed), ChunkBlending(strategy), 0.0
-    said = []
+    received = []
     for t_ref, dt, horizon, frozen in grids:
         c = chunk(rng.uniform(-1, 1, (horizon, DOF)), t_ref, dt, frozen=frozen)
-        said.append(c.positions)
+        received.append(c.positions)
         now = max(now, t_ref) + float(rng.uniform(0, 0.1))
         positions, gripper = follow(blending, c, now)
         assert positions.shape == c.positions.shape and gripper.size == 0
-        everything = np.vstack(said)
+        everything = np.vstack(received)
         assert (positions >= everything.min(0) - 1e-9).all() and (positions <= everything.max(0) + 1e-9).all()
         assert (positions[:frozen] == c.positions[:frozen]).all()
 
@@ -275,7 +275,7 @@ def test_an_opening_within_the_dead_band_changes_nothing(strategy):
     np.testing.assert_allclose(gripper, [OPEN, OPEN, 0.03, 0.03, 0.03, 0.05, 0.05, 0.02])
 
 
-def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_vote():
+def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_count():
     blending = ChunkBlending('weighted', old_weight=0.9)
     follow(blending, chunk(level(0.0)), 0.0)
     _, gripper = follow(blending, chunk(level(0.0), 0.1, gripper=[OPEN] * 8), 0.1)
@@ -287,12 +287,12 @@ def test_a_chunk_without_gripper_leaves_it_untouched_and_does_not_vote():
 @given(st.sampled_from(STRATEGIES), st.integers(0, 10**6))
 def test_no_opening_is_made_up(strategy, seed):
     rng, blending, sent = np.random.default_rng(seed), ChunkBlending(strategy), None
-    said: set[float] = set()
+    received: set[float] = set()
     for k in range(6):
         openings = rng.choice([0.0, 0.01, 0.037, 0.041, 0.06, 0.08], 8)
-        said |= set(openings)
+        received |= set(openings)
         _, gripper = follow(blending, chunk(level(0.0), 0.15 * k, gripper=openings), 0.15 * k + 0.1, sent)
-        assert set(gripper) <= said
+        assert set(gripper) <= received
         sent = float(gripper[0])
 
 
@@ -328,6 +328,6 @@ def test_what_is_cut_off_still_counts_in_the_next_blend():
         ({'strategy': 'latest', 'gripper_band': -0.01}, 'gripper_band'),
     ],
 )
-def test_a_setting_that_is_none_is_named(settings, named):
+def test_a_wrong_setting_is_named(settings, named):
     with pytest.raises(ValueError, match=named):
         ChunkBlending(**settings)

@@ -42,7 +42,7 @@ def ahead() -> Obstacle:
 
 
 class Rig:
-    """An executor at 100 Hz, at home unless told otherwise, whose arm is where it was sent."""
+    """An executor at 100 Hz, at home by default, whose arm is at its set-points."""
 
     def __init__(self, monitor, start=PANDA.home, **config) -> None:
         self.core, self.monitor, self.now = ChunkExecutor(PANDA, ExecutorConfig(**config), monitor), monitor, 0
@@ -84,7 +84,7 @@ def test_it_knows_where_the_tool_is():
     np.testing.assert_allclose(monitor.tool_positions(q), expected, atol=1e-9)
 
 
-def test_a_tool_that_the_description_lacks_is_monitored_where_its_offset_from_a_link_says():
+def test_a_tool_that_the_description_lacks_is_monitored_where_its_offset_from_a_link_puts_it():
     offset = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.pi / 4])
     bare = re.sub(r'panda_hand_tcp"', 'other"', URDF)
     own = replace(PANDA, tool_frame='panda_link8', tool_offset=offset, workspace=ROBOT.workspace)
@@ -96,14 +96,14 @@ def test_a_tool_that_the_description_lacks_is_monitored_where_its_offset_from_a_
         np.testing.assert_allclose(monitor.distances(row), known.distances(row), atol=1e-5)
 
 
-def test_no_point_moves_further_than_it_says():
+def test_no_point_moves_further_than_the_bound():
     monitor, rng = make(), np.random.default_rng(1)
     for _ in range(50):
         a = rng.uniform(PANDA.position_lower, PANDA.position_upper)
         b = a + rng.normal(size=7) * 0.05
         moved = np.linalg.norm(np.diff(monitor.tool_positions(np.stack([a, b])), axis=0))
-        assert moved <= monitor.ways(np.stack([a, b]))[-1] + 1e-12
-        assert np.abs(monitor.distances(a) - monitor.distances(b)).max() <= monitor.ways(np.stack([a, b]))[-1] + 1e-9
+        assert moved <= monitor.travel(np.stack([a, b]))[-1] + 1e-12
+        assert np.abs(monitor.distances(a) - monitor.distances(b)).max() <= monitor.travel(np.stack([a, b]))[-1] + 1e-9
 
 
 def test_the_tool_keeps_its_speed_limit():
@@ -161,7 +161,7 @@ def test_far_from_everything_nothing_changes():
     np.testing.assert_allclose(free.sent, monitored.sent, atol=1e-9)
 
 
-def test_an_obstacle_that_appears_stops_the_motion_under_way():
+def test_an_obstacle_that_appears_stops_the_motion():
     rig = Rig(make())
     assert rig.go(DOWN) is Verdict.ACCEPTED
     rig.run(0.4)
@@ -176,7 +176,7 @@ def test_what_begins_in_contact_may_only_move_out():
     tool = make().tool_positions(PANDA.home[None])[0]
     rig = Rig(make([ball(tool - [0, 0, 0.06])]))
     assert rig.go(DOWN) is Verdict.COLLISION
-    assert 'cannot be begun' in rig.core.message
+    assert 'cannot start' in rig.core.message
     assert 'ball' in rig.core.message
     rig.run(0.2)
     assert rig.core.state is State.HOLDING
@@ -194,7 +194,7 @@ def test_the_way_to_the_start_is_looked_at_whole_and_the_tool_keeps_its_speed():
     rig.monitor.set_obstacles([ball(half)])
     rig.run(0.1)
     problem = rig.core.go_to_start()
-    assert 'cannot be begun' in problem
+    assert 'cannot start' in problem
     assert 'ball' in problem
     assert (rig.core.state, rig.core.epoch) == (State.HOLDING, 1)
     rig.monitor.set_obstacles([])
@@ -225,16 +225,16 @@ def test_shapes_of_obstacles(kind):
     centre = tool - [0, 0, 0.2]
     if kind == 'box':
         turned = pinocchio.utils.rotate('z', 0.5)
-        thing, gap = Obstacle('it', centre, turned, box=(0.1, 0.1, 0.1)), 0.15
+        obstacle, gap = Obstacle('it', centre, turned, box=(0.1, 0.1, 0.1)), 0.15
     elif kind == 'sphere':
-        thing, gap = Obstacle('it', centre, np.eye(3), sphere=0.05), 0.15
+        obstacle, gap = Obstacle('it', centre, np.eye(3), sphere=0.05), 0.15
     else:  # a frame of four triangles around the tool's axis: what is in the middle is free
         side = 0.3 if kind == 'hole' else 0.0
         corners = np.array([[side, 0, 0], [side + 0.2, 0.2, 0], [side + 0.2, -0.2, 0], [-side - 0.2, 0, 0]])
-        thing = Obstacle('it', centre, np.eye(3), mesh=(corners, np.array([[0, 1, 2]])))
+        obstacle = Obstacle('it', centre, np.eye(3), mesh=(corners, np.array([[0, 1, 2]])))
         gap = 0.2 if kind == 'mesh' else np.hypot(0.2, 0.3)
     before = len(monitor.margins)
-    monitor.set_obstacles([thing])
+    monitor.set_obstacles([obstacle])
     new = monitor.distances(PANDA.home)[before:]
     assert new.min() == pytest.approx(gap, abs=0.02)  # the tool frame is between the finger tips
     assert (monitor.margins[before:] == 0.02).all()
@@ -269,7 +269,7 @@ def test_a_mesh_that_is_touched_counts_as_touched():
         (Obstacle('x', np.zeros(3), 2 * np.eye(3), sphere=0.1), 'no rotation matrix'),
         (Obstacle('x', np.array([0, np.nan, 0]), np.eye(3), sphere=0.1), 'three finite numbers'),
         (Obstacle('x', np.zeros(3), np.eye(3), sphere=0.0), 'above zero'),
-        (Obstacle('x', np.zeros(3), np.eye(3), mesh=(np.eye(3), np.array([[0, 1, 3]]))), 'vertices that are not there'),
+        (Obstacle('x', np.zeros(3), np.eye(3), mesh=(np.eye(3), np.array([[0, 1, 3]]))), 'vertices that do not exist'),
     ],
 )
 def test_obstacles_that_are_none_change_nothing(obstacle, message):
@@ -283,7 +283,7 @@ def test_obstacles_that_are_none_change_nothing(obstacle, message):
 @pytest.mark.parametrize(
     ('urdf', 'folders', 'message'),
     [
-        (URDF, [], 'collision mesh package://.*link0.stl .* is not there: looked in no folder'),
+        (URDF, [], 'collision mesh package://.*link0.stl .* is missing: searched in no folder'),
         (URDF.replace('link3.stl', 'gone.stl'), [FOLDER], 'gone.stl'),
         (URDF.replace('"panda_joint4"', '"other"'), [FOLDER], 'lacks panda_joint4'),
         (URDF.replace('panda_hand_tcp"', 'x"'), [FOLDER], 'no link panda_hand_tcp'),
@@ -296,7 +296,7 @@ def test_what_cannot_be_monitored_is_reported(urdf, folders, message):
         CollisionMonitor.from_urdf(urdf, PANDA, CollisionMonitorConfig(), SRDF, folders)
 
 
-def test_links_that_always_touch_must_be_told():
+def test_links_that_always_touch_must_be_given():
     with pytest.raises(ValueError, match=r'panda_link5 and panda_link7.*Give an SRDF'):
         CollisionMonitor.from_urdf(URDF, PANDA, CollisionMonitorConfig(self_margin=0.05), '', [FOLDER])
     alone = CollisionMonitor.from_urdf(URDF, PANDA, CollisionMonitorConfig(self_collision=False), '', [FOLDER])
@@ -306,7 +306,7 @@ def test_links_that_always_touch_must_be_told():
 
 def test_links_without_geometry_are_named():
     bare = URDF.replace('<collision>', '<nothing>').replace('</collision>', '</nothing>')
-    with pytest.raises(ValueError, match='no collision geometry for what panda_joint1'):
+    with pytest.raises(ValueError, match='no collision geometry on the links moved by panda_joint1'):
         CollisionMonitor.from_urdf(bare, PANDA, CollisionMonitorConfig(), SRDF, [FOLDER])
 
 

@@ -121,7 +121,7 @@ def test_numbers_are_those_of_the_message():
 
 
 @pytest.mark.parametrize('speed', [0.3, 0.8])
-def test_an_arm_that_is_told_to_stay_does_not_go_far(speed):
+def test_an_arm_that_is_sent_to_stay_does_not_go_far(speed):
     rig = Rig()
     time = 0.1 * np.arange(1, 17)
     away = np.where(time < 0.6, speed * time**2 / 1.2, speed * (time - 0.3))
@@ -429,7 +429,7 @@ def test_an_arm_that_is_not_where_it_was_sent_is_let_go_where_it_is():
     rig.run(0.3)
     assert (rig.core.state, rig.core.hold) == (State.HOLDING, Hold.BLOCKED)
     np.testing.assert_allclose(rig.points[-1].positions, blocked)
-    with pytest.raises(ValueError, match='taken back by resume'):
+    with pytest.raises(ValueError, match='ended by resume'):
         rig.core.clear(Hold.BLOCKED)
     assert rig.core.resume()
     assert not rig.core.resume()
@@ -462,7 +462,7 @@ def test_where_acceleration_counts_the_arm_is_let_go_within_it(speed):
     assert 5.0 < rig.accelerations() <= 10.0
     released = rig.points[began:]
     steps = np.diff([p.positions for p in released], axis=0) / 0.01
-    np.testing.assert_allclose(steps, [p.velocities for p in released[1:]], atol=0.06)  # told as it is
+    np.testing.assert_allclose(steps, [p.velocities for p in released[1:]], atol=0.06)  # sent as it is
 
 
 def test_what_stops_the_arm_does_not_stop_its_letting_go():
@@ -487,7 +487,7 @@ def test_an_arm_that_nothing_is_sent_to_is_followed_without_a_motion():
     np.testing.assert_allclose(rig.points[-1].positions, 0.5)
 
 
-def test_a_new_activation_goes_on_after_a_blocked_way():
+def test_a_new_activation_continues_after_a_blocked_way():
     rig = Rig()
     rig.ingest(positions=ramp(0.0, 0.5, 40))
     rig.run(0.5)
@@ -564,7 +564,7 @@ def test_the_start_is_reached_on_a_straight_line_gently_and_begins_a_new_epoch()
     assert (rig.core.state, rig.core.source, rig.core.epoch) == (State.EXECUTING, 'executor', epoch + 1)
     for source in ('/p', 'executor'):
         assert rig.ingest(source=source, sequence=1) is Verdict.NOT_ACCEPTING
-        assert 'goes to its start' in rig.core.message
+        assert 'moves to its start' in rig.core.message
         rig.run(1.0)
     assert rig.core.chunk_age(rig.now) == 0
     rig.run(15.0, until=lambda: rig.core.at_rest)
@@ -591,7 +591,7 @@ def test_the_way_to_the_start_is_refused_while_anything_else_counts():
     rig = Rig()
     rig.ingest(positions=ramp(0.0, 0.5, 10))
     rig.run(0.1)
-    assert 'stop what drives it first' in rig.core.go_to_start()
+    assert 'stop the source of its chunks first' in rig.core.go_to_start()
     rig.run(2.0)
     rig.core.operator_stop()
     assert rig.core.go_to_start().startswith('OPERATOR_STOP: stopped by the operator')
@@ -615,7 +615,7 @@ def test_a_way_to_the_start_that_takes_too_long_is_refused():
     [
         (lambda rig: rig.core.operator_stop(), Hold.OPERATOR_STOP),
         (lambda rig: rig.core.emergency_stop(), Hold.EMERGENCY_STOP),
-        (lambda rig: rig.core.fault(Hold.CONTROLLER_MISSING, 'nobody listens'), Hold.CONTROLLER_MISSING),
+        (lambda rig: rig.core.fault(Hold.CONTROLLER_MISSING, 'no subscriber'), Hold.CONTROLLER_MISSING),
         (lambda rig: setattr(rig, 'fresh_joints', False), Hold.JOINT_STATE_STALE),
         (lambda rig: setattr(rig, 'now', rig.now + 10**9), Hold.CLOCK_JUMP),
         (lambda rig: rig.core.deactivate(), Hold.DEACTIVATED),
@@ -660,7 +660,7 @@ def test_a_fault_brakes_and_stands_until_it_is_cleared(hold):
     epoch = rig.core.epoch
     rig.core.fault(hold, 'something is wrong')
     assert (rig.core.state, rig.core.hold, rig.core.epoch) == (State.BRAKING, hold, epoch + 1)
-    rig.core.fault(hold, 'it still is')  # said again: the same fault
+    rig.core.fault(hold, 'it still is')  # reported again: the same fault
     assert (rig.core.epoch, rig.core.message) == (epoch + 1, 'it still is')
     rig.run(1.0, until=lambda: rig.core.at_rest)
     assert rig.core.state is State.HOLDING
@@ -672,7 +672,7 @@ def test_a_fault_brakes_and_stands_until_it_is_cleared(hold):
 
 def test_a_fault_cleared_while_the_arm_still_brakes_lets_it_come_to_rest_first():
     rig = moving_rig()
-    rig.core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
+    rig.core.fault(Hold.CONTROLLER_MISSING, 'no subscriber')
     rig.core.clear(Hold.CONTROLLER_MISSING)
     assert rig.core.state is State.BRAKING
     assert not rig.core.accepting
@@ -686,7 +686,7 @@ def test_of_several_faults_the_strongest_shows_and_all_must_go():
     rig.core.fault(Hold.CHUNK_STALE, 'old')
     rig.core.fault(Hold.ROBOT_FAULT, 'reflex')
     rig.core.operator_stop()
-    rig.core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
+    rig.core.fault(Hold.CONTROLLER_MISSING, 'no subscriber')
     rig.run(1.0)
     assert rig.core.hold is Hold.OPERATOR_STOP
     assert rig.core.resume()
@@ -731,7 +731,7 @@ def test_an_emergency_stop_counts_before_activation_too():
 
 def test_a_fault_that_stands_outlasts_activation():
     rig = moving_rig()
-    rig.core.fault(Hold.CONTROLLER_MISSING, 'nobody listens')
+    rig.core.fault(Hold.CONTROLLER_MISSING, 'no subscriber')
     rig.core.deactivate()
     rig.run(1.0, until=lambda: rig.core.state is State.INACTIVE)
     rig.core.observe(np.zeros(DOF), rig.now)

@@ -28,9 +28,9 @@ class Arm:
         self.observe()
 
     def observe(self) -> None:
-        said = self.driver(self.sent[-3] + 1e-7 * self.rng.normal(size=DOF), self.now)
-        if said is not None:
-            self.core.observe(*said, self.now)
+        published = self.driver(self.sent[-3] + 1e-7 * self.rng.normal(size=DOF), self.now)
+        if published is not None:
+            self.core.observe(*published, self.now)
 
     def run(self, seconds: float, until=lambda: False, monotonic: bool = True) -> float:
         """[s] until it was so."""
@@ -76,11 +76,11 @@ WRONG = {
 
 @pytest.mark.parametrize('wrong', WRONG)
 def test_what_cannot_be_trusted_is_refused_at_activation_in_one_sentence(wrong):
-    driver, says = WRONG[wrong]
+    driver, expected = WRONG[wrong]
     arm = Arm()
     arm.driver = driver
     arm.run(0.5)
-    with pytest.raises(ValueError, match=says):
+    with pytest.raises(ValueError, match=expected):
         arm.core.activate(arm.now)
     assert arm.core.step(arm.now + 10 * MS) is None
     arm.driver = lambda q, now: (q, now)
@@ -98,13 +98,13 @@ def test_the_sentence_names_joint_position_and_limits():
 
 
 @pytest.mark.parametrize('wrong', [w for w in WRONG if w != 'late'])
-def test_under_way_it_brakes_within_the_limits_and_goes_on_when_all_is_well(wrong):
-    driver, says = WRONG[wrong]
+def test_in_motion_it_brakes_within_the_limits_and_continues_when_all_is_well(wrong):
+    driver, expected = WRONG[wrong]
     arm = Arm().drive()
     arm.driver = driver
     took = arm.run(1.0, until=lambda: arm.core.hold is Hold.JOINT_STATE_STALE)
     assert took <= 0.21 + 1e-9
-    assert says in arm.core.message
+    assert expected in arm.core.message
     arm.run(0.5)
     assert arm.core.state is State.HOLDING
     assert max(arm.largest()) <= 1.0
@@ -115,7 +115,7 @@ def test_under_way_it_brakes_within_the_limits_and_goes_on_when_all_is_well(wron
 
 
 @pytest.mark.parametrize('ahead', [0.0, 0.09, 3600.0])
-def test_silence_is_noticed_by_arrival_whatever_the_stamps_said(ahead):
+def test_silence_is_noticed_by_arrival_whatever_the_stamps_were(ahead):
     arm = Arm()
     if ahead < 1:
         arm.driver = lambda q, now: (q, now + round(ahead * S))
@@ -137,34 +137,34 @@ def test_the_message_of_a_fault_that_stands_changes_when_it_would_not_be_true_an
     arm = Arm().drive()
     arm.driver = lambda q, now: None
     arm.run(1.0, until=lambda: arm.core.hold is Hold.JOINT_STATE_STALE)
-    told = [arm.core.message]
+    messages = [arm.core.message]
     for _ in range(1000):
         arm.run(0.01)
-        if arm.core.message != told[-1]:
-            told.append(arm.core.message)
-        seconds = float(re.search(r'no joint state came for more than (\d+\.\d+) s', told[-1])[1])
+        if arm.core.message != messages[-1]:
+            messages.append(arm.core.message)
+        seconds = float(re.search(r'no joint state came for more than (\d+\.\d+) s', messages[-1])[1])
         assert 0.9 <= seconds / arm.core.joint_state_age(arm.now) <= 1.01
-    assert len(told) < 50  # of 1000 control steps
+    assert len(messages) < 50  # of 1000 control steps
     arm.driver = lambda q, now: (q, now + 10 * S + int(arm.rng.integers(MS)))
     arm.run(0.01)
-    told = arm.core.message
-    assert 'is stamped 10.00' in told
+    message = arm.core.message
+    assert 'is stamped 10.00' in message
     arm.run(1.0)
-    assert arm.core.message == told
+    assert arm.core.message == message
 
 
 @pytest.mark.parametrize(
-    ('driver', 'says'),
+    ('driver', 'expected'),
     [
         (lambda at: lambda q, now: (q, at), 'stood still for more than 0.20 s: does the driver repeat one'),
         (lambda at: lambda q, now: (q, now - 500 * MS), 'the clock of the joint states was set back by 0.'),
     ],
 )
-def test_stamps_that_stand_still_or_were_set_back_are_told(driver, says):
+def test_stamps_that_stand_still_or_were_set_back_are_reported(driver, expected):
     arm = Arm().drive()
     arm.driver = driver(arm.now)
     assert arm.run(1.0, until=lambda: arm.core.hold is Hold.JOINT_STATE_STALE) <= 0.22 + 1e-9
-    assert says in arm.core.message
+    assert expected in arm.core.message
     arm.run(0.5)
     assert max(arm.largest()) <= 1.0
 
@@ -191,7 +191,7 @@ def test_our_own_clock_that_is_set_is_a_clock_jump_and_nothing_else(seconds):
     assert arm.go() is Verdict.ACCEPTED
 
 
-def test_a_control_step_that_is_late_is_told_as_such():
+def test_a_control_step_that_is_late_is_reported_as_such():
     arm = Arm().drive()
     arm.now += 700 * MS
     arm.core.step(arm.now, 0.7)
@@ -267,7 +267,7 @@ def freeze(arm):
 
 
 @pytest.mark.parametrize('speed', [0.1, 0.4, 1.5])
-def test_values_that_stand_still_while_set_points_move_are_told_and_not_gone_to(speed):
+def test_values_that_stand_still_while_set_points_move_are_reported_and_not_gone_to(speed):
     arm = Arm(-1.0).drive(speed, steps=36)
     freeze(arm)
     frozen_at = arm.sent[-3]
@@ -282,7 +282,7 @@ def test_values_that_stand_still_while_set_points_move_are_told_and_not_gone_to(
     assert arm.go() is Verdict.NOT_ACCEPTING
     # Neither the operator nor a new activation goes to that reading.
     assert not arm.core.resume()
-    with pytest.raises(ValueError, match='taken back by resume'):
+    with pytest.raises(ValueError, match='ended by resume'):
         arm.core.clear(Hold.JOINT_STATE_FROZEN)
     arm.core.deactivate()
     with pytest.raises(ValueError, match='repeat the same values'):

@@ -48,7 +48,7 @@ def test_velocity_and_acceleration_stay_inside_the_limits(seed, roughness):
 
 @settings(max_examples=30)
 @given(st.integers(0, 10**6))
-def test_sampled_in_time_it_is_what_it_says(seed):
+def test_samples_in_time_are_the_derivatives_of_one_another(seed):
     _, s, first, second = curve(seed, 0.03)
     timing = timed(s, first, second, 0.0)
     h = timing.times[-1] / 2000

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vla_core.motion.brake import brake, brake_ends
-from vla_core.motion.smooth import GRID, Motion, Track, averaging_rows
+from vla_core.motion.smooth import GRID, Motion, TrajectoryBuffer, averaging_rows
 
 LIMIT = np.array([4.0, 3.0])
 
@@ -27,26 +27,26 @@ def motion(accelerations, start=(0.0, 0.0)):
 accelerations = st.lists(st.tuples(st.floats(-3, 3), st.floats(-2, 2)), min_size=1, max_size=15)
 
 
-def drive(track, periods):
+def drive(buffer, periods):
     """Times and positions sent."""
     t, times, sent = 0.0, [], []
     for period in periods:
         t += period
-        track.advance(period)
+        buffer.advance(period)
         times.append(t)
-        sent.append(track.sample(np.zeros(1))[0][0])
+        sent.append(buffer.sample(np.zeros(1))[0][0])
     return np.array(times), np.array(sent)
 
 
 @settings(max_examples=60)
 @given(accelerations, st.integers(0, 10**6))
 def test_whatever_the_periods_what_is_sent_keeps_the_limits_of_what_is_planned(accelerations, seed):
-    track = Track(width=10)
-    track.hold(np.zeros(2))
+    buffer = TrajectoryBuffer(width=10)
+    buffer.hold(np.zeros(2))
     plan = motion(accelerations)
-    track.follow(plan)
+    buffer.follow(plan)
     rng = np.random.default_rng(seed)
-    t, q = drive(track, rng.uniform(0.0005, 0.004, 400))
+    t, q = drive(buffer, rng.uniform(0.0005, 0.004, 400))
     v = np.diff(q, axis=0) / np.diff(t)[:, None]
     a = 2 * np.diff(v, axis=0) / (t[2:] - t[:-2])[:, None]
     j = 3 * np.diff(a, axis=0) / (t[3:] - t[:-3])[:, None]
@@ -56,87 +56,87 @@ def test_whatever_the_periods_what_is_sent_keeps_the_limits_of_what_is_planned(a
 
 
 def test_it_is_the_average_of_the_last_rows():
-    track = Track(width=10)
-    track.hold(np.zeros(2))
+    buffer = TrajectoryBuffer(width=10)
+    buffer.hold(np.zeros(2))
     plan = motion(np.full((20, 2), 1.0))
-    track.follow(plan)
-    track.advance(0.2)
-    k = track.head
-    past = track.motion.q[: k + 1]
+    buffer.follow(plan)
+    buffer.advance(0.2)
+    k = buffer.head
+    past = buffer.motion.q[: k + 1]
     points = [past[m - 9 : m + 1].mean(axis=0) for m in (k - 3, k - 2, k - 1, k)]
-    u = track.since_head / GRID
+    u = buffer.since_head / GRID
     weights = np.array([(1 - u) ** 3, 3 * u**3 - 6 * u**2 + 4, -3 * u**3 + 3 * u**2 + 3 * u + 1, u**3]) / 6
-    q, v = (x[0] for x in track.sample(np.zeros(1)))
+    q, v = (x[0] for x in buffer.sample(np.zeros(1)))
     np.testing.assert_allclose(q, weights @ points, atol=1e-12)
-    before, after = track.sample(np.array([-1e-5, 1e-5]))[0]
+    before, after = buffer.sample(np.array([-1e-5, 1e-5]))[0]
     np.testing.assert_allclose(v, (after - before) / 2e-5, atol=1e-6)
     # With constant acceleration the average is where the motion was `lag` ago, but for a T^2 / 24 and a h^2 / 6.
-    ago = 0.2 - track.lag
+    ago = 0.2 - buffer.lag
     np.testing.assert_allclose(q, 0.5 * ago**2, atol=1.0 * (0.02**2 / 24 + GRID**2 / 6) + 1e-9)
 
 
 def test_a_replaced_motion_changes_nothing_that_was_sent_and_does_not_jump():
-    track = Track(width=10)
-    track.hold(np.zeros(2))
-    track.follow(motion(np.full((20, 2), 1.0)))
-    track.advance(0.1013)
-    before = [x[0] for x in track.sample(np.zeros(1))]
-    head = track.motion.rows(track.head, track.head + 1)
-    track.follow(head.then(head.rest(1)))
-    for was, now in zip(before, track.sample(np.zeros(1)), strict=True):
+    buffer = TrajectoryBuffer(width=10)
+    buffer.hold(np.zeros(2))
+    buffer.follow(motion(np.full((20, 2), 1.0)))
+    buffer.advance(0.1013)
+    before = [x[0] for x in buffer.sample(np.zeros(1))]
+    head = buffer.motion.rows(buffer.head, buffer.head + 1)
+    buffer.follow(head.then(head.rest(1)))
+    for was, now in zip(before, buffer.sample(np.zeros(1)), strict=True):
         np.testing.assert_allclose(was, now[0], atol=1e-12)
-    assert not track.finished
-    track.advance(0.1)
-    assert track.finished
-    np.testing.assert_allclose(track.sample(np.zeros(1))[0][0], head.q[0])
+    assert not buffer.finished
+    buffer.advance(0.1)
+    assert buffer.finished
+    np.testing.assert_allclose(buffer.sample(np.zeros(1))[0][0], head.q[0])
 
 
 @pytest.mark.parametrize('width', range(1, 60))
 def test_a_motion_may_be_replaced_again_and_again_at_one_moment(width):
     """A chunk and a stop come between two control steps: both begin where the last one has left off."""
-    track = Track(width)
-    track.hold(np.zeros(2))
-    track.follow(motion(np.full((40, 2), 1.0)))
+    buffer = TrajectoryBuffer(width)
+    buffer.hold(np.zeros(2))
+    buffer.follow(motion(np.full((40, 2), 1.0)))
     for step in (0.0, 0.1, 0.01, 0.01):
-        track.advance(step)
-        before = track.sample(np.zeros(1))
+        buffer.advance(step)
+        before = buffer.sample(np.zeros(1))
         for _ in range(3):
-            track.follow(track.motion.rows(track.head))
-            np.testing.assert_allclose(track.sample(np.zeros(1)), before, atol=1e-9)
+            buffer.follow(buffer.motion.rows(buffer.head))
+            np.testing.assert_allclose(buffer.sample(np.zeros(1)), before, atol=1e-9)
 
 
 @settings(max_examples=60)
 @given(accelerations, st.floats(0, 0.6), st.sampled_from([0.002, 0.01, 0.02]))
 def test_cubics_between_its_points_accelerate_as_the_track_does(accelerations, passed, longest):
-    track, near = Track(width=10), np.array([0.05, 0.1])
-    track.hold(np.zeros(2))
-    track.follow(motion(accelerations))
-    track.advance(passed)
-    times = track.points(longest, near)
+    buffer, near = TrajectoryBuffer(width=10), np.array([0.05, 0.1])
+    buffer.hold(np.zeros(2))
+    buffer.follow(motion(accelerations))
+    buffer.advance(passed)
+    times = buffer.points(longest, near)
     assert times[0] == 0
-    assert times[-1] == pytest.approx(track.duration)
+    assert times[-1] == pytest.approx(buffer.duration)
     assert (np.diff(times) <= longest + 1e-9).all()
     times = times[np.diff(times, prepend=-1.0) > 1e-6]
-    q, v = track.sample(times)
+    q, v = buffer.sample(times)
     h, rise = np.diff(times)[:, None], np.diff(q, axis=0)
     begins, ends = (6 * rise / h - 4 * v[:-1] - 2 * v[1:]) / h, (2 * v[:-1] + 4 * v[1:] - 6 * rise / h) / h
     for u in (0.01, 0.3, 0.5, 0.7, 0.99):
         at = times[:-1] + u * h[:, 0]
-        a = (track.sample(at + 1e-6)[1] - track.sample(at - 1e-6)[1]) / 2e-6
+        a = (buffer.sample(at + 1e-6)[1] - buffer.sample(at - 1e-6)[1]) / 2e-6
         assert (np.abs((1 - u) * begins + u * ends - a) <= near + 1e-3).all()
 
 
 def test_a_track_has_many_points_only_where_its_jerk_changes():
-    track = Track(width=10)
-    track.hold(np.zeros(2))
-    track.follow(motion(np.full((20, 2), 1.0)))
+    buffer = TrajectoryBuffer(width=10)
+    buffer.hold(np.zeros(2))
+    buffer.follow(motion(np.full((20, 2), 1.0)))
     near = np.full(2, 0.01)
-    times = track.points(0.01, near)
+    times = buffer.points(0.01, near)
     assert 10 <= (np.diff(times) < 0.0021).sum() <= 40
     steady = times[(times > 0.05) & (times < 0.4)]
     np.testing.assert_allclose(np.diff(steady), 0.01)
-    track.advance(10.0)
-    assert track.points(0.01, near).tolist() == [0.0]
+    buffer.advance(10.0)
+    assert buffer.points(0.01, near).tolist() == [0.0]
 
 
 def test_jerk_asks_for_a_longer_average():

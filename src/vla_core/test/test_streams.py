@@ -119,7 +119,7 @@ def test_the_first_set_does_not_wait():
     assert streams.align(T0 + 10 * MS).t_ref == T0 + 10 * MS
 
 
-def test_joints_are_read_as_of_the_image_and_the_skew_is_told():
+def test_joints_are_read_as_of_the_image_and_the_skew_is_reported():
     streams = make()
     for i in range(20):
         streams.put('joints', T0 + i * 10 * MS, i)
@@ -174,18 +174,18 @@ def test_a_stamp_of_zero_names_the_driver():
 
 
 def test_stamps_ahead_of_their_arrival_are_not_used_while_such_come():
-    """At 5 Hz the stamps come to lie in the past before the next message: the verdict must not flicker."""
+    """At 5 Hz the stamps come to be in the past before the next message: the verdict must not flicker."""
     streams = make(joint_age=0.3)
     put_all(streams, T0, 'good')
     for i in range(1, 4):
         now = T0 + i * 200 * MS
         streams.put('wrist', now, None)
         streams.put('joints', now, None)
-        said = ahead_of_arrival(streams, 'front', now + 280 * MS, now)
-        assert 'front on front/image_raw is stamped 0.280 s ahead' in said
+        message = ahead_of_arrival(streams, 'front', now + 280 * MS, now)
+        assert 'front on front/image_raw is stamped 0.280 s ahead' in message
         for later in range(0, 200, 20):
             found = streams.align(now + later * MS)
-            assert (found.reason, found.stream, found.message) == (Reason.FUTURE, 'front', said)
+            assert (found.reason, found.stream, found.message) == (Reason.FUTURE, 'front', message)
         assert streams.ages(now)['front'] == -0.28
     put_all(streams, T0 + 800 * MS, 'right again')
     assert streams.align(T0 + 800 * MS).t_ref == T0 + 800 * MS

@@ -1,4 +1,4 @@
-"""What a stamp may be, and the sentences about one that it may not be.
+"""Limits of message stamps, and the messages about stamps beyond them.
 
 Policy, executor, converter, replay and doctor use the same limits and the same words.
 """
@@ -8,21 +8,21 @@ from dataclasses import dataclass, field
 
 NS = 1_000_000_000  # [ns] in a second
 SECONDS = 1e-9  # [s] in a nanosecond
-# [s] A stamp may be ahead of the arrival of its message by this much: what clocks that agree still differ by.
+# [s] A stamp may be ahead of the arrival of its message by this much: synchronised clocks still differ.
 FUTURE_TOLERANCE = 0.1
 # [s] The same with simulated time. The clock is a message there, too, and a busy machine delivers it late.
 SIMULATED_TOLERANCE = 1.0
 # [s] A message may be stamped this much before the newest of its topic: they can overtake one another. With a stamp
 # further back the sender's clock was set back.
 OVERTAKING = 0.02
-# [s] Between two control steps a clock and a monotonic one may differ by so much: what a busy machine puts between
-# reading one and the other. More, and the clock was set.
+# [s] Between two control steps a clock and a monotonic one may differ by this much, because a busy machine reads them
+# at different times. A larger difference means that the clock was set.
 SET_TOLERANCE = 0.05
-# [s] The least lag of a sender's messages does not fall further than this at once, after so many messages.
+# [s] largest drop of the least lag of a sender's messages, and the number of messages after which it is judged.
 FORWARD, LAG_KNOWN = 0.05, 20
-# [s] of a monotonic clock without a step of the simulated one, after which that stands still.
+# [s] of a monotonic clock without a step of the simulated one, after which /clock counts as stopped.
 STANDS_STILL = 1.0
-# So many control steps in a row that are late by simulated time mean that /clock itself is too slow for them.
+# Number of control steps in a row, late by simulated time, after which /clock counts as too slow for them.
 SLOW_STEPS = 20
 
 NO_CLOCK = 'use_sim_time is set and no /clock has come: start the simulator'
@@ -30,22 +30,22 @@ CLOCK_STILL = '/clock stands still: is the simulator paused or gone?'
 
 
 def tolerance(simulated: bool) -> float:
-    """Returns by how much a stamp may be ahead of the arrival of its message [s]. simulated: arrivals are by /clock."""
+    """Return by how much a stamp may be ahead of its message's arrival [s]. simulated: arrivals are by /clock."""
     return SIMULATED_TOLERANCE if simulated else FUTURE_TOLERANCE
 
 
 def ahead(what: str, seconds: float) -> str:
-    """The sentence about a stamp that is later than the arrival of its message by `seconds`."""
+    """Return the message about a stamp that is later than the arrival of its message by `seconds`."""
     return f'{what} is stamped {seconds:.3f} s ahead of the clock: synchronise the clocks'
 
 
 def set_back(what: str, seconds: float) -> str:
-    """The sentence about stamps of one sender that step back by `seconds` from one message to the next."""
+    """Return the message about stamps of one sender that step back by `seconds` between two messages."""
     return f'the clock of {what} was set back by {seconds:.3f} s: synchronise the clocks before the arm is driven'
 
 
 def set_forward(what: str, seconds: float) -> str:
-    """The sentence about stamps of one sender that move towards the arrival of their messages by `seconds` at once."""
+    """Return the message about stamps of one sender that step towards their arrival by `seconds`."""
     return (
         f'the clock of {what} was set forward by {seconds:.3f} s, or a delay of its messages ended: '
         'synchronise the clocks before the arm is driven'
@@ -54,13 +54,13 @@ def set_forward(what: str, seconds: float) -> str:
 
 @dataclass
 class Lag:
-    """Arrival minus stamp of one sender's messages, in a recording: it falls at once when its clock is set forward."""
+    """Judges arrival minus stamp of one sender's messages in a recording: it drops when its clock is set forward."""
 
     least: int = 0  # [ns] since the clock was set last
     _count: int = field(default=0, repr=False)
 
     def take(self, lag: int) -> float:
-        """Judge the next message: by how much its sender's clock was set forward before it [s]; 0: it was not."""
+        """Judge the next message; return by how much its sender's clock was set forward before it [s], or 0."""
         forward = (self.least - lag) / NS if self._count >= LAG_KNOWN else 0.0
         if forward > FORWARD:
             self._count, self.least = 1, lag
@@ -126,7 +126,7 @@ class SimulatedClock:
         self._interval = 0.0  # [s] between the last two control steps
 
     def look(self, now: int, monotonic: float) -> str:
-        """What is wrong at now [ns] by /clock, which is `monotonic` [s]: one sentence, '' if nothing is."""
+        """Return a sentence on the fault of /clock at now [ns], which is `monotonic` [s]; '' without a fault."""
         if now != self._now:
             self._now, self._moved = now, monotonic
         if now == 0:
@@ -141,7 +141,7 @@ class SimulatedClock:
         return ''
 
     def stepped(self, now: int, longest: float) -> None:
-        """A control step at now [ns] by /clock, `longest` [s] after the one before at most, or it is late."""
+        """Record a control step at now [ns] by /clock. It is late more than `longest` [s] after the one before."""
         self._interval = (now - self._stepped) / NS
         self._late = self._late + 1 if self._interval > longest else 0
         self._stepped = now

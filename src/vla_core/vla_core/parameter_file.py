@@ -1,4 +1,4 @@
-"""ROS parameter files as YAML: read with the meaning that they have for ROS, written so that ROS can read them."""
+"""Reads and writes ROS parameter files as YAML, with the meaning that they have for ROS."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -7,11 +7,11 @@ import yaml
 
 
 class _Reader(yaml.SafeLoader):
-    """A key that comes twice has the entries of both mappings, as in rcl; PyYAML alone drops the first silently."""
+    """Loader that merges the mappings of a repeated key, as rcl does. PyYAML alone drops the first silently."""
 
 
 class _Writer(yaml.SafeDumper):
-    """No aliases, which rcl refuses; texts in quotes, or rcl takes one like y or 1e3 for a bool or a number."""
+    """Dumper without aliases, which rcl refuses, and with quoted texts. rcl reads y as a bool and 1e3 as a number."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -29,7 +29,7 @@ def _mapping(reader: _Reader, node: yaml.MappingNode) -> dict[Any, Any]:
 
 
 def _both(first: Any, second: Any) -> Any:
-    """The second value; of two mappings the entries of both."""
+    """Return the second value, or of two mappings the entries of both."""
     if not (isinstance(first, dict) and isinstance(second, dict)):
         return second
     common = {key: _both(first[key], second[key]) for key in first.keys() & second.keys()}
@@ -41,10 +41,10 @@ _Writer.add_representer(str, lambda writer, text: writer.represent_scalar('tag:y
 
 
 def parse(text: str) -> Any:
-    """What a YAML text has. Raises yaml.YAMLError."""
+    """Return the content of a YAML text. Raises yaml.YAMLError."""
     return yaml.load(text, _Reader)
 
 
 def parameter_file(parameters: Mapping[str, Any]) -> str:
-    """A ROS parameter file with parameters, by name, for a node of any name in any namespace."""
+    """Return the text of a ROS parameter file with these parameters, for a node of any name in any namespace."""
     return yaml.dump({'/**': {'ros__parameters': dict(parameters)}}, Dumper=_Writer, width=1_000_000)

@@ -1,7 +1,7 @@
-"""The robot profile: everything about one robot that is not code. Read from a ROS parameter file.
+"""The robot profile: all values of one robot that are not code. It is read from a ROS parameter file.
 
-A robot is given by name, of a profile that comes with the suite, or by the path of a file: `profile_path` finds both,
-for every command and launch file.
+A robot is given by the name of a profile of the suite, or by the path of a file. `profile_path` finds both, for every
+command and launch file.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _SIX = {'workspace': (6, 'two corners'), 'tool_offset': (6, 'x, y, z, roll, pitc
 
 @dataclass(frozen=True)
 class RobotProfile:
-    """Facts of one robot. Arrays are (dof,) in the order of joint_names."""
+    """Values of one robot. Arrays are (dof,) in the order of joint_names. Raises ValueError naming a wrong one."""
 
     name: str
     base_frame: str
@@ -36,11 +36,11 @@ class RobotProfile:
     gripper_joint_names: tuple[str, ...]  # their positions add up to the opening; empty: no gripper
     tool_speed: float  # [m/s] largest speed of the tool
     gripper_max_opening: float = 0.0  # [m] above zero with a gripper
-    # Where the tool is in the tool frame, for one that the robot description does not have: x, y, z [m], roll, pitch,
-    # yaw [rad]. None: it is the tool frame.
+    # Pose of the tool in the tool frame, where the robot description lacks it: x, y, z [m], roll, pitch, yaw [rad].
+    # None: the tool is at the tool frame.
     tool_offset: np.ndarray | None = None
-    # Where the tool may be: lower x, y, z, upper x, y, z in the base frame [m]. The collision monitor holds the arm
-    # there; poses that a model asks for are moved onto its sides.
+    # Box for the tool: lower x, y, z, upper x, y, z in the base frame [m]. The collision monitor keeps the tool inside;
+    # poses of a model outside are moved onto its sides.
     workspace: np.ndarray | None = None
     # Velocity limits that fall towards the ends of the position range, as the FR3 has them; all four or none. Upwards
     # v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (end_upper - q)))), downwards alike with q - end_lower.
@@ -77,11 +77,11 @@ class RobotProfile:
         if law is not None and ((law[0] <= 0).any() or (law[1] < 0).any()):
             raise ValueError('robot.velocity_deceleration must be above zero, robot.velocity_offset not below')
         if ((self.home < self.position_lower) | (self.home > self.position_upper)).any():
-            raise ValueError('robot.home lies outside the position limits')
+            raise ValueError('robot.home is outside the position limits')
 
     @property
     def velocity_law(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray] | None:
-        """deceleration, offset, end_lower and end_upper of the velocity limit, (dof,) each; None: it has none."""
+        """deceleration, offset, end_lower and end_upper of the velocity law, (dof,) each; None without one."""
         a, offset, lower, upper = (getattr(self, name) for name in _LAW)
         return None if a is None else (a, offset, lower, upper)
 
@@ -91,7 +91,7 @@ class RobotProfile:
 
     @classmethod
     def from_dict(cls, robot: dict[str, Any]) -> 'RobotProfile':
-        """From the `robot` mapping of a profile. Raises ValueError naming the missing or wrong entry."""
+        """Return the profile of a `robot` mapping. Raises ValueError naming the missing or wrong entry."""
         values: dict[str, Any] = {}
         for f in fields(cls):
             value = robot.get(f.name)
@@ -108,12 +108,12 @@ class RobotProfile:
 
     @classmethod
     def load(cls, robot: str | Path) -> 'RobotProfile':
-        """The profile of a robot, by name or file. Raises ValueError naming what is missing or wrong."""
+        """Return the profile of a robot, by name or file. Raises ValueError naming the missing or wrong entry."""
         return cls.from_dict(profile_parameters(robot)['robot'])
 
 
 def _shipped() -> list[Path]:
-    """The profiles that come with the suite; empty where vla_bringup, which has them, is not installed."""
+    """Return the files of the suite's profiles; none where vla_bringup, which contains them, is not installed."""
     try:
         folder = Path(get_package_share_directory('vla_bringup'), 'config', 'robots')
     except PackageNotFoundError:
@@ -122,12 +122,12 @@ def _shipped() -> list[Path]:
 
 
 def profile_names() -> list[str]:
-    """Names of the robot profiles that come with the suite."""
+    """Return the names of the suite's robot profiles."""
     return [path.stem for path in _shipped()]
 
 
 def profile_path(robot: str | Path) -> str:
-    """The file of a robot profile, given by name (sim_panda) or by path. Raises ValueError when there is none."""
+    """Return the file of a robot profile, given by name (sim_panda) or by path. Raises ValueError without one."""
     if Path(robot).is_file():
         return str(Path(robot).absolute())
     for path in _shipped():
@@ -137,7 +137,7 @@ def profile_path(robot: str | Path) -> str:
 
 
 def profile_parameters(robot: str | Path) -> dict[str, Any]:
-    """The parameters in the profile of a robot, by name or file. Raises ValueError where it is no robot profile."""
+    """Return the parameters in a robot profile, by name or file. Raises ValueError for a file that is none."""
     path = profile_path(robot)
     try:
         parameters = parse(Path(path).read_text())['/**']['ros__parameters']
@@ -151,7 +151,10 @@ def profile_parameters(robot: str | Path) -> dict[str, Any]:
 
 
 def names_of(value: Sequence[str], what: str) -> list[str]:
-    """The names in a list. [''] is an empty list, as ROS drops one that is written []. Raises ValueError."""
+    """Return the names in a list; [''] means none, because ROS drops a list that is written [].
+
+    what: name of the list for ValueError, which is raised for a text in its place, and for empty names.
+    """
     if isinstance(value, str):
         raise ValueError(f'{what} must be a list of names, got {value!r}')
     names = [] if list(value) == [''] else list(value)

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Percentiles:
-    """NaN where there is no value yet."""
+    """Percentiles of a window; NaN before the first value."""
 
     p50: float
     p95: float
@@ -18,7 +18,7 @@ class Percentiles:
 
 
 class Window:
-    """The newest `size` values."""
+    """Keeps the newest `size` values."""
 
     def __init__(self, size: int = 200) -> None:
         self._values: deque[float] = deque(maxlen=size)
@@ -30,24 +30,24 @@ class Window:
         self._values.append(float(value))
 
     def percentiles(self) -> Percentiles:
-        """Linear interpolation between the closest ranks."""
+        """Return the percentiles, interpolated linearly between the closest ranks."""
         if not self._values:
             return Percentiles(math.nan, math.nan, math.nan, math.nan)
         return Percentiles(*(float(p) for p in np.percentile(list(self._values), (50, 95, 99, 100))))
 
 
 class Rate:
-    """Events per second over the newest `span` seconds."""
+    """Counts events per second over the newest `span` [s]."""
 
     def __init__(self, span: float = 5.0, limit: int = 1000) -> None:
         self._span, self._times = span, deque[float](maxlen=limit)
 
     def mark(self, now: float) -> None:
-        """One event; now [s] must come from a clock that never goes back."""
+        """Count one event. now: [s] of a monotonic clock."""
         self._times.append(now)
 
     def value(self, now: float) -> float:
-        """[1/s] at time now [s]; 0 with fewer than two events within the span."""
+        """Return the rate [1/s] at time now [s]; 0 with fewer than two events within the span."""
         recent = [t for t in self._times if now - t <= self._span]
         if len(recent) < 2:
             return 0.0
@@ -55,17 +55,19 @@ class Rate:
 
 
 class LongestButOne:
-    """The longest but one of the durations of the last `span` seconds: once is an accident, twice is to be expected.
+    """Finds the longest but one of the durations within `span` [s]: a single long one may be an accident.
 
-    One thread adds, any reads.
+    One thread adds, any thread reads.
     """
 
     def __init__(self, span: float) -> None:
         self._span = span
-        self._kept: list[tuple[float, float]] = []  # (when, duration), oldest first, without what two later ones reach
+        self._kept: list[
+            tuple[float, float]
+        ] = []  # (when, duration), oldest first, without those that two later ones reach
 
     def add(self, now: float, duration: float) -> None:
-        """Both in s; now must come from a clock that never goes back."""
+        """Add a duration [s] at time now [s] of a monotonic clock."""
         kept, reached = [(now, duration)], [duration]
         for when, earlier in reversed(self._kept):
             if now - when <= self._span and sum(later >= earlier for later in reached) < 2:
@@ -74,6 +76,6 @@ class LongestButOne:
         self._kept = kept[::-1]
 
     def value(self, now: float) -> float:
-        """[s] at time now [s]; 0 where there were fewer than two."""
+        """Return the longest duration but one [s] at time now [s]; 0 with fewer than two."""
         recent = sorted(duration for when, duration in self._kept if now - when <= self._span)
         return recent[-2] if len(recent) > 1 else 0.0

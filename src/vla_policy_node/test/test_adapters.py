@@ -43,7 +43,7 @@ def moving(steps=40):
     course = Course(PROFILE, ExecutorConfig(), None)
     course.stand_at(Q)
     course.join(ChunkPath(Q + 0.1 * np.arange(1, steps + 1)[:, None] * V, 0.1), 0.0)
-    course.track.advance(1.5)
+    course.buffer.advance(1.5)
     return course
 
 
@@ -139,7 +139,7 @@ def arrays(promise):
 def test_the_brake_behind_a_trajectory_keeps_to_the_path_and_to_its_limits():
     course = moving()
     times, q, v = arrays(course.promise(LEAD))
-    plan = course.track.sample(times[times <= LEAD])
+    plan = course.buffer.sample(times[times <= LEAD])
     np.testing.assert_allclose(q[times <= LEAD], plan[0], atol=1e-9)
     np.testing.assert_allclose((q - q[0])[:, [0, 2]] * V[1], (q - q[0])[:, [1]] * V[[0, 2]], atol=1e-9)  # one line
     assert (v[-1] == 0).all()

@@ -252,11 +252,11 @@ def test_an_arm_whose_controller_was_off_starts_again_though_its_joint_states_st
         tracking.elapse(core.config.period)
         tracking.sent(q + 0.002 * step, 0.2 + 0.0 * q)
         tracking.measured(q, False)
-        tracking.look()
+        tracking.check()
     assert core.frozen
     with pytest.raises(ValueError, match='repeat the same values'):
         core.activate(0)
-    core.not_followed()
+    core.forget_tracking()
     core.activate(0)
     assert core.state is State.HOLDING
 
@@ -314,7 +314,7 @@ class Core:
     def clear(self, hold):
         self.faults.pop(hold, None)
 
-    def not_followed(self):
+    def forget_tracking(self):
         self.forgiven = True
 
 

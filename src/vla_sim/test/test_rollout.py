@@ -98,12 +98,12 @@ def test_an_arm_that_leans_on_the_table_is_let_go_and_its_episode_is_over(worlds
     errors = []
 
     def watch(world, _):
-        errors.append(float(np.abs(world.joint_positions - executor.course.track.sample(np.zeros(1))[0][0]).max()))
+        errors.append(float(np.abs(world.joint_positions - executor.course.buffer.sample(np.zeros(1))[0][0]).max()))
 
     executor = ChunkExecutor(PROFILE)
     result = run_episode(world, PolicyDriver(Down(), cameras), executor, 5, time_limit=8.0, watch=watch)
     assert executor.hold is Hold.BLOCKED
-    assert 'something is in the way' in result.messages[-1]
+    assert 'an obstacle is in the way' in result.messages[-1]
     assert result.duration < 8.0 and not result.success
     assert 0.1 < max(errors) < 0.2
     assert errors[-1] < 0.1

@@ -73,15 +73,13 @@ class Controller:
             self.follower.q = np.array(message.position if hasattr(message, 'position') else message.data)
 
     def follow(self, now: int, seconds: float) -> np.ndarray:
-        """(dof,) [rad] where the controller wants the arm to be at ROS time now [ns], so long after it was asked
-        last.
-        """
+        """Return the controller's set-point (dof,) [rad] at ROS time now [ns], `seconds` after the last call."""
         self.follower.update(now, round(seconds * NS))
         return self.follower.q
 
 
 class Wall:
-    """Stand-in of the collision monitor: keeps joint 1 from going beyond a position [rad], 0.3 m per rad before it."""
+    """Stand-in of the collision monitor: stops joint 1 before a position [rad], at 0.3 m per rad."""
 
     version, margins, config = 0, np.zeros(1), SimpleNamespace(resolution=0.005)
 
@@ -94,7 +92,7 @@ class Wall:
     def distances(self, q: np.ndarray) -> np.ndarray:
         return np.array([min(0.3 * abs(self.at - q[0]) if q[0] < self.at else 0.3 * (self.at - q[0]), 9.0)])
 
-    def ways(self, q: np.ndarray) -> np.ndarray:
+    def travel(self, q: np.ndarray) -> np.ndarray:
         return np.concatenate([[0.0], 0.3 * np.cumsum(np.abs(np.diff(q, axis=0)).max(axis=1))])
 
     def names(self, _: int) -> tuple[str, str, Hold]:

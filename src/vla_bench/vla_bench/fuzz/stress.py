@@ -90,7 +90,7 @@ class Stream:
         self.now = int(self.rng.integers(0, 10**6)) * 1000
         self.times: list[int] = []
         self.sent: list[np.ndarray] = []
-        self.planned: list[np.ndarray] = []
+        self.planned_positions: list[np.ndarray] = []
         self.monitor, self.hold = monitor, Hold.IDLE
         self.contact = False
         self.stuck: tuple[int, float] | None = None  # joint, and position at which it is held [rad]
@@ -162,7 +162,7 @@ class Stream:
             if point is not None:
                 self.times.append(self.now)
                 self.sent.append(point.positions)
-                self.planned.append(self.core.planned.copy())
+                self.planned_positions.append(self.core.planned_positions.copy())
                 self.seen.moving += self.core.state is not State.HOLDING
             elif not self.core.at_rest:
                 raise AssertionError('nothing sent while moving')
@@ -183,7 +183,7 @@ class Stream:
             delay = min(delay, 0.7 * horizon * dt)
         t_ref = self.now - round(delay * NS)
         times = t_ref * 1e-9 + dt * np.arange(1, horizon + 1)
-        here = self.sent[-1] if self.sent else core.planned
+        here = self.sent[-1] if self.sent else core.planned_positions
         span, dof = dt * np.arange(1, horizon + 1)[:, None], profile.dof
         positions = self.intent(times)
         if kind == 'jump':
@@ -268,7 +268,7 @@ class Stream:
             if core.state is State.INACTIVE:
                 self.core.activate(self.now)
         if core.at_rest and rng.random() < 0.3:
-            self.intent = self._wander(self.sent[-1] if self.sent else core.planned)
+            self.intent = self._wander(self.sent[-1] if self.sent else core.planned_positions)
 
     def measure(self) -> Measured:
         """Return the measures of the run. Divided differences allow for periods that jitter."""
@@ -295,7 +295,7 @@ class Stream:
             seen.tool_speed = float(tool[~gap].max()) / limit
             sparse = q[:: max(1, int(0.02 / self.period))]
             seen.distance = min(float(self.monitor.distances(x).min()) for x in sparse)
-        seen.deviation = self._deviation(q, np.array(self.planned))
+        seen.deviation = self._deviation(q, np.array(self.planned_positions))
         return seen
 
     def _deviation(self, sent: np.ndarray, planned: np.ndarray) -> float:

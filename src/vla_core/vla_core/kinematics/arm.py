@@ -10,10 +10,10 @@ from vla_core.profile import RobotProfile
 
 
 def load_kinematics(urdf: str, profile: RobotProfile) -> Kinematics:
-    """Of the profile's tool in its base frame; joints in the profile's order, all others stay at zero.
+    """Return the kinematics of the profile's tool in its base frame. Joints outside the profile stay at zero.
 
-    urdf: the text. Not for several threads at a time. Raises ValueError naming the joint or frame that the URDF lacks,
-    or the package that is not installed.
+    urdf: the text. The result is not thread-safe. Raises ValueError naming the joint or frame that the URDF lacks, or
+    the package that is not installed.
     """
     try:
         import pinocchio

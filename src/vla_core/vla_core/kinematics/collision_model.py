@@ -1,4 +1,4 @@
-"""An arm's URDF as Pinocchio's model with its collision geometry, and what the collision monitor must know of it."""
+"""Reads an arm's URDF into Pinocchio's model with collision geometry, and derives values for the monitor."""
 
 import xml.etree.ElementTree as ET
 from pathlib import Path
@@ -12,7 +12,7 @@ from vla_core.profile import RobotProfile
 try:
     import coal
     import pinocchio
-except ImportError as error:  # said when a model is asked for
+except ImportError as error:  # reported when a model is read
     coal = pinocchio = None
     _MISSING: ImportError | None = error
 else:
@@ -20,10 +20,11 @@ else:
 
 
 def collision_model(urdf: str, profile: RobotProfile, srdf: str | None, folders: list[Path]) -> tuple[Any, Any]:
-    """Pinocchio's model and geometry with the profile's joints alone; others (fingers) stand at their upper limit.
+    """Return Pinocchio's model and geometry with the profile's joints; others (fingers) are at their upper limit.
 
-    srdf: text of what link pairs may touch, '' for none; None: no pairs of links at all. folders: that hold the
-    packages of package:// URLs. Meshes become convex hulls. Raises ValueError naming what is missing.
+    srdf: text that disables pairs of links, '' for none; None: no pairs of links are checked. folders: contain the
+    packages of package:// URLs. Meshes become convex hulls. Raises ValueError naming the missing joint, frame, mesh or
+    library.
     """
     if _MISSING is not None:
         raise ValueError(f'the collision monitor needs Pinocchio and coal: pip install pin ({_MISSING})')
@@ -46,7 +47,7 @@ def collision_model(urdf: str, profile: RobotProfile, srdf: str | None, folders:
     tool_frame(model, profile)
     bare = [n for n in profile.joint_names if not _bodies(geometry, model.getJointId(n))]
     if bare:
-        raise ValueError(f'the robot description has no collision geometry for what {", ".join(bare)} moves')
+        raise ValueError(f'the robot description has no collision geometry on the links moved by {", ".join(bare)}')
     for body in geometry.geometryObjects:
         if isinstance(body.geometry, coal.BVHModelBase):
             body.geometry.buildConvexRepresentation(False)
@@ -66,7 +67,7 @@ def _check_meshes(urdf: str, folders: list[Path]) -> None:
         path = name.removeprefix('package://').removeprefix('file://')
         if not any(p.is_file() for p in (Path(path), *(folder / path for folder in folders))):
             places = ', '.join(map(str, folders)) or 'no folder given'
-            raise ValueError(f'collision mesh {name} of the robot description is not there: looked in {places}')
+            raise ValueError(f'collision mesh {name} of the robot description is missing: searched in {places}')
 
 
 def _bodies(geometry: Any, joint: int) -> list[Any]:
@@ -74,7 +75,7 @@ def _bodies(geometry: Any, joint: int) -> list[Any]:
 
 
 def _add_self_pairs(model: Any, geometry: Any, srdf: str) -> None:
-    """Links of different, not neighbouring joints, without the pairs that the SRDF disables."""
+    """Add pairs of links of different, not neighbouring joints, without those that the SRDF disables."""
     bodies = geometry.geometryObjects
     for j in range(len(bodies)):
         for i in range(j):
@@ -86,7 +87,7 @@ def _add_self_pairs(model: Any, geometry: Any, srdf: str) -> None:
 
 
 def base_placement(model: Any, profile: RobotProfile) -> Any:
-    """Pinocchio's pose of the base frame in its world."""
+    """Return Pinocchio's pose of the base frame in its world. Raises ValueError if the frame moves."""
     frame = model.frames[model.getFrameId(profile.base_frame)]
     if frame.parentJoint != 0:
         raise ValueError(
@@ -96,10 +97,11 @@ def base_placement(model: Any, profile: RobotProfile) -> Any:
 
 
 def tool_chain(model: Any, profile: RobotProfile) -> tuple[np.ndarray, list[tuple[int, np.ndarray, np.ndarray]]]:
-    """(3,) [m] where the tool is in the frame of the last joint, and the joints from there to the base.
+    """Return the tool's position (3,) [m] in the frame of the last joint, and the joints from there to the base.
 
-    Each with its place in the profile, (3,) [m] where it is in the frame of the one before, and (3, 9) by which a row
-    vector in its frame is multiplied to give the parts of the turned one: still, sin(q) times, (1 - cos(q)) times.
+    A joint is its index in the profile, its position (3,) [m] in the frame of the joint before, and a matrix (3, 9).
+    A row vector in the joint's frame times this matrix gives three parts of the rotated vector. They are the constant
+    part, and the factors of sin(q) and of 1 - cos(q). Raises ValueError for a joint that is not revolute.
     """
     frame = model.frames[model.getFrameId(TOOL)]
     data, chain, joint = model.createData(), [], frame.parentJoint
@@ -120,7 +122,10 @@ def tool_chain(model: Any, profile: RobotProfile) -> tuple[np.ndarray, list[tupl
 
 
 def joint_reach(model: Any, geometry: Any, joints: list[int]) -> np.ndarray:
-    """(dof,) [m] that no point is further from the axis of the joint that moves it: the lengths up to it, added up."""
+    """Return for each joint (dof,) [m] a bound on the distance of the points that it moves from its axis.
+
+    The bound is the sum of the lengths of the links between.
+    """
     reach = np.zeros(model.njoints)
     for body in geometry.geometryObjects:
         if body.parentJoint == 0:
@@ -137,14 +142,17 @@ def joint_reach(model: Any, geometry: Any, joints: list[int]) -> np.ndarray:
 
 
 def mesh_shape(name: str, vertices: np.ndarray, triangles: np.ndarray) -> Any:
-    """A mesh as it is, not its hull: arms reach into shelves."""
+    """Return a mesh as coal's shape, and not its hull: arms reach into shelves.
+
+    vertices (n, 3) [m], triangles (m, 3) of indices. Raises ValueError naming the fault of the mesh.
+    """
     vertices, triangles = np.asarray(vertices, float), np.asarray(triangles, int)
     if vertices.ndim != 2 or vertices.shape[1] != 3 or triangles.ndim != 2 or triangles.shape[1] != 3:
         raise ValueError(f'{name}: a mesh needs vertices (n, 3) and triangles (m, 3)')
     if not (len(triangles) and np.isfinite(vertices).all()):
         raise ValueError(f'{name}: its mesh is empty or not finite')
     if triangles.min() < 0 or triangles.max() >= len(vertices):
-        raise ValueError(f'{name}: its triangles name vertices that are not there')
+        raise ValueError(f'{name}: its triangles name vertices that do not exist')
     mesh = coal.BVHModelOBBRSS()
     mesh.beginModel(len(triangles), len(vertices))
     for triangle in triangles:
@@ -153,7 +161,7 @@ def mesh_shape(name: str, vertices: np.ndarray, triangles: np.ndarray) -> Any:
     return mesh
 
 
-def spoken(name: str) -> str:
-    """The name of a geometry's link: Pinocchio numbers geometries, panda_link5_0."""
+def link_name(name: str) -> str:
+    """Return the link of a geometry: Pinocchio appends numbers to geometries, panda_link5_0."""
     base, _, number = name.rpartition('_')
     return base if number.isdigit() and base else name

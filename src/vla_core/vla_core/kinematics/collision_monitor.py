@@ -1,7 +1,7 @@
-"""Where the arm may be: itself, obstacles, the workspace. Distances of its collision geometry, and where its tool is.
+"""The collision monitor: distances of the arm to itself, obstacles and the workspace, and positions of its tool.
 
-Pinocchio on the robot's URDF, coal for distances. Meshes of the robot count as their convex hulls, which hold all of
-them and are much faster to measure.
+It uses Pinocchio on the robot's URDF, and coal for distances. Meshes of the robot are replaced by their convex hulls,
+which contain them and are much faster to measure.
 """
 
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ from vla_core.kinematics.collision_model import (
     coal,
     collision_model,
     joint_reach,
+    link_name,
     mesh_shape,
     pinocchio,
-    spoken,
     tool_chain,
 )
 from vla_core.kinematics.tool import TOOL
@@ -30,17 +30,17 @@ _WORKSPACE = 'workspace '
 
 @dataclass(frozen=True)
 class CollisionMonitorConfig:
-    """What is monitored. Everything is in the robot profile's base frame. Raises ValueError for what makes no sense."""
+    """Settings of the collision monitor, in the robot profile's base frame. Raises ValueError for one out of range."""
 
     self_collision: bool = True
-    self_margin: float = 0.01  # [m] that links keep from one another
-    obstacle_margin: float = 0.02  # [m] that links keep from obstacles
+    self_margin: float = 0.01  # [m] distance between two links
+    obstacle_margin: float = 0.02  # [m] distance of links to obstacles
     planes: tuple[tuple[float, float, float, float], ...] = ()  # (x, y, z, d): tool and links stay where n p >= d [m]
     link_box: tuple[float, float, float, float, float, float] | None = (
         None  # moving links: lower x, y, z, upper x, y, z
     )
-    workspace_margin: float = 0.0  # [m] to be kept from planes and sides of boxes
-    resolution: float = 0.005  # [m] that no point of the arm moves further between two looks, where it is that close
+    workspace_margin: float = 0.0  # [m] distance to planes and sides of boxes
+    resolution: float = 0.005  # [m] no point of the arm moves further between two checks near an obstacle
 
     def __post_init__(self) -> None:
         for name in ('self_margin', 'obstacle_margin', 'workspace_margin'):
@@ -60,7 +60,7 @@ class CollisionMonitorConfig:
 
 @dataclass(frozen=True)
 class Obstacle:
-    """A thing to keep away from, at a pose in the base frame. Exactly one of box, sphere and mesh is given."""
+    """An object to keep away from, at a pose in the base frame. Exactly one of box, sphere and mesh is given."""
 
     name: str
     position: np.ndarray  # (3,) [m] of its centre or origin
@@ -71,22 +71,22 @@ class Obstacle:
 
 
 class CollisionMonitor:
-    """Not thread-safe. `version` grows when the obstacles change."""
+    """Measures distances and tool positions of one arm. Not thread-safe. `version` grows when the obstacles change."""
 
     def __init__(self, model: Any, geometry: Any, profile: RobotProfile, config: CollisionMonitorConfig) -> None:
-        """model, geometry: Pinocchio's, with no other joints than the profile's. Use `from_urdf`."""
+        """model, geometry: of Pinocchio, with the joints of the profile alone. Use `from_urdf`."""
         self.config, self.version = config, 0
         self._model, self._data = model, model.createData()
         self._joint_names = profile.joint_names
         joints = [model.getJointId(name) for name in profile.joint_names]
-        self._order = [model.joints[j].idx_q for j in joints]  # place of the profile's joints in Pinocchio's q
+        self._order = [model.joints[j].idx_q for j in joints]  # index of the profile's joints in Pinocchio's q
         self._base = base_placement(model, profile)
         self._tool, self._chain = tool_chain(model, profile)
         self._add_workspace(geometry, profile)
         self.reach = joint_reach(model, geometry, joints)
         self._fixed = geometry
         self._links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0 and g.name != _TOOL]
-        self._known: dict[int, tuple[Obstacle, Any]] = {}  # what was built, and kept, of each obstacle
+        self._known: dict[int, tuple[Obstacle, Any]] = {}  # obstacles and the bodies built from them
         self.set_obstacles([])
         self._refuse_touching(profile.home)
 
@@ -99,9 +99,10 @@ class CollisionMonitor:
         srdf: str = '',
         package_dirs: list[Path] | None = None,
     ) -> 'CollisionMonitor':
-        """urdf, srdf: the texts; package_dirs: folders that hold the packages of package:// URLs.
+        """Return the monitor of an arm. Its fingers count as opened wide.
 
-        Fingers count as opened wide. Raises ValueError naming what is missing: a joint, a frame, a mesh, a library.
+        urdf, srdf: the texts. package_dirs: folders that contain the packages of package:// URLs. Raises ValueError
+        naming the joint, frame, mesh or library that is missing.
         """
         config = config or CollisionMonitorConfig()
         folders = [Path(d) for d in package_dirs or []]
@@ -111,7 +112,7 @@ class CollisionMonitor:
     # ---- questions
 
     def tool_positions(self, q: np.ndarray) -> np.ndarray:
-        """(n, 3) [m] of the tool frame in the base frame at joint positions (n, dof) [rad]."""
+        """Return the positions (n, 3) [m] of the tool in the base frame at joint positions (n, dof) [rad]."""
         where = np.tile(self._tool, (len(q), 1))
         for joint, place, turns in self._chain:
             still, sine, versine = np.split(where @ turns, 3, axis=1)
@@ -120,29 +121,33 @@ class CollisionMonitor:
         return (where - self._base.translation) @ self._base.rotation
 
     def distances(self, q: np.ndarray) -> np.ndarray:
-        """(pairs,) [m] at joint positions (dof,) [rad], negative where they overlap. `margins` are what is required."""
+        """Return the distances (pairs,) [m] at joint positions (dof,) [rad], negative in contact. See `margins`."""
         place = np.empty(len(q))
         place[self._order] = q
         pinocchio.computeDistances(self._model, self._data, self._geometry, self._distances, place)
         return np.fromiter((r.min_distance for r in self._distances.distanceResults), float, len(self.margins))
 
     def names(self, pair: int) -> tuple[str, str, Hold]:
-        """What a pair consists of, and the code of coming too close."""
+        """Return the names of the two bodies of a pair, and the hold for a distance below their margin."""
         p = self._geometry.collisionPairs[pair]
         first, second = (self._geometry.geometryObjects[i] for i in (p.first, p.second))
         hold = Hold.WORKSPACE if second.name.startswith(_WORKSPACE) else Hold.COLLISION_AHEAD
-        return spoken(first.name), spoken(second.name), hold
+        return link_name(first.name), link_name(second.name), hold
 
-    def ways(self, q: np.ndarray) -> np.ndarray:
-        """(n,) [m] along a motion q (n, dof): no point of the arm moves further between two rows than they differ."""
+    def travel(self, q: np.ndarray) -> np.ndarray:
+        """Return bounds (n,) [m] along a motion q (n, dof) [rad].
+
+        Between two rows no point of the arm moves further than their bounds differ.
+        """
         return np.concatenate([[0.0], np.cumsum(np.abs(np.diff(q, axis=0)) @ self.reach)])
 
     # ---- obstacles
 
     def set_obstacles(self, obstacles: list[Obstacle]) -> None:
-        """These and no others, from now on. Raises ValueError naming the one that is not usable; the old ones stay.
+        """Replace all obstacles by these.
 
-        An Obstacle that is among them already costs little; a new mesh takes 5 ms per 1000 triangles.
+        An Obstacle that is among them already costs little; a new mesh takes 5 ms per 1000 triangles. Raises ValueError
+        naming the obstacle that is not usable; then the old ones stay.
         """
         known = self._known
         new = {id(o): known[id(o)] if id(o) in known else (o, self._object(o)) for o in obstacles}
@@ -178,24 +183,24 @@ class CollisionMonitor:
     # ---- inside
 
     def _add_workspace(self, geometry: Any, profile: RobotProfile) -> None:
-        """Half-spaces that are solid where the arm must not be; the tool frame as a point."""
+        """Add half-spaces that are solid outside the workspace, and the tool frame as a point."""
         config, model = self.config, self._model
         frame = model.frames[model.getFrameId(TOOL)]
         links = [i for i, g in enumerate(geometry.geometryObjects) if g.parentJoint > 0]
         point = pinocchio.GeometryObject(_TOOL, frame.parentJoint, 0, frame.placement, coal.Sphere(1e-4))
         tool = geometry.addGeometryObject(point)
         walls = [(f'plane {list(p)}', np.array(p[:3]), p[3], [*links, tool]) for p in config.planes]
-        for name, box, things in (('', profile.workspace, [tool]), ('link_box ', config.link_box, links)):
+        for name, box, bodies in (('', profile.workspace, [tool]), ('link_box ', config.link_box, links)):
             for axis in range(3 if box is not None else 0):
                 assert box is not None
                 inwards = np.eye(3)[axis]
-                walls.append((f'{name}lower {"xyz"[axis]}', inwards, box[axis], things))
-                walls.append((f'{name}upper {"xyz"[axis]}', -inwards, -box[axis + 3], things))
-        for name, normal, distance, things in walls:
+                walls.append((f'{name}lower {"xyz"[axis]}', inwards, box[axis], bodies))
+                walls.append((f'{name}upper {"xyz"[axis]}', -inwards, -box[axis + 3], bodies))
+        for name, normal, distance, bodies in walls:
             shape = coal.Halfspace(normal / np.linalg.norm(normal), distance / np.linalg.norm(normal))
             index = geometry.addGeometryObject(pinocchio.GeometryObject(_WORKSPACE + name, 0, 0, self._base, shape))
-            for thing in things:
-                geometry.addCollisionPair(pinocchio.CollisionPair(thing, index))
+            for body in bodies:
+                geometry.addCollisionPair(pinocchio.CollisionPair(body, index))
 
     def _margin(self, pair: Any) -> float:
         other = self._geometry.geometryObjects[pair.second]
@@ -206,7 +211,7 @@ class CollisionMonitor:
         )
 
     def _refuse_touching(self, home: np.ndarray) -> None:
-        """Links that are close at home would be so wherever the arm goes, and stop it for ever."""
+        """Raise ValueError for links that are too close at home: they would stop every motion."""
         close = [
             f'{a} and {b} ({d:.3f} m)'
             for d, margin, (a, b, hold) in zip(

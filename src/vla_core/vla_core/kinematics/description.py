@@ -1,4 +1,4 @@
-"""Joint limits as a URDF tells them, and a robot profile made as narrow as they are. No ROS."""
+"""Joint limits of a URDF, and a robot profile that is narrowed to them. No ROS."""
 
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass, replace
@@ -14,10 +14,10 @@ _NARROW_IS_MORE = ('position_lower', 'velocity_offset', 'velocity_end_lower')
 
 @dataclass(frozen=True)
 class DescribedLimits:
-    """What a URDF says of some joints; arrays are (dof,) in the order asked for.
+    """Limits of joints in a URDF; arrays are (dof,) in the requested order.
 
-    deceleration, velocity_offset: of libfranka's <position_based_velocity_limits>, None unless every joint has it:
-    v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (upper - q)))), towards lower alike.
+    deceleration, velocity_offset: of libfranka's <position_based_velocity_limits>, None unless every joint has it. The
+    velocity limit is v(q) = min(velocity, max(0, -offset + sqrt(2 deceleration (upper - q)))), and alike to lower.
     """
 
     position_lower: np.ndarray  # [rad]
@@ -29,7 +29,7 @@ class DescribedLimits:
 
 
 def joint_limits(urdf: str, joint_names: tuple[str, ...]) -> DescribedLimits:
-    """Limits of these joints. Raises ValueError naming the joint and what its description lacks."""
+    """Return the limits of these joints. Raises ValueError naming the joint and the missing or wrong entry."""
     try:
         robot = ET.fromstring(urdf)
     except ET.ParseError as error:
@@ -64,14 +64,14 @@ def joint_limits(urdf: str, joint_names: tuple[str, ...]) -> DescribedLimits:
 
 
 def narrowed(profile: RobotProfile, limits: DescribedLimits) -> tuple[RobotProfile, list[str]]:
-    """The profile with the narrower of both limits for each joint, and where they disagree, one sentence each."""
-    told: dict[str, np.ndarray] = {
+    """Return the profile with the narrower of both limits for each joint, and one sentence per difference."""
+    described: dict[str, np.ndarray] = {
         'position_lower': limits.position_lower,
         'position_upper': limits.position_upper,
         'velocity': limits.velocity,
     }
     if limits.deceleration is not None and limits.velocity_offset is not None:
-        told |= {
+        described |= {
             'velocity_deceleration': limits.deceleration,
             'velocity_offset': limits.velocity_offset,
             'velocity_end_lower': limits.position_lower,
@@ -79,7 +79,7 @@ def narrowed(profile: RobotProfile, limits: DescribedLimits) -> tuple[RobotProfi
         }
     changes: dict[str, Any] = {}
     notes = []
-    for name, theirs in told.items():
+    for name, theirs in described.items():
         ours = getattr(profile, name)
         if ours is None:
             changes[name] = theirs

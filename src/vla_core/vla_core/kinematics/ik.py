@@ -1,7 +1,7 @@
 """Tool poses to joint positions: damped differential inverse kinematics along a chunk. No ROS.
 
-Levenberg-Marquardt with the damping of Sugihara (2011, "Solvability-unconcerned inverse kinematics"): it falls to zero
-with the error, so that what can be reached is reached exactly and what cannot is approached without a jerk.
+The method is Levenberg-Marquardt with the damping of Sugihara (2011, "Solvability-unconcerned inverse kinematics").
+The damping falls to zero with the error. So reachable poses are reached exactly, and others approached without a jerk.
 """
 
 from collections.abc import Callable
@@ -12,13 +12,13 @@ import numpy as np
 # tool and angular velocity, both in the base frame.
 Kinematics = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]
 
-POSITION_TOLERANCE, ROTATION_TOLERANCE = 1e-3, 5e-3  # [m], [rad] left over: more is not reached
-ENOUGH = 1e-5  # [m], [rad] below this an iteration more gains nothing
-_STEP = 0.3  # [rad] a joint moves at most per iteration: the Jacobian holds nearby only
+POSITION_TOLERANCE, ROTATION_TOLERANCE = 1e-3, 5e-3  # [m], [rad] largest errors of a pose that is reached
+ENOUGH = 1e-5  # [m], [rad] error below which iterations end
+_STEP = 0.3  # [rad] largest step of a joint per iteration: the Jacobian is valid nearby only
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation of a (3,) rotation vector [rad] (Rodrigues)."""
+    """Return the rotation matrix (3, 3) of a rotation vector (3,) [rad] (Rodrigues)."""
     angle = float(np.linalg.norm(vector))
     cross = _cross(vector)
     # sin(x)/x and (1 - cos x)/x^2, the latter as 2 (sin(x/2)/x)^2, which does not cancel for small x.
@@ -27,7 +27,7 @@ def rotation_matrix(vector: np.ndarray) -> np.ndarray:
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
-    """(3,) axis times angle [rad], the angle at most pi, of a (3, 3) rotation matrix."""
+    """Return axis times angle (3,) [rad], the angle at most pi, of a rotation matrix (3, 3)."""
     axis = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
     sine, cosine = float(np.linalg.norm(axis)) / 2, (float(np.trace(rotation)) - 1) / 2
     angle = float(np.arctan2(sine, cosine))
@@ -35,17 +35,17 @@ def rotation_vector(rotation: np.ndarray) -> np.ndarray:
         return axis * (angle / (2 * sine))
     if cosine > 0:
         return axis / 2
-    # Half a turn: the axis is the column of R + I that is longest; its sign does not matter.
+    # Half a turn: the axis is the longest column of R + I; its sign does not matter.
     columns = rotation + np.eye(3)
     longest = columns[:, int(np.argmax(np.linalg.norm(columns, axis=0)))]
     return angle * longest / np.linalg.norm(longest)
 
 
 def quaternion_matrix(quaternion: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation of a quaternion (w, x, y, z), of any length. Raises ValueError near length 0."""
+    """Return the rotation matrix (3, 3) of a quaternion (w, x, y, z) of any length; ValueError near length 0."""
     length = float(np.linalg.norm(quaternion))
     if length < 0.1:
-        raise ValueError(f'quaternion {np.round(quaternion, 3).tolist()} is almost zero: it names no rotation')
+        raise ValueError(f'quaternion {np.round(quaternion, 3).tolist()} is almost zero: it is no rotation')
     w, v = quaternion[0] / length, quaternion[1:] / length
     return np.eye(3) + 2 * w * _cross(v) + 2 * _cross(v) @ _cross(v)
 
@@ -61,10 +61,10 @@ def solve(
     iterations: int = 30,
     enough: float = ENOUGH,
 ) -> tuple[np.ndarray, float, float]:
-    """Joint positions (dof,) [rad] within [lower, upper], near `start`, and what is left: [m] and [rad].
+    """Return joint positions (dof,) [rad] within [lower, upper] near `start`, and the remaining errors [m] and [rad].
 
-    position (3,) [m] and rotation (3, 3) are of the tool in the base frame. Where the arm has joints to spare they are
-    drawn towards `rest` (dof,). enough: error [m], [rad] below which it ends; 0: only where no joint moves any more.
+    position (3,) [m] and rotation (3, 3) are of the tool in the base frame. Redundant joints are drawn towards `rest`
+    (dof,). enough: error [m], [rad] at which it ends; 0: it ends only when no joint moves any more.
     """
     q = np.clip(start, lower, upper)
     for iteration in range(iterations + 1):
@@ -74,7 +74,7 @@ def solve(
             break
         move = _move(jacobian, error, np.clip(rest, lower, upper) - q)
         beyond = (q + move < lower) | (q + move > upper)
-        if beyond.any():  # those stop at their limits, the others do their work
+        if beyond.any():  # these joints stop at their limits, and the others take over
             stopped = np.where(beyond, np.clip(q + move, lower, upper) - q, 0.0)
             null = np.where(beyond, 0.0, np.clip(rest, lower, upper) - q)
             move = stopped + _move(jacobian * ~beyond, error - jacobian @ stopped, null)
@@ -86,7 +86,7 @@ def solve(
 
 
 class Unreachable(ValueError):
-    """A pose of the tool that the arm does not reach."""
+    """Raised for a pose of the tool that the arm does not reach."""
 
 
 def follow(
@@ -97,11 +97,11 @@ def follow(
     lower: np.ndarray,
     upper: np.ndarray,
 ) -> np.ndarray:
-    """Joint positions (n, dof) [rad] that take the tool through the poses, one after the other from `start` (dof,).
+    """Return joint positions (n, dof) [rad] that move the tool through the poses in order, from `start` (dof,).
 
-    positions (n, 3) [m], rotations (n, 3, 3): in the base frame. lower, upper: (dof,) limits [rad]; an arm that starts
-    outside is let back in. Spare joints keep to the posture of the start. Raises Unreachable naming the first step that
-    is not reached, and by how much.
+    positions (n, 3) [m], rotations (n, 3, 3): in the base frame. lower, upper: (dof,) limits [rad], widened to a start
+    outside. Redundant joints stay near the posture of the start. Raises Unreachable naming the first step that is not
+    reached, and its errors.
     """
     lower, upper = np.minimum(lower, start), np.maximum(upper, start)
     found = np.empty((len(positions), len(start)))
@@ -118,7 +118,7 @@ def follow(
 
 
 def _move(jacobian: np.ndarray, error: np.ndarray, null: np.ndarray) -> np.ndarray:
-    """The step (dof,) that works off the error (6,), and of `null` what does not disturb that."""
+    """Return the step (dof,) that removes the error (6,), plus the part of `null` (dof,) that does not affect it."""
     damped = jacobian @ jacobian.T + (0.5 * float(error @ error) + 1e-9) * np.eye(6)
     return jacobian.T @ np.linalg.solve(damped, error - jacobian @ null) + null
 

@@ -1,9 +1,9 @@
-"""What LIBERO's operational-space controller makes of an action: the tool pulled to a goal, as a second-order law.
+"""LIBERO's operational-space controller: the motion of the tool for each action, by a second-order law. No ROS.
 
-Each control step sets the goal to the present pose moved by the action, and the controller follows with stiffness 150
-and critical damping (robosuite's OSC_POSE, kp 150, damping ratio 1). A step so covers 0.13 of the action at rest and
-0.27 in steady motion: actions are no displacements, and their sum is about four times too far. The law per axis, with
-e the distance to the goal, w = sqrt(kp): e(t) = (e + (w e - v) t) exp(-w t). No ROS.
+Each control step sets the goal to the present pose moved by the action. The controller follows with stiffness 150 and
+critical damping (robosuite's OSC_POSE, kp 150, damping ratio 1). A step covers 0.13 of the action at rest, and 0.27 in
+steady motion. So actions are not displacements: their sum is about four times too far. The law per axis is
+e(t) = (e + (w e - v) t) exp(-w t), with e the distance to the goal and w = sqrt(kp).
 """
 
 from dataclasses import dataclass
@@ -17,18 +17,19 @@ STIFFNESS = 150.0  # [1/s^2]
 
 @dataclass(frozen=True)
 class Tool:
-    """The tool in the base frame."""
+    """State of the tool in the base frame."""
 
     position: np.ndarray  # (3,) [m]
     rotation: np.ndarray  # (3, 3)
     velocity: np.ndarray  # (6,) [m/s], [rad/s]
-    goal: np.ndarray  # (3, 3) rotation to which it is pulled while actions do not turn it
+    goal: np.ndarray  # (3, 3) goal of the rotation, kept by actions without a rotation
 
 
 def poses(tool: Tool, actions: np.ndarray, dt: float) -> tuple[np.ndarray, np.ndarray]:
-    """(n, 3) [m] and (n, 3, 3): the tool after each of the actions (n, 6), translations [m] and rotation vectors [rad].
+    """Return positions (n, 3) [m] and rotations (n, 3, 3) of the tool after each action.
 
-    dt: [s] of a control step. An action without a turn keeps the goal of the one before.
+    actions: (n, 6), translations [m] and rotation vectors [rad]. dt: [s] of a control step. An action without a
+    rotation keeps the goal of the one before.
     """
     positions, rotations = [], []
     for action in actions:
@@ -41,7 +42,7 @@ def poses(tool: Tool, actions: np.ndarray, dt: float) -> tuple[np.ndarray, np.nd
 
 
 def actions(tool: Tool, positions: np.ndarray, rotations: np.ndarray, dt: float) -> np.ndarray:
-    """(n, 6): the actions after which the tool is at these positions (n, 3) [m] and rotations (n, 3, 3)."""
+    """Return the actions (n, 6) after which the tool is at these positions (n, 3) [m] and rotations (n, 3, 3)."""
     near, far, _, _ = _law(dt)
     found = []
     for position, rotation in zip(positions, rotations, strict=True):
@@ -64,7 +65,7 @@ def _moved(tool: Tool, pull: np.ndarray, goal: np.ndarray, dt: float) -> Tool:
 
 
 def _law(dt: float) -> tuple[float, float, float, float]:
-    """Way covered in a step per distance to the goal, and per speed; speed after it per distance, and per speed."""
+    """Return the distance covered in a step per distance to the goal, and per velocity; the velocity after it alike."""
     w = np.sqrt(STIFFNESS)
     decay = np.exp(-w * dt)
     return 1 - (1 + w * dt) * decay, dt * decay, STIFFNESS * dt * decay, (1 - w * dt) * decay

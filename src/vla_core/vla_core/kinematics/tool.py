@@ -1,4 +1,4 @@
-"""The tool centre point in Pinocchio's model of an arm: the profile's tool frame, and its offset from there."""
+"""The tool centre point in Pinocchio's model of an arm: the profile's tool frame plus its offset."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""A chunk as it arrives at the executor, and the verdict on it."""
+"""A chunk as it arrives at the executor, its verdict, and the checks of its content."""
 
 from dataclasses import dataclass
 from enum import IntEnum
@@ -7,7 +7,7 @@ import numpy as np
 
 from vla_core.profile import RobotProfile
 
-TOO_FAST = 2.0  # steps that ask for more than this multiple of a velocity limit are no motion to slow down
+TOO_FAST = 2.0  # largest multiple of a velocity limit: faster steps are refused, not slowed down
 
 
 class Verdict(IntEnum):
@@ -31,9 +31,9 @@ class Verdict(IntEnum):
 
 @dataclass(frozen=True)
 class StampedChunk:
-    """A chunk with its address. Step i is due at t_ref + (i + 1) * dt; horizon 0 is a request to stop."""
+    """A chunk with its source, epoch and times. Step i is due at t_ref + (i + 1) * dt; horizon 0 requests a stop."""
 
-    t_ref: int  # [ns] time of the observation that it answers
+    t_ref: int  # [ns] time of the observation that it was computed from
     epoch: int
     sequence: int
     source: str
@@ -51,16 +51,16 @@ class StampedChunk:
 
 @dataclass(frozen=True)
 class Refusal(Exception):
-    """Raised by `checked_positions`; the message names the thing and the remedy."""
+    """The refusal of a chunk; its message names the fault and the remedy."""
 
     verdict: Verdict
     message: str
 
 
 def ordered_positions(chunk: StampedChunk, joint_names: tuple[str, ...]) -> np.ndarray:
-    """The chunk's set-points as (horizon, dof) in the order of joint_names.
+    """Return the chunk's set-points (horizon, dof) [rad] in the order of joint_names.
 
-    Raises Refusal when names, sizes or values are not as they must be.
+    Raises Refusal for wrong joint names, wrong sizes, and values that are not finite.
     """
     names = chunk.joint_names
     if sorted(names) != sorted(joint_names):
@@ -87,10 +87,10 @@ def ordered_positions(chunk: StampedChunk, joint_names: tuple[str, ...]) -> np.n
 
 
 def checked_positions(chunk: StampedChunk, profile: RobotProfile) -> np.ndarray:
-    """The chunk's set-points as (horizon, dof) in the profile's joint order.
+    """Return the chunk's set-points (horizon, dof) [rad] in the profile's joint order.
 
-    Raises Refusal when names, sizes, values or limits are not as they must be. Nothing is clamped: a chunk that
-    leaves the hard position limits, or asks for a multiple of the hard velocity limits, was not made for this arm.
+    Raises Refusal as ordered_positions, and for steps outside the limits. Nothing is clamped: a chunk beyond the hard
+    position limits, or at a multiple of the hard velocity limits, was not made for this arm.
     """
     positions = ordered_positions(chunk, profile.joint_names)
     outside = np.maximum(profile.position_lower - positions, positions - profile.position_upper)

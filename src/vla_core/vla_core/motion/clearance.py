@@ -1,5 +1,4 @@
-"""Looks ahead along a motion, a few configurations at a time, so that the arm can always stop before what is in its
-way."""
+"""Clearance: checks a motion for collisions, a few configurations at a time, ahead of the arm's stopping distance."""
 
 from typing import TYPE_CHECKING
 
@@ -10,56 +9,58 @@ from vla_core.motion.states import Hold
 if TYPE_CHECKING:  # a collision monitor loads Pinocchio
     from vla_core.kinematics.collision_monitor import CollisionMonitor
 
-_LOOKS = 2  # configurations per control step
-_MOST = 100  # when it must
-_SLACK = 5e-4  # [m] a pair that is too close where the motion begins may not get this much closer
+_CHECKS = 2  # configurations per control step
+_MAX_CHECKS = 100  # the same, while the arm could not stop in the free part
+_SLACK = 5e-4  # [m] a pair that is too close at the start may get closer by less than this
 
 
 class Clearance:
-    """How far one motion has been looked at. It is free where every pair keeps its margin. Pairs that are closer where
-    it begins must get no closer, until they are apart.
+    """The part of one motion that was checked. It is free where every pair of bodies keeps its margin.
 
-    What is d further away than its margin stays so until some point of the arm has moved by d: that is how far the
-    next look is away, at least the collision monitor's resolution.
+    Pairs that are closer at the start must get no closer until they keep it. A pair that is d further apart than its
+    margin stays free until some point of the arm has moved by d. So the next check is this far ahead, or by the
+    collision monitor's resolution if that is more.
     """
 
     def __init__(self, monitor: 'CollisionMonitor', q: np.ndarray, ends: np.ndarray, ahead: int) -> None:
-        """q: (n, dof) [rad] the motion; ends: (n,) row where a brake from each row ends; ahead: rows that the motion
-        may go on until the next question."""
+        """q: (n, dof) [rad] the motion. ends: (n,) rows where a brake from each row ends. ahead: rows between calls."""
         self.version = monitor.version
         self.free_to = 0  # the motion is free up to this row
-        self.blocked: tuple[Hold, str] | None = None  # what is in the way at the next one that was looked at
+        self.blocked: tuple[Hold, str] | None = None  # the obstacle at the next row that was checked
         self._monitor, self._q, self._ends, self._ahead = monitor, q, ends, ahead
-        self._ways = monitor.ways(q)
+        self._travel = monitor.travel(q)
         distances = monitor.distances(q[0])
         self._floors = np.minimum(monitor.margins, distances - _SLACK)
-        self._reach_on(float((distances - monitor.margins).min(initial=np.inf)))
+        self._advance(float((distances - monitor.margins).min(initial=np.inf)))
 
     def safe(self, row: int) -> bool:
-        """Whether the arm can still stop in the free part if it goes on from this row until the next question."""
+        """Return whether the arm can still stop in the free part if it continues until the next call."""
         needed = self._ends[min(row + self._ahead, len(self._ends) - 1)]
-        for n in range(_MOST):
-            if self._done or (n >= _LOOKS and self.free_to >= needed):
+        for n in range(_MAX_CHECKS):
+            if self._done or (n >= _CHECKS and self.free_to >= needed):
                 break
-            self._look()
+            self._check_next()
         return bool(self.free_to >= needed)
 
     def safe_until(self, row: int, most: int) -> int:
-        """The last row from `row` to `most` that the arm can go on to and still stop in the free part."""
+        """Return the last row from `row` to `most` from which the arm can still stop in the free part."""
         if self.safe(most):
             return most
         return max(row, int(np.searchsorted(self._ends[: most + 1], self.free_to, side='right')) - 1)
 
     def all_free(self) -> bool:
-        """Whether all of the motion is free; looks at all of it, which may take some 10 ms."""
+        """Check the whole motion, which may take some 10 ms, and return whether it is free."""
         while not self._done:
-            self._look()
+            self._check_next()
         return self.blocked is None
 
     @property
     def reason(self) -> tuple[Hold, str]:
-        """Why it is not safe."""
-        return self.blocked or (Hold.COLLISION_AHEAD, 'the way ahead is too close to something to be checked in time')
+        """Hold and sentence why the motion is not safe."""
+        return self.blocked or (
+            Hold.COLLISION_AHEAD,
+            'the path ahead is too close to an obstacle to be checked in time',
+        )
 
     # ---- inside
 
@@ -67,7 +68,7 @@ class Clearance:
     def _done(self) -> bool:
         return self.blocked is not None or self.free_to == len(self._q) - 1
 
-    def _look(self) -> None:
+    def _check_next(self) -> None:
         monitor, q = self._monitor, self._q[self._next]
         distances = monitor.distances(q)
         room = distances - self._floors
@@ -85,12 +86,12 @@ class Clearance:
             return
         self._floors = np.minimum(monitor.margins, np.maximum(self._floors, distances - _SLACK))
         self.free_to = self._next
-        self._reach_on(float(room.min(initial=np.inf)))
+        self._advance(float(room.min(initial=np.inf)))
 
-    def _reach_on(self, free: float) -> None:
-        """From the row looked at last, which is `free` [m] from what is not allowed."""
-        here, last = self._ways[self.free_to], len(self._q) - 1
+    def _advance(self, free: float) -> None:
+        """Set the next row to check, from the one checked last, whose distance to its margins is `free` [m]."""
+        here, last = self._travel[self.free_to], len(self._q) - 1
         step = here + max(free, self._monitor.config.resolution)
-        self.free_to = max(self.free_to, min(int(np.searchsorted(self._ways, here + free, side='right')) - 1, last))
-        furthest = int(np.searchsorted(self._ways, step, side='right')) - 1
+        self.free_to = max(self.free_to, min(int(np.searchsorted(self._travel, here + free, side='right')) - 1, last))
+        furthest = int(np.searchsorted(self._travel, step, side='right')) - 1
         self._next = min(max(furthest, self.free_to + 1), last)

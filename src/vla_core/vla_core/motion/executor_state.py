@@ -1,4 +1,4 @@
-"""What the executor of chunks knows, and what its status reports."""
+"""The state of the chunk executor, and the values that its status reports."""
 
 import math
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ from vla_core.motion.config import ExecutorConfig
 from vla_core.motion.course import Course
 from vla_core.motion.measured import Measured
 from vla_core.motion.path import ChunkPath
-from vla_core.motion.smooth import Track
+from vla_core.motion.smooth import TrajectoryBuffer
 from vla_core.motion.states import FAULTS, Hold, State
 from vla_core.motion.tracking import Tracking
 from vla_core.profile import RobotProfile
@@ -26,7 +26,7 @@ FROZEN = (
 
 
 class ExecutorState:
-    """The state of one executor, and questions about it that change nothing. Times are int ns of one clock."""
+    """The state of one executor, and read-only queries. Times are int [ns] of one clock."""
 
     def __init__(
         self,
@@ -35,8 +35,9 @@ class ExecutorState:
         monitor: 'CollisionMonitor | None' = None,
         blending: ChunkBlending | None = None,
     ) -> None:
-        """monitor: keeps the arm from what it must not touch, and the tool from speeding. None: nothing does.
-        blending: how a chunk goes with those before it; None: the newest chunk alone.
+        """monitor: checks motions for collisions and limits the tool's speed; None: no such checks.
+
+        blending: strategy to blend a chunk with earlier ones; None: the newest chunk alone.
         """
         self.profile = profile
         self.config = config or ExecutorConfig()
@@ -48,10 +49,10 @@ class ExecutorState:
         self.sequence = 0
         self.verdict = Verdict.ACCEPTED
         self.verdict_counts = [0] * len(Verdict)
-        self.seam_position = 0.0  # [rad] largest joint jump that the newest chunk would have made
-        self.seam_velocity = 0.0  # [rad/s]
+        self.seam_position = 0.0  # [rad] largest joint distance between motion and newest chunk at the switch
+        self.seam_velocity = 0.0  # [rad/s] the same of velocities
         self.rate = 0.0  # path time per clock time
-        self.muted = False  # what `step` gives is not sent: another node has the arm, or none
+        self.muted = False  # set-points are not sent: another node, or none, commands the arm
         self.course = Course(profile, self.config, monitor)
         self.limits = self.course.limits
         self._blending = blending or ChunkBlending('latest')
@@ -62,43 +63,43 @@ class ExecutorState:
             self.config.joint_state_max_age,
         )
         self._measured = Measured(profile, self.config.joint_state_max_age)
-        self._faults: dict[Hold, str] = {}  # that stand, and their messages
-        self._leaving = False  # to be inactive once at rest
+        self._faults: dict[Hold, str] = {}  # faults in force, and their messages
+        self._leaving = False  # becomes inactive once at rest
         self._gripper: float | None = None
         self._path: ChunkPath | None = None
         self._path_gripper = np.zeros(0)
-        self._releasing = False  # the track leads to where the arm is
-        self._late = False  # this control step came late, the one before did not
-        self._stalled = 0.0  # [s] by which late control steps have put the motion behind
+        self._releasing = False  # the motion leads to the measured position
+        self._late = False  # this control step is late, the one before was not
+        self._stalled = 0.0  # [s] lag of the motion caused by late control steps
         self._t_ref = 0  # [ns] of the path
-        self._seen: int | None = 0  # [ns] of the observation that is answered; None: none, on the way to the start
+        self._seen: int | None = 0  # [ns] of the chunk's observation; None: the motion to the start has none
         self._now: int | None = None
-        self._positions: np.ndarray | None = None  # the set-point, None until there is a joint state to hold
+        self._positions: np.ndarray | None = None  # the set-point; None before the first activation
 
     @property
     def has_joint_state(self) -> bool:
-        """Whether any came, trusted or not."""
+        """Whether any joint state was received, trusted or not."""
         return self._measured.received
 
     @property
     def measured(self) -> np.ndarray | None:
-        """(dof,) [rad] of the newest joint state that was trusted."""
+        """Positions (dof,) [rad] of the newest trusted joint state; None before the first."""
         return self._measured.positions
 
     @property
     def joint_state_problem(self) -> str:
-        """Why the newest joint state is not trusted, one sentence; '' if it is."""
+        """Sentence why the newest joint state is not trusted; '' if it is."""
         return self._measured.problem
 
     @property
     def frozen(self) -> str:
-        """Why the joint states of an arm at rest count as frozen, one sentence; '' if they do not."""
+        """Sentence why the joint states of an arm at rest count as frozen; '' if they do not."""
         return FROZEN if self._tracking.frozen or self._tracking.unmoved else ''
 
     @property
-    def planned(self) -> np.ndarray:
-        """(dof,) [rad] where the motion that is averaged has got to; what is sent follows within `lag`."""
-        return self._track.motion.q[self._track.head]
+    def planned_positions(self) -> np.ndarray:
+        """Positions (dof,) [rad] at the head of the trajectory buffer; set-points follow them within `lag`."""
+        return self._buffer.motion.q[self._buffer.head]
 
     @property
     def at_rest(self) -> bool:
@@ -106,40 +107,40 @@ class ExecutorState:
 
     @property
     def accepting(self) -> bool:
-        """Whether a good chunk would be taken now."""
+        """Whether a valid chunk would be accepted now."""
         ending = self._leaving or self._releasing or (self.hold in FAULTS and self.state is State.BRAKING)
         return self.state is not State.INACTIVE and not self._faults and not ending and not self._goes_to_start
 
     def horizon_left(self) -> float:
-        """Path time until the chunk runs out [s]; 0 when there is none."""
+        """Return the path time until the end of the executed chunk [s]; 0 without one."""
         if self._path is None or self.state is not State.EXECUTING:
             return 0.0
-        return max(0.0, self._path.end - float(self._track.motion.s[self._track.head]))
+        return max(0.0, self._path.end - float(self._buffer.motion.s[self._buffer.head]))
 
     def chunk_age(self, now: int) -> float:
-        """now - t_ref of the chunk that is executed [s]; 0 when there is none."""
+        """Return now - t_ref of the executed chunk [s]; 0 without one. now: [ns]."""
         return (now - self._seen) * 1e-9 if self.state is State.EXECUTING and self._seen is not None else 0.0
 
     def joint_state_age(self, now: int) -> float:
-        """[s] of the newest one that was trusted, by stamps or arrival, whichever is more; infinite without."""
+        """Return the age [s] of the newest trusted joint state by stamp or arrival; infinite without one."""
         return self._measured.age(now)
 
     def limit_margin(self) -> float:
-        """How far the joint that is closest to a position limit is from it [rad]; NaN before the first activation."""
+        """Return the least distance of a joint to its position limit [rad]; NaN before the first activation."""
         if self._positions is None:
             return math.nan
         q = self._positions
         return float(np.minimum(q - self.limits.lower, self.limits.upper - q).min())
 
     def tracking_error(self) -> float:
-        """Largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
+        """Return the largest |set-point - measured| over the joints [rad]; 0 while either is unknown."""
         if self.measured is None or self._positions is None:
             return 0.0
         return float(np.abs(self._positions - self.measured).max())
 
     @property
-    def _track(self) -> Track:
-        return self.course.track
+    def _buffer(self) -> TrajectoryBuffer:
+        return self.course.buffer
 
     @property
     def _goes_to_start(self) -> bool:
@@ -147,4 +148,4 @@ class ExecutorState:
 
     @property
     def _moves(self) -> bool:
-        return self.state in (State.EXECUTING, State.BRAKING) and not self._track.finished
+        return self.state in (State.EXECUTING, State.BRAKING) and not self._buffer.finished

@@ -1,4 +1,4 @@
-"""How the executor comes to rest, and which reasons to stop keep it there."""
+"""Stopping of the executor, and the faults that keep it at rest."""
 
 import numpy as np
 
@@ -7,12 +7,15 @@ from vla_core.motion.states import FAULTS, Hold, State, renewed, strength
 
 
 class StoppingExecutor(ExecutorState):
-    """An executor that can stop: faults that stand, braking, letting go, and a new epoch at each end of a motion."""
+    """An executor that can stop: faults, braking, release, and a new epoch at each end of a motion."""
 
     def fault(self, hold: Hold, message: str) -> None:
-        """Brake, and take no chunks while this stands. When it stands already, only its message is renewed."""
+        """Brake, and accept no chunks while this fault is in force. If it is already, only its message is renewed.
+
+        Raises ValueError for a reason that is not of FAULTS.
+        """
         if hold not in FAULTS:
-            raise ValueError(f'{hold.name} is no fault that stands: {", ".join(f.name for f in FAULTS)}')
+            raise ValueError(f'{hold.name} is no fault: must be one of {", ".join(f.name for f in FAULTS)}')
         new = hold not in self._faults
         message = self._faults[hold] = renewed(self._faults.get(hold, ''), message)
         if new and self.state is not State.INACTIVE:
@@ -21,21 +24,24 @@ class StoppingExecutor(ExecutorState):
             self.message = message
 
     def clear(self, hold: Hold) -> None:
-        """This fault stands no more. Once at rest and with no other, the arm takes chunks of a new epoch."""
+        """End this fault. At rest and without another fault, the arm accepts chunks of a new epoch.
+
+        Raises ValueError for a fault that resume or reset_emergency_stop ends.
+        """
         if hold in (Hold.OPERATOR_STOP, Hold.BLOCKED, Hold.JOINT_STATE_FROZEN, Hold.EMERGENCY_STOP):
-            raise ValueError(f'{hold.name} is taken back by resume or reset_emergency_stop, not cleared')
+            raise ValueError(f'{hold.name} is ended by resume or reset_emergency_stop, not by clear')
         self._take_back(hold)
 
     def emergency_stop(self) -> None:
         """Brake and hold until `reset_emergency_stop`, whether active or not."""
-        self.fault(Hold.EMERGENCY_STOP, 'emergency stop: reset it to go on')
+        self.fault(Hold.EMERGENCY_STOP, 'emergency stop: reset it to continue')
 
     def reset_emergency_stop(self) -> bool:
-        """Take the emergency stop back. False when there was none, or while the arm still brakes."""
+        """End the emergency stop. Returns False without one, or while the arm still brakes."""
         return self.at_rest and self._take_back(Hold.EMERGENCY_STOP)
 
     def _brake(self, hold: Hold, message: str) -> None:
-        """Slow down along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
+        """Brake along the path to rest; the arm may be at rest already. A stronger reason to stop stays."""
         self._stop(hold, message)
         if not self._moves:
             self._come_to_rest()
@@ -44,30 +50,30 @@ class StoppingExecutor(ExecutorState):
             self.course.brake()
 
     def _stop(self, hold: Hold, message: str) -> None:
-        """The motion ends for this reason, unless a stronger one was given."""
+        """Record the reason for the end of the motion, unless a stronger one is in force."""
         if strength(self.hold) <= strength(hold):
-            if hold is not Hold.CHUNKS_STOPPED:  # a late chunk may still save the motion, nothing else may
+            if hold is not Hold.CHUNKS_STOPPED:  # after this one a late chunk may still continue the motion
                 self._new_epoch()
             self.hold, self.message = hold, message
 
     def _let_go(self) -> None:
-        """Go to where the arm is, whatever it was sent before; nothing but its end stops this."""
+        """Release the set-point to the measured position. Only the end of the release stops it."""
         assert self._measured.positions is not None
-        if self.muted:  # the controller is sent nothing: no step of it either
-            self._track.hold(self._measured.positions)
+        if self.muted:  # no set-points are sent: the release needs no motion
+            self._buffer.hold(self._measured.positions)
         else:
             within = self.config.release_within_acceleration
             self.course.let_go(self._measured.positions, within_acceleration=within)
         self.state, self._releasing = State.BRAKING, True
         self._path, self.rate = None, 0.0
-        if self._track.finished:
+        if self._buffer.finished:
             self._come_to_rest()
 
     def _come_to_rest(self) -> None:
         released = self._releasing
-        self._stand_at(self._track.motion.q[-1])
+        self._stand_at(self._buffer.motion.q[-1])
         if released:
-            self._tracking.begin(self._track.motion.q[-1])
+            self._tracking.begin(self._buffer.motion.q[-1])
         if self._leaving:
             self.state = State.INACTIVE
             return
@@ -75,7 +81,7 @@ class StoppingExecutor(ExecutorState):
         if self.hold is Hold.CHUNKS_STOPPED:
             self._new_epoch()
         elif self.hold is Hold.NONE or (self.hold in FAULTS and self.hold not in self._faults):
-            self._show_strongest()  # at the start, or cleared while it braked
+            self._show_strongest()  # at the start pose, or the fault was cleared during the brake
 
     def _stand_at(self, positions: np.ndarray) -> None:
         self._positions = np.array(positions, float)
@@ -83,7 +89,7 @@ class StoppingExecutor(ExecutorState):
         self._path, self._releasing, self.rate, self._stalled = None, False, 0.0, 0.0
 
     def _take_back(self, hold: Hold) -> bool:
-        """A fault stands no more; False if it did not."""
+        """End a fault. Returns False if it was not in force."""
         if self._faults.pop(hold, None) is None:
             return False
         if self.hold is hold and self.state is State.HOLDING:
@@ -93,7 +99,7 @@ class StoppingExecutor(ExecutorState):
         return True
 
     def _show_strongest(self) -> None:
-        """At rest: the strongest fault that stands, or none. A new epoch either way."""
+        """Report the strongest fault in force, or IDLE, at rest; begin a new epoch."""
         self._new_epoch()
         self.hold = max(self._faults, key=strength, default=Hold.IDLE)
         self.message = self._faults.get(self.hold, '')

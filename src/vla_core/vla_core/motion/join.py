@@ -1,4 +1,4 @@
-"""Plans the motion along a chunk's path: joined to the motion that is, timed, and verified before it is taken."""
+"""Plans the motion along a chunk's path: joined to the present motion, timed, and verified."""
 
 import math
 
@@ -9,18 +9,18 @@ from vla_core.motion.config import ExecutorConfig
 from vla_core.motion.limits import Excess, Limits
 from vla_core.motion.path import ChunkPath, JoinedPath, Seam
 from vla_core.motion.retime import Timing, retime
-from vla_core.motion.smooth import GRID, Motion, Track
+from vla_core.motion.smooth import GRID, Motion, TrajectoryBuffer
 
 _STEP = 0.008  # [s] of path time between the points of a timing
-_POINTS = 500  # of a timing, about, at most
+_POINTS = 500  # of a timing: about the largest number
 _BESIDE = 1e-7  # [s]
-_LONGEST = 30.0  # [s] a chunk that would take longer is not followed
-_SPARE = 0.985, 0.96  # of the velocity and acceleration limits: what sampling may miss
-_HARDEST = 0.9  # of the acceleration that a path may have: what a seam may take of it
+_LONGEST = 30.0  # [s] longest duration of a motion; a chunk that takes longer is refused
+_SPARE = 0.985, 0.96  # of the velocity and acceleration limits: the rest is for errors of sampling
+_HARDEST = 0.9  # largest share of the path's acceleration limit that a seam may have
 _TRIES = 3  # timings of one joined path
-# Rates to join a moving arm's motion at, and whether acceleration is continuous at the join, too: smoother, but not
-# always within the limits.
-_WAYS = ((1.0, True), (1.0, False), (0.7, False), (0.4, False), (0.2, False))
+# Rates at which to join the motion of a moving arm, and whether acceleration is continuous at the join, too. That is
+# smoother, but not always within the limits.
+_JOINS = ((1.0, True), (1.0, False), (0.7, False), (0.4, False), (0.2, False))
 
 
 class Planner:
@@ -29,16 +29,16 @@ class Planner:
     def __init__(self, limits: Limits, config: ExecutorConfig) -> None:
         self._limits, self._config = limits, config
 
-    def plan(self, path: ChunkPath, s: float, track: Track) -> tuple[Motion, int]:
-        """The motion that begins with the track's head and goes on along the path from path time s, and the row from
-        which it only slows down to the end.
+    def plan(self, path: ChunkPath, s: float, buffer: TrajectoryBuffer) -> tuple[Motion, int]:
+        """Return the motion from the buffer's head along the path from path time s [s], and a row of it.
 
-        A motion that cannot follow at full rate joins at a lower one. Raises Refusal if none fits the limits.
+        From this row it only slows down to the end. A motion that cannot join at full rate joins at a lower one.
+        Raises Refusal if none keeps the limits.
         """
-        head = track.motion.rows(track.head, track.head + 1)
+        head = buffer.motion.rows(buffer.head, buffer.head + 1)
         moving = bool((np.abs(head.v) > 1e-4).any())
         why, grid = '', _grid(path, s)
-        for rate, matched in _WAYS if moving else ((0.0, False),):
+        for rate, matched in _JOINS if moving else ((0.0, False),):
             joined = JoinedPath(path, self._seam(path, s, head, rate, matched))
             q, along, _ = joined.sample(grid)
             outside = self._limits.outside(q, head.q[0])
@@ -56,10 +56,10 @@ class Planner:
                     why = why or 'it cannot brake in time for it'
                     break
                 if timing.times[-1] > _LONGEST:
-                    why = f'the way takes more than {_LONGEST:g} s'
+                    why = f'the motion takes more than {_LONGEST:g} s'
                     break
                 motion = _sampled(joined, timing)
-                excess = self._excess(motion, track, head.q[0])
+                excess = self._excess(motion, buffer, head.q[0])
                 if excess.none:
                     return motion, math.ceil(timing.braking_from / GRID)
                 if excess.position > 0:
@@ -70,7 +70,7 @@ class Planner:
                 spare_acceleration *= min(1.0, 0.97 / max(excess.acceleration, excess.jerk))
         raise Refusal(
             Verdict.OUT_OF_LIMITS,
-            f'the arm cannot go over to this path within its limits: {why}. It is too far from the motion that is, '
+            f'the arm cannot join this path within its limits: {why}. It is too far from the present motion, '
             'turns too sharply, or ends too soon',
         )
 
@@ -80,8 +80,8 @@ class Planner:
         second = head.a / rate**2 - a if matched else np.zeros_like(a)
         config, profile = self._config, self._limits.profile
         share = config.seam_acceleration_fraction
-        # Giving up a speed v over T = 3.94 v / a (see Seam) carries the arm on by 0.2 v T. Where that is far, an arm
-        # that is told to stop must not be gentle.
+        # A seam that ends a velocity v over T = 3.94 v / a (see Seam) carries the arm on by 0.2 v T. Where this is far,
+        # an arm that is to stop brakes harder.
         further = float((0.2 * 3.94 * first[0] ** 2 / (share * profile.acceleration)).max())
         if further > config.seam_overshoot:
             share = min(_HARDEST * config.acceleration_fraction, share * further / config.seam_overshoot)
@@ -93,13 +93,13 @@ class Planner:
             config.seam_time,
         )
 
-    def _excess(self, motion: Motion, track: Track, start: np.ndarray) -> Excess:
-        sent, begins = track.with_history(motion)
+    def _excess(self, motion: Motion, buffer: TrajectoryBuffer, start: np.ndarray) -> Excess:
+        sent, begins = buffer.with_history(motion)
         return self._limits.excess(sent, GRID, begins, start)
 
 
 def _grid(path: ChunkPath, s: float) -> np.ndarray:
-    """(n,) path times from s to the end for a timing; the steps of the chunk, where a path may bend, are among them."""
+    """Return path times (n,) [s] from s to the end for a timing, with all steps of the chunk, where a path may bend."""
     parts = max(4, math.ceil(path.dt / _STEP))
     while parts > 1 and (path.end - s) / path.dt * parts > _POINTS:
         parts -= 1
@@ -109,7 +109,7 @@ def _grid(path: ChunkPath, s: float) -> np.ndarray:
 
 
 def _sampled(joined: JoinedPath, timing: Timing) -> Motion:
-    """The motion along the path, one row every GRID seconds, the last one at rest."""
+    """Return the motion along the path, one row every GRID [s], the last one at rest."""
     times = np.append(np.arange(0.0, timing.times[-1], GRID), timing.times[-1])
     s, rate, push = timing.at(times)
     q, along, bend = joined.sample(s)

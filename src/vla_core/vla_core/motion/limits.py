@@ -1,4 +1,4 @@
-"""The limits that the motion is planned with, and the check of what will be sent against them."""
+"""Limits of the motion, and the check of planned set-points against them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,12 +16,12 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class Excess:
-    """Largest multiples of the limits; above 1 is too much."""
+    """Largest multiples of the limits in a motion; a value above 1 exceeds its limit."""
 
     velocity: float
     acceleration: float
     jerk: float
-    position: float  # [rad] beyond the limits; above 0 is too much
+    position: float  # [rad] beyond the limits; positive where they are exceeded
 
     @property
     def none(self) -> bool:
@@ -29,9 +29,10 @@ class Excess:
 
 
 class Limits:
-    """Arrays are (dof,). tool: where the tool is; None: its speed is not limited."""
+    """Limits of one robot at the fractions of one configuration. Arrays are (dof,)."""
 
     def __init__(self, profile: RobotProfile, config: ExecutorConfig, tool: ToolPositions | None = None) -> None:
+        """tool: positions of the tool at joint positions; None: its speed is not limited."""
         self.profile, self._tool, self._tool_speed = profile, tool, min(config.tool_speed_limit, profile.tool_speed)
         self._fraction = config.velocity_fraction
         self.velocity = config.velocity_fraction * profile.velocity
@@ -41,22 +42,22 @@ class Limits:
         self.lower, self.upper = reach(profile)
 
     def velocities(self, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Largest speed downwards and upwards at q (n, dof): two (n, dof), both positive."""
+        """Return the largest speeds [rad/s] downwards and upwards at q (n, dof) [rad]: two (n, dof), both positive."""
         down, up = velocity_limits(self.profile, q)
         return self._fraction * down, self._fraction * up
 
     def rate_caps(self, q: np.ndarray, first: np.ndarray) -> np.ndarray:
-        """(n,) largest ds/dt at the points q (n, dof) of a path with derivative `first` by s."""
+        """Return the largest ds/dt (n,) at points q (n, dof) of a path. first: (n, dof) derivative by s there."""
         down, up = self.velocities(q)
         with np.errstate(divide='ignore', over='ignore', invalid='ignore'):
             bound = np.where(first > 0, up, down)
             caps = np.where(first == 0, np.inf, bound / np.abs(first)).min(axis=1)
-        # Between two points it may be as low as at the lower: where the limit falls steeply, it is.
+        # Between two points the cap may be as low as at the lower one, where the limit falls steeply.
         beside = np.minimum(np.append(caps[1:], np.inf), np.insert(caps[:-1], 0, np.inf))
         return np.minimum(caps, beside)
 
     def tool_caps(self, q: np.ndarray, ds: np.ndarray) -> np.ndarray:
-        """(n,) same for the speed of the tool, from the way that it takes between points ds (n - 1,) apart."""
+        """Return the largest ds/dt (n,) for the speed of the tool at points q (n, dof), which are ds (n - 1,) apart."""
         if self._tool is None:
             return np.full(len(q), np.inf)
         moved = np.linalg.norm(np.diff(self._tool(q), axis=0), axis=1) / ds
@@ -64,11 +65,11 @@ class Limits:
         return self._tool_speed / np.maximum(fastest, 1e-9)
 
     def excess(self, q: np.ndarray, step: float, begins: int, start: np.ndarray) -> Excess:
-        """How far a motion q (n, dof), one row per `step` [s], passes the limits.
+        """Return by how much a motion q (n, dof) [rad], one row per `step` [s], exceeds the limits.
 
-        What a spline with these control points does lies between its differences, so they are all that must be
-        checked. Rows up to `begins` may still accelerate as braking does. start: (dof,) position that the motion comes
-        from; an arm that already is outside the position limits may stay, but get no further.
+        The derivatives of a spline with these control points stay within the differences of the points, so only these
+        are checked. Rows up to `begins` may accelerate as braking does. start: (dof,) [rad] position before the
+        motion. An arm that is outside the position limits already may stay there, but move no further out.
         """
         d1 = np.diff(q, axis=0) / step
         d2 = np.diff(d1, axis=0) / step
@@ -88,16 +89,18 @@ class Limits:
         )
 
     def outside(self, q: np.ndarray, start: np.ndarray) -> float:
-        """[rad] by which positions q (n, dof) leave the limits at most, negative inside; not counting how far `start`
-        (dof,) is outside already."""
+        """Return the largest distance [rad] of positions q (n, dof) beyond the limits, negative inside.
+
+        Limits are widened to `start` (dof,) where it is outside already.
+        """
         beyond = np.maximum(np.minimum(self.lower, start) - q, q - np.maximum(self.upper, start))
         return float(beyond.max()) - _ROUNDING
 
 
 def velocity_limits(profile: RobotProfile, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Largest speed downwards and upwards at q (n, dof): two (n, dof) [rad/s], both positive.
+    """Return the largest speeds [rad/s] downwards and upwards at q (n, dof) [rad]: two (n, dof), both positive.
 
-    Where the profile says so they fall towards the ends of the position range, see RobotProfile.
+    With a velocity law in the profile they fall towards the ends of the position range, see RobotProfile.
     """
     if profile.velocity_law is None:
         full = np.broadcast_to(profile.velocity, q.shape)
@@ -111,7 +114,7 @@ def velocity_limits(profile: RobotProfile, q: np.ndarray) -> tuple[np.ndarray, n
 
 
 def reach(profile: RobotProfile) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper positions (dof,) that the arm can get to: it cannot where it may not move any more."""
+    """Return the lower and upper positions (dof,) [rad] that the arm reaches before its velocity limit is near 0."""
     if profile.velocity_law is None:
         return profile.position_lower, profile.position_upper
     a, offset, lower, upper = profile.velocity_law

@@ -1,8 +1,8 @@
-"""The newest joint state that can be trusted, how old it is, and why a later one is not trusted.
+"""The newest trusted joint state, its age, and why a later one is not trusted.
 
-An age is the larger of two: by stamps, and by control time since the last trusted message came. Control time is the sum
-of the control steps: of a monotonic clock on a robot, of the simulated clock in simulation. So a stamp ahead of the
-clock hides no silence, and a simulation that is paused makes nothing old.
+An age is the larger of two: by stamps, and by control time since the last trusted message arrived. Control time is the
+sum of the control steps. It is measured by a monotonic clock on a robot, by the simulated clock in simulation. So a
+stamp ahead of the clock hides no silence, and joint states do not age while a simulation is paused.
 """
 
 import math
@@ -12,29 +12,35 @@ import numpy as np
 from vla_core.clocks import FUTURE_TOLERANCE, NS, Stamps, ahead, set_back
 from vla_core.profile import RobotProfile
 
-# [rad] beyond a hard limit. Published tables differ by hundredths, and an arm that was pushed there must get back;
-# further out there is no arm, and the numbers are something else than its positions.
+# [rad] beyond a hard limit. Published tables differ by hundredths, and an arm that was pushed there must get back. No
+# arm is further out, so such numbers are not its positions.
 OUTSIDE = 0.05
 _WHAT = 'the joint state'
 
 
 class Measured:
-    """Stamps and times are int ns of the node's clock; positions are (dof,) [rad] in the profile's joint order."""
+    """Judges joint states. Stamps and times are int [ns] of the node's clock; positions are (dof,) [rad]."""
 
     def __init__(self, profile: RobotProfile, max_age: float) -> None:
-        """max_age: [s] an older joint state is not trusted."""
-        self.positions: np.ndarray | None = None  # the newest that are trusted
-        self.problem = ''  # with the newest message, one sentence; '' if it is trusted
+        """profile: gives joint order and limits. max_age: [s] largest age of a trusted joint state."""
+        self.positions: np.ndarray | None = None  # of the newest trusted message
+        self.problem = ''  # of the newest message, a sentence; '' if it is trusted
         self._profile, self._max_age = profile, max_age
         self._lower, self._upper = profile.position_lower - OUTSIDE, profile.position_upper + OUTSIDE
-        self._stamp = 0  # of the newest that are trusted
+        self._stamp = 0  # [ns] of the newest trusted message
         self._repeated = False  # whether the newest message has the stamp of the one before
-        self._stamps, self._back = Stamps(), 0.0  # [s] by which the driver's clock was set back, while it is behind
+        self._stamps, self._back = (
+            Stamps(),
+            0.0,
+        )  # [s] by which the driver's clock was set back; 0 once its stamps are in time
         self._since_trusted = self._since_any = math.inf  # [s] of control time
 
     def observe(self, positions: np.ndarray, stamp: int, now: int) -> bool:
-        """Take a message that came at `now`; False if it is not trusted, with `problem`, or has the stamp of the one
-        before: then it is not known when it was measured."""
+        """Judge a message that arrived at `now` [ns], and return whether it is new and trusted.
+
+        If it is not trusted, `problem` has the reason. A message with the stamp of the one before is not used either:
+        its time is unknown.
+        """
         self._since_any, self._repeated = 0.0, stamp == self._stamps.newest
         self.problem = self._distrust(positions, stamp, now)
         if self.problem or self._repeated:
@@ -44,26 +50,26 @@ class Measured:
 
     @property
     def received(self) -> bool:
-        """Whether any message came."""
+        """Whether any message was received."""
         return math.isfinite(self._since_any)
 
     def elapse(self, seconds: float) -> None:
-        """Control time goes on."""
+        """Advance control time by `seconds`."""
         self._since_trusted += seconds
         self._since_any += seconds
 
     def clock_jumped(self, now: int) -> None:
-        """Our own clock was set to `now`: stamps before it do not count any more."""
+        """Forget earlier stamps: the node's own clock was set to `now` [ns]."""
         self._stamp, self._stamps = now - round(FUTURE_TOLERANCE * NS), Stamps()
 
     def age(self, now: int) -> float:
-        """[s] of the newest trusted joint state; infinite when there is none."""
+        """Return the age [s] of the newest trusted joint state; infinite without one."""
         if self.positions is None:
             return math.inf
         return max((now - self._stamp) / NS, self._since_trusted)
 
     def stale(self, now: int) -> str:
-        """Why there is no fresh joint state that can be trusted, one sentence; '' if there is one."""
+        """Return a sentence why there is no fresh, trusted joint state; '' if there is one."""
         age = self.age(now)
         if age <= self._max_age:
             return ''
@@ -82,7 +88,7 @@ class Measured:
     # ---- inside
 
     def _distrust(self, positions: np.ndarray, stamp: int, now: int) -> str:
-        """Why this message cannot be trusted, one sentence; '' if it can."""
+        """Return a sentence why this message is not trusted; '' if it is."""
         if not np.isfinite(positions).all():
             return f'{_WHAT} is not finite: the driver is broken'
         age, before = (now - stamp) / NS, self._stamps.newest
@@ -109,6 +115,7 @@ class Measured:
         return self._outside(positions)
 
     def _outside(self, positions: np.ndarray) -> str:
+        """Return a sentence on the joint furthest outside its limits; '' if all are inside."""
         profile, lower, upper = self._profile, self._lower, self._upper
         beyond = np.maximum(lower - positions, positions - upper)
         joint = int(beyond.argmax())

@@ -1,4 +1,4 @@
-"""The path of one chunk as a smooth function of time, joined to the motion before it without a jump."""
+"""The path of a chunk as a smooth function of time, and the seam that joins it to the motion before."""
 
 import math
 
@@ -11,12 +11,12 @@ Derivatives = tuple[np.ndarray, np.ndarray, np.ndarray]  # value, first and seco
 class ChunkPath:
     """Joint path through the steps of a chunk, in seconds since the chunk's t_ref.
 
-    positions: (horizon, dof) [rad], step i at (i + 1) * dt. Before the first step the path comes from the straight
-    continuation of the first piece; beyond both ends it goes straight on.
-    interpolation: 'cubic': the spline with continuous acceleration and none at the ends (natural: it does not ring).
-    'monotone': cubic pieces that never leave the range of the steps beside them, continuous in velocity (Fritsch and
-    Butland, 1984).
-    lower, upper: (dof,) [rad] a joint that the spline would take out of them, though no step is, is monotone.
+    positions: (horizon, dof) [rad], step i at (i + 1) * dt. Before the first step, the path continues its first piece
+    backwards in a straight line; beyond both ends it is straight, too.
+    interpolation: 'cubic' is the natural spline: its acceleration is continuous, and 0 at the ends. 'monotone' has
+    cubic pieces that never leave the range of the steps beside them, continuous in velocity (Fritsch and Butland,
+    1984).
+    lower, upper: (dof,) [rad] limits. A joint whose spline would leave them between steps inside is monotone.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class ChunkPath:
         self._edges = tangents[0] / dt, tangents[-1] / dt
 
     def sample(self, s: np.ndarray) -> Derivatives:
-        """Positions [rad], velocities and accelerations, each (n, dof), at s (n,) seconds after t_ref."""
+        """Return positions [rad], velocities and accelerations, each (n, dof), at s (n,) [s] after t_ref."""
         k = np.clip((s / self.dt).astype(int), 0, len(self._pieces[0]) - 1)
         u = np.clip(s / self.dt - k, 0.0, 1.0)[:, None]
         c3, c2, c1, c0 = (c[k] for c in self._pieces)
@@ -61,12 +61,12 @@ class ChunkPath:
         return q + edge * beyond, np.where(outside, edge, v), np.where(outside, 0.0, a)
 
     def step_at(self, s: float) -> int:
-        """Index of the newest step that is due at s; -1 before the first."""
+        """Return the index of the newest step that is due at s [s]; -1 before the first."""
         return min(int(np.floor(s / self.dt + 1e-9)), len(self._pieces[0])) - 1
 
 
 def _spline_tangents(rises: np.ndarray) -> np.ndarray:
-    """(n + 1, dof) tangents per piece that make the second derivative continuous, and zero at both ends.
+    """Return the tangents (n + 1, dof) per piece with a continuous second derivative, which is 0 at both ends.
 
     Solves m[k-1] + 4 m[k] + m[k+1] = 3 (rise[k-1] + rise[k]), with 2 m + m' = 3 rise at the ends: Thomas' algorithm.
     """
@@ -82,7 +82,7 @@ def _spline_tangents(rises: np.ndarray) -> np.ndarray:
 
 
 def _monotone_tangents(rises: np.ndarray) -> np.ndarray:
-    """(n + 1, dof) harmonic means of the rises on both sides, zero where their signs differ."""
+    """Return the harmonic means (n + 1, dof) of the rises on both sides, 0 where their signs differ."""
     before, after = rises[:-1], rises[1:]
     same = before * after > 0
     inner = np.where(same, 2 * before * after / np.where(same, before + after, 1.0), 0.0)
@@ -90,13 +90,13 @@ def _monotone_tangents(rises: np.ndarray) -> np.ndarray:
 
 
 def _pieces(knots: np.ndarray, rises: np.ndarray, tangents: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Coefficients of the Hermite pieces, (n, dof) each, the cubic one first, in u = s / dt - k of 0 to 1."""
+    """Return coefficients of the Hermite pieces, (n, dof) each, the cubic one first, in u = s / dt - k of 0 to 1."""
     m0, m1 = tangents[:-1], tangents[1:]
     return m0 + m1 - 2 * rises, 3 * rises - 2 * m0 - m1, m0, knots[:-1]
 
 
 def _range(pieces: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """(dof,) least and largest value of all pieces, at their turning points too."""
+    """Return the least and the largest value of all pieces, (dof,) each, at turning points, too."""
     c3, c2, c1, c0 = pieces
     root = np.sqrt(np.maximum(c2 * c2 - 3 * c3 * c1, 0.0))
     with np.errstate(divide='ignore', invalid='ignore'):  # the two forms of the roots: one is good where c3 is small
@@ -107,11 +107,11 @@ def _range(pieces: tuple[np.ndarray, ...]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class Seam:
-    """What is left of the old motion after a switch: an offset that fades to zero without a jump.
+    """The offset of the old motion from the new path at a switch, which fades to zero without a jump.
 
-    A quintic from the offset's (value, first, second derivative) at the switch to zero, so that the sum with the new
-    path is continuous up to acceleration. It lasts at least `shortest` seconds and so long that what it adds stays
-    within the given velocity and acceleration (dof,).
+    It is a quintic from the offset's value, first and second derivative at the switch to zero. Its sum with the new
+    path is continuous up to acceleration. It lasts `shortest` [s] or longer, so that it adds no more than the given
+    velocity and acceleration (dof,).
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Seam:
         shortest: float,
     ) -> None:
         e, v, a = offset
-        # Peaks of the quintic for each boundary value alone, on [0, T]: value e gives velocity 1.875 e/T and
-        # acceleration 5.774 e/T^2; velocity v gives acceleration 3.94 v/T.
+        # Peaks of the quintic for each boundary value alone, on [0, T]. Value e: velocity 1.875 e/T and acceleration
+        # 5.774 e/T^2. Velocity v: acceleration 3.94 v/T.
         self.duration = max(
             shortest,
             float((1.875 * np.abs(e) / velocity).max()),
@@ -145,7 +145,7 @@ class Seam:
         )
 
     def sample(self, s: np.ndarray) -> Derivatives:
-        """The offset and its derivatives, each (n, dof), at path times s (n,)."""
+        """Return the offset [rad] and its derivatives by s, each (n, dof), at path times s (n,)."""
         u = np.clip((s - self.start) / self.duration, 0.0, 1.0)[:, None]
         c5, c4, c3, c2, c1, c0 = self._coefficients
         t = self.duration
@@ -157,13 +157,13 @@ class Seam:
 
 
 class JoinedPath:
-    """A chunk's path with the seam to the motion before it."""
+    """The path of a chunk, plus the seam to the motion before it."""
 
     def __init__(self, path: ChunkPath, seam: Seam) -> None:
         self.path, self.seam = path, seam
 
     def sample(self, s: np.ndarray) -> Derivatives:
-        """Positions [rad] and derivatives by s, each (n, dof), at path times s (n,)."""
+        """Return positions [rad] and derivatives by s, each (n, dof), at path times s (n,)."""
         q, v, a = self.path.sample(s)
         e, ev, ea = self.seam.sample(s)
         return q + e, v + ev, a + ea
@@ -172,8 +172,10 @@ class JoinedPath:
 def straight_path(
     start: np.ndarray, end: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray, shortest: float
 ) -> ChunkPath:
-    """The straight line in joint space, from rest at start (dof,) [rad], where it is at path time dt, to rest at end:
-    a quintic that keeps these limits (dof,) and lasts `shortest` [s] at least."""
+    """Return the straight line in joint space, from rest at start to rest at end, (dof,) [rad] each.
+
+    It is a quintic that keeps the limits (dof,) and lasts `shortest` [s] or longer. It is at start at path time dt.
+    """
     still = np.zeros_like(start)
     way = Seam(0.0, (start - end, still, still), velocity, acceleration, shortest)
     steps = math.ceil(way.duration / _STEP)

@@ -1,11 +1,11 @@
-"""What the executor is doing, and why not more. The numbers are those of vla_msgs/ExecutorStatus (a test compares)."""
+"""States of the executor and reasons to hold, numbered as in vla_msgs/ExecutorStatus (a test compares)."""
 
 import re
 from enum import IntEnum
 
 
 class State(IntEnum):
-    """What the set-point does."""
+    """Motion of the set-point."""
 
     INACTIVE = 0
     HOLDING = 1
@@ -14,7 +14,7 @@ class State(IntEnum):
 
 
 class Hold(IntEnum):
-    """Why the arm is not moving or about to stop."""
+    """Reason why the arm does not move, or is about to stop."""
 
     NONE = 0
     IDLE = 1
@@ -36,11 +36,11 @@ class Hold(IntEnum):
     JOINT_STATE_FROZEN = 18
 
 
-# Reasons that stand until they are taken back: no chunk is taken meanwhile. Weakest first.
+# Reasons that stay in force until they are cleared; meanwhile no chunk is accepted. Weakest first.
 FAULTS = (
     Hold.CHUNK_STALE,
     Hold.JOINT_STATE_STALE,
-    Hold.BLOCKED,  # weaker than what may be its cause
+    Hold.BLOCKED,  # weaker than the faults that may cause it
     Hold.JOINT_STATE_FROZEN,
     Hold.CONTROLLER_MISSING,
     Hold.COMPETING_PUBLISHER,
@@ -51,13 +51,13 @@ FAULTS = (
 
 
 _NUMBER = re.compile(r'\d+(?:\.\d+)?')
-_SAME = 0.1  # of a number: by so much it may change before a sentence is another one
+_SAME = 0.1  # relative change of a number up to which a message counts as the same
 
 
 def renewed(old: str, new: str) -> str:
-    """The sentence about a fault that stands: `old` until `new` has other words, or a number that differs by a tenth.
+    """Return the message of a fault in force: `old` until `new` has other words, or a number that differs by a tenth.
 
-    Times and distances are measured anew with every message; a sentence that changed with each could not be read.
+    Times and distances are measured at each control step; a message that changed as often could not be read.
     """
     if _NUMBER.sub('', old) != _NUMBER.sub('', new):
         return new
@@ -66,7 +66,7 @@ def renewed(old: str, new: str) -> str:
 
 
 def strength(hold: Hold) -> int:
-    """A weaker reason to stop never replaces a stronger one: what the weaker allows, the stronger forbids."""
+    """Return the rank of a reason to stop; 0 is the weakest. A weaker reason never replaces a stronger one."""
     if hold is Hold.EMERGENCY_STOP:
         return len(FAULTS) + 1
     if hold is Hold.DEACTIVATED:

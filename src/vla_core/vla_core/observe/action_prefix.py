@@ -13,7 +13,7 @@ from vla_core.motion.path import ChunkPath
 from vla_core.observe.committed_actions import CommittedActions
 from vla_model.types import Chunk
 
-MAX_DEVIATION = 0.1  # [rad] an arm further than this from its chunk does not follow that chunk
+MAX_DEVIATION = 0.1  # [rad] an arm that deviates by more does not follow its chunk
 INPAINT = ('auto', 'always', 'never')  # whether a model is given the prefix
 
 
@@ -35,7 +35,7 @@ def action_prefix(
     They are on the new chunk's grid, step i due at t_ref + (i + 1) dt. They are at most half a horizon, which is the
     longest prefix that models are trained with. measured: (dof,) [rad], the arm at t_ref.
     Returns None where no action is committed. Returns None, too, where a joint is further than max_deviation [rad]
-    from where the old chunk has it: the executor keeps limits that chunks do not know, so the arm may be behind. A
+    from its position in the old chunk. The arm may be behind, because the executor keeps limits that chunks do not. A
     model that continues from steps far ahead of the arm asks for steps that are further ahead, without end.
     """
     found = committed.executed(t_ref, epoch)

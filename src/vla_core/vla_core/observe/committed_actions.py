@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from vla_model.types import Chunk
 
-_KEPT = 100  # chunks that are remembered: at least those of one horizon
+_KEPT = 100  # chunks that are kept: at least those of one horizon
 
 
 @dataclass(frozen=True)

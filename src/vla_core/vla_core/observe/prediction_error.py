@@ -18,7 +18,7 @@ LATE = 0.1  # [s] an image counts for the predicted time if it is at most this f
 def square(image: np.ndarray, side: int) -> np.ndarray:
     """(side, side, 3) uint8: an image (height, width, 3) as the model sees it, with black bars that make it square.
 
-    The bars lie as in vla_model.image_tokenizer.preprocess.
+    The bars are placed as in vla_model.image_tokenizer.preprocess.
     """
     height, width = image.shape[:2]
     page = Image.new('RGB', (max(height, width),) * 2)
@@ -31,7 +31,7 @@ def prediction_error(before: np.ndarray, predicted: np.ndarray, observed: np.nda
 
     before: (height, width, 3) uint8 RGB, the image that the model predicted from. predicted: (side, side, 3).
     observed: the image of the same camera at the time that `predicted` shows. Each image is cut into 16 x 16 cells c,
-    whose mean colours are compared: |a - b| is the root mean square over the three colours, 1 from black to white.
+    whose mean colours are compared. |a - b| is the root mean square over the three colours, 1 from black to white.
     With x+ = max(x - 0.05, 0):
 
         error = sum_c |predicted - observed|+ / (1 + sum_c max(|predicted - observed|, |observed - before|,

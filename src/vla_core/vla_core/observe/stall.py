@@ -15,7 +15,7 @@ from vla_core.observe.committed_actions import CommittedActions
 STALL_FRACTION = 0.3  # share of the way that a chunk led: an arm that went less by the chunk's end is stalled
 _LEADS = 0.1  # [rad] least motion of some joint by the chunk's end, for a chunk that leads anywhere
 _IN_A_ROW = 4  # inferences that find the arm stalled
-_KEPT = 100  # measured positions that are remembered: at least those of one horizon
+_KEPT = 100  # measured positions that are kept: at least those of one horizon
 
 
 class StallDetector:
@@ -47,7 +47,7 @@ class StallDetector:
         self._stalls = self._stalls + 1 if stays else 0
         if self._stalls < _IN_A_ROW or not self._share:
             return False
-        self._measured.clear()  # it is judged anew, a horizon from now
+        self._measured.clear()  # the next judgement is a horizon from now
         self._stalls, self._until = 0, found.t_ref + horizon // 2
         return t_ref < self._until
 

@@ -1,4 +1,4 @@
-"""A trace that a person drew: what is left of it while the tool moves along it."""
+"""Steering: the remaining part of a trace that a person drew, while the tool moves along it."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ from vla_model.types import Trace
 
 MOST = 5  # points that are kept of a drawn line, at equal distances along it
 NEAR = 0.10  # of the longer side of the image: a tool farther from the line does not advance along it
-AHEAD = 0.25  # of the longer side: so far along the line its nearest point is searched, as a line may cross itself
+AHEAD = 0.25  # of the longer side: the nearest point is searched this far along the line, which may cross itself
 DONE = 0.03  # of the longer side: a trace with less than this left is done
 
 
@@ -29,9 +29,9 @@ class Steering:
         return self._at[-1] - self._passed < DONE * self._side
 
     def left(self, tool: np.ndarray | None) -> Trace | None:
-        """Return what is left of the trace; None when it is done.
+        """Return the remaining trace; None when it is done.
 
-        tool: (2,) place of the tool in the image of the trace [px]; None: unknown, nothing more is cut off.
+        tool: (2,) position of the tool in the image of the trace [px]; None: unknown, no further part is cut off.
         """
         if tool is not None and np.isfinite(tool).all():
             along = np.linspace(self._passed, min(self._passed + AHEAD * self._side, self._at[-1]), 64)

@@ -1,16 +1,15 @@
 """Stamped streams, read together as of one reference time.
 
 Cameras *lead*: the reference time t_ref is the stamp of an image. Every stream is read as of t_ref: its newest value
-that is not newer. A set is complete when every stream has such a value within its age limit; nothing is ever filled
-in. Of the complete sets the newest is read, but a set whose images lie `skew` apart counts as 2 * skew older: so
-cameras with common stamps are read as the sets they are, whichever image arrives first, and cameras that run freely
-are read in their closest pairs.
+that is not newer. A set is complete when every stream has such a value within its age limit; no value is ever made up.
+Of the complete sets the newest is read, but a set whose images are `skew` apart counts as 2 * skew older. So cameras
+with common stamps are read in these sets, whichever image arrives first, and other cameras in their closest pairs.
 
 Messages of two topics may overtake each other. So a set can wait for a stream that `settles`: until the stream has a
 value of t_ref or later, no longer than that time. The set then does not depend on which message arrives first.
 
 A stamp is not trusted alone. A value that is stamped after its arrival is not stored, and its stream is unusable while
-such values come. A stream whose stamps step back starts anew. A stream from which nothing comes is stale, whatever its
+such values arrive. A stream whose stamps step back starts anew. A stream without new values is stale, whatever its
 last stamp.
 """
 
@@ -26,23 +25,23 @@ from typing import Any
 from vla_core import clocks
 from vla_core.clocks import FUTURE_TOLERANCE, NS, Arrivals, Stamps
 
-JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are no cameras
-# [s] Unless a parameter says otherwise. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
+JOINTS, GRIPPER = 'joints', 'gripper'  # names of the streams that are not cameras
+# [s] Defaults of the parameters. A gripper may be slow: Franka's hand sends 10 to 15 states a second.
 CAMERA_MAX_AGE, JOINT_MAX_AGE, GRIPPER_MAX_AGE = 0.3, 0.1, 0.3
-_MOST = 4096  # values per stream: a bound on memory whatever the stamps say
+_MAX_VALUES = 4096  # per stream: a bound on memory, whatever the stamps are
 
 
 class Reason(Enum):
-    """Why a stream makes the observation unusable."""
+    """Reason why a stream makes the observation unusable."""
 
     MISSING = 'missing'  # nothing received
-    STALE = 'stale'  # nothing came for longer than the stream's limit; or the value to be read is older
+    STALE = 'stale'  # no value, or only an older one, within the stream's age limit
     FUTURE = 'future'  # stamped ahead of the clock
 
 
 @dataclass(frozen=True)
 class StreamSpec:
-    """One stream. topic is where it comes from, for messages."""
+    """Settings of one stream. topic: its source, for messages."""
 
     name: str
     topic: str
@@ -54,7 +53,7 @@ class StreamSpec:
 
 @dataclass(frozen=True)
 class Missing:
-    """The observation is not usable because of this stream. message: one sentence, what is wrong and what to do."""
+    """The stream that makes the observation unusable. message: one sentence with the fault and the remedy."""
 
     reason: Reason
     stream: str
@@ -68,8 +67,8 @@ class Aligned:
     t_ref: int  # [ns]
     values: dict[str, Any]
     stamps: dict[str, int]  # [ns] of each value, none newer than t_ref
-    index: int  # counts images of the slowest leading stream; a gap means sets passed over
-    arrived: float  # [s] of time.monotonic(): when the last of its images was here
+    index: int  # number of images of the slowest leading stream; a gap means skipped sets
+    arrived: float  # [s] of time.monotonic(): arrival of the last of its images
     before: dict[str, Any] = field(default_factory=dict)  # of the leading streams, `history` earlier; {}: not all known
 
     @property
@@ -87,16 +86,16 @@ class _Ring:
     stamps: list[int] = field(default_factory=list)
     values: list[Any] = field(default_factory=list)
     arrivals: list[float] = field(default_factory=list)  # [s] of the steady clock
-    # Of the messages that came since the ring was cleared, stored or not:
+    # Of the messages since the ring was cleared, stored or not:
     sent: Stamps = field(default_factory=Stamps)
-    last: tuple[int, int, float] | None = None  # of the last one: stamp and arrival [ns], arrival [s], steady clock
+    last: tuple[int, int, float] | None = None  # the last one: stamp and arrival [ns], arrival [s] by the steady clock
     period: float = math.nan  # [s] from one arrival to the next, the mean of the last few
 
     @property
     def newest(self) -> int:
         return self.stamps[-1]
 
-    def came(self, stamp: int, received: int, steady: float) -> None:
+    def record_arrival(self, stamp: int, received: int, steady: float) -> None:
         if self.last is not None and (passed := (received - self.last[1]) / NS) > 0:
             self.period = passed if math.isnan(self.period) else self.period + (passed - self.period) / 8
         self.last = (stamp, received or stamp, steady)
@@ -105,14 +104,14 @@ class _Ring:
         self.count += 1
         i = bisect_right(self.stamps, stamp)
         if i > 0 and self.stamps[i - 1] == stamp:
-            self.values[i - 1] = value  # sent twice: the later one counts
+            self.values[i - 1] = value  # a repeated stamp: the later value counts
         else:
             self.stamps.insert(i, stamp)
             self.values.insert(i, value)
             self.arrivals.insert(i, steady)
 
     def as_of(self, time: int) -> int:
-        """Index of the newest value not newer than time; -1: none."""
+        """Return the index of the newest value that is not newer than time [ns]; -1: none."""
         return bisect_right(self.stamps, time) - 1
 
     def drop_before(self, index: int) -> None:
@@ -125,17 +124,17 @@ class _Ring:
         self.arrivals.clear()
 
     def clear(self) -> None:
-        """As if nothing had ever come."""
+        """Forget all messages."""
         self.drop_all()
         self.sent, self.last, self.period = Stamps(), None, math.nan
 
 
 class Streams:
-    """The rings of all streams behind one lock; any thread may read, one thread at a time may put.
+    """Ring buffers of all streams behind one lock. Any thread may read, one thread at a time may put.
 
-    real_time: the node's clock is that of the machine. A stream is then also stale when `steady` [s], a clock that is
-    never set, has passed its limit since the last message. With simulated time and bags only their own time counts.
-    clock: what sentences call the clock of arrivals.
+    real_time: the node's clock is that of the machine. A stream is then stale, too, when its limit has passed by the
+    monotonic clock `steady` [s] since the last message. With simulated time and bags only their own time counts.
+    clock: name of the clock of arrivals in messages.
     """
 
     def __init__(
@@ -156,7 +155,7 @@ class Streams:
         self._rings = {s.name: _Ring(s) for s in specs}
         self._leading = [self._rings[s.name] for s in specs if s.leads]
         self._tolerance = int(FUTURE_TOLERANCE * NS)
-        # t_ref lies at most this far back while the set can be usable, and values are read as of t_ref.
+        # t_ref is at most this far back while the set can be usable, and values are read as of t_ref.
         self._longest = int(max(s.max_age for s in specs if s.leads) * NS)
         self._keep = self._longest + 2 * self._tolerance
         self._history = 0  # [ns], see `remember`
@@ -166,7 +165,7 @@ class Streams:
         self.awaited: int | None = None  # [ns] time of a set that waits for a stream that settles
 
     def remember(self, history: float) -> None:
-        """From now on sets have, too, the images that are `history` [s] older; 0: they do not."""
+        """Add the images that are `history` [s] older to all further sets; 0: leave them out."""
         with self._lock:
             self._keep += round(history * NS) - self._history
             self._history = round(history * NS)
@@ -174,10 +173,10 @@ class Streams:
     def put(self, name: str, stamp: int, value: Any, received: int) -> str:
         """Store a value with its stamp and its arrival [ns], both on the reader's clock; arrival 0: no clock runs yet.
 
-        Returns the sentence about a clock that was set back before this message, or ''. What came before the step is
+        Returns the sentence about a clock that was set back before this message, or ''. Values before that step are
         forgotten: of this stream, or of all where the clock of arrivals itself was set back.
-        Raises KeyError for a stream that does not exist, and ValueError, with the sentence, for a stamp that is ahead
-        of the arrival: the value is not stored, and the stream is unusable until one comes that is not.
+        Raises KeyError for an unknown stream, and ValueError, with the sentence, for a stamp that is ahead of the
+        arrival. Such a value is not stored, and the stream is unusable until one arrives that is not ahead.
         """
         steady = self._steady()
         with self._lock:
@@ -187,28 +186,30 @@ class Streams:
                 self._clear()
                 self._arrivals.take(received)
             back = ring.sent.take(stamp, received, clocks.tolerance(self.simulated))
-            ring.came(stamp, received, steady)
+            ring.record_arrival(stamp, received, steady)
             where = f'{name} on {ring.spec.topic}'
             if ring.sent.future:
                 raise ValueError(clocks.ahead(where, ring.sent.ahead))
             if back:
                 ring.drop_all()
-                if stamp:  # a driver that does not stamp its messages is stale, which says so
+                if stamp:  # messages without stamps are reported as stale
                     note = clocks.set_back(where, back)
             ring.put(stamp, value, steady)
-            ring.drop_before(max(len(ring.stamps) - _MOST, 0))
-            # The value as of the oldest reference time that can still come must stay, all before it can go.
+            ring.drop_before(max(len(ring.stamps) - _MAX_VALUES, 0))
+            # The value as of the oldest reference time that is still possible must stay; earlier ones are dropped.
             ring.drop_before(ring.as_of(ring.newest - self._keep - int(ring.spec.max_age * NS)))
             return note
 
     def clear(self) -> None:
-        """Forget all values: after the clock jumped."""
+        """Forget all values, after the clock jumped."""
         with self._lock:
             self._clear()
 
     def ages(self, now: int) -> dict[str, float]:
-        """Age [s] of the newest value of each stream at time now [ns], below zero while its stamps are ahead of the
-        clock; -1: nothing received."""
+        """Return the age [s] of each stream's newest value at time now [ns]; -1: none received.
+
+        An age is negative while the stamps are ahead of the clock.
+        """
         with self._lock:
             return {name: self._age(ring, now) for name, ring in self._rings.items()}
 
@@ -218,7 +219,7 @@ class Streams:
         return (now - (ring.newest if ring.stamps and not ring.sent.future else ring.last[0])) / NS
 
     def align(self, now: int) -> Aligned | Missing:
-        """The newest complete set at time now [ns], or the first stream that stands in its way.
+        """Return the newest complete set at time now [ns], or the first stream without a usable value.
 
         A clock that went back by more than the future tolerance clears everything.
         """
@@ -244,7 +245,7 @@ class Streams:
             return Aligned(t_ref, values, stamps, index, arrived, before)
 
     def _before(self, t_ref: int) -> dict[str, Any]:
-        """Value of each leading stream that is `history` older than the one as of t_ref; {} where one has none."""
+        """Return each leading stream's value `history` before the one as of t_ref [ns]; {} where one is missing."""
         found: dict[str, Any] = {}
         for ring in self._leading if self._history else ():
             time = ring.stamps[ring.as_of(t_ref)] - self._history
@@ -254,7 +255,7 @@ class Streams:
         return found
 
     def _best(self, now: int) -> int | None:
-        """Reference time of the best complete set; None: none is complete."""
+        """Return the reference time [ns] of the best complete set; None: none is complete."""
         oldest = now - self._longest
         times = {t for r in self._leading for t in r.stamps if oldest <= t <= now + self._tolerance}
         complete = [t for t in times if all(self._usable(r, t) for r in self._rings.values())]
@@ -267,7 +268,7 @@ class Streams:
         return ring.newest >= time or now - time >= ring.spec.settles * NS
 
     def _apart(self, time: int) -> int:
-        """Largest time between the images as of time [ns]."""
+        """Return the largest time between the images as of time [ns]."""
         stamps = [r.stamps[r.as_of(time)] for r in self._leading]
         return max(stamps) - min(stamps)
 
@@ -277,7 +278,7 @@ class Streams:
         return i >= 0 and time - ring.stamps[i] <= ring.spec.max_age * NS
 
     def _incomplete(self, now: int) -> Missing:
-        """Every stream is alive, but there is no time at which all have a value: the first that stands in the way."""
+        """Return the first stream without a value at the newest image: each has values, but at no common time."""
         time = max(r.stamps[r.as_of(now + self._tolerance)] for r in self._leading)
         for name, ring in self._rings.items():
             if not self._usable(ring, time):
@@ -318,13 +319,13 @@ class Streams:
             cause = 'its header.stamp is zero: the driver must stamp its messages'
             if ring.stamps[i] != 0:
                 cause = 'check the sender, the network, and that the clocks agree'
-            told = f'newest {where} is {age / NS:.3f} s old ({self._limit(ring)}): {cause}'
-            return Missing(Reason.STALE, name, told)
+            message = f'newest {where} is {age / NS:.3f} s old ({self._limit(ring)}): {cause}'
+            return Missing(Reason.STALE, name, message)
         return None
 
     @staticmethod
     def _limit(ring: _Ring) -> str:
-        """The limit of a stream and its rate, in words."""
+        """Return the age limit of a stream and its rate as text."""
         of = f'{ring.spec.limit}, ' if ring.spec.limit else ''
         rate = f', it comes at {1 / ring.period:.1f} Hz' if ring.period > 0 else ''
         return f'limit {of}{ring.spec.max_age:g} s{rate}'

@@ -288,7 +288,7 @@ class ExecutorNode(SafeLifecycleNode):
             self._offer(now)
         if core.state is State.INACTIVE and not self._resting.is_set():
             if free:  # the last word stands for ever: it must say that the arm stands still
-                self._controller.send(now, core.planned, np.zeros(core.profile.dof))
+                self._controller.send(now, core.planned_positions, np.zeros(core.profile.dof))
             self._resting.set()
         self._report.tick(began, took)
 

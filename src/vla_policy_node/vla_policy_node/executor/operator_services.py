@@ -94,7 +94,7 @@ class OperatorServices:
         self._core.operator_stop()
         self._interrupt()
         response.success = self._core.state is not State.INACTIVE
-        response.message = 'braking, or at rest: call ~/resume to go on' if response.success else 'inactive already'
+        response.message = 'braking, or at rest: call ~/resume to continue' if response.success else 'inactive already'
         self._report.publish()
         return response
 

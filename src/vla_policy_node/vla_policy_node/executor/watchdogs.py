@@ -105,7 +105,7 @@ class Watchdogs:
         for hold in self._standing - set(causes):
             self._core.clear(hold)
             if hold is Hold.CONTROLLER_MISSING:
-                self._core.not_followed()
+                self._core.forget_tracking()
         self._standing &= set(causes)
         return list(causes.values())
 
