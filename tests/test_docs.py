@@ -23,7 +23,7 @@ def test_every_command_exists_with_its_options_and_files(page):
 
 
 @pytest.mark.parametrize('page', pages(), **ids)
-def test_every_command_is_run_by_a_test_or_says_what_it_needs(page):
+def test_every_command_is_run_by_a_test_or_reports_what_it_needs(page):
     open_ends = []
     for block in blocks(page):
         for line in block.lines if not block.needs else ():

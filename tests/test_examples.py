@@ -20,7 +20,7 @@ def run(name, *arguments):
 
 
 @pytest.mark.parametrize('path', EXAMPLES, ids=lambda p: p.name)
-def test_an_example_is_short_and_says_how_to_run_it(path):
+def test_an_example_is_short_and_reports_how_to_run_it(path):
     text = path.read_text()
     assert len(text.splitlines()) <= 30
     assert f'python examples/{path.name}' in text

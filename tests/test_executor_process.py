@@ -136,7 +136,7 @@ def test_lifecycle_round_trip_and_holding_still(graph):
     assert graph.stop(p, signal.SIGTERM) == 0
 
 
-def test_configure_without_profile_or_with_a_bad_parameter_says_so(graph):
+def test_configure_without_profile_or_with_a_bad_parameter_reports_it(graph):
     p = graph.start('vla_policy_node', 'executor_node', files=())
     assert not graph.transition('executor', graph.CONFIGURE)
     assert 'robot.name' in graph.output(p)
@@ -145,7 +145,7 @@ def test_configure_without_profile_or_with_a_bad_parameter_says_so(graph):
     graph.processes.remove(q)
 
 
-def test_refusals_are_told_and_the_arm_holds(graph):
+def test_refusals_are_reported_and_the_arm_holds(graph):
     graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
@@ -181,7 +181,7 @@ def test_moves_then_brakes_when_chunks_stop_and_the_epoch_grows(graph):
     robot.until(lambda s: s.verdict_counts[ExecutorStatus.REJECT_OLD_EPOCH], 'the old epoch is refused')
 
 
-def test_a_blocked_arm_is_let_go_and_stays_until_somebody_resumes(graph):
+def test_a_blocked_arm_is_let_go_and_stays_until_an_operator_resumes(graph):
     graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()
@@ -316,7 +316,7 @@ def test_joint_states_that_cannot_be_trusted_are_refused_with_the_reason(graph):
     assert status.joint_state_age > 0.2
 
 
-def test_values_that_stand_still_in_motion_are_told_as_frozen(graph):
+def test_values_that_stand_still_in_motion_are_reported_as_frozen(graph):
     graph.start('vla_policy_node', 'executor_node', params=UNMONITORED)
     robot = Robot(graph)
     robot.ready()

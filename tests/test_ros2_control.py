@@ -192,7 +192,7 @@ def test_a_controller_that_is_loaded_but_not_active_is_named_at_activation(graph
     robot.move()
 
 
-def test_a_name_that_no_controller_has_is_told_with_those_that_there_are(graph, start):
+def test_a_name_that_no_controller_has_is_reported_with_those_that_there_are(graph, start):
     robot, p = start({'controller_node': 'jont_controller', 'recovery.controllers': '[arm_controller]'})
 
     def refused():

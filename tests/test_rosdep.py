@@ -88,7 +88,7 @@ def test_messages_depend_on_the_packages_of_their_fields():
     assert used | {'action_msgs'} == keys(package, 'depend')
 
 
-def test_what_rosdep_does_not_know_is_installed_by_pip_and_told():
+def test_what_rosdep_does_not_know_is_installed_by_pip_and_reported():
     text = '\n'.join(p.read_text() for p in (ROOT / 'requirements').glob('*.txt') if p.name != 'constraints.txt')
     listed = set(re.findall(r'^([\w.-]+)', text, re.M))
     told = (ROOT / 'docs' / 'how-to' / 'install.md').read_text()

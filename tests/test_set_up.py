@@ -38,7 +38,7 @@ def bash(tmp_path):
     return run
 
 
-def test_a_step_tells_its_time_and_the_end_of_what_failed(bash):
+def test_a_step_reports_its_time_and_the_end_of_what_failed(bash):
     log = bash.venv / 'log'
     good = bash(f'step {log} counting seq 3')
     assert (good.returncode, log.read_text()) == (0, '1\n2\n3\n')
@@ -48,7 +48,7 @@ def test_a_step_tells_its_time_and_the_end_of_what_failed(bash):
     assert re.fullmatch(rf'breaking\nthe reason\n  failed after \d+ s; all of its output: {log}\n', bad.stderr)
 
 
-def test_a_long_step_tells_its_newest_line(bash):
+def test_a_long_step_reports_its_newest_line(bash):
     log = bash.venv / 'log'
     told = bash(f"""
         sleep() {{ command sleep 0.05; }}
@@ -107,7 +107,7 @@ def test_a_second_one_waits_for_the_first(bash):
     assert waited.stderr.splitlines()[0].startswith('another ./vla is preparing this checkout')
 
 
-def test_a_python_that_is_too_new_is_told_with_the_remedy(bash, tmp_path):
+def test_a_python_that_is_too_new_is_reported_with_the_remedy(bash, tmp_path):
     python = tmp_path / 'python3.13'
     python.write_text('#!/bin/sh\nexit 1\n')
     python.chmod(0o755)

@@ -44,5 +44,5 @@ def test_from_demo_to_data_set(tmp_path):
     assert (data / 'meta' / 'plans.jsonl').read_text().strip()
 
 
-def test_graph_without_a_system_says_so(domain):
+def test_graph_without_a_system_reports_it(domain):
     assert 'ROS_DOMAIN_ID' in vla('graph', '--seconds', 1, code=1)

@@ -221,7 +221,7 @@ def test_a_new_trajectory_continues_the_one_that_the_controller_executes(robot, 
 
 
 @pytest.mark.parametrize('late', [30, 60, 120, 180, 195, 230, 300, 400])
-def test_a_late_control_step_goes_on_as_it_was_sent(late):
+def test_a_late_control_step_continues_as_it_was_sent(late):
     rig = Late(PROFILES['fr3'])
     rig.run(100)
     rig.wait(late * MS)

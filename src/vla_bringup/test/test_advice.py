@@ -53,7 +53,7 @@ def test_a_machine_that_keeps_up_gets_no_line():
         ({'paces': [Pace(20.0, 12.0)]}, 'the simulation ran at 0.60 of real time instead of 1'),
     ],
 )
-def test_what_was_too_slow_is_told_with_numbers_and_what_to_try(given, sentence):
+def test_what_was_too_slow_is_reported_with_numbers_and_what_to_try(given, sentence):
     asked = {'run': FAST, 'reports': EPISODES, 'counts': COUNTS, 'paces': PACES, 'real_time_factor': 1.0} | given
     line = keeping_up(**asked)
     assert re.search(f'^this machine did not keep up: {sentence}[^;]*[.] End other programs, try ', line), line
@@ -77,7 +77,7 @@ def test_a_simulation_that_is_too_fast_for_the_model_should_run_at_real_time():
         ('executor', -6, 'auto', 'executor was killed by SIGABRT: try ./vla doctor'),
     ],
 )
-def test_a_death_is_told_with_what_to_try(name, code, engine, line):
+def test_a_death_is_reported_with_what_to_try(name, code, engine, line):
     assert after_death(name, code, engine) == line
 
 

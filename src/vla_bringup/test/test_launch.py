@@ -143,7 +143,7 @@ def test_what_cannot_work_is_one_sentence(arguments, says, load):
         load('franka.launch.py', **arguments)
 
 
-def test_the_recorder_hears_the_topics_that_the_launch_gave_the_executor(franka_bringup, load, tmp_path):
+def test_the_recorder_subscribes_to_the_topics_that_the_launch_gave_the_executor(franka_bringup, load, tmp_path):
     bag = str(tmp_path / 'bag')
     load('franka.launch.py', robot_ip='172.16.0.3', controller='joint_trajectory', record=bag)
     wanted = {'topics.joint_command': ADAPTERS['joint_trajectory'].topic, 'topics.gripper_command': 'franka_gripper'}
@@ -267,7 +267,7 @@ def test_the_player_is_resumed_when_it_is_there_with_its_topics(load, played, mo
     assert player.calls == ['']
 
 
-def test_a_player_that_fails_is_told_by_the_exit_code(load):
+def test_a_player_that_fails_is_reported_by_the_exit_code(load):
     launch_player = importlib.import_module('vla_bringup.replay.launch_player')
     running = SimpleNamespace(is_shutdown=False)
     with pytest.raises(RuntimeError, match='exit code 2'):
@@ -299,7 +299,7 @@ def test_rviz_beside_one_of_two_arms_has_the_clock_and_the_transforms_of_that_ar
     assert load.specs[0].remappings == ()
 
 
-def test_a_recorder_that_ends_stops_nobody(load):
+def test_a_recorder_that_ends_stops_no_other_node(load):
     from vla_bringup.processes.launching import launch_actions
 
     recorder = recorder_node('sim_panda', '/nowhere')

@@ -23,7 +23,7 @@ def section(name, **values):
     return yaml.safe_dump({name: {'ros__parameters': values}})
 
 
-def test_the_profile_is_what_a_node_gets_and_a_parameter_file_lies_on_top(write):
+def test_the_profile_is_what_a_node_gets_and_a_parameter_file_is_on_top(write):
     file = write(section('/**', velocity_fraction=0.3, camera_max_age=0.5, collision_monitor={'enabled': False}))
     executor, policy = policy_nodes('fr3', params_file=file)
     profile = profile_parameters('fr3')

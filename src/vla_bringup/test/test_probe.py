@@ -68,7 +68,7 @@ def test_bring_up_asks_again_until_the_node_can_be_activated(system, monkeypatch
     assert probe.lifecycle_state('/cell/arm') == 'inactive'
 
 
-def test_a_refused_configure_is_told(system):
+def test_a_refused_configure_is_reported(system):
     probe, node = system
     node.model = 'bad'
     with pytest.raises(TransitionFailed, match='/cell/arm could not be configured and is unconfigured') as caught:

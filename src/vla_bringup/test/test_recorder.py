@@ -243,7 +243,7 @@ def test_a_path_that_exists_is_refused_and_nothing_touched(probe, tmp_path):
     assert list((tmp_path / 'bag').iterdir()) == []
 
 
-def test_a_bag_that_is_none_is_told(tmp_path):
+def test_a_file_that_is_no_bag_is_reported(tmp_path):
     with pytest.raises(ValueError, match='there is no bag'):
         Bag(tmp_path / 'nothing')
     (tmp_path / 'empty').mkdir()
@@ -295,7 +295,7 @@ def test_the_full_definition_holds_every_part_once_with_its_comments():
     assert '# A chunk of joint set-points' in text
 
 
-def test_unknown_types_are_told():
+def test_unknown_types_are_reported():
     with pytest.raises(ValueError, match='no_msgs/msg/X'):
         MessageTypes().full_definition('no_msgs/msg/X')
     with pytest.raises(ValueError, match='std_msgs/msg/X'):
@@ -359,7 +359,7 @@ def test_it_ends_with_a_complete_bag_while_there_is_room_left(probe, tmp_path, m
     assert not (tmp_path / 'other').exists()
 
 
-def test_a_folder_that_cannot_be_made_is_told(probe, tmp_path):
+def test_a_folder_that_cannot_be_made_is_reported(probe, tmp_path):
     (tmp_path / 'file').write_text('')
     with pytest.raises(ValueError, match=r'cannot write a bag to .*Not a directory'):
         recorder(probe, tmp_path / 'file' / 'bag')

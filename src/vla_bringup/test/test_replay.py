@@ -131,7 +131,7 @@ def test_two_models_are_compared_with_an_interval(bag, tmp_path):
 
 
 @pytest.mark.parametrize('storage', ['mcap', 'sqlite3'])
-def test_what_is_whole_of_a_cut_bag_is_replayed_and_the_rest_is_told(tmp_path, storage):
+def test_what_is_whole_of_a_cut_bag_is_replayed_and_the_rest_is_reported(tmp_path, storage):
     path = tmp_path / 'bag'
     write_bag(path, 4 * SECONDS, compressed=False, side=SIDE, storage=storage)
     (path / 'metadata.yaml').unlink()
@@ -202,7 +202,7 @@ def renamed(message):
     return message
 
 
-def test_no_instruction_in_the_bag_is_told(bag, tmp_path):
+def test_no_instruction_in_the_bag_is_reported(bag, tmp_path):
     done = CliRunner().invoke(app, ['replay', str(bag), '--model', 'a', '--out', str(tmp_path)])
     assert done.exit_code == 1
     assert 'give --instruction' in done.output
@@ -237,7 +237,7 @@ def test_inference_time_passes_over_sets_and_moves_the_seams(bag):
     assert parse_latency('0.25') == 0.25
 
 
-def test_a_model_that_fails_is_told(bag, tmp_path, monkeypatch):
+def test_a_model_that_fails_is_reported(bag, tmp_path, monkeypatch):
     class Broken(Still):
         def prepare(self, instruction):
             pass
@@ -333,7 +333,7 @@ def test_a_new_epoch_ends_what_a_chunk_is_compared_with():
     assert [p == DRIVEN for p in m.part[0]] == [True] * 2 + [False] * 3
 
 
-def test_without_an_executor_the_motion_of_the_arm_says_where_it_was_driven():
+def test_without_an_executor_the_motion_of_the_arm_shows_where_it_was_driven():
     arm, opening = ramp(seconds=10)
     arm[1][:, 0] = np.clip(arm[1][:, 0], 2, 6)  # at rest before and after
     arm[1][:, 0] += np.random.default_rng(0).normal(0, 1e-4, len(arm[1]))  # its encoders are not still
@@ -450,7 +450,7 @@ def measured(path):
 
 
 @pytest.mark.parametrize(('back', 'with_clock'), [(0.05, False), (0.3, True), (3.0, False), (3.0, True), (90.0, False)])
-def test_a_computer_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(tmp_path, back, with_clock):
+def test_a_computer_whose_clock_is_set_back_is_reported_and_its_times_are_not_mixed(tmp_path, back, with_clock):
     set_back_bag(tmp_path / 'bag', back, who='computer', with_clock=with_clock)
     found, told = measured(tmp_path / 'bag')
     size = re.search(r'was set back by ([\d.]+) s', told)
@@ -469,7 +469,7 @@ def test_a_computer_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(
 
 
 @pytest.mark.parametrize(('who', 'back'), [('/joint_states', 0.05), ('/joint_states', 3.0), ('front/image_raw', 0.1)])
-def test_one_stream_whose_clock_is_set_back_is_told_and_its_times_are_not_mixed(tmp_path, who, back):
+def test_one_stream_whose_clock_is_set_back_is_reported_and_its_times_are_not_mixed(tmp_path, who, back):
     set_back_bag(tmp_path / 'bag', back, who=who, with_clock=False)
     found, told = measured(tmp_path / 'bag')
     pattern = rf'after 2\.\d s of the bag, the clock of \w+ on /{who.strip("/")} was set back by {back:.2f}\d s'
@@ -506,7 +506,7 @@ def test_a_recorder_on_the_time_of_day_beside_a_simulator_is_no_step_of_a_clock(
     assert np.abs(found.driven.recorded[..., 0] - true)[known].max() < 1e-3
 
 
-def test_stamps_ahead_of_the_clock_are_told_however_little(tmp_path):
+def test_stamps_ahead_of_the_clock_are_reported_however_little(tmp_path):
     path = tmp_path / 'bag'
     write_bag(
         path,

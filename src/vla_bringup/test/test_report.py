@@ -121,7 +121,7 @@ def bag(tmp_path_factory):
     return path
 
 
-def test_the_table_says_what_is_in_the_bag(bag):
+def test_the_table_reports_what_is_in_the_bag(bag):
     press, stack = episode_reports(read_run(bag, JOINTS))
     assert (press.task, press.seed, press.instruction) == ('press_button', 5, 'do press_button')
     assert press.success and not stack.success
@@ -179,7 +179,7 @@ def test_the_figure_and_the_summary_are_written(bag, tmp_path):
     )
 
 
-def test_a_video_shows_what_the_policy_says_and_imagines(tmp_path):
+def test_a_video_shows_the_plans_and_predicted_images_of_the_policy(tmp_path):
     """One episode; from 1 s on there is a plan text, from 1.5 s on a blue image that it expects to see."""
     maker, start = Maker(tmp_path / 'bag'), 10 * S
     size = {'height': 32, 'width': 32, 'encoding': 'rgb8', 'step': 96}

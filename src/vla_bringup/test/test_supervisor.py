@@ -134,6 +134,6 @@ def test_the_command_line_carries_name_namespace_parameters_and_remappings(tmp_p
         (NodeSpec('vla_bringup', 'x_node', 'n'), 'no executable x_node'),
     ],
 )
-def test_what_cannot_be_started_is_told_before(tmp_path, spec, text):
+def test_what_cannot_be_started_is_reported_before(tmp_path, spec, text):
     with pytest.raises(ValueError, match=text):
         command(spec, tmp_path)

@@ -107,7 +107,7 @@ def test_one_that_computes_something_else_is_refused(tokenizer, monkeypatch):
         image_engine.make('compile', tokenizer)
 
 
-def test_one_that_does_not_compile_says_so(tokenizer, monkeypatch):
+def test_one_that_does_not_compile_reports_it(tokenizer, monkeypatch):
     class Broken(ImageEncoder):
         def __call__(self, pixels):
             raise RuntimeError('no Python.h\nand more')

@@ -169,7 +169,7 @@ def test_the_cache_holds_the_heads_of_keys_and_values_alone_as_the_memory_plan_c
     assert memory.plan(config, torch.float32, device='cpu').keys_values == stored
 
 
-def test_a_cache_that_is_full_says_how_much_room_there_is(ids):
+def test_a_cache_that_is_full_reports_how_much_room_there_is(ids):
     network, cache = made(causal=True), KeyValues(0, capacity=6)
     network(ids[:, :6], slice(5, 6), EVERYTHING, cache=cache)
     cache.positions = slice(6, None)
@@ -261,7 +261,7 @@ def test_what_does_not_compute_an_option_refuses_it_by_name(options, ids):
     assert auto_candidates('cuda', 'bfloat16', 7e9, tuple(options))[0] == (() if other else ('cuda-graph',))
 
 
-def test_a_configuration_says_its_options_and_no_defaults():
+def test_a_configuration_writes_its_options_and_no_defaults():
     base = nano.config(40)
     assert not {'causal', 'qk_norm', 'qkv_bias', 'head_dim'} & set(json.loads(base.to_json()))
     options = {'causal': True, 'qk_norm': 'rms', 'qkv_bias': True, 'head_dim': 40}

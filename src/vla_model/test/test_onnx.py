@@ -104,7 +104,7 @@ def test_what_is_missing_or_damaged_is_named(nano, tmp_path, monkeypatch):
         onnx_export.export(nano, tmp_path)
 
 
-def test_without_tensorrt_the_error_says_what_to_install(monkeypatch):
+def test_without_tensorrt_the_error_reports_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, 'tensorrt', None)
     with pytest.raises(ValueError, match=r'TensorRT is not here .*pip install tensorrt-cu12'):
         tensorrt_runtime.library()

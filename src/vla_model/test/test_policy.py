@@ -159,7 +159,7 @@ def test_a_missing_gpu_is_named():
         loading.load('random-nano', LoadOptions(device='cuda'))
 
 
-def test_threads_leave_a_core_free_unless_told(nano):
+def test_threads_leave_a_core_free_by_default(nano):
     loading.load('random-nano', LoadOptions(threads=2))
     assert torch.get_num_threads() == 2
     loading.load('random-nano')

@@ -176,7 +176,7 @@ def test_plans_and_images_refuse_what_does_not_fit(make):
 @pytest.mark.parametrize(
     ('finished', 'share'), [([], 0.0), (['reach'], 0.25), (['reach', 'grasp', 'lift', 'place'], 1.0), (['dance'], 0.0)]
 )
-def test_a_plan_text_says_how_far_it_is(finished, share):
+def test_a_plan_text_has_its_progress(finished, share):
     text = prompt_texts.plan('tidy up', ['reach', 'grasp', 'lift', 'place'], finished, 'grasp')
     assert prompt_texts.progress(text) == share
     assert math.isnan(prompt_texts.progress('no idea'))

@@ -246,7 +246,7 @@ def test_a_scheme_that_fails_its_gate_is_not_kept(original, data, tmp_path, monk
     assert quantize(original, tmp_path / 'out', data, 'int4', keep_failed=True).folder == tmp_path / 'out'
 
 
-def test_what_cannot_be_quantized_is_said(original, made, data, tmp_path):
+def test_what_cannot_be_quantized_is_reported(original, made, data, tmp_path):
     with pytest.raises(ValueError, match='is quantized already'):
         quantize(made['int8'][0], tmp_path / 'a', data, 'int8')
     with pytest.raises(ValueError, match='exists already'):
@@ -292,7 +292,7 @@ def test_a_float8_that_is_no_number_is_found(made, tmp_path):
 # ---- mixed
 
 
-def test_sensitivity_tells_a_fragile_layer_and_choose_keeps_to_the_bits(original, data):
+def test_sensitivity_reports_a_fragile_layer_and_choose_keeps_to_the_bits(original, data):
     found = sensitivity(original, data)
     sizes, group = stored_layers(original)
     assert group == 32 and set(found) == {(n, s) for n in sizes for s in ('int4', 'int8')}
@@ -386,7 +386,7 @@ def test_int8_layers_are_int8_in_openvino(made):
 
 @pytest.mark.slow
 @pytest.mark.native
-def test_bench_engines_tells_how_far_each_is_from_float32(original, made):
+def test_bench_engines_reports_how_far_each_is_from_float32(original, made):
     result = bench_engines([str(original), str(made['int8'][0])], engines=['eager'], seconds=0.0, threads=1)
     first, *others = result['rows'].values()
     assert first['equal'] == 1.0 and first['difference_mean'] == 0.0 and first['speedup'] == 1.0

@@ -135,7 +135,7 @@ def test_another_network_is_refused(folder, change, message):
         loading.load(folder)
 
 
-def test_kv_heads_that_are_not_said_are_as_many(made):
+def test_kv_heads_that_are_not_given_are_as_many(made):
     assert check_config(FLAT | {'n_kv_heads': None}) == SHAPE
     assert check_config(FLAT | {'n_kv_heads': 2}) == replace(SHAPE, n_kv_heads=2)
 
@@ -146,7 +146,7 @@ def test_a_tokenizer_of_another_length(folder):
         loading.load(folder)
 
 
-def test_the_robot_must_be_said(folder):
+def test_the_robot_must_be_given(folder):
     edit(folder / 'robot.json', lambda c: c.pop('dt'))
     with pytest.raises(ValueError, match=r'robot.json: field dt is missing'):
         loading.load(folder)
@@ -182,7 +182,7 @@ def test_a_shard_that_is_not_there(folder):
         loading.load(folder)
 
 
-def test_a_tensor_that_is_not_where_the_index_says(folder):
+def test_a_tensor_that_is_not_where_the_index_has_it(folder):
     path = folder / 'model-00002-of-00002.safetensors'
     tensors = load_file(path)
     lost = min(tensors)

@@ -29,7 +29,7 @@ def config(method, **robot):
     return replace(c, robot=replace(c.robot, normalization=method, **robot), statistics=statistics)
 
 
-def test_what_becomes_one_is_what_the_method_says():
+def test_what_becomes_one_is_what_the_method_defines():
     state = STATES[:, :7]
     for method, (low, high) in {
         'min_max': (state.min(0), state.max(0)),

@@ -211,7 +211,7 @@ def test_image_encoders_are_chosen_by_the_same_rule():
         choice.choose(SUBJECT, 'eager', 'bfloat16', 'openvino', _asked(dead))
 
 
-def test_eager_needs_no_trial_and_a_named_engine_that_is_refused_says_why():
+def test_eager_needs_no_trial_and_a_named_engine_that_is_refused_reports_why():
     found = choice.choose(SUBJECT, 'eager', 'auto', 'eager', _asked({}, asked := []))
     assert (found, asked) == (choice.Choice(), [])
     with pytest.raises(ValueError, match='not here'):

@@ -167,7 +167,7 @@ def test_a_plan_that_comes_to_rest_needs_no_brake_and_lasts_until_it_has_arrived
         np.testing.assert_allclose(q, np.tile(Q, (len(q), 1)))
 
 
-def test_nobody_or_a_recorder_listens(ros):
+def test_no_subscriber_or_a_recorder_alone(ros):
     adapter = make(ros.add('executor'), 'crisp')
     for name in ('recorder', '_ros2cli_123'):
         ros.add(name).create_subscription(JointState, 'command', print, 1)

@@ -72,7 +72,7 @@ def test_any_text_is_a_description_or_an_error(text):
         joint_limits(text, PANDA.joint_names)
 
 
-def test_the_narrower_limit_counts_and_disagreement_is_told():
+def test_the_narrower_limit_counts_and_disagreement_is_reported():
     wider = replace(PANDA, position_upper=PANDA.position_upper + 0.1, velocity=PANDA.velocity - 0.5)
     profile, notes = narrowed(PANDA, joint_limits(urdf(wider), PANDA.joint_names))
     np.testing.assert_allclose(profile.position_upper, PANDA.position_upper)

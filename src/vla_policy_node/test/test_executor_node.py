@@ -312,7 +312,7 @@ def test_an_arm_without_a_gripper_moves_and_nothing_is_commanded_to_one(ros):
     ]
 
 
-def test_a_gripper_is_told_whether_the_arm_is_driven_and_its_fault_is_in_the_status(ros):
+def test_a_gripper_gets_whether_the_arm_is_driven_and_its_fault_is_in_the_status(ros):
     robot, calls = Robot(ros), []
     robot.bring_up()
 
@@ -410,7 +410,7 @@ def test_while_the_simulated_clock_stands_still_the_status_has_that_and_the_moti
     assert robot.largest_step() < 2 * 0.01 * 0.25
 
 
-def test_a_clock_that_comes_too_seldom_is_told(ros):
+def test_a_clock_that_comes_too_seldom_is_reported(ros):
     simulator, robot = Simulator(ros), Robot(ros, use_sim_time=True)
     simulator.every = 10
     robot.bring_up()
@@ -419,7 +419,7 @@ def test_a_clock_that_comes_too_seldom_is_told(ros):
     robot.until(lambda s: not s.message, 'it is well')
 
 
-def test_limits_of_the_robot_description_count_and_its_absence_is_told(ros):
+def test_limits_of_the_robot_description_count_and_its_absence_is_reported(ros):
     robot = Robot(ros, limits_from='robot_description', robot_description_timeout=0.1)
     assert not robot.transition(Transition.TRANSITION_CONFIGURE)
     slow = ''.join(
@@ -510,14 +510,14 @@ def test_while_the_planning_scene_is_not_known_the_arm_is_not_activated(ros, mon
         ({'robot.velocities': [1.0]}, r'there is no parameter robot.velocities; .* velocity, '),
     ],
 )
-def test_what_cannot_be_is_told_when_configured(ros, parameters, says):
+def test_what_cannot_be_is_reported_when_configured(ros, parameters, says):
     node = executor(ros, **parameters)
     with pytest.raises(ValueError, match=says):
         node.set_up()
     node.tear_down()
 
 
-def test_a_misspelt_limit_of_the_collision_monitor_is_told(ros, panda_urdf):
+def test_a_misspelt_limit_of_the_collision_monitor_is_reported(ros, panda_urdf):
     monitor = {
         'collision_monitor.enabled': True,
         'robot_description_file': str(panda_urdf),

@@ -219,7 +219,7 @@ def test_the_next_words_wait_for_the_end_of_a_cancelled_motion(start):
     world.wait(lambda: world.chunks[-1].instruction == 'second', 'chunks for the new words')
 
 
-def test_in_shadow_other_words_stop_nobody(start):
+def test_in_shadow_other_words_stop_no_motion(start):
     world, _ = start(FakePolicy())
     activate(world)
     world.say('first')
@@ -229,7 +229,7 @@ def test_in_shadow_other_words_stop_nobody(start):
     assert all(c.horizon > 0 for c in world.chunks)
 
 
-def test_a_goal_that_asks_for_plans_is_told_how_far_it_is(start):
+def test_a_goal_that_asks_for_plans_gets_its_progress(start):
     policy = FakePolicy()
     policy.words = lambda observation: plan('tidy up', ['reach', 'grasp', 'lift', 'place'], ['reach'], 'grasp')
     world, _ = start(policy, rate=10.0, plan_rate=5.0)

@@ -53,7 +53,7 @@ def test_the_jacobian_is_the_derivative_of_the_pose(kinematics):
         np.testing.assert_allclose(rotation_vector(turned @ rotation.T) / step, jacobian[3:, joint], atol=1e-5)
 
 
-def test_the_flange_is_where_the_data_sheet_says(kinematics):
+def test_the_flange_is_where_the_data_sheet_has_it(kinematics):
     """At zero the Panda stands upright: 0.333 + 0.316 + 0.384 - 0.107 - 0.1034 m high, 0.088 m out (DH of Franka)."""
     at, _, _ = kinematics(np.zeros(7))
     np.testing.assert_allclose(at, [0.088, 0.0, 0.333 + 0.316 + 0.384 - 0.107 - 0.1034], atol=1e-3)
@@ -71,7 +71,7 @@ def test_a_description_of_another_robot(urdf):
 
 
 @pytest.mark.parametrize('q', [HOME, HOME + 0.3])
-def test_a_tool_that_the_description_lacks_is_where_its_offset_from_a_link_says(urdf, kinematics, q):
+def test_a_tool_that_the_description_lacks_is_where_its_offset_from_a_link_puts_it(urdf, kinematics, q):
     """The hand of a Panda is turned by -45 degrees on its flange, and its tool is 0.1034 m along z."""
     offset = np.array([0.0, 0.0, 0.1034, 0.0, 0.0, -np.pi / 4])
     bare = load_kinematics(urdf, replace(PROFILE, tool_frame='panda_link8', tool_offset=offset))

@@ -142,7 +142,7 @@ def test_of_two_bytes_the_higher_one_counts(encoding, big):
 
 @pytest.mark.parametrize('order', ['rgb8', 'bgr8'])
 @pytest.mark.parametrize('encoding', ['8UC3', '8UC4', '8UC1'])
-def test_colours_whose_order_is_not_given_are_read_in_the_one_that_is_said(encoding, order):
+def test_colours_whose_order_is_not_given_are_read_in_the_configured_one(encoding, order):
     name = {'8UC3': order, '8UC4': order.replace('8', 'a8'), '8UC1': 'mono8'}[encoding]
     msg, picture = image(name)
     msg.encoding = encoding

@@ -120,7 +120,7 @@ def test_the_epoch_is_the_one_from_before_the_model_was_asked(make):
     assert rig.sent[1].epoch == 2
 
 
-def test_a_failure_is_told_to_the_session_and_tried_again(make):
+def test_a_failure_is_reported_to_the_session_and_tried_again(make):
     rig = make()
     rig.model.spoil = lambda chunk: replace(chunk, positions=chunk.positions[:0])
     rig.set(1.0)

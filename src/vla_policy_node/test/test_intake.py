@@ -30,9 +30,11 @@ def joints(time, names=('a', 'b', 'f'), position=(1.0, 2.0, 0.04)):
 
 @pytest.fixture
 def intake():
-    told = []
-    made = Intake(PROFILE, {'front': '/image'}, '/joints', '/joints', tell=lambda stream, message: told.append(stream))
-    made.told = told
+    reported = []
+    made = Intake(
+        PROFILE, {'front': '/image'}, '/joints', '/joints', report=lambda stream, message: reported.append(stream)
+    )
+    made.reported = reported
     return made
 
 
@@ -54,18 +56,18 @@ def test_a_stream_is_unusable_until_its_next_good_message(intake):
     found = intake.observe(round(1.1 * NS))
     assert isinstance(found, Fault)
     assert found.code == S.CAMERA_BAD
-    assert intake.told == ['front']
+    assert intake.reported == ['front']
     intake.take('/image', image(1.2), round(1.2 * NS))
     intake.take('/joints', joints(1.2), round(1.2 * NS))
     assert intake.observe(round(1.2 * NS)).t_ref == round(1.2 * NS)
 
 
-def test_joints_of_another_robot_are_told_only_while_there_are_none_of_ours(intake):
+def test_joints_of_another_robot_are_reported_only_while_there_are_none_of_ours(intake):
     intake.take('/joints', joints(1.0, ('x', 'y', 'z')), NS)
-    assert intake.told == [JOINTS, GRIPPER]
+    assert intake.reported == [JOINTS, GRIPPER]
     intake.take('/joints', joints(1.0), NS)
     intake.take('/joints', joints(1.1, ('x', 'y', 'z')), round(1.1 * NS))
-    assert intake.told == [JOINTS, GRIPPER]
+    assert intake.reported == [JOINTS, GRIPPER]
     intake.take('/image', image(2.0), 2 * NS)
     assert "have the joints ['x', 'y', 'z']" in intake.observe(2 * NS).message
 
@@ -83,7 +85,7 @@ def test_an_image_from_the_future_is_not_handed_on_and_makes_its_camera_bad_whil
                 assert 'front on /image is stamped 0.280 s ahead of the clock: synchronise the clocks' in found.message
             else:
                 assert found.t_ref == now
-    assert intake.told == ['front'] * 3
+    assert intake.reported == ['front'] * 3
 
 
 def test_a_slow_gripper_has_a_limit_of_its_own_and_the_message_names_it():

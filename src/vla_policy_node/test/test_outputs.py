@@ -23,7 +23,7 @@ from vla_policy_node.ros.parameters import declare
 from .policy_world import ACTIVATE, CONFIGURE, DEACTIVATE, FakeJob, FakePolicy, S, activate, values_of
 
 
-def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
+def test_an_output_without_a_subscriber_costs_nothing(start, monkeypatch):
     policy, made = FakePolicy(), Counter()
 
     def counted(kind, name):
@@ -56,7 +56,7 @@ def test_what_nobody_listens_to_costs_nothing(start, monkeypatch):
     assert len(policy.planned) + len(policy.imagined) == planned
 
 
-def test_a_model_that_points_is_heard_in_pixels_of_its_cameras(start):
+def test_grounding_points_are_published_in_pixels_of_their_cameras(start):
     policy = FakePolicy()
     policy.info = replace(FakePolicy.info, outputs=FakePolicy.info.outputs | {POINTS}, points=2)
     policy.points = np.array([[[0.5, 0.5], [0.0, 0.25]], [[1.0, 0.75], [0.25, 0.5]]])
@@ -76,7 +76,7 @@ def test_a_model_that_points_is_heard_in_pixels_of_its_cameras(start):
     assert to_ns(front.header.stamp) == to_ns(wrist.header.stamp) in {seen.t_ref for seen in policy.seen}
 
 
-def test_plans_and_predicted_images_come_out_while_somebody_listens(start):
+def test_plans_and_predicted_images_come_out_while_they_have_a_subscriber(start):
     policy = FakePolicy()
     world, _ = start(policy, rate=10.0, plan_rate=2.0, imagine_rate=2.0)
     activate(world)

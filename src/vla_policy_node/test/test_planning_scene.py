@@ -65,7 +65,7 @@ def names(w):
     return [o.name for o in found]
 
 
-def test_every_shape_is_where_it_is_said_to_be():
+def test_every_shape_is_at_its_given_pose():
     mesh = Mesh(
         vertices=[Point(x=0.0), Point(x=1.0), Point(y=1.0)],
         triangles=[MeshTriangle(vertex_indices=np.array([0, 1, 2], np.uint32))],
@@ -154,7 +154,7 @@ def scenes(monkeypatch):
     return known
 
 
-def test_the_collision_monitor_has_what_move_group_tells(ros, scenes):
+def test_the_collision_monitor_has_the_scene_of_move_group(ros, scenes):
     scenes |= {
         'first': scene(CollisionObject('table', BOX), diff=False),
         'more': scene(CollisionObject('crate', BOX)),

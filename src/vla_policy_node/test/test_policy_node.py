@@ -88,7 +88,7 @@ def test_an_arm_without_a_gripper_is_driven_by_a_model_without_one_and_by_no_oth
     assert list(world.code(S.OK, S.STATE_RUNNING).streams) == ['front', 'wrist', 'joints']
 
 
-def test_an_executor_that_holds_is_told_to_the_client(start):
+def test_an_executor_that_holds_is_reported_to_the_client(start):
     world, _ = start(FakePolicy(), drive=True)
     activate(world)
     handle = world.goal('go')
@@ -330,7 +330,7 @@ def test_bad_messages_are_named_and_nothing_is_inferred_until_a_good_one(start):
     world.new_chunks()
 
 
-def test_a_robot_of_another_name_is_told_from_the_start(start):
+def test_a_robot_of_another_name_is_reported_from_the_start(start):
     world, _ = start(FakePolicy())
     world.names = [f'fr3_joint{i}' for i in range(9)]
     activate(world)
@@ -345,7 +345,7 @@ def test_an_image_of_another_size_than_agreed(start):
     world.code(S.CAMERA_BAD, S.STATE_WAITING, says='8 x 6, expected 640')
 
 
-def test_a_model_that_fails_is_told_and_tried_again(start):
+def test_a_model_that_fails_is_reported_and_tried_again(start):
     policy = FakePolicy()
 
     def fail(chunk):
@@ -401,7 +401,7 @@ def test_a_chunk_of_wrong_shape_is_never_published(start, chunk):
     assert not world.chunks
 
 
-def test_a_slow_model_skips_observations_and_blocks_nobody(start):
+def test_a_slow_model_skips_observations_and_blocks_no_callback(start):
     policy = FakePolicy()
     world, _ = start(policy)
     activate(world)
@@ -472,7 +472,7 @@ def dict_of(diagnostics):
 
 
 @pytest.mark.parametrize('inpaint, learned', [('always', False), ('auto', True), ('auto', False), ('never', True)])
-def test_the_model_is_given_what_the_arm_is_about_to_do_if_it_learned_to_go_on_from_it(start, inpaint, learned):
+def test_the_model_is_given_the_action_prefix_if_it_learned_to_continue_one(start, inpaint, learned):
     policy = FakePolicy()
     policy.info = replace(FakePolicy.info, learned_prefix=learned)
     world, node = start(policy, rate=10.0, inpaint=inpaint)

@@ -110,7 +110,7 @@ def test_only_two_modes_allow_motion(ros, robot_state, mode, says):
         ros.wait(lambda: not robot.problem(), 'the mode')
 
 
-def test_a_robot_that_tells_nothing_any_more(ros, robot_state, monkeypatch):
+def test_a_robot_that_publishes_nothing_any_more(ros, robot_state, monkeypatch):
     robot = FrankaState(ros.add('executor'), 'robot_state')
     publisher = ros.add('broadcaster').create_publisher(UInt8, 'robot_state', 1)
     ros.wait(publisher.get_subscription_count, 'the executor listens')
@@ -264,7 +264,7 @@ def test_an_arm_whose_controller_was_off_starts_again_though_its_joint_states_st
 # ---- MoveIt
 
 
-def test_home_is_the_goal_and_its_error_is_told(ros, monkeypatch):
+def test_home_is_the_goal_and_its_error_is_reported(ros, monkeypatch):
     goal = SimpleNamespace(request=SimpleNamespace(start_state=SimpleNamespace()), planning_options=SimpleNamespace())
     message = {'Constraints': SimpleNamespace, 'JointConstraint': SimpleNamespace}
     for name, content in {

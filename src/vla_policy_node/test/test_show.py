@@ -257,7 +257,7 @@ def test_the_trace_begins_at_the_tool_in_the_picture(show, panda_urdf):
     assert at_other.tolist() != list(ImageColor.getrgb(MARK)), 'and none of another camera'
 
 
-def test_a_picture_says_why_there_is_no_trace(show):
+def test_a_picture_reports_why_there_is_no_trace(show):
     world, _, ros = show
     traces, _ = look(ros, world, 'trace')
     images, _ = look(ros, world, 'trace_image')
@@ -325,7 +325,7 @@ def test_the_text_on_the_screen_is_shown_as_written_and_in_full():
     assert messages.overlay_text(Overlay, text + 20 * '\nline').height >= msg.height + 20 * 17
 
 
-def test_words_of_nobody():
+def test_words_of_no_goal_or_source():
     assert words(None, '', None, SCREEN) == 'policy: not heard\nexecutor: not heard'
 
 
@@ -453,7 +453,7 @@ def test_lenses_bend(model, d, x, y):
     np.testing.assert_allclose(pixels[0], [100 * x + 50, 110 * y + 40], atol=2e-3)
 
 
-def test_a_lens_that_nobody_knows_is_refused():
+def test_an_unknown_lens_is_refused():
     with pytest.raises(ValueError, match='thin_prism'):
         project(POINTS, info(distortion_model='thin_prism', d=[0.1]))
     with pytest.raises(ValueError, match='not calibrated'):

@@ -159,7 +159,7 @@ def test_a_due_action_waits_for_one_step_at_most_however_wrong_the_estimate(time
         assert wait <= 1e-9 or (before is not None and wait <= before[2] + 1e-9)
 
 
-def test_a_slow_step_delays_one_action_and_its_kind_goes_on():
+def test_a_slow_step_delays_one_action_and_its_kind_continues():
     slow = itertools.chain([0.02] * 100, [0.1], itertools.repeat(0.02))
     rig = Rig(('plan', 10.0, 10**6, slow), act=0.03).run(MEMORY / 2)
     assert [w for w in rig.waits if w > 0] == [pytest.approx(0.07, abs=0.04)]
@@ -278,7 +278,7 @@ def test_a_task_that_fails_is_reported_once_tried_again_and_stops_nothing(where)
     assert len(plan.results) >= 2
 
 
-def test_nothing_is_begun_for_nobody():
+def test_nothing_is_begun_without_a_subscriber():
     rig = Rig(('plan', 1.0, 3, 0.01))
     kind = rig.kinds['plan']
     kind.wanted = False
@@ -311,7 +311,7 @@ def test_the_first_estimate_is_that_of_the_warm_up_and_follows_the_machine():
     assert max(rig.waits) == 0
 
 
-def test_a_model_that_fails_at_warm_up_says_so():
+def test_a_model_that_fails_at_warm_up_reports_it():
     rig = Rig(('plan', 1.0, 3, 0.01), warm=False)
     rig.kinds['plan'].error = ValueError('plan_tokens')
     with pytest.raises(ValueError, match='plan_tokens'):

@@ -118,7 +118,7 @@ def test_render_thread_takes_the_newest_counts_the_rest_and_changes_models(world
         thread.close()
 
 
-def test_render_thread_keeps_its_failure_and_lets_nobody_wait(world):
+def test_render_thread_keeps_its_failure_and_lets_no_caller_wait(world):
     def deliver(snapshot, images):
         raise RuntimeError('no such topic')
 

@@ -57,7 +57,7 @@ def test_stamps_that_are_not_of_a_steady_stream_are_not_waited_for(what, stamps)
     assert commander.wait(20_000 * MS), what
 
 
-def test_the_set_point_that_comes_lets_physics_go_on():
+def test_the_set_point_that_comes_lets_physics_continue():
     commander = steady(patience=60.0)
     went_on = []
     physics = threading.Thread(target=lambda: went_on.append(commander.wait(250 * MS)))

@@ -72,7 +72,7 @@ def test_an_episode_succeeds_and_its_chunks_agree_with_each_other(worlds, expert
     assert list(dict.fromkeys(said)) == [*steps[-1][1].completed, '']
 
 
-def test_a_stacked_block_lies_square_on_the_other(worlds, expert):
+def test_a_stacked_block_is_square_on_the_other(worlds, expert):
     world = worlds('stack_block')
     assert run(world, expert, 0).success
     goal, objects = world.episode.goal, world.objects()
@@ -185,7 +185,7 @@ def test_an_arm_that_does_not_follow_makes_it_give_up_in_the_end(worlds, expert)
     assert len(set(messages)) == 3  # all is well, starting over, gave up
 
 
-def test_what_lies_out_of_reach_is_an_error(worlds, expert):
+def test_an_object_out_of_reach_is_an_error(worlds, expert):
     world = worlds('stack_block')
     objects = begin(world, expert)
     name = world.episode.goal.object
@@ -195,7 +195,7 @@ def test_what_lies_out_of_reach_is_an_error(worlds, expert):
             expert.plan(cycle * SECOND // 5, world.joint_positions, 0.08, objects)
 
 
-def test_wrong_use_is_an_error_that_names_the_thing(worlds):
+def test_wrong_use_is_an_error_that_names_the_object(worlds):
     expert = Expert(PROFILE)
     with pytest.raises(ValueError, match='has no task'):
         expert.plan(0, PROFILE.home, 0.08, {})

@@ -25,7 +25,7 @@ def kinematics():
     )
 
 
-def test_the_home_position_is_where_franka_says(kinematics):
+def test_the_home_position_is_where_franka_documents_it(kinematics):
     position, rotation = kinematics.forward(PROFILE.home)
     assert position == pytest.approx([0.3069, 0.0, 0.4869], abs=2e-4)
     assert rotation == pytest.approx(tool_down(0.0), abs=1e-5)
@@ -55,7 +55,7 @@ def test_every_pose_above_the_table_is_reached_within_the_limits(kinematics, off
                 assert (q > PROFILE.position_lower + 0.049).all() and (q < PROFILE.position_upper - 0.049).all()
 
 
-def test_what_cannot_be_reached_is_an_error_that_says_how_far_off(kinematics):
+def test_what_cannot_be_reached_is_an_error_that_reports_how_far_off(kinematics):
     with pytest.raises(IKError, match=r'cannot reach position \[1\.2, 0\.0, 0\.1\] m: \d+\.\d mm'):
         kinematics.inverse(np.array([1.2, 0.0, 0.1]), tool_down(0.0), PROFILE.home)
 

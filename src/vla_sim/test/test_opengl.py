@@ -42,7 +42,7 @@ def run(*words, **environment):
 
 
 @pytest.mark.parametrize('platform', ['glfw', 'no such platform'])
-def test_the_expert_does_its_task_and_a_camera_says_what_is_missing(platform):
+def test_the_expert_does_its_task_and_a_camera_reports_what_is_missing(platform):
     done = run('-c', EPISODE.format(profile=str(PROFILE)), MUJOCO_GL=platform)
     assert done.returncode == 0, done.stderr
     succeeded, refused = done.stdout.splitlines()
@@ -50,7 +50,7 @@ def test_the_expert_does_its_task_and_a_camera_says_what_is_missing(platform):
     assert refused.startswith(f'refused MuJoCo cannot draw with MUJOCO_GL={platform}: ') and REMEDY in refused
 
 
-def test_the_simulator_does_not_start_and_says_why_in_one_line():
+def test_the_simulator_does_not_start_and_reports_why_in_one_line():
     with domain_coordinator.domain_id() as domain:
         words = ('-m', 'vla_sim.sim_node', '--ros-args', '--params-file', str(PROFILE), '-p', 'gl_backend:=glfw')
         done = run('-W', 'ignore', *words, MUJOCO_GL='egl', ROS_DOMAIN_ID=str(domain))

@@ -78,7 +78,7 @@ def test_a_good_policy_succeeds_in_spite_of_latency(worlds, task):
     assert seen.positions.shape == seen.velocities.shape == (7,) and seen.instruction == world.instruction
 
 
-def test_a_policy_that_does_nothing_fails_and_the_stage_says_where(worlds):
+def test_a_policy_that_does_nothing_fails_and_the_stage_shows_where(worlds):
     world, cameras = worlds('fill_bowl')
     result = run(world, PolicyDriver(Still(), cameras), 5, time_limit=2.0)
     assert not result.success and result.missed == 'reach' and result.wrong == ''
@@ -109,7 +109,7 @@ def test_an_arm_that_leans_on_the_table_is_let_go_and_its_episode_is_over(worlds
     assert errors[-1] < 0.1
 
 
-def test_the_wrong_thing_is_noticed(worlds):
+def test_the_wrong_object_is_noticed(worlds):
     world, cameras = worlds('press_button')
     world.reset(5)
     other = next(p.name for p in world.episode.placements if p.name != world.episode.goal.object).split('_')[0]

@@ -193,7 +193,7 @@ def test_a_scene_that_is_left_is_gone_without_the_garbage_collector(robot):
         gc.enable()
 
 
-def test_reset_asks_for_something_else_on_request_and_says_what_is_missed(robot):
+def test_reset_asks_for_another_task_on_request_and_reports_what_is_missed(robot):
     index = robot.got['sim/episode'][-1].index
     answer = robot.reset(11, 'fill_bowl', 'put the tomato in the blue bowl')
     assert answer.success and answer.instruction == 'put the tomato in the blue bowl'

@@ -82,7 +82,7 @@ def test_unknown_task_and_negative_seed_are_refused():
 
 
 @given(tasks, seeds, st.data())
-def test_any_instruction_of_the_task_finds_its_things_in_the_scene(task, seed, data):
+def test_any_instruction_of_the_task_finds_its_objects_in_the_scene(task, seed, data):
     asked = sample_episode(task, data.draw(seeds)).instruction
     plain, episode = sample_episode(task, seed), sample_episode(task, seed, asked)
     names = {p.name for p in episode.placements}
@@ -95,7 +95,7 @@ def test_any_instruction_of_the_task_finds_its_things_in_the_scene(task, seed, d
 
 
 @pytest.mark.parametrize('task', TASKS)
-def test_a_contrast_is_the_same_scene_with_another_thing_as_near(task):
+def test_a_contrast_is_the_same_scene_with_another_object_as_near(task):
     found = [e for e in (sample_episode(task, seed) for seed in range(600)) if contrast(e)]
     assert len(found) > 5
     for episode in found:

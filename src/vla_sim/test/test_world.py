@@ -63,7 +63,7 @@ def test_every_episode_starts_at_rest_at_home_with_nothing_done(worlds, task):
             assert np.linalg.norm(position - before[name][0]) < 0.002, name
 
 
-def test_time_goes_on_over_resets(worlds):
+def test_time_continues_over_resets(worlds):
     world = worlds['press_button']
     before = world.time_ns
     world.step(7)

@@ -82,7 +82,7 @@ class Session:
             setup.cameras,
             setup.joint_states,
             setup.gripper_joint_states,
-            tell=self._note,
+            report=self._note,
             clock='the recorder',
         )
         self._topics = {name: spec.topic for name, spec in self._intake.streams.specs.items()}

@@ -119,9 +119,9 @@ class ExecutorNode(SafeLifecycleNode):
             self._keep(made, Recovery.close)
         return needed, made
 
-    def _keep(self, thing: Any, undo: Callable) -> Any:
-        self._made.append((undo, thing))
-        return thing
+    def _keep(self, entity: Any, undo: Callable) -> Any:
+        self._made.append((undo, entity))
+        return entity
 
     async def before_start(self) -> None:
         with suppress(StepFailed):  # `start` names what is missing
@@ -130,7 +130,7 @@ class ExecutorNode(SafeLifecycleNode):
             await self._needed.refresh()
 
     def _may_appear(self) -> bool:
-        """Whether something that speaks against activating may only not be discovered or answered yet."""
+        """Return whether a reason against activation may be gone after discovery, or after an outstanding answer."""
         core = self._core
         if core is None or core.state is not State.INACTIVE or self._operator.problems():
             return False
@@ -142,7 +142,7 @@ class ExecutorNode(SafeLifecycleNode):
         return bool(self._controller.joints.outstanding())
 
     def _reader_problems(self) -> list[str]:
-        """What speaks against activating: who reads set-points, one sentence each."""
+        """Return the reasons against activation by the readers of set-points, one sentence each."""
         problems = self._controller.check(self._settings.require_controller)
         if self._settings.require_controller:
             problems += self._needed.activation_problems()
@@ -168,13 +168,13 @@ class ExecutorNode(SafeLifecycleNode):
         self.get_logger().info(f'active, epoch {self._core.epoch}: holding where the arm is')
 
     def stop(self) -> None:
-        """Inactive at once; the timer goes on sending set-points until the arm is at rest."""
+        """Become inactive at once; the timer still sends set-points until the arm is at rest."""
         assert self._core is not None
         self._core.deactivate()
 
     def tear_down(self) -> None:
-        for undo, thing in reversed(self._made):
-            undo(thing)
+        for undo, entity in reversed(self._made):
+            undo(entity)
         self._made = []
         self._core = None
         self._resting.set()
@@ -214,7 +214,7 @@ class ExecutorNode(SafeLifecycleNode):
         assert self._core is not None
         names, topic = self._settings.profile.joint_names, self._settings.joint_topic
         if self._core.has_joint_state and not set(names) & set(msg.name):
-            return  # somebody else's on a shared topic, the gripper's for example
+            return  # of another sender on a shared topic, the gripper's for example
         try:
             positions, _ = decode_joints(msg, names, topic)
         except ValueError as error:

@@ -38,14 +38,14 @@ class OperatorServices:
         recovery: Recovery | None,
     ) -> None:
         self._node, self._core, self._watchdogs, self._report = node, core, watchdogs, report
-        self._pressed = self._stopped = False  # as the topic says; until an operator resumes
-        self._busy = ''  # what has the arm meanwhile
-        self._stop_it = Future()  # done: it shall let go
-        self._moved = False  # somebody else moved the arm: start again from where it is
+        self._pressed = self._stopped = False  # the newest of the topic; until an operator resumes
+        self._busy = ''  # the motion that has the arm meanwhile
+        self._stop_it = Future()  # done: this motion must end
+        self._moved = False  # another client moved the arm: start again from its position
         self._recovery = recovery
         self._home = _home(node, core)
         self._stops = EveryPublisher(node, Bool, '~/emergency_stop', self._on_emergency_stop)
-        group = ReentrantCallbackGroup()  # the longer ones wait for other nodes while the control timer goes on
+        group = ReentrantCallbackGroup()  # the longer ones wait for other nodes while the control timer runs
         self._services = [
             node.create_service(Trigger, '~/stop', self._on_stop),
             node.create_service(Trigger, '~/resume', self._on_resume),
@@ -58,11 +58,11 @@ class OperatorServices:
 
     @property
     def arm_lent(self) -> bool:
-        """Whether somebody else moves the arm on our behalf: no set-points then."""
+        """Whether MoveIt or the robot moves the arm on request: no set-points are sent then."""
         return bool(self._busy) or self._moved
 
     def problems(self) -> list[str]:
-        """What speaks against activating, one sentence each."""
+        """Return the reasons against activation, one sentence each."""
         if self._pressed:
             return [_PRESSED]
         if self._busy:
@@ -103,7 +103,7 @@ class OperatorServices:
 
     def _on_go_to_start(self, request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         causes = '; '.join([*self.problems(), *self._watchdogs.causes().values()])
-        moved = 'the arm was moved by somebody else: call ~/resume first' if self._moved else ''
+        moved = 'the arm was moved by another client: call ~/resume first' if self._moved else ''
         problem = self._busy or causes or moved or self._core.go_to_start()
         return self._answer(response, problem, f'on the way, {self._core.horizon_left():.1f} s at least')
 
@@ -160,7 +160,7 @@ class OperatorServices:
         if not problem and not self._core.at_rest:
             problem = 'the arm is moving: call ~/stop first'
         if not problem:
-            self._core.operator_stop()  # whoever drives must not go on when the arm is home
+            self._core.operator_stop()  # the active source must not continue when the arm is home
             problem, _ = await self._lend('MoveIt moves the arm home', lambda: home.run(self._stop_it))
         return self._answer(response, problem, 'home; call ~/resume to follow chunks again')
 

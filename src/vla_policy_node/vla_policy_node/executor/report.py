@@ -1,4 +1,4 @@
-"""What the executor node tells: its status and its diagnostics."""
+"""Status and diagnostics of the executor node."""
 
 import math
 from collections.abc import Callable
@@ -16,9 +16,9 @@ from vla_msgs.msg import ExecutorStatus
 from vla_policy_node.ros import qos
 
 STATUS_EVERY = 0.1  # [s] at least
-NEWEST = 1000  # control steps, and chunks, whose times the diagnostics tell
+NEWEST = 1000  # control steps, and chunks, whose times are in the diagnostics
 PERIOD, STEP, INGEST = (f'{what}: p50, p95, p99, max [ms]' for what in ('period of set-points', 'step', 'ingest'))
-# A stop that somebody asked for, or an idle arm, is no fault; the rest is worth a look.
+# A requested stop, or an idle arm, is no fault; the other holds are warnings.
 _FINE = (Hold.NONE, Hold.IDLE, Hold.STOP_REQUESTED, Hold.DEACTIVATED)
 
 
@@ -123,7 +123,7 @@ class ExecutorReport:
     def _message(self) -> str:
         if self.clock_fault:  # all else may be as it was when the clock ran
             return self.clock_fault
-        if self._core.state is State.INACTIVE:  # what forbids activation says more than that it is inactive
+        if self._core.state is State.INACTIVE:  # the reasons against activation have more facts than the state
             return self._input_fault() or self._core.message
         message = self._core.message or self._input_fault() or self.gripper_fault
         return message + self.hint() if self._core.hold is Hold.JOINT_STATE_STALE else message

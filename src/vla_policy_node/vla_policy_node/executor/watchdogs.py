@@ -12,17 +12,17 @@ from vla_core.motion.states import Hold, State
 from vla_policy_node.adapters.command_topic import CommandTopic
 from vla_policy_node.adapters.controller_joints import ControllerJoints
 
-# While one of these stands, somebody else has the arm, or nobody: once at rest, no set-point is sent, and when it is
-# over the executor starts again from where the arm is.
+# During one of these holds another source commands the arm, or none. No set-point is sent once it is at rest.
+# Afterwards the executor starts again from the measured position.
 TAKEN = (Hold.CONTROLLER_MISSING, Hold.COMPETING_PUBLISHER, Hold.ROBOT_FAULT)
 
 
 class Watchdogs:
-    """`look` is called about every 50 ms. topic, joints: of the controller.
+    """Checks on the system around the executor, every 50 ms by `look`. topic, joints: of the controller.
 
-    require_controller: False: nobody needs to listen. chunk_max_age: [s] an observation may be so old while the arm
-    moves by it. robot_problem: one sentence when the robot's own mode forbids motion, or ''. controller_problem: the
-    same when the controller that listens is not active.
+    require_controller: False: no controller needs to subscribe. chunk_max_age: [s] largest age of the observation by
+    which the arm moves. robot_problem: one sentence when the robot's own mode forbids motion, or ''.
+    controller_problem: the same when the subscribed controller is not active.
     """
 
     def __init__(

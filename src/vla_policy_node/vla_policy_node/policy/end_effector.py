@@ -23,7 +23,7 @@ from vla_model.observation import chunk_steps, prefix_steps
 from vla_model.policy import Job, Options, Policy, PolicyInfo, Prediction, WorldOptions
 from vla_model.types import JOINTS, TOOL, Chunk, Observation
 
-Acting = RobotInterface | PolicyInfo  # what tells how actions are counted
+Acting = RobotInterface | PolicyInfo  # gives the meaning of actions
 OSC = 'osc_delta'
 _INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the tool goes a little further out
 

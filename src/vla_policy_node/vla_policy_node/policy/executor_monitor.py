@@ -53,9 +53,9 @@ class ExecutorMonitor:
         """Why the chunks sent do not move the arm, one sentence; '' when they do or may."""
         status = self._status
         if status is None:
-            return 'nothing was heard on executor/status: is the executor running, in our namespace?'
+            return 'no message was received on executor/status: is the executor running, in our namespace?'
         if time.monotonic() - self._received > SILENT:
-            return f'nothing was heard on executor/status for {SILENT:g} s: is the executor still running?'
+            return f'no message was received on executor/status for {SILENT:g} s: is the executor still running?'
         if self.hold not in _FINE:
             why = status.message or 'activate it' * (self.hold is Hold.DEACTIVATED)
             return f'the executor holds, {self.hold.name}' + (f': {why}' if why else '')

@@ -119,7 +119,7 @@ class Goals:
             self.end(Result.OUTCOME_TIME_LIMIT, message)
         for goal in self._run:
             if goal.over(now):
-                message = f'the time limit of {goal.limit / NS:g} s was reached; the arm goes on for a newer goal'
+                message = f'the time limit of {goal.limit / NS:g} s was reached; the arm continues for a newer goal'
                 self._end(goal, Result.OUTCOME_TIME_LIMIT, message)
         self._session.requested = frozenset({PLAN} if any(goal.handle.request.plan for goal in self._run) else ())
         live = [goal for goal in self._run if goal.handle.is_active]

@@ -38,9 +38,9 @@ class Fault:
 
 
 class Intake:
-    """Decodes and stores; a stream whose newest message could not be read is not usable.
+    """Decodes and stores messages. A stream whose newest message could not be read is not usable.
 
-    cameras: name -> topic. Messages may be those of rclpy or of rosbags. tell: takes the stream and the sentence of
+    cameras: name -> topic. Messages may be those of rclpy or of rosbags. report: takes the stream and the sentence of
     each message that cannot be used, and of each clock that was set back. real_time, clock: as of Streams.
     """
 
@@ -58,12 +58,12 @@ class Intake:
         clock: str = 'this machine',
         width: int = 0,
         height: int = 0,
-        tell: Callable[[str, str], None] = lambda stream, message: None,
+        report: Callable[[str, str], None] = lambda stream, message: None,
     ) -> None:
-        self._tell = tell
+        self._report = report
         self.frames: dict[str, str] = {}  # camera -> frame_id of its newest image
         self._faults: dict[str, Fault] = {}  # stream name -> what is wrong with its newest message
-        self._heard: set[str] = set()  # streams that had a good message
+        self._received: set[str] = set()  # streams that had a good message
         self._others: dict[str, list[str]] = {}  # stream -> joints of a message that had none of its own
         ages = {'camera_max_age': camera_max_age, 'joint_max_age': joint_max_age, 'gripper_max_age': gripper_max_age}
         self.streams = Streams(
@@ -97,9 +97,9 @@ class Intake:
             if stored:
                 self.frames[camera] = msg.header.frame_id
         for stream, read, joints in self.joints.get(topic, ()):
-            # A message without any of our joints is another sender's on a shared topic. While nothing else has
-            # come it is told: the robot profile may be of another robot.
-            if stream not in self._heard or not joints.isdisjoint(msg.name):
+            # A message without any of our joints is another sender's on a shared topic. Before the first other
+            # message it is reported: the robot profile may be of another robot.
+            if stream not in self._received or not joints.isdisjoint(msg.name):
                 stored += self._store(stream, read, msg, received, S.JOINTS_BAD)
             else:
                 self._others[stream] = list(msg.name)
@@ -124,7 +124,7 @@ class Intake:
             value = read(msg)
         except ValueError as error:
             self._faults[stream] = Fault(code, str(error))
-            self._tell(stream, str(error))
+            self._report(stream, str(error))
             return []
         # Stored first: a reader in another thread must not see the old value without its fault.
         try:
@@ -132,10 +132,10 @@ class Intake:
         except ValueError as error:  # it is stamped ahead of the clock
             note, stored = str(error), []
         self._faults.pop(stream, None)
-        self._heard.add(stream)
+        self._received.add(stream)
         self._others.pop(stream, None)
         if note:
-            self._tell(stream, note)
+            self._report(stream, note)
         return stored
 
 

@@ -1,4 +1,4 @@
-"""For a player of bags that waits: what the policy node has taken, told message by message."""
+"""Lock-step with a player of bags: the policy node acknowledges each message that it has taken."""
 
 from builtin_interfaces.msg import Time
 from rclpy.clock import JumpThreshold

@@ -48,7 +48,7 @@ class Observer:
             real_time=not simulated,
             width=p.image_width,
             height=p.image_height,
-            tell=self._log,
+            report=self._log,
         )
         self.intake.streams.simulated = simulated
 

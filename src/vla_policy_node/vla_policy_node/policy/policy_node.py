@@ -176,8 +176,8 @@ class PolicyNode(SafeLifecycleNode):
         self._inference = self._policy = self._observer = self._lockstep = self._outputs = None
         self._report.end()
         self._session.close()
-        for destroy, thing in self._made:
-            destroy(thing)
+        for destroy, entity in self._made:
+            destroy(entity)
         self._made = []
         self._instructions.clear()
 

@@ -28,7 +28,7 @@ class Placing(Task):
 
     stages = ('reach', 'grasp', 'carry', 'place')
     put: ClassVar[str]  # text of the sub-task of putting down, with {object} and {target}
-    edges_along: ClassVar[bool] = False  # the object's edges are to lie along those of the target
+    edges_along: ClassVar[bool] = False  # the object's edges are to be along those of the target
 
     @abstractmethod
     def rests(self, state: SceneState, goal: Goal) -> bool:

@@ -129,7 +129,7 @@ def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damag
             else f'{name}: the head of the chunk at byte {found} is damaged'
         )
         at = last = found
-        if found in chunks:  # its length is known, whatever its head says
+        if found in chunks:  # its length is known, whatever its header has
             at = sure = found + chunks[found]
             yield Record(CHUNK, content[found + 9 : at], found)
 

@@ -20,7 +20,7 @@ class Row(NamedTuple):
 
 
 class _Cell(NamedTuple):
-    """Where a row lies."""
+    """The place of a row in the file."""
 
     at: int  # byte of what is in the leaf itself
     local: int  # number of bytes there

@@ -178,7 +178,7 @@ def labelling_expert(profile: RobotProfile, robot: RobotInterface | PolicyInfo, 
 
 
 def first_path(expert: Expert, world: World, sentence: str) -> Chunk:
-    """Return the path with which the expert would start to do what a sentence says. Raises IKError."""
+    """Return the path with which the expert would start on an instruction. Raises IKError."""
     expert.begin(world.task, sentence)
     return expert.plan(0, world.joint_positions, world.gripper_opening, world.objects()).chunk
 

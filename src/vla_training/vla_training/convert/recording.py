@@ -120,7 +120,7 @@ class Recording:
         """End the bag and complete the report."""
         self._builder.end()
         self._report_missing()
-        if not self._has_clock:  # arrivals are told in steps of it
+        if not self._has_clock:  # arrivals are in steps of it
             self.report.judge_stamps()
         for topic, (count, why) in self._stamps.foreign.items():
             self.report.bad(topic, why, count)

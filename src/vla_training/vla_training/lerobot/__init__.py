@@ -1,6 +1,6 @@
 """Reads and writes LeRobotDataset v3.0 with pyarrow and av alone. Stock lerobot opens the written data sets.
 
-folder/meta/info.json                               frame rate, features, totals, where files lie
+folder/meta/info.json                               frame rate, features, totals, places of files
 folder/meta/tasks.parquet, meta/stats.json          instructions; statistics of every column
 folder/meta/episodes/chunk-000/file-000.parquet     a row per episode: place of its frames, its statistics
 folder/data/chunk-000/file-000.parquet              a row per frame
