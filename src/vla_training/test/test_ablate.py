@@ -45,8 +45,37 @@ def test_seeds_are_complete_one_after_the_other(tmp_path):
 
 
 def test_a_recipe_without_actions_is_refused(tmp_path):
-    with pytest.raises(ValueError, match='no stage of the recipe learns actions'):
+    with pytest.raises(ValueError, match='no stage of the recipe learns action'):
         runs(recipe(stages=STAGES[:1]), tmp_path, 1)
+
+
+def test_studies_of_world_and_heads_differ_in_what_they_are_about(tmp_path):
+    world = recipe(stages=[{**STAGES[1], 'world': 0.5}])
+    made = {run.variant: run.recipe for run in runs(world, tmp_path, 1, 'world')}
+    assert [set(r.stages[0].weights) for r in made.values()] == [{'action'}, {'action', 'world'}, {'world'}]
+    with pytest.raises(ValueError, match='no stage of the recipe learns world'):
+        runs(recipe(), tmp_path, 1, 'world')
+    heads = {run.variant: run.recipe for run in runs(recipe(), tmp_path, 1, 'heads')}
+    assert [(r.action_head, r.action_layers, r.masking.discrete, r.masking.continuous) for r in heads.values()] == [
+        ('discrete', 0, 1.0, 0.0), ('continuous', 1, 1.0, 10.0), ('continuous', 1, 0.0, 10.0)
+    ]  # fmt: skip
+    assert len({run.folder for run in runs(recipe(), tmp_path, 1, 'heads')}) == 3
+    with pytest.raises(ValueError, match='no study'):
+        runs(recipe(), tmp_path, 1, 'weather')
+
+
+def test_the_table_has_images_and_jumps_where_they_were_measured(tmp_path):
+    world = recipe(stages=[{**STAGES[1], 'world': 0.5}])
+    action, both, alone = runs(world, tmp_path, 1, 'world')
+    results = [
+        Result(action, outcomes(3), jump=0.02),
+        Result(both, outcomes(4), jump=0.03, world=(24.0, 21.0)),
+        Result(alone, {}, world=(23.0, 20.0)),
+    ]
+    head, rows = table(results)
+    assert head[-3:] == ['jump p95 [mrad] +- deviation', 'images after the chunk [dB]', 'the same on the arm [dB]']
+    assert [row[-3:] for row in rows] == [['20.0', '', ''], ['30.0', '24.0', '21.0'], ['', '23.0', '20.0']]
+    assert rows[2][1:4] == ['', '', '']  # it learned no actions
 
 
 def test_every_run_gets_a_checkpoint(tokens_folder, tmp_path):

@@ -130,6 +130,12 @@ def ablate(
     out: Out = Path('out/train/ablation'),
     seeds: Annotated[int, typer.Option(min=1, help='Number of seeds per variant.')] = 3,
     episodes: Annotated[int, typer.Option(min=1, help='Number of held-out episodes per task and run.')] = 25,
+    study: Annotated[
+        str,
+        typer.Option(
+            help='What is compared: outputs (plans, images), world (images after given actions), heads (of actions).'
+        ),
+    ] = 'outputs',
     minutes: Annotated[float, typer.Option(min=0.0, help='Longest training per run [min]. 0: to the end.')] = 0.0,
     device: Device = 'cpu',
     fit: Annotated[bool, typer.Option(help='Train the runs.')] = True,
@@ -143,16 +149,16 @@ def ablate(
         Path | None, typer.Option(help='Recorded episodes that were not trained on, for errors on recorded frames.')
     ] = None,
 ) -> None:
-    """Compare actions alone, with plans, with images and with both: one recipe, several seeds."""
+    """Compare what is learned beside actions: one recipe with and without it, over several seeds."""
     trains()
     from vla_core.profile import profile_path
-    from vla_training import ablate as study
+    from vla_training import ablate as ablation
     from vla_training.train.recipe import Recipe
 
     robot = profile_path(robot)  # before hours of training
     chosen = Recipe.load(recipe)
     if fit:
-        for checkpoint in study.fit(
+        for checkpoint in ablation.fit(
             chosen,
             tokens or [TOKENS],
             out,
@@ -160,16 +166,18 @@ def ablate(
             device=device,
             minutes=minutes or math.inf,
             processes=processes,
+            study=study,
         ):
             Console().print(f'checkpoint: {checkpoint}')
     if evaluate:
-        study.evaluate(
+        ablation.evaluate(
             chosen,
             out,
             robot,
             seeds=seeds,
             episodes=episodes,
             dataset=dataset,
+            study=study,
             engine=engine,
             image_engine=image_engine,
         )
