@@ -1,7 +1,7 @@
 """Episodes without ROS: a driver, the executor and the simulator in one loop of simulation time; success rates.
 
-A driver makes chunks: the scripted expert, which has the poses of all objects, or a policy, which has the inputs and
-the latency of a policy on the robot.
+A driver makes chunks. It is the scripted expert, which has the poses of all objects, or a policy, which has the inputs
+and the latency of a policy on the robot.
 """
 
 import math

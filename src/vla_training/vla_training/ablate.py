@@ -208,8 +208,8 @@ def evaluate(recipe: Recipe, out: Path, profile: str | Path, *, seeds: int = 3, 
 def table(results: list[Result]) -> tuple[list[str], list[list[str]]]:
     """Return (head, rows), a row per variant.
 
-    A row has the success per task over all seeds with Wilson's 95 % interval, its mean and deviation over seeds, and
-    the gain over the first variant. Further columns are there where they were measured.
+    A row has the success per task over all seeds with Wilson's 95 % interval. It also has its mean and deviation over
+    seeds, and the gain over the first variant. Further columns are there where they were measured.
     """
     from vla_training.evaluate.records import Share
 

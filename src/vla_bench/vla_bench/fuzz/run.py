@@ -2,9 +2,9 @@
 
     python -m vla_bench.fuzz.run --chunks 10000
 
-Set-points are taken at 1 kHz, or at 200 or 100 Hz with jittering periods, and differentiated by finite differences:
-velocity (also as it falls towards the ends of the position range), acceleration and jerk must stay within the robot
-profile's limits, and the way must be that of the planned paths. With a URDF the collision monitor is at work, too:
+Set-points are taken at 1 kHz, or at 200 or 100 Hz with jittering periods, and differentiated by finite differences.
+Velocity, acceleration and jerk must stay within the robot profile's limits, and set-points on the planned paths. The
+velocity limit includes its fall towards the ends of the position range. With a URDF the collision monitor runs, too:
 the tool keeps its speed limit, and no links touch. Exits with 1 on any violation.
 """
 

@@ -30,8 +30,10 @@ class TrajectoryFollower:
         self._before = 0, self.q, self.v  # time and state before the trajectory
 
     def receive(self, message: Any, now: int) -> None:
-        """A message arrives. One whose last point is due before now is refused (validate_trajectory_msg, l. 1714), as
-        is one that does not end at rest (l. 1695) or whose times do not grow (l. 1730).
+        """Take a message at `now`. It is refused as in validate_trajectory_msg in three cases.
+
+        Its last point is due before now (l. 1714), it does not end at rest (l. 1695), or its times do not grow
+        (l. 1730).
         """
         begins, points = to_ns(message.header.stamp), message.points
         times = np.array([to_ns(p.time_from_start) for p in points])

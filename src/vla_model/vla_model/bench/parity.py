@@ -1,6 +1,6 @@
 """Compares this implementation, tensor by tensor, with numbers of public references.
 
-A parity folder holds config.json, det_weights.py, *.safetensors and further files of its family. det_weights.py makes
+A parity folder has config.json, det_weights.py, *.safetensors and further files of its family. det_weights.py makes
 the weights from their names, so that no checkpoint is needed.
 """
 

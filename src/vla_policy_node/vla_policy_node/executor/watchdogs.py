@@ -1,7 +1,7 @@
-"""What the motion core cannot see by itself: who else is on the command topic, how old its chunk is, the robot's mode.
+"""Watchdogs of the command topic, the age of the executed chunk, the controller, and the robot's mode.
 
-Each becomes a fault of the core, which brakes and refuses chunks. Those of which a person must know stay until the
-operator resumes, even when the cause is gone: nothing here starts the arm again by itself.
+Each reports a fault to the core, which brakes and refuses chunks. Faults that a person must know of stay until the
+operator resumes, even when the cause is gone. No watchdog starts the arm again by itself.
 """
 
 from collections.abc import Callable

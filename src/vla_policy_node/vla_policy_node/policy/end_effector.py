@@ -1,13 +1,12 @@
-"""Models that think in poses of the tool: their chunks turned into joint set-points. No ROS, no torch.
+"""Chunks of tool poses, turned into joint set-points. No ROS, no torch.
 
-`ee_delta` is six numbers, a translation [m] and a rotation vector [rad] in the base frame, each relative to the pose of
-the step before (the first: to that of the observation): right for data recorded as commanded poses. `osc_delta` has the
-same numbers as inputs of LIBERO's operational-space controller, which covers a part of each; see operational_space.py.
+`ee_delta` is six numbers in the base frame: a translation [m] and a rotation vector [rad], relative to the pose of the
+step before. The first step is relative to the observation. It suits data recorded as commanded poses. `osc_delta` has
+the same numbers as inputs of LIBERO's operational-space controller, which covers a part of each (operational_space.py).
 `ee_relative` is relative to the pose of the observation, so that errors do not add up along a chunk (UMI, Chi et al.
 2024).
-`ee_position` is the pose itself in the base frame: a position and a rotation vector, or a quaternion (w, x, y, z) where
-an action has one number more. What the model counts in other units becomes metres and radians by robot.action_low and
-action_high of the checkpoint.
+`ee_position` is the pose itself in the base frame: a position and a rotation vector. An action with one number more has
+a quaternion (w, x, y, z). robot.action_low and action_high of the checkpoint turn other units into metres and radians.
 """
 
 from dataclasses import replace

@@ -11,8 +11,8 @@ from vla_policy_node.ros import qos
 class InstructionInForce:
     """Publishes each instruction that comes into force, from `~/instruction` or a goal: a bag keeps no goals.
 
-    Latched while it is in force, and not longer: its publisher is destroyed then, so that a recorder that starts later
-    does not take it for the instruction of what it records.
+    The message is latched only while the instruction is in force. Then its publisher is destroyed, so that a recorder
+    that starts later does not store it.
     """
 
     def __init__(self, node: Node) -> None:

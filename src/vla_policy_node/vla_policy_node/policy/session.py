@@ -63,9 +63,9 @@ class Session:
 
     Threads. The spin thread owns the life of the session: `open`, `activate`, `put`, `halt`, `record`, `deactivate`,
     `close`. The worker thread, which runs the model, calls `current`, `stalled`, `prefix`, `deliver` and `fail`. Every
-    method takes `lock`, so the other thread sees each as one step. A caller that needs several in one step, for
-    example to publish a result only while its assignment is in force, holds `lock` around them: it is reentrant. Do
-    not wait and do not run the model while holding it. The listeners are called under it, in the caller's thread.
+    method takes `lock`, so the other thread sees each as one step. A caller that needs several in one step
+    holds `lock` around them; it is reentrant. An example is publishing a result only while its assignment is in force.
+    Do not wait and do not run the model while holding it. The listeners are called under it, in the caller's thread.
 
     changed: listeners to the instruction that comes into force, '' for none. delivered: listeners to each chunk sent,
     called with the answer, its sequence and its latency [s] from t_ref. failed: listeners to a failure of the model,

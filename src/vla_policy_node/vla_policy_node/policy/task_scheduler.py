@@ -1,9 +1,9 @@
 """Background decode tasks: single steps of slow decodes, such as a plan or an image, in the gaps between actions.
 
-A step never delays an action that is due. It starts only if it would end before the next set of images is due, were it
-as slow as the slowest but one of the last seconds; otherwise it waits for a longer gap. Were it the slowest, one bad
-moment of the machine would stop a task for as long as that step is remembered. Gaps are measured in wall time, whatever
-the clock of the observations does, because the model takes wall time.
+A step never delays an action that is due. It is expected to take as long as the slowest but one of the last seconds. If
+it would not end before the next set of images is due, it waits for a longer gap. With the slowest instead, one bad
+moment of the machine would stop a task for some seconds. Gaps are measured in wall time, whatever the clock of the
+observations does, because the model takes wall time.
 """
 
 import math

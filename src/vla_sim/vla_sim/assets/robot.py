@@ -67,7 +67,7 @@ def add_robot(spec: mujoco.MjSpec, *, shapes: bool = True) -> None:
     for each in urdf.findall('joint'):
         children.setdefault(_attribute(each, 'parent', 'link'), []).append(each)
 
-    # A loop instead of a recursive function: its closure is a reference cycle, which would keep the specification with
+    # This is a loop, as the closure of a recursive function is a reference cycle. It would keep the specification with
     # all meshes and textures until the garbage collector runs.
     pending: list[tuple[mujoco.MjsBody, str, ET.Element | None]] = [(spec.worldbody, BASE, None)]
     while pending:

@@ -78,8 +78,8 @@ def read_summary(content: mmap.mmap) -> Summary:
 def records(content: mmap.mmap, chunks: dict[int, int], name: str, damage: Damage) -> Iterator[Record]:
     """Yield the records of READ up to the end of the data. chunks: as in Summary. name: of the file, for messages.
 
-    Behind damage reading continues at the next chunk of the summary. Without one it continues at the next bytes in the
-    form of a chunk, and in a file without chunks at the next bytes in the form of a message.
+    Behind damage reading continues at the next chunk of the summary. Without a summary it continues at the next bytes
+    that have the form of a chunk, or of a message in a file without chunks.
     """
     starts, end = sorted(chunks), len(content)
     at = len(MAGIC)

@@ -4,8 +4,8 @@ Messages are ordered by log time (the recorder's clock at arrival), whatever the
 few ms of disorder, and tools write topic after topic. But after a step back of the recorder's clock the same log times
 exist twice, and sorting would mix two periods. So:
 
-1. A topic of which log times step back in the file was recorded across such a step when the times that it has twice
-   hold messages at more than CROWDED times its usual rate, or when it steps back by LONG or more. Both sides must have
+1. Log times of a topic may step back in the file. The topic was recorded across such a step in two cases: its repeated
+   times hold messages at more than CROWDED times its usual rate, or it steps back by LONG or more. Both sides must have
    at least two messages there: one message alone was overtaken or is damaged. The log times of messages that overtook
    one another are at the usual rate, whatever their order.
 2. At the first message after the step, in the order of the file, a new *period* begins. No message of a period comes
@@ -14,9 +14,9 @@ exist twice, and sorting would mix two periods. So:
 3. A clock is not set back every few messages. When the periods would be so short (SHORTEST), the file is in disorder
    and has one period.
 
-So a file whose topics each go forward, in whatever way they follow one another, has one period, and a recording of
-which the clock steps back has two, in the order of the file. A clock that is set forward leaves a gap in all topics,
-like a recorder that was paused.
+So a file in which each topic moves forward has one period, however the topics follow one another. A recording with a
+step back of the clock has two periods, in the order of the file. A clock that is set forward leaves a gap in all
+topics, like a recorder that was paused.
 """
 
 import heapq

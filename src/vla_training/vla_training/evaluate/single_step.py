@@ -1,7 +1,7 @@
 """Compares single chunks of a policy with the expert's (single-step evaluation), in minutes instead of hours.
 
-A successful episode may have had a lucky layout. Here the arm is put at a start pose, the policy predicts one chunk,
-and the tool's pose at its end is compared with the expert's.
+A successful episode may have had a lucky layout. Here the arm is put at a start pose, and the policy predicts one
+chunk. The tool's pose at its end is compared with the expert's.
 """
 
 from collections.abc import Iterator

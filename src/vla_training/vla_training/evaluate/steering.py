@@ -1,8 +1,8 @@
 """Steered episodes: a line that a person would draw on the first view names the object, words may not.
 
-Each scene is driven with the same goal in four ways: by vague words alone, by a trace beside vague words, by words and
-trace that agree, and by a trace whose words name another object. The person who draws knows the image alone: a line
-from the tool to the object, and after the grasp one from the tool to the target.
+Each scene is driven with the same goal in four ways: by vague words alone, by a trace with vague words, by words and
+trace that agree, and by a trace with words for another object. The person who draws has the image alone. The line
+leads from the tool to the object, and after the grasp from the tool to the target.
 """
 
 from dataclasses import dataclass, replace

@@ -1,8 +1,8 @@
 """Measures the images that a model predicts for given actions, in held-out scenes of the simulator.
 
-The expert does the task. At frames of its motion the model gets the images and the set-points that were sent in the
-next steps; its images are compared with those that came. Two references are measured, too: the reconstruction by the
-image tokenizer, which bounds what codes can show, and 'the image before', the guess that nothing moves. The pixels of
+The expert does the task. At frames of its motion the model gets the images and the set-points of the next
+steps. Its images are compared with the camera's later ones. Two references are measured, too: the reconstruction by the
+image tokenizer, which is a bound for codes, and 'the image before', which assumes that nothing moves. The pixels of
 the arm are those that show the robot in the image that came.
 """
 

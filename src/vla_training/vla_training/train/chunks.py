@@ -109,9 +109,9 @@ def action_of(robot: RobotInterface, kinematics: Kinematics | None, q: np.ndarra
 def frames_used(episode: Episode, dof: int, fps: float) -> int:
     """Return the number of frames to learn from.
 
-    Frames end with the last sub-task where sub-tasks are known, and TAIL after success where that is known, because the
-    way back is long and useless. They also end before the arm comes to rest at its initial pose. There the images are
-    much the same as at the start, for example of a pressed button: a model that learns to rest there never starts.
+    Frames end with the last sub-task, and TAIL after success, where these are known: the way back is long and useless.
+    They also end before the arm comes to rest at its initial pose. There the images are much the same as at the start,
+    for example of a pressed button. A model that learns to rest there never starts.
     """
     named = [i for i, subtask in enumerate(episode.columns.get(SUBTASK, [])) if subtask]
     length = named[-1] + 1 if named else len(episode)
