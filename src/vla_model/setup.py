@@ -6,14 +6,25 @@ setup(
     name=name,
     version='0.1.0',
     packages=find_packages(exclude=['test']),
-    package_data={name: ['data/*.json', 'data/nano/*']},
+    package_data={name: ['data/*.json', 'data/nano/*', 'remote/mappings/*.yaml']},
     data_files=[
         ('share/ament_index/resource_index/packages', [f'resource/{name}']),
         (f'share/{name}', ['package.xml']),
     ],
     # Of colcon's build only package.xml counts; these are for pip, e.g. on a GPU machine without ROS.
     python_requires='>=3.10,<3.13',
-    install_requires=['numpy', 'pillow', 'psutil', 'safetensors', 'tokenizers', 'torch>=2.5'],
+    install_requires=[
+        'msgpack',
+        'numpy',
+        'pillow',
+        'psutil',
+        'pydantic>=2',
+        'pyyaml',
+        'safetensors',
+        'tokenizers',
+        'torch>=2.5',
+        'websockets>=13',
+    ],
     extras_require={
         'cuda': ['triton; sys_platform == "linux"'],  # the kernels of cuda-graph; without it torch does the same
         'openvino': ['openvino'],

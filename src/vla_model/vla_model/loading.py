@@ -17,7 +17,7 @@ FAMILIES = {  # by the field 'family' of a folder's config.json
     'rynnvla': 'vla_model.families.rynnvla.loading',
 }
 RELEASED = {'chameleon': 'rynnvla', 'molmoact': 'molmoact'}  # family of a released folder, by the field 'model_type'
-SCHEMES: dict[str, str] = {}  # by the scheme of a URL
+SCHEMES = {'ws': 'vla_model.remote.loading', 'wss': 'vla_model.remote.loading'}  # by the scheme of a URL
 USUAL = 'mmact'  # the family of checkpoints without that field
 
 
@@ -75,16 +75,21 @@ def describe(reference: str | Path = '', options: LoadOptions = PLAIN) -> Policy
 
 def loader(reference: str | Path) -> Loader:
     """Return the loader of a reference. Raises ValueError naming an unknown scheme or family."""
-    scheme = re.match(r'([a-z][a-z0-9+.-]+):', str(reference))
-    if scheme and not Path(reference).exists():
-        if scheme[1] not in SCHEMES:
-            known = ', '.join(f'{s}:' for s in SCHEMES) or 'none'
-            raise ValueError(f'{reference}: the scheme {scheme[1]}: is not known (known are: {known}); give {KNOWN}')
-        return _module(SCHEMES[scheme[1]])
+    if scheme := scheme_of(reference):
+        if scheme not in SCHEMES:
+            known = ', '.join(f'{s}:' for s in SCHEMES)
+            raise ValueError(f'{reference}: the scheme {scheme}: is not known (known are: {known}); give {KNOWN}')
+        return _module(SCHEMES[scheme])
     family = family_of(reference)
     if family not in FAMILIES:
         raise ValueError(f'{reference}: the family {family!r} of its config.json is not known, only {list(FAMILIES)}')
     return _module(FAMILIES[family])
+
+
+def scheme_of(reference: str | Path) -> str:
+    """Return the scheme of a URL; '' for a folder or a name."""
+    found = re.match(r'([a-z][a-z0-9+.-]+):', str(reference))
+    return found[1] if found and not Path(reference).exists() else ''
 
 
 def family_of(folder: str | Path) -> str:

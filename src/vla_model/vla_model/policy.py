@@ -30,8 +30,10 @@ class PolicyInfo:
     horizon: int  # steps of a chunk
     dt: float  # [s] between two steps
     gripper: bool = False  # state and action end with the opening [m]
+    gripper_opening: float = 0.0  # [m] largest opening that it commands; 0: unknown
+    joint_names: tuple[str, ...] = ()  # of the arm, in its order; empty: any of dof joints
     name: str = ''  # of the model, the same for all its weights
-    action_space: str = 'joint_position'  # of its actions, one of config.ACTION_SPACES
+    action_space: str = 'joint_position'  # of its actions: one of config.ACTION_SPACES, joint_velocity of a server
     state_dim: int = 0  # numbers of its state; 0: joints and gripper
     action_dim: int = 0  # numbers of a step in action_space, with the gripper; 0: joints and gripper
     outputs: frozenset[str] = frozenset()  # beside the chunk; see the names above

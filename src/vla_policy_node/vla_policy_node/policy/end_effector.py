@@ -30,12 +30,15 @@ _INSIDE = 0.003  # [m] from the sides of the workspace: between two steps the to
 class EndEffectorPolicy:
     """A policy with end-effector actions as one with joint set-points; see `Policy`, also for its threads.
 
+    A policy with joint set-points that needs the pose of the tool in its state is given it, and its chunks are kept.
+
     policy: one whose state is the joints and the gripper. kinematics: of the profile's tool. Raises ValueError when the
     policy's state or action is nothing that an arm alone can give or do.
     """
 
     def __init__(self, policy: Policy, kinematics: Kinematics, profile: RobotProfile) -> None:
-        check_actions(policy.info)
+        if not policy.info.joints:
+            check_actions(policy.info)
         self._policy, self._kinematics, self._profile = policy, kinematics, profile
         self._tool = tool = policy.info
         size = tool.dof + tool.gripper
@@ -56,6 +59,8 @@ class EndEffectorPolicy:
         origin = observation.positions
         if tool.needs_tool:
             observation = self._with_tool(observation)
+        if tool.joints:
+            return self._policy.act(observation, prefix)
         if prefix is None or not len(prefix.positions):
             found = self._policy.act(observation)
             poses = to_poses(kinematics, tool, origin, origin, found.chunk.positions, observation.velocities)

@@ -166,7 +166,9 @@ class PolicyParameters:
                 'that run end',
                 choices=CHANGES,
             ),
-            model=declare(node, 'model', RANDOM, 'checkpoint folder, or random-nano'),
+            model=declare(
+                node, 'model', RANDOM, 'checkpoint folder, URL of a policy server (ws://HOST:PORT), or random-nano'
+            ),
             device=declare(node, 'device', 'cpu', 'what the model runs on: cpu, cuda, cuda:1'),
             dtype=declare(
                 node,

@@ -13,7 +13,11 @@ Out = Annotated[Path, typer.Option(help='Folder to write. An interrupted run in 
 TaskIds = Annotated[str, typer.Option(help='Comma-separated task ids. Default: all.')]
 Robot = Annotated[str, typer.Option(help='Robot profile: a name of the suite, or a file.')]
 Model = Annotated[
-    str, typer.Option(help='Checkpoint folder, nano (the trained model of the suite), or random-nano. Default: nano.')
+    str,
+    typer.Option(
+        help='Checkpoint folder, nano (the trained model of the suite), random-nano, or ws://HOST:PORT of a server. '
+        'Default: nano.'
+    ),
 ]
 Checkpoint = Annotated[
     str, typer.Argument(help='Checkpoint folder, nano (the trained model of the suite), or random-nano.')
