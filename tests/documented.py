@@ -44,6 +44,8 @@ COVERED = {
     'parity': 'src/vla_model/test/test_parity.py',
     'replay': 'tests/test_replay.py',
     'bench replay': 'src/vla_bringup/test/test_replay.py',
+    'bench remote': 'src/vla_bench/test/test_bench_remote.py',
+    'serve': 'src/vla_model/test/test_remote.py',
     'quantize': 'src/vla_model/test/test_quantize.py',
     'train collect': 'src/vla_training/test/test_collect.py',
     'train convert': 'tests/test_tutorial.py',

@@ -177,6 +177,18 @@ def overhead(
 
 
 @app.command()
+def remote(
+    calls: Annotated[int, typer.Option(min=3, help='Inferences of each.')] = 200,
+    model: Model = RANDOM,
+    out: Table = None,
+) -> None:
+    """Measure a policy behind a server on this machine; exit code 1 if the median overhead exceeds 5 ms."""
+    from vla_bench.remote import Options, bench_remote
+
+    exit_with(lambda: bench_remote(Options(model=model_path(model), calls=calls, out=out)))
+
+
+@app.command()
 def motion(
     tasks: Tasks = '',
     episodes: Annotated[int, typer.Option(min=1, help='Recorded expert episodes per task.')] = 2,

@@ -123,6 +123,26 @@ def doctor(
 
 
 @app.command()
+def serve(
+    checkpoint: Annotated[str, typer.Argument(help='Checkpoint folder, nano (the trained model), or random-nano.')],
+    host: Annotated[
+        str, typer.Option(help='Address. One that other machines reach needs a key in VLA_SERVER_KEY.')
+    ] = '127.0.0.1',
+    port: Annotated[int, typer.Option(min=0, max=65535, help='Port of the websocket and of /healthz; 0: any.')] = 8000,
+    clients: Annotated[
+        int, typer.Option(min=1, help='Most clients at a time. They share what the model remembers.')
+    ] = 1,
+    device: Device = 'cpu',
+    engine: Engine = 'auto',
+    threads: Threads = 0,
+) -> None:
+    """Serve a model in openpi's websocket format until Ctrl-C, for ./vla demo --model ws://HOST:PORT or any client."""
+    from vla_bringup.serve import Options, run_serve
+
+    exit_with(lambda: run_serve(Options(model_path(checkpoint), host, port, clients, device, engine, threads)))
+
+
+@app.command()
 def replay(
     bag: Annotated[
         Path,
