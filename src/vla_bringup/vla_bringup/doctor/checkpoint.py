@@ -14,10 +14,18 @@ if TYPE_CHECKING:
 READ = 2 * 2**30  # [byte] a larger checkpoint is loaded by the policy node only
 
 
-def check_checkpoint(model: str) -> Iterator[Check]:
-    """Yield the checks of a model, as `loading.load` takes it. A small one is loaded as the policy node loads it."""
-    from vla_model.loading import USUAL, describe, family_of
+def check_checkpoint(model: str, robot: str = '') -> Iterator[Check]:
+    """Yield the checks of a model, as `loading.load` takes it. A small one is loaded as the policy node loads it.
 
+    robot: a profile by name or file, which the policy of a server is compared with.
+    """
+    from vla_model.loading import USUAL, describe, family_of, scheme_of
+
+    if scheme_of(model):
+        from vla_bringup.doctor.server import check_server
+
+        yield from check_server(model, robot)
+        return
     if is_random(model):
         yield warn('checkpoint', f'none: {model} has random weights, for shadow only', './vla doctor --model FOLDER')
         return

@@ -62,16 +62,16 @@ def sections(robot: str = '', namespace: str = '', model: str = '', again: bool 
                 ('socket buffers', network.check_sockets, 10.0),
             ),
         ),
-        ('model', (('checkpoint', partial(_model, model), 180.0),)),
+        ('model', (('checkpoint', partial(_model, model, robot), 180.0),)),
         ('engines', (('engines', partial(_engines, model, again), 900.0),)),
         ('robot', (('robot', partial(check_robot, robot, namespace), 90.0),)),
     )
 
 
-def _model(model: str):
+def _model(model: str, robot: str):
     from vla_model.checkpoints.shipped import model_path
 
-    return check_checkpoint(model_path(model))
+    return check_checkpoint(model_path(model), robot)
 
 
 def _engines(model: str, again: bool):

@@ -21,7 +21,11 @@ def check_engines(model: str | Path, again: bool = False) -> Iterator[Check]:
     from vla_model.engines.choice import choose
     from vla_model.engines.subject import set_threads, trial_subject
     from vla_model.engines.trial import ENGINE, IMAGES, PASSED, Candidate, verdicts
+    from vla_model.loading import scheme_of
 
+    if scheme_of(model):
+        yield skip('engines', 'the policy server computes the actions')
+        return
     set_threads(0)
     device, dtype = ('cuda', 'bfloat16') if torch.cuda.is_available() else ('cpu', 'float32')
     try:
