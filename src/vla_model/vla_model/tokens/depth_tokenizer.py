@@ -64,6 +64,7 @@ class DepthTokenizer(nn.Module):
     def prepare(self, depth: np.ndarray | Tensor) -> Tensor:
         """Return inputs (B, 1, side, side) in [-1, 1] of depth maps (B, height, width) [m].
 
+        Codes depend on how a map was sampled: give maps of one size and one sampling.
         Depth that is not finite, or 0 and below, counts as far: such pixels are beyond a camera's range.
         """
         metres = torch.as_tensor(np.asarray(depth) if isinstance(depth, np.ndarray) else depth).float()
@@ -80,9 +81,14 @@ class DepthTokenizer(nn.Module):
     @torch.inference_mode()
     def decode(self, codes: Tensor) -> Tensor:
         """Return depth maps (B, side, side) float32 [m] of codes (B, grid * grid)."""
+        grid = self.config.grid
+        z = F.embedding(codes.view(-1, grid, grid).to(self.table.device), self.table).movedim(-1, 1)
+        return self.metres(self.decoder(z).clamp(-1, 1))
+
+    def metres(self, unit: Tensor) -> Tensor:
+        """Return depth maps (B, side, side) [m] of inputs (B, 1, side, side) in [-1, 1]."""
         c = self.config
-        z = F.embedding(codes.view(-1, c.grid, c.grid).to(self.table.device), self.table).movedim(-1, 1)
-        return (self.decoder(z)[:, 0].clamp(-1, 1) + 1) / 2 * (c.far - c.near) + c.near
+        return (unit[:, 0] + 1) / 2 * (c.far - c.near) + c.near
 
     def nearest(self, z: Tensor) -> Tensor:
         """Return the nearest codes (B, grid, grid) of encoded maps (B, width, grid, grid)."""
@@ -121,6 +127,8 @@ def load_depth_tokenizer(folder: Path, device: torch.device | str = 'cpu') -> De
         kinds = {f: type(value) for f, value in asdict(DepthTokenizerConfig()).items()}
         tokenizer = DepthTokenizer(DepthTokenizerConfig(**{name: kinds[name](value) for name, value in found.items()}))
         tokenizer.load_state_dict(tensors)
+        if wrong := [name for name, t in tensors.items() if not torch.isfinite(t).all()]:
+            raise ValueError(f'{wrong[0]} has numbers that are not finite')
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:
         raise ValueError(f'{path} is not a depth tokenizer ({error}): copy it again') from None
     return tokenizer.to(device).eval()

@@ -24,7 +24,6 @@ from vla_training.collect.scenes import StartPose, object_pixels, pixel, randomi
 from vla_training.data.features import (
     ACTION,
     COMPLETED,
-    DEPTH_SIDE,
     DONE,
     EXECUTED,
     GROUNDING_POINTS,
@@ -37,6 +36,7 @@ from vla_training.data.features import (
     depth,
     ee_pixel,
     join,
+    sample_depth,
 )
 
 PUSHED = 0.25  # [rad] limit of the tracking error; larger than on the robot, because pushes add to it
@@ -158,9 +158,7 @@ def _record(
 
 def _depth(world: World, cameras: Cameras) -> np.ndarray:
     """Return the depth map of the first camera, (DEPTH_SIDE * DEPTH_SIDE,) uint16 [mm], row by row."""
-    metres = cameras.depth(world.snapshot(), CAMERAS[0])
-    step = metres.shape[0] // DEPTH_SIDE
-    millimetres = np.rint(metres[step // 2 :: step, step // 2 :: step] * 1000)
+    millimetres = np.rint(sample_depth(cameras.depth(world.snapshot(), CAMERAS[0])) * 1000)
     return np.clip(millimetres, 0, 65535).astype(np.uint16).ravel()
 
 

@@ -38,6 +38,7 @@ from vla_sim.tasks import TASKS, any_instruction, vague_instructions
 from vla_sim.world import World
 from vla_training.collect.scenes import StartPose, check_seeds, object_pixels, pixel, randomise_start
 from vla_training.data import shards, traces
+from vla_training.data.features import sample_depth
 from vla_training.train import labels
 from vla_training.train.chunks import action_of
 from vla_training.train.labels import names_in
@@ -126,7 +127,7 @@ class SceneSampler:
         if self.config.steering:
             more |= self._lines(pictures[robot.cameras[0]], ways, rng)
         if self.depth is not None:
-            metres = cameras.depth(world.snapshot(), robot.cameras[0])
+            metres = sample_depth(cameras.depth(world.snapshot(), robot.cameras[0]))
             more['depth'] = np.repeat(np.asarray(self.depth.encode(metres[None])), each, 0)
         rows = {
             'codes': np.repeat(codes[None], each, 0),

@@ -42,6 +42,15 @@ def depth(camera: str) -> str:
     return f'truth.depth.{camera}'
 
 
+def sample_depth(metres: np.ndarray) -> np.ndarray:
+    """Return a depth map (DEPTH_SIDE, DEPTH_SIDE) of one (side, side): every n-th pixel, from the middle of a cell.
+
+    Depth codes depend on how a map was sampled, so all labels are made of such maps.
+    """
+    step = metres.shape[0] // DEPTH_SIDE
+    return metres[step // 2 :: step, step // 2 :: step]
+
+
 def ee_pixel(camera: str) -> str:
     """Return the column of the tool's pixel in a camera's image: x right, y down, possibly outside the image."""
     return f'truth.ee_pixel.{camera}'

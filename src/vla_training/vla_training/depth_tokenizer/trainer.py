@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from vla_model.config import read_json
 from vla_model.tokens.depth_tokenizer import (
+    FILE,
     DepthTokenizer,
     DepthTokenizerConfig,
     load_depth_tokenizer,
@@ -31,12 +33,16 @@ from vla_training.data.pieces import read_pieces, write_pieces
 from vla_training.lerobot import Dataset
 from vla_training.training_loop import TrainingLoop
 
-COLUMNS = ('step', 'seconds', 'lr', 'maps_per_s', 'loss', 'commitment', 'error_mm', 'near_mm', 'used')
+COLUMNS = ('step', 'seconds', 'lr', 'maps_per_s', 'loss', 'commitment', 'error_mm', 'raised_mm', 'used')
 HELD = 0.05  # share of the episodes that are held out
 EVERY = 4  # frames of an episode between two maps: neighbours differ little
 DECAY = 0.98  # of the moving averages that the codes are
 RESTART = 100  # steps between two restarts of codes without use
 COMMITMENT = 0.25
+MAY_CHANGE = ('steps', 'log_every', 'save_every')  # between two parts of a run
+SURFACE = 0.03  # [m] nearer than its surroundings: pixels of the arm and of objects
+AROUND = 33  # [px] side of the surroundings
+RAISED = 8.0  # weight of such a pixel in the loss; the others have 1
 SIMULATED = DepthTokenizerConfig(near=0.3, far=2.2)  # [m] range of the simulator's front camera
 
 
@@ -64,7 +70,7 @@ class Report:
 
     maps: int
     error_mm: float  # mean absolute error
-    near_mm: float  # the same over the nearer half of the pixels: arm, objects and the near table
+    raised_mm: float  # the same over pixels that are nearer than their surroundings: mostly arm and objects
     used: int  # codes that occur
     steps: int
     seconds: float  # of training
@@ -73,7 +79,8 @@ class Report:
 def read_maps(datasets: Sequence[Path], camera: str) -> tuple[Tensor, Tensor]:
     """Return maps (n, DEPTH_SIDE, DEPTH_SIDE) float32 [m] for training, and held-out ones.
 
-    Raises ValueError for a data set without depth maps of the camera, or with too few episodes.
+    Held-out episodes are spread evenly. Raises ValueError for a data set without depth maps of the camera, or for too
+    few episodes.
     """
     episodes: list[np.ndarray] = []
     for folder in datasets:
@@ -81,15 +88,23 @@ def read_maps(datasets: Sequence[Path], camera: str) -> tuple[Tensor, Tensor]:
         if depth(camera) not in data.features:
             raise ValueError(f'{folder} has no {depth(camera)}: collect it with ./vla train collect --depth')
         episodes += [np.asarray(data.episode(i).columns[depth(camera)])[::EVERY] for i in range(len(data.episodes))]
-    held = max(1, round(HELD * len(episodes)))
-    if len(episodes) <= held:
-        raise ValueError(f'{len(episodes)} episodes are too few: some are held out, collect more')
-    parts = (episodes[:-held], episodes[-held:])
+    every = round(1 / HELD)
+    if len(episodes) < 2:
+        raise ValueError(f'{len(episodes)} episode is too few: some are held out, collect more')
+    held = {i for i in range(len(episodes)) if i % every == every - 1} or {len(episodes) - 1}
+    parts = ([e for i, e in enumerate(episodes) if i not in held], [episodes[i] for i in sorted(held)])
     train, rest = (
         torch.from_numpy(np.concatenate(part).astype(np.float32) / 1000).view(-1, DEPTH_SIDE, DEPTH_SIDE)
         for part in parts
     )
     return train, rest
+
+
+def raised(metres: Tensor) -> Tensor:
+    """Return which pixels of depth maps (B, side, side) [m] are nearer than their surroundings, same shape, bool."""
+    pad = min(AROUND // 2, metres.shape[-1] - 1)
+    padded = F.pad(metres[:, None], (pad,) * 4, mode='replicate')
+    return metres < F.avg_pool2d(padded, 2 * pad + 1, 1)[:, 0] - SURFACE
 
 
 class DepthTrainer(TrainingLoop):
@@ -108,8 +123,10 @@ class DepthTrainer(TrainingLoop):
         self.optimizer = torch.optim.AdamW(weights, lr=settings.lr)
         self._sums, self._sizes = self.tokenizer.table.detach().clone(), torch.ones(config.codes)
         self._used = torch.zeros(config.codes)
-        self._record = {'settings': asdict(settings), 'config': asdict(config), 'maps': len(maps)}
+        self._record: dict[str, Any] = {'settings': asdict(settings), 'config': asdict(config), 'maps': len(maps)}
         out.mkdir(parents=True, exist_ok=True)
+        if (out / '.state-old').exists() and not (out / 'state').exists():  # a save was cut off between its renames
+            (out / '.state-old').rename(out / 'state')
         if (out / 'state').is_dir():
             self._restore()
 
@@ -125,7 +142,8 @@ class DepthTrainer(TrainingLoop):
             self._restart(rows, generator)
         codes = tokenizer.nearest(z)
         q = F.embedding(codes, tokenizer.table).movedim(-1, 1)
-        loss = F.mse_loss(tokenizer.decoder(z + (q - z).detach()), x)
+        weight = 1 + (RAISED - 1) * raised(tokenizer.metres(x))[:, None]
+        loss = ((tokenizer.decoder(z + (q - z).detach()) - x).square() * weight).mean()
         commitment = F.mse_loss(z, q)
         self.optimizer.zero_grad(set_to_none=True)
         (loss + COMMITMENT * 0.1 * commitment).backward()
@@ -150,7 +168,7 @@ class DepthTrainer(TrainingLoop):
 
     def complete(self, row: dict[str, float]) -> None:
         found = self.measure(256)
-        row |= {'error_mm': found.error_mm, 'near_mm': found.near_mm, 'used': found.used}
+        row |= {'error_mm': found.error_mm, 'raised_mm': found.raised_mm, 'used': found.used}
 
     def describe(self, row: dict[str, float]) -> str:
         return f'loss {row["loss"]:.4f}, error {row["error_mm"]:.0f} mm, {row["used"]:.0f} codes'
@@ -158,28 +176,33 @@ class DepthTrainer(TrainingLoop):
     @torch.inference_mode()
     def measure(self, most: int = 4096) -> Report:
         """Return the measures over at most `most` held-out maps."""
-        tokenizer, c = self.tokenizer, self.tokenizer.config
+        tokenizer = self.tokenizer
         maps = self.held[:: max(1, len(self.held) // most)][:most]
         codes = tokenizer.encode(maps)
-        wanted = (tokenizer.prepare(maps)[:, 0] + 1) / 2 * (c.far - c.near) + c.near
+        wanted = tokenizer.metres(tokenizer.prepare(maps))
         error = (tokenizer.decode(codes) - wanted).abs() * 1000
-        near = wanted < wanted.median()
-        return Report(
-            len(maps), float(error.mean()), float(error[near].mean()), len(codes.unique()), self.step, self.seconds
-        )
+        some = raised(wanted)
+        mean = float(error[some].mean()) if some.any() else math.nan
+        return Report(len(maps), float(error.mean()), mean, len(codes.unique()), self.step, self.seconds)
 
     def save(self) -> Path:
         """Write the tokenizer and `state`."""
-        save_depth_tokenizer(self.tokenizer, self.out / 'depth_tokenizer.safetensors')
+        file = self.out / FILE
+        save_depth_tokenizer(self.tokenizer, file.with_suffix('.new'))
+        file.with_suffix('.new').replace(file)
         new = self.out / '.state-new'
         shutil.rmtree(new, ignore_errors=True)
         new.mkdir()
         write_pieces(new, self._state().items())
         record = self._record | {'step': self.step, 'seconds': self.seconds}
         (new / 'training.json').write_text(json.dumps(record, indent=2) + '\n')
-        shutil.rmtree(self.out / 'state', ignore_errors=True)
-        new.rename(self.out / 'state')
-        return self.out / 'state'
+        state, old = self.out / 'state', self.out / '.state-old'
+        shutil.rmtree(old, ignore_errors=True)
+        if state.exists():
+            state.rename(old)
+        new.rename(state)
+        shutil.rmtree(old, ignore_errors=True)
+        return state
 
     def _state(self) -> dict[str, Tensor]:
         state = {f'weight.{n}': p.detach() for n, p in self.tokenizer.named_parameters()}
@@ -192,7 +215,9 @@ class DepthTrainer(TrainingLoop):
     def _restore(self) -> None:
         folder = self.out / 'state'
         then = read_json(folder / 'training.json')
-        if changed := [k for k, value in self._record.items() if then.get(k) != value]:
+        now = {**self._record, 'settings': {**self._record['settings'], **dict.fromkeys(MAY_CHANGE)}}
+        then['settings'] |= dict.fromkeys(MAY_CHANGE)
+        if changed := [k for k, value in now.items() if then.get(k) != value]:
             raise ValueError(f'{folder} was trained with other {", ".join(changed)}: give another folder, or remove it')
         state = read_pieces(folder)
         for name, p in self.tokenizer.named_parameters():
@@ -208,8 +233,7 @@ class DepthTrainer(TrainingLoop):
         """Write depth.png: held-out maps above their reconstructions, near is bright."""
         tokenizer, c = self.tokenizer, self.tokenizer.config
         maps = self.held[:: max(1, len(self.held) // count)][:count]
-        both = torch.stack(((tokenizer.prepare(maps)[:, 0] + 1) / 2 * (c.far - c.near) + c.near,
-                            tokenizer.decode(tokenizer.encode(maps))))  # fmt: skip
+        both = torch.stack((tokenizer.metres(tokenizer.prepare(maps)), tokenizer.decode(tokenizer.encode(maps))))
         grey = ((c.far - both) / (c.far - c.near) * 255).clamp(0, 255).byte()
         page = grey.permute(0, 2, 1, 3).flatten(2).flatten(0, 1).numpy()
         path = self.out / 'depth.png'
