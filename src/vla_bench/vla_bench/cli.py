@@ -101,6 +101,23 @@ def engines(
 
 
 @app.command()
+def rynnvla(
+    layers: Annotated[int, typer.Option(min=1, max=32, help='Blocks of the 7B network that run.')] = 2,
+    dtype: Annotated[str, typer.Option(help='Precision of the network: bfloat16, float32.')] = 'bfloat16',
+    rounds: Annotated[int, typer.Option(min=1, help='Chunks of each kind, in turns.')] = 3,
+    threads: Threads = 0,
+) -> None:
+    """Measure a chunk of RynnVLA-002 (7B shapes, random weights, few layers) against its reference's way."""
+    from vla_model.bench.rynnvla import bench_rynnvla, report
+
+    def run() -> bool:
+        typer.echo(report(bench_rynnvla(layers, dtype, rounds, threads)))
+        return True
+
+    exit_with(run)
+
+
+@app.command()
 def sim(seconds: Annotated[float, typer.Option(min=1.0, help='Approximate wall time [s].')] = 20.0) -> None:
     """Measure a physics step, a pair of camera images, and the real-time factor with and without cameras."""
     from vla_bench import simulator as bench

@@ -273,7 +273,8 @@ def quantize(
     robot: Robot = SIMULATED,
     scheme: Annotated[str, typer.Option(help='Scheme of the weights: int8, fp8, int4, mixed.')] = 'int8',
     calibration: Annotated[
-        Path | None, typer.Option(help='Folder that ./vla train tokenize wrote, or a LeRobotDataset.')
+        Path | None,
+        typer.Option(help='Folder of ./vla train tokenize, or a LeRobotDataset; of pictures for RynnVLA-002.'),
     ] = None,
     out: Annotated[Path | None, typer.Option(help='New checkpoint folder; MODEL-SCHEME by default.')] = None,
     activations: Annotated[str, typer.Option(help='Scale of the inputs of int8 layers: tensor, token.')] = 'tensor',
@@ -301,8 +302,6 @@ def quantize(
     def run() -> bool:
         if plan:
             return print_plan(model)
-        if calibration is None:
-            raise ValueError('--calibration is missing: give a folder of ./vla train tokenize, or a LeRobotDataset')
         folder = out or Path(f'{model.rstrip("/")}-{scheme}')
         return run_quantize(
             Options(

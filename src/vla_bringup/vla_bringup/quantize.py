@@ -14,6 +14,7 @@ from vla_core.profile import RobotProfile
 from vla_model.checkpoints import memory
 from vla_model.checkpoints.shipped import model_path
 from vla_model.families.folder import open_folder
+from vla_model.loading import family_of
 from vla_model.quantization.gate import THRESHOLDS, Calibration, judged
 from vla_model.quantization.mixed import choose, sensitivity
 from vla_model.quantization.quantize import Result, quantize, stored_layers
@@ -22,6 +23,7 @@ from vla_sim.tasks import TASKS
 from vla_training.train.calibration import calibration
 from vla_training.train.target_model import Arm
 
+RYNNVLA = 'rynnvla'  # a family that has a quantization of its own
 LOST = 0.02  # accepted loss of the success rate, by its one-sided 95 % bound
 
 
@@ -31,7 +33,7 @@ class Options:
 
     model: Path
     scheme: str
-    data: Path  # tokens or data set
+    data: Path | None  # tokens or data set; for RynnVLA-002 a folder of pictures, or none
     robot: str  # profile, for episodes: by name or file
     out: Path
     work: Path  # for the reports of episodes
@@ -51,6 +53,10 @@ def run_quantize(o: Options) -> bool:
     Raises ValueError or FileNotFoundError for wrong options.
     """
     console = Console()
+    if family_of(o.model) == RYNNVLA:
+        return _run_rynnvla(o, console)
+    if o.data is None:
+        raise ValueError('--calibration is missing: give a folder of ./vla train tokenize, or a LeRobotDataset')
     torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
     arm = Arm(RobotProfile.load(o.robot), urdf_text)
     data = calibration(o.data, o.model, o.prompts, o.checks, image_tokenizer=o.image_tokenizer, arm=arm)
@@ -73,8 +79,33 @@ def run_quantize(o: Options) -> bool:
     return True
 
 
+def _run_rynnvla(o: Options, console: Console) -> bool:
+    from vla_model.families.rynnvla.quantize import THRESHOLDS, quantize
+
+    if o.episodes or o.device != 'cpu' or o.image_tokenizer is not None:
+        raise ValueError('RynnVLA-002 is quantized on the CPU, without --episodes, --device and --image-tokenizer')
+    torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - 1))
+    counts = {'prompts': min(o.prompts, 8), 'checks': min(o.checks, 4)}
+    result = quantize(
+        o.model, o.out, o.scheme, pictures=o.data, activations=o.activations, keep_failed=o.force, **counts
+    )
+    table = Table('', 'bfloat16', 'quantized', 'limit', title=f'Against float32, {result.gate["calibration"]}')
+    for name, (limit, lowest) in THRESHOLDS.items():
+        cells = [f'{result.gate[weights][name]:.4g}' for weights in ('bfloat16', 'quantized')]
+        table.add_row(name.replace('_', ' '), *cells, f'{"at least" if lowest else "at most"} {limit:g}')
+    console.print(table)
+    for text in result.failed:
+        console.print(f'[red]refused:[/] {text}' if not o.force else f'[yellow]kept nevertheless:[/] {text}')
+    return result.folder is not None
+
+
 def print_plan(model: str) -> bool:
     """Print the memory of each scheme on each Orin. model: checkpoint folder, or '8b' for the released size."""
+    if family_of(model) == RYNNVLA:
+        from vla_model.families.rynnvla.quantize import memory_table
+
+        print(memory_table(Path(model)))
+        return True
     config = memory.released() if model == '8b' else open_folder(Path(model_path(model))).config
     print(memory.table(replace(config, quantization=None)))
     return True

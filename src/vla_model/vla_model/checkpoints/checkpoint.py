@@ -222,7 +222,7 @@ def write(
     """
     folder.mkdir(parents=True, exist_ok=True)
     temporary = folder / '.writing'
-    _write_network(folder, network.items() if isinstance(network, Mapping) else network, max_shard_bytes)
+    write_network(folder, network.items() if isinstance(network, Mapping) else network, max_shard_bytes)
     files = [
         ('config.json', lambda: temporary.write_text(config.to_json())),
         ('tokenizer.json', lambda: text.tokenizer.save(str(temporary))),
@@ -242,8 +242,8 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o644)  # safetensors lets only the training user read it; on the robot another user reads it
 
 
-def _write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> None:
-    """model.safetensors, or model-00001-of-0000N.safetensors and their index."""
+def write_network(folder: Path, tensors: Iterable[tuple[str, Tensor]], max_bytes: int) -> None:
+    """Write model.safetensors, or model-00001-of-0000N.safetensors and their index."""
     written: list[Path] = []
     where: dict[str, int] = {}
     total, held, room = 0, dict[str, Tensor](), max_bytes

@@ -1,5 +1,6 @@
 """Computes the memory that a model will need, before it is loaded: exact from shapes, else an estimate."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import psutil
@@ -164,7 +165,12 @@ def table(config: ModelConfig, dtype: torch.dtype = torch.bfloat16) -> str:
     stored = [scheme_config(config, scheme) for scheme in schemes]
     image_dtype = torch.bfloat16 if dtype == torch.bfloat16 else torch.float32
     plans = [plan(c, dtype, image_dtype) for c in stored]
-    rows = [('on disk [GB]', [f'{stored_size(c, dtype) / 1e9:.2f}' for c in stored])]
+    return table_of(schemes, [stored_size(c, dtype) for c in stored], plans)
+
+
+def table_of(schemes: Sequence[str], disk: Sequence[int], plans: Sequence[MemoryPlan]) -> str:
+    """Return the table of schemes, their sizes on disk [bytes] and their plans."""
+    rows = [('on disk [GB]', [f'{size / 1e9:.2f}' for size in disk])]
     for name in plans[0].parts():
         rows.append((f'{name} [GiB]', [f'{p.parts()[name] / GIB:.2f}' for p in plans]))
     rows.append(('all [GiB]', [f'{p.total / GIB:.2f}' for p in plans]))

@@ -37,7 +37,10 @@ class Seen:
 
 
 def watch(
-    block: Block, hidden: list[Tensor], rope: Callable[[int], tuple[Tensor, Tensor]]
+    block: Block,
+    hidden: list[Tensor],
+    rope: Callable[[int], tuple[Tensor, Tensor]],
+    mask: Callable[[int], Tensor | None] = lambda length: None,
 ) -> tuple[list[Tensor], dict[str, Seen]]:
     """Return the outputs of a block for `hidden` (1, T, d_model), and the inputs of each of its linear layers."""
     device = block.q_proj.weight.device
@@ -57,7 +60,7 @@ def watch(
         return see
 
     handles = [m.register_forward_pre_hook(hook(name)) for name, m in linears.items()]
-    out = [block(h.to(device), rope(h.shape[1]), slice(None), None) for h in hidden]
+    out = [block(h.to(device), rope(h.shape[1]), slice(None), mask(h.shape[1])) for h in hidden]
     for handle in handles:
         handle.remove()
     return out, {name: Seen(largest[name], square[name], torch.cat(kept[name])) for name in linears}

@@ -7,26 +7,26 @@
 """
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
 from vla_model.checkpoints import checkpoint
 from vla_model.checkpoints.checkpoint import Stored
-from vla_model.config import read, read_json
+from vla_model.checkpoints.memory import check as check_memory
+from vla_model.config import Quantization, read, read_json
 from vla_model.engines.subject import set_threads
-from vla_model.families.rynnvla import preprocess
+from vla_model.families.rynnvla import memory, preprocess
 from vla_model.families.rynnvla.action_head import HEADS, SHRINK, ActionHead
 from vla_model.families.rynnvla.policy import RynnVlaPolicy
 from vla_model.families.rynnvla.robot import FILE, RobotFile
 from vla_model.families.rynnvla.tokens import VOCABULARY
-from vla_model.families.rynnvla.vqgan import Vqgan
+from vla_model.families.rynnvla.vqgan import Vqgan, VqganConfig
 from vla_model.families.rynnvla.weights import head_shape, network_config, released_name, vqgan_config
 from vla_model.loading import PLAIN, LoadOptions
-from vla_model.network import Network
 from vla_model.policy import IMAGE, WORLD, PolicyInfo
 from vla_model.tokens.text_tokenizer import TextTokenizer
 
@@ -34,13 +34,14 @@ VQGAN, HEAD = 'vqgan', 'action_head.'
 CONVERT = './vla convert-vqgan CKPT FOLDER makes its files of vqgan.ckpt and vqgan.yaml'
 _POSITIONS = 4096  # of the reference's configuration, where config.json has none
 _IGNORED = ('loss.', 'model.vqmodel.')  # a discriminator; the encoder half of the image tokenizer, which is not asked
+_log = logging.getLogger(__name__)
 _DTYPES = {'float32': torch.float32, 'bfloat16': torch.bfloat16, 'float16': torch.float16}
 
 
 def describe(reference: str | Path, options: LoadOptions = PLAIN) -> PolicyInfo:
     """What the policy would be, without its weights: model_id is the folder's name alone."""
     folder = Path(reference)
-    content, robot = _files(folder)
+    content, robot = files(folder)
     return _info(folder.name, content, robot)
 
 
@@ -53,31 +54,52 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     if precision not in _DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(_DTYPES)}, got {options.dtype!r}")
     set_threads(options.threads)
-    content, robot = _files(folder)
+    content, robot = files(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
     place = Path(options.image_tokenizer) if options.image_tokenizer is not None else folder / VQGAN
-    if not any(place.glob('*.safetensors')):
-        raise FileNotFoundError(f'{place} has no *.safetensors of the image tokenizer: {CONVERT}')
-    image_config = _read(place / 'config.json', vqgan_config)
     horizon, dims = head_shape(content)
+    quantization = stored_quantization(content)
+    network = memory.make_network(content, robot, quantization)
     with torch.device('meta'):
-        network, vqgan = Network(network_config(content)), Vqgan(image_config)
         head = ActionHead(network.config.d_model, horizon, dims)
-    stored = _stored(folder)
+    stored = stored_tensors(folder)
     if not any(name.startswith(HEAD) for name in stored):
         raise ValueError(f'{folder} has no tensors {HEAD}*: a checkpoint without an action head is not of RynnVLA-002')
     if not robot.needs_logits:
-        network.model['transformer'].ff_out = nn.Identity()  # type: ignore[union-attr]
-        stored.pop('lm_head.weight', None)
+        stored = {name: s for name, s in stored.items() if not name.startswith('lm_head.')}
+    dtype = _DTYPES[precision]
+    needed = memory.plan(content, robot, read_vqgan_config(place), quantization, dtype, device.type)
+    _log.info('memory: %s', needed)
+    check_memory(needed, device)
     of_head = {name: s for name, s in stored.items() if name.startswith(HEAD)}
     backbone = {name: s for name, s in stored.items() if name not in of_head}
-    digests = checkpoint.load_into(network, backbone, device, _DTYPES[precision], folder, released_name)
+    vqgan, digests = load_vqgan(place, device)
+    digests |= checkpoint.load_into(network, backbone, device, dtype, folder, released_name)
     digests |= checkpoint.load_into(head, of_head, device, torch.float32, folder, (HEAD + '{}').format)
-    digests |= checkpoint.load_into(vqgan, _stored(place), device, torch.float32, place)
     text_of = '\n'.join([str(content), str(robot), *(f'{name} {digests[name]}' for name in sorted(digests))])
     model_id = f'{folder.name}-{hashlib.sha256(text_of.encode()).hexdigest()[:12]}'
     positions = content.get('max_position_embeddings') or _POSITIONS
     return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan, positions)
+
+
+def load_vqgan(place: Path, device: torch.device) -> tuple[Vqgan, dict[str, str]]:
+    """Return the image tokenizer in `place`, in float32, and the digests of its tensors."""
+    with torch.device('meta'):
+        vqgan = Vqgan(read_vqgan_config(place))
+    return vqgan, checkpoint.load_into(vqgan, stored_tensors(place), device, torch.float32, place)
+
+
+def read_vqgan_config(place: Path) -> VqganConfig:
+    """Return the shape of the image tokenizer in a folder, which has its weights. Errors name the remedy."""
+    if not any(place.glob('*.safetensors')):
+        raise FileNotFoundError(f'{place} has no *.safetensors of the image tokenizer: {CONVERT}')
+    return _read(place / 'config.json', vqgan_config)
+
+
+def stored_quantization(content: Mapping[str, Any]) -> Quantization | None:
+    """Return how the weights of a folder that `./vla quantize` wrote are stored; None for another one."""
+    found = content.get('quantization')
+    return None if found is None else read(Quantization, dict(found), 'quantization.')
 
 
 def _info(model_id: str, content: Mapping[str, Any], robot: RobotFile) -> PolicyInfo:
@@ -93,7 +115,8 @@ def _info(model_id: str, content: Mapping[str, Any], robot: RobotFile) -> Policy
     )  # fmt: skip
 
 
-def _files(folder: Path) -> tuple[dict[str, Any], RobotFile]:
+def files(folder: Path) -> tuple[dict[str, Any], RobotFile]:
+    """Return config.json and robot.json of a folder. Raises FileNotFoundError or ValueError naming file and field."""
     checkpoint.check_folder(folder)
     content = _read(folder / 'config.json', _checked)
     path = folder / FILE
@@ -125,5 +148,6 @@ def _read(path: Path, make: Any) -> Any:
         raise ValueError(f'{path}: {error}') from None
 
 
-def _stored(folder: Path) -> dict[str, Stored]:
+def stored_tensors(folder: Path) -> dict[str, Stored]:
+    """Return the tensors of a folder that are used, by their released names."""
     return {name: s for name, s in checkpoint.list_tensors(folder).items() if not name.startswith(_IGNORED)}
