@@ -63,7 +63,7 @@ class Parts:
     def prompt(self, blocks: list[np.ndarray]) -> Tensor:
         """Return ids (1, T) of a prompt with these blocks of images."""
         state = tokens.block_ids(np.linspace(-1, 1, STATES), STATE)
-        ids = [[tokens.BOS], np.arange(TEXT) + 17000, state, *blocks, [tokens.TURN_END]]
+        ids = [np.array([tokens.BOS]), np.arange(TEXT) + 17000, state, *blocks, np.array([tokens.TURN_END])]
         return torch.from_numpy(np.concatenate(ids).astype(np.int64))[None]
 
 

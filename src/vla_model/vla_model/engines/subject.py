@@ -42,3 +42,16 @@ def set_threads(threads: int) -> None:
     One core is free by default: with more threads than free cores, threads wait for each other, 10 times slower.
     """
     torch.set_num_threads(threads or max(1, len(os.sched_getaffinity(0)) - 1))
+
+
+def device_of(name: str) -> torch.device:
+    """Return the device of an option. Raises ValueError for another one, or where torch finds no GPU."""
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}") from None
+    if device.type not in ('cpu', 'cuda'):
+        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}")
+    if device.type == 'cuda' and not torch.cuda.is_available():
+        raise ValueError(f"device is {name!r}, but torch finds no usable GPU: use 'cpu', or mend the GPU driver")
+    return device

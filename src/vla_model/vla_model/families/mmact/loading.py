@@ -10,7 +10,7 @@ from vla_model.config import ACTION_HEADS
 from vla_model.engines.choice import choose
 from vla_model.engines.image import DTYPES
 from vla_model.engines.select import check as check_engine
-from vla_model.engines.subject import set_threads, trial_subject
+from vla_model.engines.subject import device_of, set_threads, trial_subject
 from vla_model.families.folder import Opened, open_model
 from vla_model.families.mmact.policy import ACTION_DECODINGS, MaskedPolicy, info_of
 from vla_model.image_tokenizer import ImageTokenizer
@@ -35,7 +35,7 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> MaskedPolicy:
     Engines other than eager are first tried in a child process, see trial.py; the log names those that died there.
     Raises FileNotFoundError or ValueError naming the file, tensor, field or option, and the remedy.
     """
-    o, target = options, _device(options.device)
+    o, target = options, device_of(options.device)
     precision = _check(o, target)
     set_threads(o.threads)
     found = _open(reference, o)
@@ -123,15 +123,3 @@ def _random_nano(found: Opened, seed: int, device: torch.device, dtype: torch.dt
     digests = {name: checkpoint.digest(tensor) for name, tensor in tensors.items()}
     model_id = f'{config.name}-{checkpoint.content_hash(config, digests)}'
     return MaskedPolicy(config, found.text, network.to(device, dtype), image_tokenizer.to(device), model_id)
-
-
-def _device(name: str) -> torch.device:
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}") from None
-    if device.type not in ('cpu', 'cuda'):
-        raise ValueError(f"device must be 'cpu' or 'cuda', got {name!r}")
-    if device.type == 'cuda' and not torch.cuda.is_available():
-        raise ValueError(f"device is {name!r}, but torch finds no usable GPU: use 'cpu', or mend the GPU driver")
-    return device

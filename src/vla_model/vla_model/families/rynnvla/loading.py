@@ -18,8 +18,8 @@ from vla_model.checkpoints import checkpoint
 from vla_model.checkpoints.checkpoint import Stored
 from vla_model.checkpoints.memory import check as check_memory
 from vla_model.config import Quantization, read, read_json
-from vla_model.engines.subject import set_threads
-from vla_model.families.rynnvla import memory, preprocess
+from vla_model.engines.subject import device_of, set_threads
+from vla_model.families.rynnvla import engine, memory, preprocess
 from vla_model.families.rynnvla.action_head import HEADS, SHRINK, ActionHead
 from vla_model.families.rynnvla.policy import RynnVlaPolicy
 from vla_model.families.rynnvla.robot import FILE, RobotFile
@@ -47,12 +47,13 @@ def describe(reference: str | Path, options: LoadOptions = PLAIN) -> PolicyInfo:
 
 def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     """The policy of a released folder. Raises FileNotFoundError or ValueError naming file, tensor or field."""
-    folder, device = Path(reference), torch.device(options.device)
-    if options.engine not in ('eager', 'auto') or options.kv_reuse != 1 or options.act_steps != 1:
-        raise ValueError('RynnVLA-002 runs with engine eager, act_steps 1 and kv_reuse 1')
+    folder, device = Path(reference), device_of(options.device)
+    if options.kv_reuse != 1 or options.act_steps != 1:
+        raise ValueError('RynnVLA-002 runs with act_steps 1 and kv_reuse 1')
     precision = options.dtype if options.dtype != 'auto' else 'bfloat16' if device.type == 'cuda' else 'float32'
     if precision not in _DTYPES:
         raise ValueError(f"dtype must be 'auto' or one of {list(_DTYPES)}, got {options.dtype!r}")
+    engine.check(options.engine, device.type, precision)
     set_threads(options.threads)
     content, robot = files(folder)
     text = TextTokenizer.load(folder / 'tokenizer.json')
@@ -79,7 +80,7 @@ def load(reference: str | Path, options: LoadOptions = PLAIN) -> RynnVlaPolicy:
     text_of = '\n'.join([str(content), str(robot), *(f'{name} {digests[name]}' for name in sorted(digests))])
     model_id = f'{folder.name}-{hashlib.sha256(text_of.encode()).hexdigest()[:12]}'
     positions = content.get('max_position_embeddings') or _POSITIONS
-    return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan, positions)
+    return RynnVlaPolicy(_info(model_id, content, robot), robot, text, network, head, vqgan, positions, options.engine)
 
 
 def load_vqgan(place: Path, device: torch.device) -> tuple[Vqgan, dict[str, str]]:

@@ -1,6 +1,7 @@
 """The policy of a released RynnVLA-002 folder."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from vla_model import decode
 from vla_model.decode import Job, Steps
 from vla_model.families.rynnvla import decode as answers
+from vla_model.families.rynnvla import engine as engines
 from vla_model.families.rynnvla import preprocess, prompt, tokens
 from vla_model.families.rynnvla.action_head import ActionHead
 from vla_model.families.rynnvla.robot import CONTINUOUS, RobotFile
@@ -33,12 +35,14 @@ class RynnVlaPolicy:
 
     def __init__(
         self, info: PolicyInfo, robot: RobotFile, text: TextTokenizer, network: Network, head: ActionHead, vqgan: Vqgan,
-        positions: int,
+        positions: int, engine: str = 'eager',
     ):  # fmt: skip
-        """positions: most tokens of a prompt with its answer."""
+        """positions: most tokens of a prompt with its answer. engine: of the continuous chunk, see engine.py."""
         self.info, self.robot, self.text = info, robot, text
         self.network, self.head, self.vqgan = network.eval(), head.eval(), vqgan.eval()
         self.device = next(network.parameters()).device
+        with torch.inference_mode():
+            self.engine = engines.make(engine, engines.Eager(network, head).eval())
         self.views, self._positions = Views(vqgan, robot.mirrored), positions
         self.world = WorldModel(network, self.views, text, robot, positions)
         self._last: Observation | None = None  # of the last `act` since `prepare`
@@ -48,6 +52,11 @@ class RynnVlaPolicy:
         """Begin an assignment: its first prompt has no earlier observation. Raises ValueError on an empty one."""
         prompt.check_task(instruction)
         self._last = None
+        if isinstance(self.engine, engines.Captured):  # both lengths of prompts: without and with earlier images
+            newest, seen = self._newest, replace(self.example(), instruction=instruction)
+            for _ in range(self.robot.history):
+                self.act(replace(seen, before=seen.images))
+            self._last, self._newest = None, newest
 
     @torch.inference_mode()
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
@@ -92,8 +101,7 @@ class RynnVlaPolicy:
         n, info = ids.shape[1], self.info
         if self.robot.answer == CONTINUOUS:
             check_length(n, self._positions)
-            hidden = self.network.hidden(self.network.embed(ids), slice(0, n), n)
-            values = self.head(hidden.float())[0].cpu().numpy().astype(np.float64)
+            values = self.engine(ids).cpu().numpy().astype(np.float64)
             return np.clip(values, -1, 1), np.zeros(0, np.float32)
         check_length(n + info.horizon * (info.action_dim + 2) + 1, self._positions)
         found, probability = decode.run(answers.chunk(self.network, ids, info.horizon, info.action_dim))

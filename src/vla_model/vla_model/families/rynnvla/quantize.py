@@ -252,7 +252,11 @@ class Stream:
 
     def _quantized(self, name: str, table: Tensor) -> Any:
         with torch.device('meta'):
-            empty = nn.Embedding(*table.shape) if name == EMBEDDING else nn.Linear(*table.shape[::-1], bias=False)
+            empty = (
+                nn.Embedding(*table.shape)
+                if name == EMBEDDING
+                else nn.Linear(table.shape[1], table.shape[0], bias=False)
+            )
         made = quantized_like(empty, name, self.entry.layers[name], self.entry.group, 'none').to_empty(device='cpu')
         made.weight, made.scale = round_weight(table, self.entry.layers[name], self.entry.group)
         return made
