@@ -52,6 +52,7 @@ COVERED = {
     'train annotate': 'tests/test_tutorial.py',
     'train frames': 'src/vla_training/test/test_tokenize.py',
     'train images': 'src/vla_training/test/test_tokenize.py',
+    'train depth': 'src/vla_training/test/test_depth_tokenizer.py',
     'train tokenize': 'src/vla_training/test/test_tokenize.py',
     'train static-scenes': 'src/vla_training/test/test_static_scenes.py',
     'train fit': 'src/vla_training/test/test_ablate.py',
