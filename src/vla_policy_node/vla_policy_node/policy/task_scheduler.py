@@ -126,7 +126,7 @@ class DecodeTask:
         return max(self._first.value(now), self._cost_first * act), max(self._later.value(now), self._cost_later * act)
 
     def need(self, act: float) -> float:
-        """The free time that the next step needs [s], where an action takes `act` seconds."""
+        """Return the free time that the next step needs [s], where an action takes `act` [s]."""
         first, later = self.expected(act)
         return (first if self._job is None else later) * MARGIN + SLACK
 
@@ -156,7 +156,7 @@ class DecodeTask:
         self._tight, self.failure, self.starving = 0, '', ''
 
     def judge(self, room: float, need: float) -> None:
-        """A gap of `room` seconds begins, the next step needs `need`: report gaps that are too short time and again."""
+        """Start a gap of `room` [s] in which a step takes `need` [s]; report it if many gaps in a row are short."""
         self._tight = 0 if need <= room else self._tight + 1
         if self._tight >= PATIENCE:
             self.starving = (

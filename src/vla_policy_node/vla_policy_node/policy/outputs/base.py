@@ -1,4 +1,4 @@
-"""What every output of the model has in common."""
+"""Base class of the outputs of the model."""
 
 import traceback
 from collections.abc import Mapping
