@@ -111,6 +111,7 @@ def _refuse(o: LoadOptions) -> None:
         'kv_reuse': o.kv_reuse != plain.kv_reuse,
         'image_tokenizer': o.image_tokenizer is not None,
         'action_decoding': o.action_decoding != plain.action_decoding,
+        'action_head': o.action_head != plain.action_head,
     }
     if given := [name for name, is_wrong in wrong.items() if is_wrong]:
         raise ValueError(f'{", ".join(given)} cannot be set for the policy of a server: give it to the server')

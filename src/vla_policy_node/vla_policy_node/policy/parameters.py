@@ -52,6 +52,7 @@ class PolicyParameters:
     image_dtype: str
     image_engine: str
     action_decoding: str
+    action_head: str
     threads: int
     seed: int
     outputs: Mapping[str, Any]  # name of an output -> its settings
@@ -69,6 +70,7 @@ class PolicyParameters:
             image_dtype=self.image_dtype,
             image_engine=self.image_engine,
             action_decoding=self.action_decoding,
+            action_head=self.action_head,
             gripper=bool(self.profile.gripper_joint_names),
         )
 
@@ -207,6 +209,14 @@ class PolicyParameters:
                 'median',
                 'value taken from the probabilities of a set-point: the median, or the mode (the most probable value)',
                 choices=('median', 'mode'),
+            ),
+            action_head=declare(
+                node,
+                'action_head',
+                'auto',
+                'source of set-points: the probabilities of bins (discrete), or regression (continuous) where the '
+                'model has such a head; auto: that of its config.json',
+                choices=('auto', 'discrete', 'continuous'),
             ),
             threads=declare(node, 'threads', 0, 'CPU threads of the model; 0: as torch has it', low=0, high=256),
             seed=declare(node, 'seed', 0, 'seed of random weights', low=0, high=2**31 - 1),

@@ -195,6 +195,8 @@ def evaluate(
     policy = drive.adapt(model, profile) if model is not None else None
     facts = {'model': policy.info.model_id if policy is not None else model_id} | asdict(drive)
     del facts['checkpoint']  # the model's id identifies it in any folder
+    if drive.action_head == 'auto':
+        del facts['action_head']  # records of earlier versions do not have it
     if steered and model is not None and not model.info.steers:
         raise ValueError(f'model {model.info.model_id} does not follow traces: leave out --steer')
     file = RecordFile(out, facts)
