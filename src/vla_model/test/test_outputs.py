@@ -18,6 +18,7 @@ from vla_model.loading import LoadOptions
 from vla_model.network import Network
 from vla_model.observation import along, check_trace
 from vla_model.policy import DEPTH, TRACE, WORLD, ImageOptions, WorldOptions, finish
+from vla_model.quantization.quantize import plan_layers
 from vla_model.tokens.depth_tokenizer import DepthTokenizer, DepthTokenizerConfig
 from vla_model.tokens.text_tokenizer import NANO_FILE, TextTokenizer
 from vla_model.tokens.vocabulary import Vocabulary
@@ -175,6 +176,11 @@ def test_either_action_head_makes_the_chunk(policy, seen):
     held = make(action_head='continuous').act(seen, prefix)
     assert np.array_equal(held.chunk.positions[:2], prefix.positions)
     assert not np.array_equal(held.chunk.positions[2:], other.chunk.positions[2:])
+
+
+def test_quantization_leaves_the_continuous_head_in_floating_point(policy):
+    layers = plan_layers(policy.config.network, 'int8', None)
+    assert layers and not any('action_head' in name for name in layers)
 
 
 def test_a_checkpoint_with_all_outputs_is_the_same_again(policy, seen, tmp_path):

@@ -107,7 +107,8 @@ def quantize(
 
 def plan_layers(config: NetworkConfig, scheme: str, layers: Mapping[str, str] | None) -> dict[str, str]:
     """Return layer -> scheme for all layers of the network. Raises ValueError where `layers` contradicts `scheme`."""
-    config.refuse_options('quantization', 'keep the checkpoint in bfloat16')
+    # The continuous action head is small, and stays in floating point.
+    config.refuse_options('quantization', 'keep the checkpoint in bfloat16', able=('action_layers',))
     if (layers is None) != (scheme != 'mixed'):
         raise ValueError("schemes of single layers need scheme 'mixed', and 'mixed' needs them")
     names = [f'{BLOCKS}.{i}.{n}' for i in range(config.n_layers) for n in LINEARS]
