@@ -75,6 +75,8 @@ class Faulty:
 
     def __init__(self):
         self.fault, self.metadata, self.requests, self.connections = '', {'robot': 'test'}, [], 0
+        self.kept_waiting = False
+        self.gate = threading.Event()  # a server that is 'stuck' stands still until it is set
 
     async def start(self, host, port):
         return await serve(self._handle, host, port, compression=None, max_size=None)
@@ -97,6 +99,8 @@ class Faulty:
         elif self.fault == 'text':
             await connection.send('Traceback (most recent call last):\n  File "x.py"\nKeyError: \'image\'\n')
             await connection.close(1011)
+        elif self.fault == 'stuck':
+            self.kept_waiting |= not self.gate.wait(5)
         elif self.fault == 'hangs':
             await connection.wait_closed()
         elif self.fault == 'late':

@@ -121,6 +121,26 @@ def test_a_reply_that_comes_late_answers_no_later_request(client, faulty, served
     assert faulty.connections == before + 1
 
 
+def test_a_server_that_stands_still_does_not_keep_a_large_request(client, faulty):
+    """It reads nothing, so the buffers of the connection are full before the request is sent."""
+    faulty.fault = 'stuck'
+    with pytest.raises(TimeoutError):
+        client.act(SEEN)
+    with pytest.raises(OSError, match=r'did not open|no policy server'):
+        client.act(SEEN)
+    faulty.gate.set()
+    faulty.fault = ''
+    until(lambda: _acts(client))
+    faulty.fault = 'stuck'
+    faulty.gate.clear()
+    client.link._socket.send(pack({'state': np.zeros(3)}))  # it stands still from here on
+    until(lambda: len(faulty.requests) and faulty.requests[-1]['state'].sum() == 0)
+    with pytest.raises(OSError, match='closed the connection|did not reply'):
+        client.link.infer({'x': bytes(2**25)}, 0.2)
+    assert not faulty.kept_waiting
+    faulty.gate.set()
+
+
 def test_a_frame_that_was_not_asked_for_ends_the_connection(client, faulty):
     faulty.fault = 'twice'
     client.act(SEEN)

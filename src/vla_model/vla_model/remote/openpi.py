@@ -5,8 +5,10 @@ reply that is not there in time can never be told from the reply to the next req
 """
 
 import os
+import struct
 import time
 from contextlib import ExitStack, suppress
+from socket import SO_SNDTIMEO, SOL_SOCKET
 from typing import Any, NoReturn
 
 from websockets.exceptions import ConnectionClosed, InvalidHandshake, InvalidMessage, InvalidStatus, InvalidURI
@@ -50,6 +52,8 @@ class OpenpiLink:
             with suppress(TimeoutError):
                 socket.recv(timeout=0)
                 raise RuntimeError(f'{self.url} sent a frame that was not asked for: its replies cannot be matched')
+            # A server that stands still reads nothing, and a large request would wait for it without this.
+            socket.socket.setsockopt(SOL_SOCKET, SO_SNDTIMEO, struct.pack('ll', *_timeval(deadline)))
             socket.send(data)
             return self._message(socket, deadline)
         except (OSError, RuntimeError, ConnectionClosed) as error:
@@ -148,6 +152,11 @@ class OpenpiLink:
         if not isinstance(reply, dict):
             raise RuntimeError(f'{self.url} sent a {type(reply).__name__}, no dict with actions')
         return reply
+
+
+def _timeval(seconds: float) -> tuple[int, int]:
+    """Return whole seconds and microseconds."""
+    return divmod(round(1e6 * seconds), 1_000_000)
 
 
 def last_line(text: str) -> str:
