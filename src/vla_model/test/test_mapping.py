@@ -37,7 +37,7 @@ def changed(name, change):
 
 
 def test_the_shipped_mappings_are_read():
-    assert shipped() == ['aloha', 'droid', 'droid_position', 'libero', 'so100', 'so101']
+    assert shipped() == ['aloha', 'droid', 'droid_position', 'libero', 'oft_libero', 'so100', 'so101']
     assert all(load_mapping(name).name == name for name in shipped())
 
 

@@ -17,7 +17,7 @@ FAMILIES = {  # by the field 'family' of a folder's config.json
     'rynnvla': 'vla_model.families.rynnvla.loading',
 }
 RELEASED = {'chameleon': 'rynnvla', 'molmoact': 'molmoact'}  # family of a released folder, by the field 'model_type'
-SCHEMES = {'ws': 'vla_model.remote.loading', 'wss': 'vla_model.remote.loading'}  # by the scheme of a URL
+SCHEMES = dict.fromkeys(('ws', 'wss', 'act'), 'vla_model.remote.loading')  # by the scheme of a URL
 USUAL = 'mmact'  # the family of checkpoints without that field
 
 

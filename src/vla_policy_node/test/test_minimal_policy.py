@@ -75,7 +75,10 @@ def test_the_node_serves_a_policy_that_only_acts(ros, folder, monkeypatch):
 @pytest.mark.parametrize(
     ('reference', 'says'),
     [
-        ('tcp://robot', r'tcp://robot: the scheme tcp: is not known \(known are: ws:, wss:\); give the folder of'),
+        (
+            'tcp://robot',
+            r'tcp://robot: the scheme tcp: is not known \(known are: ws:, wss:, act:\); give the folder of',
+        ),
         ('other', r"the family 'pi9' of its config.json is not known, only .*'hold'"),
     ],
 )

@@ -86,7 +86,7 @@ class Asker:
         self._saw(observation)
         if due.instruction != self._prepared:  # as in the node: graphs of other shapes round differently
             self._prepared = due.instruction
-            with suppress(ValueError):  # which `act` raises again
+            with suppress(ValueError, RuntimeError, OSError):  # which `act` raises again
                 self._policy.prepare(due.instruction)
         begun = time.perf_counter()
         try:

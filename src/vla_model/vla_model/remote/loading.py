@@ -1,4 +1,4 @@
-"""Loads policies of servers by URL: ws://HOST:PORT?mapping=NAME_OR_FILE&deadline=SECONDS.
+"""Loads policies of servers by URL: ws://HOST:PORT?mapping=NAME_OR_FILE&deadline=SECONDS; act:// for `/act` servers.
 
 mapping: needed for servers that do not describe themselves, see described.py. deadline: of a request; without it the
 duration of a chunk, at least 0.5 s.
@@ -11,13 +11,14 @@ from urllib.parse import parse_qsl, urlsplit, urlunsplit
 
 from vla_model.loading import PLAIN, LoadOptions
 from vla_model.policy import PolicyInfo
+from vla_model.remote.act import ActLink
 from vla_model.remote.described import described, info_of, misfits
 from vla_model.remote.mapping import Mapping, load_mapping, shipped
 from vla_model.remote.numpy_msgpack import pack
 from vla_model.remote.openpi import OpenpiLink
 from vla_model.remote.policy import Link, RemotePolicy
 
-LINKS: dict[str, Callable[[str], Link]] = {'ws': OpenpiLink, 'wss': OpenpiLink}  # protocol by scheme
+LINKS: dict[str, Callable[[str], Link]] = {'ws': OpenpiLink, 'wss': OpenpiLink, 'act': ActLink}  # protocol by scheme
 SHORTEST = 0.5  # [s] deadline of a request that is not given
 
 
@@ -62,11 +63,11 @@ def load(reference: str, options: LoadOptions = PLAIN) -> RemotePolicy:
     chosen = load_mapping(at.mapping) if at.mapping else None
     link = open_link(at)
     try:
-        mapping, info = _fitted(link, chosen)
+        mapping, info, ours = _fitted(link, chosen)
     except ValueError:
         link.close()
         raise
-    return RemotePolicy(link, mapping, info, at.deadline or max(SHORTEST, mapping.steps * mapping.dt))
+    return RemotePolicy(link, mapping, info, at.deadline or max(SHORTEST, mapping.steps * mapping.dt), ours)
 
 
 def describe(reference: str, options: LoadOptions = PLAIN) -> PolicyInfo:
@@ -84,8 +85,11 @@ def open_link(at: Reference) -> Link:
         raise ValueError(str(error)) from None
 
 
-def _fitted(link: Link, chosen: Mapping | None) -> tuple[Mapping, PolicyInfo]:
-    """Return mapping and info for a connected server. Raises ValueError where its metadata does not fit."""
+def _fitted(link: Link, chosen: Mapping | None) -> tuple[Mapping, PolicyInfo, bool]:
+    """Return mapping, info and whether it is one of ours of a connected server.
+
+    Raises ValueError where its metadata do not fit.
+    """
     own = described(link.metadata, link.url)
     if chosen is None and own is None:
         raise ValueError(
@@ -97,7 +101,8 @@ def _fitted(link: Link, chosen: Mapping | None) -> tuple[Mapping, PolicyInfo]:
         raise ValueError(f'mapping {mapping.name} does not fit {link.url}: {"; ".join(faults)}')
     served = hashlib.sha256(pack(link.metadata) + mapping.model_dump_json().encode()).hexdigest()[:12]
     extra = own[1] if own else {}
-    return mapping, info_of(mapping, f'{mapping.name}@{link.url.partition("://")[2]}-{served}', extra)
+    info = info_of(mapping, f'{mapping.name}@{link.url.partition("://")[2]}-{served}', extra)
+    return mapping, info, own is not None
 
 
 def _refuse(o: LoadOptions) -> None:

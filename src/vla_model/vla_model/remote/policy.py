@@ -13,10 +13,12 @@ from vla_model.remote.reply import chunk_of
 from vla_model.remote.request import put, request_of
 from vla_model.types import Chunk, Observation
 
+PREPARED = 30.0  # [s] for a server of ours to prepare an instruction
 WARM_UP = 600.0  # [s] for each request until the warm-up has ended: a server may compile in its first one
 TOOL_AT_REST = np.array([0.4, 0.0, 0.4, np.pi, 0.0, 0.0])  # [m], rotation vector [rad], of the first request
 # Keys of the requests to servers of ours, and of what they reply beside actions.
-PREFIX, PREFIX_GRIPPER, CONFIDENCE, POINTS = 'prefix/positions', 'prefix/gripper', 'confidence', 'points'
+PREPARE, PREFIX, PREFIX_GRIPPER = 'prepare', 'prefix/positions', 'prefix/gripper'
+CONFIDENCE, POINTS = 'confidence', 'points'
 
 
 class Link(Protocol):
@@ -38,15 +40,17 @@ class RemotePolicy:
     A reply after the deadline is never used: its connection is dropped. `act` raises until the server replies again.
     """
 
-    def __init__(self, link: Link, mapping: Mapping, info: PolicyInfo, deadline: float) -> None:
-        """deadline: [s] of a request, from when the warm-up has ended."""
+    def __init__(self, link: Link, mapping: Mapping, info: PolicyInfo, deadline: float, prepares: bool = False) -> None:
+        """deadline: [s] of a request, from when the warm-up has ended. prepares: the server is one of ours."""
         self.info, self.mapping, self.link = info, mapping, link
-        self._deadline, self._warm = deadline, False
+        self._deadline, self._warm, self._prepares = deadline, False, prepares
 
     def prepare(self, instruction: str) -> None:
-        """Raise ValueError on an empty instruction; a server is prepared by its first request."""
+        """See `Policy.prepare`. A server of others is prepared by its first request."""
         if not instruction.strip():
             raise ValueError('the instruction is empty: give a task for the robot')
+        if self._prepares:  # a request of its own, as the first chunk could miss its deadline
+            self.link.infer({PREPARE: instruction}, PREPARED)
 
     def act(self, observation: Observation, prefix: Chunk | None = None) -> Prediction:
         """See `Policy.act`."""

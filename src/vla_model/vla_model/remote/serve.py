@@ -22,7 +22,7 @@ from vla_model.policy import Policy, PolicyInfo, Prediction
 from vla_model.remote.described import GRIPPER, IMAGE, POSITIONS, PROMPT, TOOL, VELOCITIES, metadata_of
 from vla_model.remote.numpy_msgpack import pack, unpack
 from vla_model.remote.openpi import KEY
-from vla_model.remote.policy import CONFIDENCE, POINTS, PREFIX, PREFIX_GRIPPER
+from vla_model.remote.policy import CONFIDENCE, POINTS, PREFIX, PREFIX_GRIPPER, PREPARE
 from vla_model.types import Chunk, Observation
 
 PORT = 8000
@@ -111,11 +111,20 @@ class PolicyServer:
     async def _reply(self, connection: ServerConnection, message: str | bytes) -> bytes:
         if isinstance(message, str):
             raise ValueError('requests are binary frames of msgpack, got a text frame')
-        observation, prefix = observation_of(self._info, unpack(message))
-        loop, begun = asyncio.get_running_loop(), time.perf_counter()
+        loop, begun, request = asyncio.get_running_loop(), time.perf_counter(), unpack(message)
+        if isinstance(request, dict) and PREPARE in request:
+            await loop.run_in_executor(self._worker, self._prepare, connection, _instruction(request, PREPARE))
+            return pack({PREPARE: True})
+        observation, prefix = observation_of(self._info, request)
         prediction, taken = await loop.run_in_executor(self._worker, self._act, connection, observation, prefix)
         timing = {'infer_ms': 1e3 * taken, 'total_ms': 1e3 * (time.perf_counter() - begun)}
         return pack(reply_of(prediction) | {'server_timing': timing})
+
+    def _prepare(self, connection: ServerConnection, instruction: str) -> None:
+        """Prepare the policy for the instruction of a client, once; in the worker thread."""
+        if self._prepared != (connection, instruction):
+            self._policy.prepare(instruction)
+            self._prepared = connection, instruction
 
     def _act(
         self, connection: ServerConnection, observation: Observation, prefix: Chunk | None
@@ -124,20 +133,24 @@ class PolicyServer:
         if connection.state is not State.OPEN:
             raise ConnectionError('the client left before its turn')
         begun = time.perf_counter()
-        if self._prepared != (connection, observation.instruction):
-            self._policy.prepare(observation.instruction)
-            self._prepared = connection, observation.instruction
+        self._prepare(connection, observation.instruction)
         prediction = self._policy.act(observation, prefix)
         return prediction, time.perf_counter() - begun
+
+
+def _instruction(request: dict[str, Any], key: str) -> str:
+    """Return the instruction of a request. Raises ValueError naming its key."""
+    text = request.get(key)
+    if not isinstance(text, str) or not 0 < len(text.strip()) <= _LONGEST:
+        raise ValueError(f'{key} must be an instruction of 1 to {_LONGEST} characters, got {str(text)[:50]!r}')
+    return text
 
 
 def observation_of(info: PolicyInfo, request: Any) -> tuple[Observation, Chunk | None]:
     """Return the observation and the prefix of a request. Raises ValueError naming the wrong entry."""
     if not isinstance(request, dict):
         raise ValueError(f'a request is a dict, got a {type(request).__name__}')
-    prompt = request.get(PROMPT)
-    if not isinstance(prompt, str) or not 0 < len(prompt.strip()) <= _LONGEST:
-        raise ValueError(f'{PROMPT} must be an instruction of 1 to {_LONGEST} characters, got {str(prompt)[:50]!r}')
+    prompt = _instruction(request, PROMPT)
     keys = {camera: IMAGE.format(camera) for camera in info.cameras}
     if missing := [
         key for key in (*keys.values(), POSITIONS, *([GRIPPER] if info.gripper else [])) if key not in request
