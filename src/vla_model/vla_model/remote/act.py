@@ -79,7 +79,7 @@ def _encoded(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _encoded(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray):
-        data = base64.b64encode(np.ascontiguousarray(value)).decode()
+        data = base64.b64encode(value.tobytes()).decode()
         return {_ARRAY: data, 'dtype': value.dtype.str, 'shape': list(value.shape)}
     return value
 
