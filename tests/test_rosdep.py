@@ -25,9 +25,11 @@ PIP = {
     'backports': 'backports.zstd',
     'coal': 'coal',
     'lz4': 'lz4',
+    'msgpack': 'msgpack',
     'mujoco': 'mujoco',
     'openvino': 'openvino',
     'pinocchio': 'pin',
+    'pydantic': 'pydantic',
     'pyarrow': 'pyarrow',
     'rich': 'rich',
     'rosbags': 'rosbags',
@@ -35,11 +37,22 @@ PIP = {
     'tokenizers': 'tokenizers',
     'torch': 'torch',
     'typer': 'typer',
+    'websockets': 'websockets',
 }
 # What comes with one of those.
 BROUGHT = {'backports.zstd': 'rosbags', 'lz4': 'rosbags', 'coal': 'pin'}
 # Used only where it is found; models: the public MM-ACT code, whose checkout a benchmark may be pointed to.
-OPTIONAL = {'lerobot', 'models', 'onnx', 'onnxruntime', 'tensorrt', 'torchao', 'triton'}
+OPTIONAL = {
+    'lerobot',
+    'models',
+    'onnx',
+    'onnxruntime',
+    'openpi_client',
+    'openpi_server',
+    'tensorrt',
+    'torchao',
+    'triton',
+}
 PACKAGES = sorted(p.parent for p in (ROOT / 'src').glob('*/setup.py'))
 
 
