@@ -58,6 +58,8 @@ COVERED = {
     'train fit': 'src/vla_training/test/test_ablate.py',
     'train evaluate': 'src/vla_training/test/test_evaluate.py',
     'bench model': 'src/vla_model/test/test_bench.py',
+    'convert-vqgan': 'src/vla_model/test/test_rynnvla_policy.py',
+    'bench rynnvla': 'src/vla_model/test/test_rynnvla_bench.py',
     'bench holds': 'src/vla_bench/test/test_bench_holds.py',
     'bench memory': 'src/vla_bench/test/test_bench_memory.py',
     'bench executor': 'tests/test_bench_executor.py',

@@ -65,7 +65,7 @@ def test_the_plan_of_memory_has_the_weights_that_are_loaded(folder):
     content, robot = loading.files(folder)
     image = loading.read_vqgan_config(folder / loading.VQGAN)
     policy = load(folder, ONE)
-    found = memory.plan(content, robot, image, None, torch.float32, 'cpu')
+    found = loading.memory_plan(folder, torch.float32, 'cpu')
     assert found.weights == size_of(policy.network) + size_of(policy.head)
     assert found.image_tokenizer == size_of(policy.vqgan)
     assert found.keys_values > 0

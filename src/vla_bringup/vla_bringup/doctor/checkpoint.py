@@ -1,7 +1,7 @@
 """Checks of a checkpoint: configuration, tensors, numbers, statistics, training, evaluation."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +9,10 @@ from vla_bringup.doctor.check import Check, fail, skip, warn
 from vla_model.checkpoints.shipped import is_random
 
 if TYPE_CHECKING:
-    from vla_model.config import ModelConfig, Quantization
+    import torch
+
+    from vla_model.checkpoints.memory import MemoryPlan
+    from vla_model.config import Quantization
 
 READ = 2 * 2**30  # [byte] a larger checkpoint is loaded by the policy node only
 
@@ -47,6 +50,8 @@ def check_checkpoint(model: str, robot: str = '') -> Iterator[Check]:
         yield warn('trained', 'no: the policy node drives with it in the simulator only', './vla train fit')
     if ours:
         yield from _masked(folder)
+    elif family_of(model) == 'rynnvla':
+        yield _rynnvla_memory(folder)
     if size <= READ:
         yield _weights(model)
     else:
@@ -57,6 +62,7 @@ def check_checkpoint(model: str, robot: str = '') -> Iterator[Check]:
 
 def _masked(folder: Path) -> Iterator[Check]:
     """Yield the checks that only a checkpoint of a masked model has."""
+    from vla_model.checkpoints import memory
     from vla_model.families.folder import open_folder
 
     config = open_folder(folder).config
@@ -66,7 +72,16 @@ def _masked(folder: Path) -> Iterator[Check]:
         yield Check('statistics', f'{config.robot.normalization}, fit the limits')  # ModelConfig checked them
     if config.quantization is not None:
         yield _quantization(config.quantization)
-    yield _memory(config)
+    yield _memory(lambda dtype, device: memory.plan(config, dtype, device=device))
+
+
+def _rynnvla_memory(folder: Path) -> Check:
+    from vla_model.families.rynnvla.loading import memory_plan
+
+    try:
+        return _memory(lambda dtype, device: memory_plan(folder, dtype, device))
+    except (FileNotFoundError, ValueError) as error:  # of the image tokenizer
+        return _fail('memory', error)
 
 
 def _fail(name: str, error: Exception) -> Check:
@@ -82,7 +97,7 @@ def _quantization(q: 'Quantization') -> Check:
     return Check('quantization', f'{fact}; compared with it when it was quantized')
 
 
-def _memory(config: 'ModelConfig') -> Check:
+def _memory(plan: 'Callable[[torch.dtype, str], MemoryPlan]') -> Check:
     """Compare the memory that the model needs with the free memory of the GPU, or of the CPU without one."""
     import torch
 
@@ -90,7 +105,7 @@ def _memory(config: 'ModelConfig') -> Check:
 
     cuda = torch.cuda.is_available()
     device = torch.device('cuda' if cuda else 'cpu')
-    needed = memory.plan(config, torch.bfloat16 if cuda else torch.float32, device=device.type)
+    needed = plan(torch.bfloat16 if cuda else torch.float32, device.type)
     free, where = memory.available(device)
     fact = f'needs {needed.total / 2**30:.2f} GiB; {free / 2**30:.1f} GiB free on {where}'
     if needed.total > free:

@@ -38,6 +38,8 @@ CONSTANTS = {  # by robot: of the action, of the state, of the action in a world
     'so100': (SO100_ACTION, SO100_STATE, SO100_ACTION),
 }
 
+NORMS = {'norm_action': 'action', 'norm_state': 'state', 'norm_wm_action': 'action_wm'}
+
 
 class RynnVlaCase(ParityCase):
     """Tokens, prompts, masks, network, action head, decoders, image tokenizer and losses of RynnVLA-002."""
@@ -108,15 +110,15 @@ class RynnVlaCase(ParityCase):
 
     @property
     def scales(self) -> dict[str, Scale]:
-        if (robot := self.case['robot']) not in CONSTANTS:
-            raise ValueError(f'robot {robot!r} has no constants here, known are {sorted(CONSTANTS)}')
-        return dict(zip(('action', 'state', 'action_wm'), CONSTANTS[robot], strict=True))
+        if known := CONSTANTS.get(self.case['robot']):
+            return dict(zip(('action', 'state', 'action_wm'), known, strict=True))
+        # A robot that no released checkpoint is for: the folder has its constants.
+        return {kind: Scale(self._get(f'{name}_min'), self._get(f'{name}_max')) for name, kind in NORMS.items()}
 
     # Constants, pictures, bins
 
     def _constants(self, name: str, end: str) -> Row:
-        kind = {'norm_action': 'action', 'norm_state': 'state', 'norm_wm_action': 'action_wm'}[name.rpartition('_')[0]]
-        scale = self.scales[kind]
+        scale = self.scales[NORMS[name.rpartition('_')[0]]]
         return self._numbers(name, scale.low if end == 'min' else scale.high, EXACT)
 
     def _crop_sizes(self, name: str) -> Row:
@@ -141,9 +143,13 @@ class RynnVlaCase(ParityCase):
                 pictures.append(self._cropped(tag, self.case['preprocess'][tag]))
             else:
                 height, width = self.case['frame_size_hw']
-                picture = self.weights.image(tag, height, width)
-                if preprocess.crop_size(width, height, self.case['target_size']) != (width, height):
-                    raise ValueError(f'frames of {width} x {height} px are cropped, and the case gives no offset')
+                picture, target = self.weights.image(tag, height, width), self.case['target_size']
+                size = preprocess.crop_size(width, height, target)
+                if size != (width, height):
+                    offset = self.case.get('frame_left_top', {}).get(tag, (0, 0))
+                    if tag not in self.case.get('frame_left_top', {}) and preprocess.cover(picture, *size).size != size:
+                        raise ValueError(f'frames of {width} x {height} px are cropped, and the case gives no offset')
+                    picture = preprocess.crop(picture, target, tuple(offset))
                 pictures.append(picture)
         return to_pixels(torch.from_numpy(np.stack(pictures)))
 

@@ -16,6 +16,7 @@ import torch
 
 from vla_model.checkpoints import checkpoint
 from vla_model.checkpoints.checkpoint import Stored
+from vla_model.checkpoints.memory import MemoryPlan
 from vla_model.checkpoints.memory import check as check_memory
 from vla_model.config import Quantization, read, read_json
 from vla_model.engines.subject import device_of, set_threads
@@ -95,6 +96,13 @@ def read_vqgan_config(place: Path) -> VqganConfig:
     if not any(place.glob('*.safetensors')):
         raise FileNotFoundError(f'{place} has no *.safetensors of the image tokenizer: {CONVERT}')
     return _read(place / 'config.json', vqgan_config)
+
+
+def memory_plan(folder: Path, dtype: torch.dtype, device: str) -> MemoryPlan:
+    """Return the memory of a folder's policy. Raises FileNotFoundError or ValueError naming a file or field."""
+    content, robot = files(folder)
+    image = read_vqgan_config(folder / VQGAN)
+    return memory.plan(content, robot, image, stored_quantization(content), dtype, device)
 
 
 def stored_quantization(content: Mapping[str, Any]) -> Quantization | None:

@@ -42,10 +42,15 @@ def crop(image: np.ndarray, target: int, left_top: tuple[int, int]) -> np.ndarra
     left_top: offset [px] of the crop, which the reference draws at random.
     """
     width, height = crop_size(image.shape[1], image.shape[0], target)
+    picture = cover(image, width, height)
+    left, top = left_top
+    return np.asarray(picture.crop((left, top, left + width, top + height)))
+
+
+def cover(image: np.ndarray, width: int, height: int) -> Image.Image:
+    """Return a picture scaled to cover (width, height) [px]: exactly in one direction, and more in the other."""
     picture = Image.fromarray(image)
     while picture.width >= 2 * width and picture.height >= 2 * height:
         picture = picture.resize((picture.width // 2, picture.height // 2), Image.Resampling.BOX)
     scale = max(width / picture.width, height / picture.height)
-    picture = picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
-    left, top = left_top
-    return np.asarray(picture.crop((left, top, left + width, top + height)))
+    return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.BICUBIC)
