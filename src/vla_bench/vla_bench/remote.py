@@ -12,7 +12,7 @@ from rich.table import Table
 from vla_bringup.console import make_console
 from vla_model.checkpoints.shipped import RANDOM
 from vla_model.loading import LoadOptions, load
-from vla_model.policy import Policy
+from vla_model.policy import Policy, Prediction
 from vla_model.remote.serve import PolicyServer
 from vla_model.types import Chunk, Observation
 
@@ -52,10 +52,11 @@ class Served:
 
 @dataclass(frozen=True)
 class Measured:
-    """Times of calls [s], in turn, and whether chunks are equal in bits."""
+    """Times of calls [s], and whether chunks are equal in bits."""
 
     here: np.ndarray
     there: np.ndarray
+    overhead: np.ndarray  # of the calls there: without the time of the policy in the server
     equal: bool
 
 
@@ -67,14 +68,16 @@ def measure(policy: Policy, calls: int) -> Measured:
         client.warm_up()
         seen = _observations(policy)
         equal = all(_equal(policy.act(o).chunk, client.act(o).chunk) for o in seen)
-        here, there = [], []
+        here, there, overhead = [], [], []
         for i in range(calls):  # no call has the image of the call before, which policies keep
-            here.append(_timed(policy, seen[2 * i % len(seen)]))
-            there.append(_timed(client, seen[(2 * i + 1) % len(seen)]))
+            here.append(_timed(policy, seen[2 * i % len(seen)])[0])
+            taken, prediction = _timed(client, seen[(2 * i + 1) % len(seen)])
+            there.append(taken)
+            overhead.append(taken - prediction.timings['server'])
         client.close()
     finally:
         served.close()
-    return Measured(np.array(here), np.array(there), equal)
+    return Measured(np.array(here), np.array(there), np.array(overhead), equal)
 
 
 def bench_remote(options: Options) -> bool:
@@ -84,7 +87,7 @@ def bench_remote(options: Options) -> bool:
     found = measure(policy, options.calls)
     policy.close()
     here, there, equal = found.here, found.there, found.equal
-    overhead = (there - here) * 1e3
+    overhead = found.overhead * 1e3
     median = float(np.median(overhead))
     columns = {
         'policy': policy.info.model_id,
@@ -121,10 +124,10 @@ def _observations(policy: Policy, count: int = 4) -> list[Observation]:
     ]
 
 
-def _timed(policy: Policy, observation: Observation) -> float:
+def _timed(policy: Policy, observation: Observation) -> tuple[float, Prediction]:
     begun = time.perf_counter()
-    policy.act(observation)
-    return time.perf_counter() - begun
+    prediction = policy.act(observation)
+    return time.perf_counter() - begun, prediction
 
 
 def _equal(a: Chunk, b: Chunk) -> bool:
