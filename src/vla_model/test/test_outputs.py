@@ -134,6 +134,18 @@ def test_images_after_given_actions_depend_on_these_actions(policy, seen):
     assert all(np.array_equal(early.images[c], views(far, after=2).images[c]) for c in early.images)
 
 
+def test_actions_of_the_tool_need_the_joints_that_they_lead_to(seen):
+    robot = replace(nano.config(TEXT.size, 'ee_relative').robot, trace=0)
+    tool = make(robot=robot)
+    chunk = Chunk(np.zeros((8, 6)), np.full(8, 0.04), 0.2, space='tool')
+    with pytest.raises(ValueError, match=r'give options\.target'):
+        tool.start(WORLD, seen, WorldOptions(chunk))
+    here = np.append(seen.positions, 0.04)
+    one = finish(tool.start(WORLD, seen, WorldOptions(chunk, target=here, steps=1))).images
+    other = finish(tool.start(WORLD, seen, WorldOptions(chunk, target=here * 0.5, steps=1))).images
+    assert any(not np.array_equal(one[c], other[c]) for c in one)
+
+
 @pytest.mark.parametrize(
     ('change', 'message'),
     [

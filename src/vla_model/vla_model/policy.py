@@ -106,6 +106,9 @@ class WorldOptions:
     after: int = 0  # steps of the chunk after which the images are predicted; 0: after all of them
     steps: int = 0  # forwards; 0: the number in config.json
     cached: bool = False  # compute keys and values of the prompt once: faster, approximate
+    # Joint set-points [rad] and opening [m] after these steps, (dof + gripper,): for a chunk of the space TOOL, which
+    # `adapt_to_robot` converts from joints.
+    target: np.ndarray | None = None
 
 
 @dataclass(frozen=True)

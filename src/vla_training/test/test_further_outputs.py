@@ -83,14 +83,19 @@ def test_older_shards_have_unknown_labels(tokens, extended_tokens):
 
 def test_images_after_given_actions_show_the_actions_up_to_a_step(extended_tokens):
     t, v = extended_tokens, extended_tokens.config.vocabulary
-    objective, batch = drawn(t, 'world', [0, 1, 8, 50], replace(CLEAN, world_whole=1.0, world_end=0.0))
+    objective, batch = drawn(
+        t, 'world', [0, 1, 8, 50], replace(CLEAN, world_whole=1.0, world_end=0.0, world_state_noise=0.0)
+    )
     assert len(batch) == 3  # the chunk of row 8 ends behind its episode
     start, length = objective.prompts['world'].slots['actions']
     given = batch.ids[:, int(start[0]) : int(start[0]) + length].view(3, 4, 8)
     known = given != v.mask
     after = known[:, :, 0].sum(1)
     assert (after >= 1).all() and (known == (torch.arange(4) < after[:, None])[..., None]).all()
+    first, size = objective.prompts['world'].slots['state']
     for i, row in enumerate((0, 1, 50)):
+        reached = t.state[t.ahead[row, int(after[i]) - 1]] + v.bins_offset  # the state is that after the actions
+        assert torch.equal(batch.ids[i, int(first[0]) : int(first[0]) + size], reached.long())
         expected = t.codes[t.ahead[row, int(after[i]) - 1]].flatten()
         assert torch.equal(batch.label[i], expected.long())
         bins = (t.sent[row].float() / LEVELS * (v.bins - 1)).round().long() + v.bins_offset

@@ -87,7 +87,9 @@ class EndEffectorPolicy:
         if self._tool.needs_tool:
             observation = self._with_tool(observation)
         if isinstance(options, WorldOptions):
-            options = replace(options, chunk=self._of_tool(options.chunk, observation))
+            after = (options.after or self.info.horizon) - 1
+            target = chunk_steps(self.info, options.chunk, 'chunk', self.info.horizon)[after : after + 1]
+            options = replace(options, chunk=self._of_tool(options.chunk, observation), target=target.flatten())
         return self._policy.start(output, observation, options)
 
     def _of_tool(self, chunk: Chunk, observation: Observation) -> Chunk:

@@ -29,6 +29,7 @@ class Masking:
     vague: float = 0.0  # share of the contexts without a trace whose instruction does not name its objects
     steered_vague: float = 0.5  # the same with a trace
     steered_contrary: float = 0.25  # share of the contexts with a trace whose instruction names other objects
+    world_state_noise: float = 5.0  # [bins] of the state to which given actions lead: set-points are reached roughly
     world_whole: float = 0.3  # share of the world images that are masked completely
     world_end: float = 0.5  # share of the world images after the whole chunk; the others are after fewer steps
     world_changed: float = 3.0  # weight of an image code that differs from the present one; the others have 1
@@ -59,12 +60,13 @@ class Noise:
             ids = torch.where(self.uniform(codes.shape, generator) < m.code_drop, v.mask, ids)
         return ids
 
-    def state(self, state: Tensor, generator: torch.Generator) -> Tensor:
-        """Return the disturbed ids (B, state_dim) of the state."""
+    def state(self, state: Tensor, generator: torch.Generator, deviation: float | None = None) -> Tensor:
+        """Return the disturbed ids (B, state_dim) of the state. deviation: [bins]; None: state_noise."""
         v = self.config.vocabulary
         state = state.long()
-        if self.masking.state_noise:
-            noise = torch.randn(state.shape, generator=generator, device=self.device) * self.masking.state_noise
+        deviation = self.masking.state_noise if deviation is None else deviation
+        if deviation:
+            noise = torch.randn(state.shape, generator=generator, device=self.device) * deviation
             state = (state + noise.round().long()).clamp(0, v.bins - 1)
         return state + v.bins_offset
 

@@ -193,13 +193,13 @@ class Objective:
     def _world(self, rows: Tensor, generator: torch.Generator, _: Network | None) -> Drawn:
         v, robot, m = self.config.vocabulary, self.config.robot, self.masking
         views = self.noise.views(self.codes[rows], generator)
-        state = self.noise.state(self.state[rows], generator)
         after = torch.randint(1, robot.horizon + 1, (len(rows), 1), generator=generator, device=self.device)
         after = torch.where(self.noise.uniform((len(rows), 1), generator) < m.world_end, robot.horizon, after)
         actions = self._normal(self.sent[rows], v.bins).flatten(1) + v.bins_offset
         step = torch.arange(robot.chunk_tokens, device=self.device) // robot.action_dim
         actions = torch.where(step < after, actions, v.mask)
         then = self.ahead[rows].gather(1, after - 1)[:, 0]
+        state = self.noise.state(self.state[then], generator, m.world_state_noise)
         target = self.codes[then].flatten(1).long()
         changed = target != self.codes[rows].flatten(1)
         masked = self.noise.mask_cosine(target.shape, generator)

@@ -1,4 +1,7 @@
-"""The world mode of a masked model: images and a chunk in, the image of every view after the chunk out."""
+"""The world mode of a masked model: images and a chunk in, the image of every view after the chunk out.
+
+The state of the prompt is that to which the chunk leads: the arm of an image depends on it alone.
+"""
 
 from typing import TYPE_CHECKING
 
@@ -32,8 +35,11 @@ def start(policy: 'MaskedPolicy', observation: Observation, o: WorldOptions) -> 
             f'1 to {horizon} steps ahead'
         )
     steps = chunk_steps(policy.info, o.chunk, 'chunk', horizon)[:after]
+    target = steps[-1] if robot.joints else o.target
+    if target is None:
+        raise ValueError('images after actions of the tool need the joints that they lead to: give options.target')
     if robot.action_space == 'joint_delta':
-        steps[:, : robot.dof] -= observation.positions
+        steps = steps - np.append(observation.positions, np.zeros(robot.action_dim - robot.dof))
     normalized = policy.action_ranges.normalize(steps)
     far = np.abs(normalized).max(1)
     if far.max() > FAR:
@@ -45,7 +51,8 @@ def start(policy: 'MaskedPolicy', observation: Observation, o: WorldOptions) -> 
     actions = torch.full((robot.chunk_tokens,), policy.config.vocabulary.mask, device=policy.device)
     known = policy.bin_ids(normalized.astype(np.float32)).flatten()
     actions[: len(known)] = known
-    state = policy.state_ids(state_of(robot, observation))
+    state_of(robot, observation)  # only checked: the images show where the arm is
+    state = policy.state_ids(np.asarray(target, np.float64))
     ids = template.fill(state, policy.view_ids(observation.images), actions=actions)
     due = observation.t_ref + round(after * robot.dt * 1e9)
     return decode.Job(_decode(policy, observation.t_ref, due, ids, template.block, o))
