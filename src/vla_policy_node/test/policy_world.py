@@ -203,10 +203,12 @@ class World:
     def say(self, instruction):
         self.instruction.publish(String(data=instruction))
 
-    def goal(self, instruction, seconds=0, plan=False):
+    def goal(self, instruction, seconds=0, plan=False, **fields):
         """Sends a goal; returns its handle."""
         assert self.execute.wait_for_server(20.0)
-        request = ExecuteInstruction.Goal(instruction=instruction, time_limit=Duration(sec=seconds), plan=plan)
+        request = ExecuteInstruction.Goal(
+            instruction=instruction, time_limit=Duration(sec=seconds), plan=plan, **fields
+        )
         future = self.execute.send_goal_async(request, feedback_callback=lambda m: self.feedback.append(m.feedback))
         self.wait(future.done, 'goal response')
         return future.result()

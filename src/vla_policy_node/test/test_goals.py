@@ -147,7 +147,7 @@ def test_goals_of_one_run_go_along_and_end_together(start):
     first, short, newest = world.goal('first'), world.goal('second', seconds=1), world.goal('third')
     response = world.result(short)
     assert (response.status, response.result.outcome) == (GoalStatus.STATUS_SUCCEEDED, R.OUTCOME_TIME_LIMIT)
-    assert 'goes on' in response.result.message
+    assert 'continues' in response.result.message
     world.new_chunks()
     assert all(chunk.horizon > 0 for chunk in world.chunks)
     cancel = first.cancel_goal_async()  # not the newest one's client: the arm stops all the same

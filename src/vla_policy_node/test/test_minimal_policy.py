@@ -61,7 +61,7 @@ def test_the_node_serves_a_policy_that_only_acts(ros, folder, monkeypatch):
     monkeypatch.setattr(node.get_logger(), 'info', logged.append)
     assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
     without = [text for text in logged if 'has no effect' in text]
-    assert len(without) == 2 and 'plan_rate 0.5 Hz' in without[0] and 'imagine_rate 0.5 Hz' in without[1]
+    assert len(without) == 3 and 'plan_rate 0.5 Hz' in without[0] and 'imagine_rate 0.5 Hz' in without[1]
     assert node.trigger_activate() == TransitionCallbackReturn.SUCCESS
     instruction.publish(String(data='hold the arm'))
     ros.wait(lambda: len(chunks) > 2, 'chunks')

@@ -212,53 +212,53 @@ def test_the_real_random_model_in_shadow(start):
 
 
 @dataclass(frozen=True)
-class Depth:
+class Heat:
     t_ref: int  # [ns]
     metres: float
 
 
 @dataclass(frozen=True)
-class DepthOptions:
+class HeatOptions:
     steps: int
 
 
-class DepthOutput(DecodedOutput[Depth]):
+class HeatOutput(DecodedOutput[Heat]):
     """An output that no file of the suite knows."""
 
-    name, label = 'depth', 'depth'
-    kind, topic, profile = Float64, '~/depth', qos.STATUS
+    name, label = 'heat', 'heat'
+    kind, topic, profile = Float64, '~/heat', qos.STATUS
 
     @classmethod
     def declare(cls, node):
-        steps = declare(node, 'depth_steps', 8, 'forwards per depth', low=1, high=256)
-        return DecodeSettings(declare_rate(node, cls.label, 'depths'), DepthOptions(steps))
+        steps = declare(node, 'heat_steps', 8, 'forwards per depth', low=1, high=256)
+        return DecodeSettings(declare_rate(node, cls.label, 'heats'), HeatOptions(steps))
 
     def publish(self, owner, result):
         self.out.publish(Float64(data=result.metres))
 
 
 def test_an_output_is_one_class_and_one_entry_of_the_list(start, monkeypatch):
-    monkeypatch.setattr(collection, 'OUTPUTS', (*collection.OUTPUTS, DepthOutput))
-    policy, steps, depths = FakePolicy(), [], []
-    policy.info = replace(policy.info, outputs=frozenset({'depth'}))
+    monkeypatch.setattr(collection, 'OUTPUTS', (*collection.OUTPUTS, HeatOutput))
+    policy, steps, heats = FakePolicy(), [], []
+    policy.info = replace(policy.info, outputs=frozenset({'heat'}))
 
     def begin(output, seen, options):
-        assert output == 'depth'
+        assert output == 'heat'
         steps.append(options.steps)
-        return FakeJob(policy, options.steps, lambda: Depth(seen.t_ref, 1.5))
+        return FakeJob(policy, options.steps, lambda: Heat(seen.t_ref, 1.5))
 
     policy.start = begin
-    world, node = start(policy, rate=10.0, depth_rate=5.0, depth_steps=6)
+    world, node = start(policy, rate=10.0, heat_rate=5.0, heat_steps=6)
     activate(world)
     assert set(steps) == {3}  # the trials
     world.say('go')
     world.new_chunks(5)
     assert set(steps) == {3}  # no subscriber
-    world.node.create_subscription(Float64, 'policy/depth', lambda msg: depths.append(msg.data), qos.STATUS)
-    world.wait(lambda: len(depths) > 1, 'depths')
-    assert depths[0] == 1.5 and steps[-1] == 6
-    world.wait(lambda: (found := world.diagnosis('depth')) and values_of(found)['subscribers'] == '1', 'diagnostics')
-    assert node.get_parameter('depth_steps').value == 6
+    world.node.create_subscription(Float64, 'policy/heat', lambda msg: heats.append(msg.data), qos.STATUS)
+    world.wait(lambda: len(heats) > 1, 'heats')
+    assert heats[0] == 1.5 and steps[-1] == 6
+    world.wait(lambda: (found := world.diagnosis('heat')) and values_of(found)['subscribers'] == '1', 'diagnostics')
+    assert node.get_parameter('heat_steps').value == 6
     assert not node.count_publishers('/policy/plan_text')  # the policy has no plan
 
 

@@ -17,6 +17,7 @@ from vla_model.policy import PLAN
 from vla_msgs.action import ExecuteInstruction
 from vla_policy_node.policy.instructions import Instructions
 from vla_policy_node.policy.session import SUPERSEDE, Answer, Session
+from vla_policy_node.policy.steering import SteeringTraces
 from vla_policy_node.ros.chunk_msg import to_ns
 
 Result, Feedback = ExecuteInstruction.Result, ExecuteInstruction.Feedback
@@ -59,8 +60,8 @@ class Goals:
     The execute coroutines await a Future, so that the single spin thread stays free to receive a cancel request.
     """
 
-    def __init__(self, node: Node, session: Session, instructions: Instructions) -> None:
-        self._node, self._session, self._instructions = node, session, instructions
+    def __init__(self, node: Node, session: Session, instructions: Instructions, traces: SteeringTraces) -> None:
+        self._node, self._session, self._instructions, self._traces = node, session, instructions, traces
         self._run: tuple[Goal, ...] = ()  # replaced, never changed: the worker's thread reads it
         self._waiting = 0  # coroutines that have not returned
         self._server = ActionServer(
@@ -139,7 +140,7 @@ class Goals:
         goal.done.set_result((outcome, message))
 
     def _on_goal(self, request: Any) -> GoalResponse:
-        reason = self._instructions.refusal(request.instruction)
+        reason = self._instructions.refusal(request.instruction) or self._traces.refusal(request.trace)
         if not reason and to_ns(request.time_limit) < 0:
             reason = 'the time limit is below zero: give a duration, or zero for none'
         if reason:
@@ -169,13 +170,16 @@ class Goals:
             handle.canceled()
             return Result(outcome=Result.OUTCOME_CANCELLED, message='cancelled before it began')
         # The node may have been deactivated since the goal came.
-        reason = self._instructions.refusal(handle.request.instruction)
+        trace = handle.request.trace
+        reason = self._instructions.refusal(handle.request.instruction) or self._traces.refusal(trace)
         if reason:
             handle.abort()
             return Result(outcome=Result.OUTCOME_DEACTIVATED, message=reason)
         limit = to_ns(handle.request.time_limit)
         with self._session.lock:  # no chunk comes before there is a goal to count it
             instruction = self._instructions.take(handle.request.instruction)
+            if len(trace.u):
+                self._traces.take(trace)
             goal = Goal(handle, self._now(), limit, instruction, Future(executor=self._node.executor))
             if len(self._run) >= MOST:
                 message = f'{MOST} newer goals came: publish ~/instruction instead'

@@ -13,7 +13,7 @@ from vla_core.observe.cadence import Cadence
 from vla_core.observe.streams import GRIPPER, JOINTS, Aligned
 from vla_model.policy import Policy
 from vla_model.types import JOINTS as JOINT_SPACE
-from vla_model.types import Chunk, Observation
+from vla_model.types import Chunk, Observation, Trace
 from vla_policy_node.policy.session import Answer, Assignment, Session
 from vla_policy_node.policy.task_scheduler import TaskScheduler
 
@@ -33,7 +33,7 @@ def check_chunk(chunk: Chunk, dof: int) -> None:
         raise ValueError(f'the model gave dt {chunk.dt} s, must be above 0')
 
 
-def to_observation(aligned: Aligned, instruction: str) -> Observation:
+def to_observation(aligned: Aligned, instruction: str, steering: Trace | None = None) -> Observation:
     """The set as the model's input. Images become contiguous here, so only those that are used are ever copied."""
     positions, velocities = aligned.values[JOINTS]
     images = {
@@ -46,6 +46,7 @@ def to_observation(aligned: Aligned, instruction: str) -> Observation:
         velocities=velocities,
         gripper=aligned.values.get(GRIPPER, 0.0),
         instruction=instruction,
+        steering=steering,
         before={name: np.ascontiguousarray(value) for name, value in aligned.before.items()} or None,
     )
 
@@ -58,6 +59,7 @@ class Inference:
     observe: gives the newest usable set, or None.
     scheduler: has the tasks for the gaps; its owners are what `session.current` returns.
     rate [Hz]: most inferences per second of observation time.
+    steering: gives the trace to follow, or None.
     """
 
     def __init__(
@@ -70,10 +72,11 @@ class Inference:
         scheduler: TaskScheduler,
         rate: float,
         retry: float = 1.0,
+        steering: Callable[[], Trace | None] = lambda: None,
     ) -> None:
         self._policy, self._dof, self._session = policy, dof, session
         self._observe, self._scheduler = observe, scheduler
-        self._cadence, self._retry = Cadence(rate), retry
+        self._cadence, self._retry, self._steering = Cadence(rate), retry, steering
         self._before: Assignment | None = None
         self._prepared: Assignment | None = None
         self._seen: int | None = None  # index of the newest set looked at
@@ -136,7 +139,7 @@ class Inference:
         self._cadence.last = aligned.t_ref
         waited, start = time.monotonic() - aligned.arrived, time.perf_counter()
         try:
-            observation = to_observation(aligned, assignment.instruction)
+            observation = to_observation(aligned, assignment.instruction, self._steering())
             prefix = self._session.prefix(aligned.t_ref, epoch, observation.positions)
             prediction = self._policy.act(observation, prefix)
             check_chunk(prediction.chunk, self._dof)

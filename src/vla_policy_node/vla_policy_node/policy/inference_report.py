@@ -14,6 +14,7 @@ from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_time
 
 S = PolicyStatus
+SLOW_AFTER = 3  # chunks: the first ones of a model may take longer
 CODE_NAMES = {
     S.OK: 'OK',
     S.NO_INSTRUCTION: 'NO_INSTRUCTION',
@@ -28,6 +29,7 @@ CODE_NAMES = {
     S.CLOCK_NOT_RUNNING: 'CLOCK_NOT_RUNNING',
     S.EXECUTOR_HOLDS: 'EXECUTOR_HOLDS',
     S.CHANGING: 'CHANGING',
+    S.BAD_TRACE: 'BAD_TRACE',
 }
 
 
@@ -52,6 +54,21 @@ class InferenceReport:
         self._latency.add(latency)
         self._waited.add(answer.waited)
         self._rate.mark(time.monotonic())
+        self._log_slow(answer)
+
+    def _log_slow(self, answer: Answer) -> None:
+        """Log once where chunks are over before the next ones come."""
+        if self._chunks != SLOW_AFTER:
+            return
+        usual, covered = self._inference.percentiles().p50, len(answer.chunk.positions) * answer.chunk.dt
+        if usual <= covered:
+            return
+        self._node.get_logger().warning(
+            f'a chunk of {self._model_id} covers {covered:.2f} s ({len(answer.chunk.positions)} set-points), its '
+            f'inference takes {usual:.2f} s: {len(answer.chunk.positions) / usual:.1f} set-points per second. The '
+            f'executor brings the arm to rest between chunks, so that it moves {covered / usual:.0%} of the time at '
+            'most: take a checkpoint with longer chunks, a faster device or smaller weights'
+        )
 
     def fill(self, msg: PolicyStatus, ages: dict[str, float]) -> None:
         """Write the numbers of the status; ages [s] by stream."""
@@ -78,7 +95,7 @@ class InferenceReport:
         level = DiagnosticStatus.OK
         if code in (S.INFERENCE_FAILED, S.CAMERA_BAD, S.JOINTS_BAD):
             level = DiagnosticStatus.ERROR
-        elif state == S.STATE_WAITING or code in (S.BAD_INSTRUCTION, S.CLOCK_NOT_RUNNING):
+        elif state == S.STATE_WAITING or code in (S.BAD_INSTRUCTION, S.BAD_TRACE, S.CLOCK_NOT_RUNNING):
             level = DiagnosticStatus.WARN
         values: dict[str, Any] = {
             'code': CODE_NAMES[code],

@@ -82,6 +82,11 @@ class Observer:
         found = self.observe(self._node.get_clock().now().nanoseconds)
         return found if isinstance(found, Aligned) else None
 
+    def image_size(self, camera: str) -> tuple[int, ...] | None:
+        """Height and width of a camera's image in the newest usable set [pixel]; None without one."""
+        found = self.usable()
+        return None if found is None else found.values[camera].shape[:2]
+
     def close(self) -> None:
         for subscription in self._subscriptions.values():
             self._node.destroy_subscription(subscription)

@@ -45,6 +45,7 @@ class PolicyParameters:
     stall_fraction: float
     instruction_max_length: int
     instruction_change: str
+    steer_max_age: float
     model: str
     device: str
     dtype: str
@@ -167,6 +168,15 @@ class PolicyParameters:
                 'seamless: the next chunk follows them and continues the motion; supersede: as seamless, and goals '
                 'that run end',
                 choices=CHANGES,
+            ),
+            steer_max_age=declare(
+                node,
+                'steer_max_age',
+                30.0,
+                'a trace on ~/steer or of a goal steers the model until the image that it was drawn on is older than '
+                'this [s]',
+                low=1.0,
+                high=3600.0,
             ),
             model=declare(
                 node, 'model', RANDOM, 'checkpoint folder, URL of a policy server (ws://HOST:PORT), or random-nano'

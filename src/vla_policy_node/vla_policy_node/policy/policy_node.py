@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,8 @@ from vla_core.kinematics.ik import Unreachable
 from vla_core.observe.action_prefix import takes_prefix
 from vla_model.loading import LoadOptions, load
 from vla_model.policy import Policy
-from vla_model.types import Observation
-from vla_msgs.msg import ActionChunk, ExecutorStatus
+from vla_model.types import Observation, Trace
+from vla_msgs.msg import ActionChunk, ExecutorStatus, VisualTrace
 from vla_policy_node.policy.adapt_to_robot import adapt_to_robot
 from vla_policy_node.policy.goals import Goals, Result
 from vla_policy_node.policy.inference import Inference
@@ -32,6 +33,7 @@ from vla_policy_node.policy.outputs.collection import Outputs
 from vla_policy_node.policy.parameters import PolicyParameters, declare_drive
 from vla_policy_node.policy.report import PolicyReport
 from vla_policy_node.policy.session import Outgoing, Session
+from vla_policy_node.policy.steering import SteeringTraces
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import chunk_msg
 from vla_policy_node.ros.lifecycle import SafeLifecycleNode
@@ -39,6 +41,7 @@ from vla_policy_node.ros.log import NodeHandler
 from vla_policy_node.ros.qos_mismatch import EveryPublisher
 from vla_policy_node.ros.robot_description import read_description
 from vla_policy_node.ros.run import run
+from vla_policy_node.ros.trace_msg import trace_msg
 
 TICK, FEEDBACK_EVERY, STATUS_EVERY = 0.05, 5, 20  # [s]; in ticks
 
@@ -73,7 +76,9 @@ class PolicyNode(SafeLifecycleNode):
         self._session.changed.append(self._wake)
         self._report = PolicyReport(self, self._session)
         self._instructions = Instructions(self._session, self._report, self.get_logger())
-        self._goals = Goals(self, self._session, self._instructions)
+        self._traces = SteeringTraces(self._session, self._report, self.get_logger(), self._now)
+        self._report.steering = lambda: self._traces.in_force
+        self._goals = Goals(self, self._session, self._instructions, self._traces)
         self._jumps = self.get_clock().create_jump_callback(
             JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False),
             post_callback=self._on_jump,
@@ -113,8 +118,15 @@ class PolicyNode(SafeLifecycleNode):
             max_deviation=p.prefix_max_deviation if continues else None,
             stall_fraction=p.stall_fraction,
         )
+        self._traces.open(info, p.steer_max_age, observer.image_size)
         self._inference = Inference(
-            policy, p.profile.dof, self._session, observe=observer.usable, scheduler=outputs.scheduler, rate=p.rate
+            policy,
+            p.profile.dof,
+            self._session,
+            observe=observer.usable,
+            scheduler=outputs.scheduler,
+            rate=p.rate,
+            steering=self._traces.current,
         )
         self._report.begin(observer, InferenceReport(self, info.model_id), outputs)
         observer.subscribe(self._on_image, self._wake)
@@ -123,7 +135,11 @@ class PolicyNode(SafeLifecycleNode):
             (self.destroy_subscription, self._listen(ExecutorStatus, 'executor/status', self._session.record)),
         ]
         instructions = EveryPublisher(self, String, '~/instruction', self._on_instruction)
-        self._made.append((EveryPublisher.close, instructions))
+        traces = EveryPublisher(self, VisualTrace, '~/steer', self._traces.receive)
+        self._made += [(EveryPublisher.close, instructions), (EveryPublisher.close, traces)]
+        in_force = self.create_publisher(VisualTrace, '~/steering_in_force', qos.LATCHED)
+        self._made.append((self.destroy_publisher, in_force))
+        self._traces.shown = partial(self._show_trace, in_force, info.cameras[0])
         self.get_logger().info(f'model {info.model_id} loaded and warmed up')
 
     def _load_policy(self, p: PolicyParameters) -> Policy:
@@ -170,6 +186,7 @@ class PolicyNode(SafeLifecycleNode):
             self.stop()
         if self._inference is not None and not self._inference.close():
             self.get_logger().error('the model does not return: its thread is left behind, restart the node')
+        self._traces.close()
         for part in (self._policy, self._observer, self._lockstep, self._outputs):
             if part is not None:
                 part.close()
@@ -207,6 +224,13 @@ class PolicyNode(SafeLifecycleNode):
         self._instructions.receive(msg.data)
         if self._lockstep is not None and not self._instructions.leaving:
             self._lockstep.took(INSTRUCTION)
+
+    def _show_trace(self, publisher: Any, camera: str, trace: Trace | None) -> None:
+        """Publish what is in force of a trace, from both threads; no points: none."""
+        frame = self._observer.intake.frames.get(camera, '') if self._observer is not None else ''
+        shown = trace or Trace(camera, np.zeros((0, 2)), 0, 0)
+        stamp = self.get_clock().now().to_msg()
+        publisher.publish(trace_msg(stamp, frame, VisualTrace.STEERING, shown))
 
     def _on_jump(self, jump: TimeJump) -> None:
         self.get_logger().warning('the clock went back: observations are forgotten')

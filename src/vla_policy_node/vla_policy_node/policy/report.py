@@ -3,6 +3,7 @@
 import math
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -32,7 +33,9 @@ class PolicyReport:
         self._node, self._session = node, session
         self._status = node.create_publisher(PolicyStatus, '~/status', qos.STATUS)
         self.note = 'not configured'
-        self._refused, self._refused_at = '', 0.0  # why and when [s] the newest instruction was refused
+        self._refused, self._refused_at = '', 0.0  # why and when [s] the newest instruction or trace was refused
+        self._refused_code: int = S.BAD_INSTRUCTION
+        self.steering: Callable[[], bool] = lambda: False  # whether a trace is in force
         self._published: tuple = ()  # state, code, instruction and epoch of the newest status
         self._observer: Observer | None = None
         self._inference: InferenceReport | None = None
@@ -55,10 +58,10 @@ class PolicyReport:
 
     # ---- events
 
-    def refuse(self, why: str) -> None:
-        """An instruction was refused: the status shows it now and for some seconds."""
-        self._refused, self._refused_at = why, time.monotonic()
-        self.publish(S.BAD_INSTRUCTION, why)
+    def refuse(self, why: str, code: int = S.BAD_INSTRUCTION) -> None:
+        """An instruction or a trace was refused: the status shows it now and for some seconds."""
+        self._refused, self._refused_code, self._refused_at = why, code, time.monotonic()
+        self.publish(code, why)
 
     def accept(self) -> None:
         """An instruction was accepted: the refusal of an earlier one is no longer shown."""
@@ -80,7 +83,7 @@ class PolicyReport:
         """State, code and message of PolicyStatus at time now [ns]."""
         session, observer = self._session, self._observer
         if not session.active or observer is None:
-            return S.STATE_INACTIVE, S.BAD_INSTRUCTION if self._refused else S.OK, self._refused or self.note
+            return S.STATE_INACTIVE, self._refused_code if self._refused else S.OK, self._refused or self.note
         with session.lock:
             instruction, comes_to_rest = session.instruction, session.comes_to_rest
         if instruction and comes_to_rest:
@@ -93,7 +96,7 @@ class PolicyReport:
             return S.STATE_WAITING, S.INFERENCE_FAILED, session.failure
         state = S.STATE_RUNNING if instruction else S.STATE_IDLE
         if self._refused:
-            return state, S.BAD_INSTRUCTION, self._refused
+            return state, self._refused_code, self._refused
         if not instruction:
             return state, S.NO_INSTRUCTION, 'publish to ~/instruction or send a goal to ~/execute_instruction'
         if session.drive and (problem := session.executor_monitor.problem()):
@@ -115,7 +118,7 @@ class PolicyReport:
                 msg.code, msg.message = code, message
             msg.header.stamp = to_time(now)
             msg.drive, msg.epoch, msg.sequence = bool(session.drive), epoch, session.sequence
-            msg.instruction = session.instruction
+            msg.instruction, msg.steering = session.instruction, self.steering()
             if self._inference is not None and self._observer is not None:
                 self._inference.fill(msg, self._observer.intake.streams.ages(now))
             if self._outputs is not None:
