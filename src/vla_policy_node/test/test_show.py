@@ -22,7 +22,9 @@ from visualization_msgs.msg import Marker, MarkerArray
 
 from vla_core.clocks import FUTURE_TOLERANCE, NS, OVERTAKING
 from vla_core.kinematics.arm import load_kinematics
+from vla_core.kinematics.frames import FrameError, Frames
 from vla_core.kinematics.ik import quaternion_matrix, rotation_matrix
+from vla_core.kinematics.projection import project
 from vla_core.motion.states import Hold, State
 from vla_core.profile import RobotProfile
 from vla_model.types import Chunk
@@ -32,9 +34,7 @@ from vla_policy_node.ros.chunk_msg import chunk_msg, to_ns, to_time
 from vla_policy_node.ros.image_msg import image_msg
 from vla_policy_node.ros.images import decode_image
 from vla_policy_node.show import messages
-from vla_policy_node.show.camera import project
 from vla_policy_node.show.executed import MOST, Executed
-from vla_policy_node.show.frames import FrameError, Frames
 from vla_policy_node.show.pair import Pairing
 from vla_policy_node.show.pictures import MARK, draw_trace
 from vla_policy_node.show.show_node import ShowNode

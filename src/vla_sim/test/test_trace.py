@@ -8,8 +8,8 @@ import pytest
 
 from vla_core.kinematics.arm import load_kinematics
 from vla_core.kinematics.ik import quaternion_matrix
+from vla_core.kinematics.projection import project
 from vla_core.profile import RobotProfile
-from vla_policy_node.show.camera import project
 from vla_sim.assets.robot import urdf_text
 from vla_sim.scene import CAMERAS
 from vla_sim.world import World

@@ -8,13 +8,13 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from vla_core.kinematics.frames import FrameError
+from vla_core.kinematics.projection import project
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.camera_info import camera_info_topic
 from vla_policy_node.ros.images import COMPRESSED
 from vla_policy_node.ros.parameters import declare
 from vla_policy_node.show.arm import Arm
-from vla_policy_node.show.camera import project
-from vla_policy_node.show.frames import FrameError
 from vla_policy_node.show.sources import Source
 from vla_policy_node.show.tf import Tf
 from vla_policy_node.show.tool_path import Colour

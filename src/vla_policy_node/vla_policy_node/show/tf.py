@@ -7,9 +7,9 @@ from rclpy.node import Node
 from tf2_msgs.msg import TFMessage
 
 from vla_core.clocks import Arrivals
+from vla_core.kinematics.frames import Frames
 from vla_policy_node.ros import qos
 from vla_policy_node.ros.chunk_msg import to_ns
-from vla_policy_node.show.frames import Frames
 
 
 class Tf:
@@ -47,13 +47,14 @@ class Tf:
         self._put(msg, fixed=True)
 
     def _put(self, msg: TFMessage, fixed: bool) -> None:
+        now = self._node.get_clock().now().nanoseconds
         for transform in msg.transforms:
             t, q = transform.transform.translation, transform.transform.rotation
             try:
                 self.frames.put(
                     transform.header.frame_id,
                     transform.child_frame_id,
-                    to_ns(transform.header.stamp),
+                    now if fixed else to_ns(transform.header.stamp),
                     np.array([q.w, q.x, q.y, q.z]),
                     np.array([t.x, t.y, t.z]),
                     fixed,

@@ -28,6 +28,7 @@ class Setup:
     instruction: str = ''  # for every episode; empty: that of the bag
     shortest: int = 10  # [frame] shortest episode
     camera_gap: float = CAMERA_MAX_AGE  # [s] largest age of an image that replaces missing ones of its camera
+    urdf: str = ''  # file of the robot description, for the tool's pixels; empty: the topic
     encoding: str = ''  # rgb8 or bgr8: colour order of images that do not give it
 
     @classmethod

@@ -78,11 +78,15 @@ def convert(
     encoding: Annotated[
         str, typer.Option(help='Order of the colours of 8UC3 images, which do not give it: rgb8 or bgr8.')
     ] = '',
+    urdf: Annotated[
+        Path | None,
+        typer.Option(help='Robot description (URDF), for the pixels of the tool. Default: that of the bag.'),
+    ] = None,
 ) -> None:
     """Convert recorded bags, also damaged ones, to a LeRobotDataset v3, and report all losses."""
     from vla_training.convert.convert import convert as run
 
-    run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest, camera_gap, encoding)
+    run(bags, robot, out, fps, actions, instruction.strip(), subtasks, namespace, shortest, camera_gap, encoding, urdf)
 
 
 @command

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -158,10 +159,20 @@ class _Target:
         """Return the number of episodes of the bag in the dataset: those before the writer was killed."""
         return sum(e.extra.get('bag') == bag for e in self.writer.episodes) if self.writer is not None else 0
 
-    def add(self, episode: Recorded) -> None:
-        wanted = features.robot_features(
-            self.setup.profile.joint_names, episode.sizes, gripper=self.setup.gripper
-        ) | dict(features.subtask_features())
+    def add(self, episode: Recorded) -> list[str]:
+        """Write an episode. Return its known columns of tool pixels that the data set lacks."""
+        labels = features.tool_pixel_features(self.setup.cameras)
+        columns = dict(episode.columns)
+        # The data set has those that its first episode knows. Bags without calibration can be added to it.
+        there = labels if self.writer is None else self.writer.features
+        dropped = [n for n in labels if n not in there or (self.writer is None and np.isnan(columns[n]).all())]
+        for name in dropped:
+            del columns[name], labels[name]
+        wanted = (
+            features.robot_features(self.setup.profile.joint_names, episode.sizes, gripper=self.setup.gripper)
+            | features.subtask_features()
+            | labels
+        )
         if self.writer is None:
             self.writer = DatasetWriter(self.out, self.setup.fps, self.setup.profile.name, wanted)
         elif self.writer.features != wanted or self.writer.fps != self.setup.fps:
@@ -169,7 +180,8 @@ class _Target:
                 f'the dataset {self.out} has other columns, image sizes or another frame rate: '
                 'write these bags into a dataset of their own'
             )
-        self.writer.add_episode(episode.columns, episode.videos, episode.instruction, episode.extra)
+        self.writer.add_episode(columns, episode.videos, episode.instruction, episode.extra)
+        return [name for name in dropped if not np.isnan(episode.columns[name]).all()]
 
 
 def _convert_bag(
@@ -190,7 +202,7 @@ def _convert_bag(
             if skip:
                 skip -= 1
                 continue
-            target.add(episode)
+            report.left_out.update(target.add(episode))
             if first:
                 begun(report)
             first = False
@@ -265,18 +277,22 @@ def convert(
     shortest: int = 10,
     camera_gap: float = CAMERA_MAX_AGE,
     encoding: str = '',
+    urdf: Path | None = None,
 ) -> None:
     """Run `convert_bags` with a progress bar and print its report.
 
     robot: profile, by name or file. actions: `states` (measured one frame later) or `set-points` (sent for then).
     instruction: for every episode; empty: that of the bag. subtasks: see read_subtasks. camera_gap: largest age of an
-    image that replaces missing ones [s]. encoding: rgb8 or bgr8, for 8UC3 images. Raises ValueError after the report
+    image that replaces missing ones [s]. encoding: rgb8 or bgr8, for 8UC3 images. urdf: robot
+    description, for bags that lack it. Raises ValueError after the report
     when a bag could not be converted.
     """
     if actions not in (STATES, SET_POINTS):
         raise ValueError(f'--actions must be {STATES} or {SET_POINTS}, got {actions}')
     if encoding not in ('', *ORDERS):
         raise ValueError(f'--encoding must be {" or ".join(ORDERS)}, got {encoding}')
+    if urdf is not None and not urdf.is_file():
+        raise ValueError(f'--urdf: there is no file {urdf}')
     setup = Setup.load(
         robot,
         namespace=namespace,
@@ -286,6 +302,7 @@ def convert(
         shortest=shortest,
         camera_gap=camera_gap,
         encoding=encoding,
+        urdf=str(urdf or ''),
     )
     console = Console()
     columns = (

@@ -5,7 +5,7 @@ set-point one frame later. Where the next frame is missing the episode ends and 
 another without gaps in a data set. An image from shortly before can stand in for a single missing one (stand_ins.py).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,9 +37,19 @@ class EpisodeBuilder:
     """
 
     def __init__(
-        self, setup: Setup, report: BagReport, clock: BagClock, stand_ins: StandIns, subtasks: list[tuple[float, str]]
+        self,
+        setup: Setup,
+        report: BagReport,
+        clock: BagClock,
+        stand_ins: StandIns,
+        subtasks: list[tuple[float, str]],
+        labels: Callable[[Aligned], dict[str, np.ndarray]],
     ) -> None:
-        """subtasks: (time since the bag started [s], words), by time; empty: the series `progress` gives them."""
+        """subtasks: (time since the bag started [s], words), by time; empty: the series `progress` gives them.
+
+        labels: returns further columns of a frame.
+        """
+        self._labels = labels
         self.setup, self.report, self.clock, self.stand_ins, self._subtasks = setup, report, clock, stand_ins, subtasks
         self._period, self._half = NS // setup.fps, NS // setup.fps // 2
         self.arm, self.opening = Series(), Series()  # what the actions are taken from
@@ -156,6 +166,7 @@ class EpisodeBuilder:
             features.SUBTASK: current,
             features.COMPLETED: completed,
             features.REMAINING: remaining,
+            **self._labels(frame),
         }
         images = {name: frame.values[name] for name in self.setup.cameras}
         sizes = {name: (e.height, e.width) for name, e in self._segment.encoders.items()}

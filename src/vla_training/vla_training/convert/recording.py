@@ -25,6 +25,7 @@ from vla_training.convert.episode_builder import BagClock, EpisodeBuilder
 from vla_training.convert.episode_parts import Recorded
 from vla_training.convert.report import BagReport
 from vla_training.convert.stand_ins import StandIns
+from vla_training.convert.tool_pixels import ToolPixels
 from vla_training.data import features
 
 STARTING = 1.0  # [s] from the first image until all streams must be there
@@ -43,7 +44,8 @@ class Recording:
         limits = {spec.name: setup.camera_gap if spec.leads else spec.max_age for spec in specs}
         self._time = BagClock()
         stand_ins = StandIns(setup.cameras, limits, self._period)
-        self._builder = EpisodeBuilder(setup, report, self._time, stand_ins, subtasks)
+        self._tool_pixels = ToolPixels(setup, report)
+        self._builder = EpisodeBuilder(setup, report, self._time, stand_ins, subtasks, self._tool_pixels.columns)
         self._takes: dict[str, list[Callable[[Message], None]]] = {}
         for name, topic in setup.cameras.items():
             self._subscribe(topic, functools.partial(self._image, name))
@@ -62,6 +64,9 @@ class Recording:
         self._subscribe(setup.topic('policy/instruction'), self._instruction)
         self._subscribe(setup.topic('policy/instruction_in_force'), self._instruction)  # goals, too
         self._subscribe(setup.topic('expert/progress'), self._progress)
+
+        for topic, take in self._tool_pixels.topics.items():
+            self._subscribe(topic, functools.partial(self._describe, take))
 
         self._bag_time, self._has_clock = 0, False
         self._clock_period = 0  # of the newest message: see vla_training.bag
@@ -103,6 +108,7 @@ class Recording:
     def _restart(self, now: int) -> None:
         """End the episode after a clock was set to now [ns]. No value from before is used again."""
         self._builder.restart()
+        self._tool_pixels.restart()
         self._streams.clear()
         self._last = -1
         self._stamps.restart()
@@ -134,6 +140,9 @@ class Recording:
 
     # ---- messages
 
+    def _describe(self, take: Callable[[Message, int], None], m: Message) -> None:
+        take(m, self._time.now)
+
     def _clock(self, m: Message) -> None:
         stamp = _ns(m.data.clock)
         if self._has_clock and stamp < self._time.now - clocks.OVERTAKING * NS:
@@ -149,6 +158,7 @@ class Recording:
 
     def _image(self, name: str, m: Message) -> None:
         image = decode_image(m.data, m.topic, order=self.setup.encoding)
+        self._tool_pixels.put_image(name, m.data.header.frame_id)
         if not self._put(name, m, image):
             return
         found = self._streams.align(self._time.now)
@@ -178,6 +188,7 @@ class Recording:
         found = self._own(JOINTS, m, profile.joint_names, decode_joints)
         if found is not None and self._put(JOINTS, m, found):
             self.report.moved(found[0])
+            self._tool_pixels.put_joints(_ns(m.data.header.stamp), found[0])
             if self.setup.actions == STATES:
                 self._builder.arm.put(_ns(m.data.header.stamp), found[0])
 

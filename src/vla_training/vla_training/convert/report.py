@@ -2,6 +2,7 @@
 
 from array import array
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,6 +61,16 @@ class StreamReport:
 
 
 @dataclass
+class ToolPixelReport:
+    """How the tool's pixels of one camera were found."""
+
+    frames: int = 0  # frames that were asked for
+    known: int = 0
+    source: str = ''  # what they were computed from; empty: none is known
+    why_not: str = ''  # reason for the first unknown one
+
+
+@dataclass
 class BagReport:
     """One bag."""
 
@@ -71,6 +82,8 @@ class BagReport:
     gaps: list[float] = field(default_factory=list)  # [s] gaps that ended an episode
     stand_ins: Counter[str] = field(default_factory=Counter)  # camera -> frames with an earlier image
     oldest: float = 0.0  # [s] largest age of these images
+    tool_pixels: dict[str, ToolPixelReport] = field(default_factory=dict)  # camera -> its tool pixels
+    left_out: set[str] = field(default_factory=set)  # known columns of tool pixels that the data set lacks
     clocks: list[str] = field(default_factory=list)  # a sentence per clock of a sender that was set
     slow: list[str] = field(default_factory=list)  # a sentence per camera that is slower than the frame rate
     low: Any = None  # (dof,) [rad] least joint positions
@@ -93,6 +106,9 @@ class BagReport:
     def bad(self, topic: str, why: str, count: int = 1) -> None:
         self.bad_messages[topic] += count
         self.examples.setdefault(topic, why)
+
+    def tool_pixel(self, camera: str) -> ToolPixelReport:
+        return self.tool_pixels.setdefault(camera, ToolPixelReport())
 
     def without_set(self, cause: str, sentence: str) -> None:
         """Count an image without a complete set. cause: short name. sentence: fault and remedy."""
@@ -139,6 +155,8 @@ class BagReport:
             'gaps_that_ended_an_episode': {'count': len(self.gaps), 'longest': round(max(self.gaps, default=0.0), 3)},
             'frames_with_an_older_image': dict(self.stand_ins),
             'oldest_image': round(self.oldest, 4),
+            'tool_pixels': {name: vars(found) for name, found in self.tool_pixels.items()},
+            'columns_left_out': sorted(self.left_out),
             'worst_skew': round(self.worst_skew, 4),
             'motion': None if self.motion is None else round(self.motion, 6),
             'streams': {name: stream.summary() for name, stream in self.streams.items()},
@@ -177,12 +195,28 @@ def notes(report: dict[str, Any]) -> list[str]:
         lines.append(f'{count} images without a set: {cause}{sentence}')
     for camera, count in report.get('frames_with_an_older_image', {}).items():
         lines.append(f'{count} frames have an image of {camera} from before, {report["oldest_image"]:g} s old at most')
+    lines += _tool_pixel_notes(report.get('tool_pixels', {}))  # reports of earlier versions have none
+    if left_out := report.get('columns_left_out'):
+        lines.append(
+            f'the data set has no column {", ".join(left_out)}, because its first episode has no such pixels: convert '
+            'this bag first, or into a data set of its own'
+        )
     if report['gaps_that_ended_an_episode']['count']:
         gaps = report['gaps_that_ended_an_episode']
         lines.append(f'{gaps["count"]} gaps without frames ended an episode, the longest {gaps["longest"]} s')
     if report['damage'] and report['parts_without_checksum']:
         lines.append('parts of the bag have no checksum: wrong pixels in them would not be noticed')
     return lines
+
+
+def _tool_pixel_notes(cameras: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return a line per reason for unknown tool pixels. cameras: name -> ToolPixelReport as a dict."""
+    reasons: dict[tuple[str, str], list[str]] = {}
+    for name, found in cameras.items():
+        if found['known'] < found['frames']:
+            share = f'in {found["frames"] - found["known"]} of {found["frames"]} frames'
+            reasons.setdefault((share, found['why_not']), []).append(name)
+    return [f'tool pixel unknown {share} of {", ".join(names)}: {why}' for (share, why), names in reasons.items()]
 
 
 def stream_table(reports: list[dict[str, Any]]) -> Table:

@@ -4,7 +4,7 @@ Stock lerobot makes every column whose name starts with `observation` an input o
 Columns for training alone therefore start with `truth.` (from the simulator), `executed.` or `annotation.`.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,6 +54,16 @@ def sample_depth(metres: np.ndarray) -> np.ndarray:
 def ee_pixel(camera: str) -> str:
     """Return the column of the tool's pixel in a camera's image: x right, y down, possibly outside the image."""
     return f'truth.ee_pixel.{camera}'
+
+
+def tool_pixel(camera: str) -> str:
+    """Return the column of the same pixel, computed from a bag by kinematics and camera_info; NaN: unknown."""
+    return f'annotation.tool_pixel.{camera}'
+
+
+def tool_pixel_features(cameras: Iterable[str]) -> dict[str, Feature]:
+    """Return the columns of the tool's pixels of a bag."""
+    return {tool_pixel(name): Feature('float32', (2,), ['x', 'y']) for name in cameras}
 
 
 def robot_features(

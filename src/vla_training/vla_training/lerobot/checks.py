@@ -81,7 +81,10 @@ def _array(name: str, values: Any, feature: Feature) -> np.ndarray:
     if not both_float and not np.can_cast(array.dtype, dtype):
         raise ValueError(f'column {name} is {array.dtype}, must be {dtype}: convert it without loss')
     array = array.astype(dtype, copy=False).reshape(shapes[-1])
-    if dtype.kind == 'f' and not np.isfinite(array).all():
-        frame = int(np.argwhere(~np.isfinite(array))[0][0])
-        raise ValueError(f'column {name} is not finite at frame {frame}: leave such frames out')
+    if dtype.kind == 'f':
+        # A label may be unknown (NaN); an input or an action may not.
+        wrong = np.isinf(array) if name.startswith('annotation.') else ~np.isfinite(array)
+        if wrong.any():
+            frame = int(np.argwhere(wrong)[0][0])
+            raise ValueError(f'column {name} is not finite at frame {frame}: leave such frames out')
     return array

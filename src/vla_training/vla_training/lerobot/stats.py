@@ -10,8 +10,13 @@ MOST_IMAGES = 100  # of an episode, as lerobot takes for episodes of up to 500 f
 
 
 def column_stats(values: np.ndarray) -> Stats:
-    """Return the statistics of (T,) or (T, ..., n) as lists of length 1 or n, over all axes but the last."""
+    """Return the statistics of (T,) or (T, ..., n) as lists of length 1 or n, over all axes but the last.
+
+    Rows with a NaN, which are unknown, do not count; with no other rows all statistics are 0.
+    """
     flat = np.asarray(values, np.float64).reshape(-1, values.shape[-1] if values.ndim > 1 else 1)
+    known = flat[~np.isnan(flat).any(1)]
+    flat = known if len(known) else np.zeros((1, flat.shape[1]))
     found = {'min': flat.min(0), 'max': flat.max(0), 'mean': flat.mean(0), 'std': flat.std(0)}
     found |= dict(zip(QUANTILES, np.quantile(flat, list(QUANTILES.values()), axis=0), strict=True))
     return {name: value.tolist() for name, value in found.items()} | {'count': [len(values)]}

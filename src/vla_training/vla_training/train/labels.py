@@ -12,7 +12,7 @@ from vla_model.policy import PolicyInfo
 from vla_model.tokens import bins
 from vla_model.tokens.depth_tokenizer import DepthTokenizer
 from vla_training.data import shards, traces
-from vla_training.data.features import ACTION, DEPTH_SIDE, GROUNDING_POINTS, depth, ee_pixel, image
+from vla_training.data.features import ACTION, DEPTH_SIDE, GROUNDING_POINTS, depth, ee_pixel, image, tool_pixel
 from vla_training.data.shards import LEVELS, LINE, NOWHERE
 from vla_training.lerobot import Dataset, Episode
 
@@ -65,17 +65,21 @@ def world(config: ModelConfig, sent: np.ndarray, stride: int) -> dict[str, np.nd
 
 
 def ways(data: Dataset, episode: Episode, config: ModelConfig, length: int) -> dict[str, np.ndarray]:
-    """Return `trace` of the first `length` frames, (length, LINE, 2) int64 bins; NOWHERE without tool pixels."""
+    """Return `trace` of the first `length` frames, (length, LINE, 2) int64 bins; NOWHERE without tool pixels.
+
+    A trace is unknown, too, if a tool pixel on its way is (NaN).
+    """
     robot, count = config.robot, config.vocabulary.bins
     out = np.full((length, LINE, 2), NOWHERE)
     camera = robot.cameras[0]
-    pixels = episode.columns.get(ee_pixel(camera))
+    pixels = episode.columns.get(ee_pixel(camera), episode.columns.get(tool_pixel(camera)))
     if pixels is None or not robot.gripper:
         return {'trace': out}
     shares = squared(np.asarray(pixels, np.float64), *data.features[image(camera)].shape[:2])
     ends = traces.ends(np.asarray(episode.columns[ACTION], np.float64)[:, robot.dof], 1 / data.fps)
     for i in range(length):
-        found = traces.line(shares[i : ends[i] + 1])
+        way = shares[i : ends[i] + 1]
+        found = None if np.isnan(way).any() else traces.line(way)
         if found is not None:
             out[i] = bins.quantize(2 * found - 1, count)
     return {'trace': out}

@@ -3,7 +3,7 @@
 A pose is (rotation (3, 3), translation (3,) [m]) of a child in its parent: p_parent = R p_child + t.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +17,7 @@ KEEP = 5_000_000_000  # [ns] of history
 
 @dataclass
 class _Edge:
-    """A frame in its parent; fixed: for all times."""
+    """A frame in its parent. fixed: each pose holds until the next one, and the first also before it."""
 
     parent: str
     fixed: bool
@@ -42,12 +42,15 @@ class Frames:
     def set_back(self) -> None:
         """Forget what moves: the clock of its times was set back. What is fixed is not sent again."""
         self._edges = {child: edge for child, edge in self._edges.items() if edge.fixed}
+        for edge in self._edges.values():
+            edge.stamps, edge.poses, edge.sent = edge.stamps[-1:], edge.poses[-1:], Stamps()
 
     def put(
         self, parent: str, child: str, stamp: int, quaternion: np.ndarray, translation: np.ndarray, fixed: bool
     ) -> None:
         """A transform as tf sends it: pose of child in parent at stamp [ns]; quaternion w, x, y, z.
 
+        stamp of a fixed one: when it arrived, because its sender may give any time in its header.
         One that is not finite, or whose quaternion is zero, is refused with a ValueError.
         """
         parent, child = parent.lstrip('/'), child.lstrip('/')
@@ -55,7 +58,7 @@ class Frames:
         if not (np.isfinite(length) and np.isfinite(translation).all() and length > 1e-6):
             raise ValueError(f'the transform of {child} in {parent} on /tf is not finite, or has no rotation')
         edge = self._edges.get(child)
-        if edge is None or edge.parent != parent or edge.fixed or fixed:
+        if edge is None or edge.parent != parent or edge.fixed != fixed:
             edge = self._edges[child] = _Edge(parent, fixed)
         if edge.sent.take(stamp, 0):
             edge.stamps, edge.poses = [], []
@@ -103,7 +106,7 @@ class Frames:
     def _edge_pose(self, name: str, time: int) -> Pose:
         edge = self._edges[name]
         if edge.fixed:
-            quaternion, translation = edge.poses[-1]
+            quaternion, translation = edge.poses[max(0, bisect_right(edge.stamps, time) - 1)]
             return quaternion_matrix(quaternion), translation
         i = bisect_left(edge.stamps, time)
         if i < len(edge.stamps) and edge.stamps[i] == time:
