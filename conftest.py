@@ -17,10 +17,20 @@ from hypothesis import HealthCheck, settings
 settings.register_profile('suite', settings.default, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile('suite')
 
+# Tables of the commands have this width, however long the path of a test's folder is.
+os.environ['COLUMNS'] = '200'
+
+# One of several processes that share the tests (`-n 2`): threads of all of them would spin on each other.
+WORKER, WORKERS = os.environ.get('PYTEST_XDIST_WORKER', 'gw0'), int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
+if WORKERS > 1:
+    os.environ['OMP_NUM_THREADS'] = '1'
+
 # Every test gets a domain that no test of this process had before it, and not the lowest one again. A participant that
 # DDS makes soon after another one, in the same process and domain, can be lost with it: in three of 60 nodes a service
-# that had answered was gone for good, in none of 120 with a domain each.
+# that had answered was gone for good, in none of 120 with a domain each. Workers begin far from each other.
 _domains = impl.default_selector()
+for _ in range(int(WORKER.removeprefix('gw')) * 100 // WORKERS):
+    _domains()
 impl.default_selector = lambda: _domains
 
 
