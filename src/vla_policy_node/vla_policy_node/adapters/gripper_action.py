@@ -17,7 +17,7 @@ from vla_policy_node.ros.optional import message_type
 CLOSE_BELOW, OPEN_ABOVE = 0.4, 0.6  # of the opening: half, with a hysteresis that noise does not cross
 FULLY = 0.001  # [m] a grasp counts wherever the fingers stop: its tolerance is the whole opening, and this
 REPEAT = 1.0  # [s] between a failure and the next goal, by a monotonic clock
-TELL = 3  # failures in a row from which on they are a fault of the robot that a person must know
+REPORTED = 3  # failures in a row from which on they are a fault of the robot that a person must know
 EMPTY = 3  # closing goals at most that are aborted in a row for no reason given: no object was found
 SHORT = 0.05  # of the opening: fingers that stop so far from being closed may hold something
 
@@ -42,7 +42,7 @@ class GripperAction:
     @property
     def problem(self) -> str:
         """What is wrong with the gripper, one sentence; '' if nothing is known to be."""
-        return self._failure if self._failures >= TELL else ''
+        return self._failure if self._failures >= REPORTED else ''
 
     def send(self, opening: float, driven: bool) -> None:
         """opening: distance between the fingers [m]. Called at every control step.
@@ -117,7 +117,7 @@ class GripperAction:
             self._failures = 0
 
     def _aborted(self, result: Any) -> None:
-        """What control_msgs/GripperCommand or franka_msgs/Grasp and Move tell with an aborted goal."""
+        """Return what control_msgs/GripperCommand or franka_msgs/Grasp and Move report with an aborted goal."""
         stopped, error = self._fingers_stopped(result), getattr(result, 'error', '')
         if stopped:
             self._failures = 0
@@ -132,7 +132,7 @@ class GripperAction:
             self._due = None
 
     def _fingers_stopped(self, result: Any) -> bool:
-        """Whether closing fingers met something, as far as the result tells. Controllers of ros2_controllers set
+        """Whether closing fingers met something, as far as the result shows. Controllers of ros2_controllers set
         `stalled` then, and franka_gripper's gripper_action only where its fingers are."""
         if self._asked or not hasattr(result, 'stalled'):
             return False
@@ -146,7 +146,7 @@ class GripperAction:
         what = 'open' if self._asked else 'close'
         self._failure = f'the gripper did not {what}: {why}; is it homed, is it in an error?'
         self._due = time.monotonic() + REPEAT
-        if self._failures in (1, TELL):
+        if self._failures in (1, REPORTED):
             self._node.get_logger().error(self._failure)
 
 

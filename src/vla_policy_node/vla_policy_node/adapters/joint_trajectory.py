@@ -1,12 +1,12 @@
 """joint_trajectory_controller's topic input: a JointTrajectory on `<controller>/joint_trajectory`.
 
-A new trajectory replaces the one before, so each says all that is known: the plan for the next moments, and behind it
+A new trajectory replaces the one before, so each holds all that is known: the plan for the next moments, and behind it
 a brake to rest along the plan's own path. When no further one comes (the executor died, the network is gone), the
 controller runs into that brake. Stamped, so that a late message is executed where it is due, not shifted; positions
 and velocities, which makes the controller interpolate with cubics: the points are as close to each other as these need
 to be what was planned, see TrajectoryBuffer.points.
 
-What was sent is a promise: the course goes on from there, however late the next control step comes (see course.py).
+What was sent is a promise: the course continues from there, however late the next control step comes (see course.py).
 The first point is due at the stamp, so the controller never fills in a piece of its own before it.
 """
 

@@ -162,7 +162,7 @@ class ControllerManager:
     # ---- inside
 
     async def _switch_on(self, names: list[str], seconds: float) -> None:
-        # Best effort: one that somebody else activated meanwhile is no failure. The list afterwards decides.
+        # Best effort: one that another client activated meanwhile is no failure. The list afterwards decides.
         kind = self._switch.srv_type.Request
         request = kind(
             activate_controllers=names, strictness=kind.BEST_EFFORT, timeout=Duration(sec=max(1, int(seconds)))
@@ -189,7 +189,7 @@ class ControllerManager:
 
     def _take(self, response: Any) -> None:
         self.answers, self._answered = self.answers + 1, time.monotonic()
-        # Claimed interfaces would tell less: those of a controller that a hardware error took down are not renewed.
+        # Claimed interfaces would show less: those of a controller that a hardware error took down are not renewed.
         self.known = {
             c.name: Controller(c.name, c.state, bool(c.required_command_interfaces)) for c in response.controller
         }

@@ -26,7 +26,7 @@ _ADVICE = {
     'USER_STOPPED': 'release the stop button, then call ~/recover',
     'GUIDING': 'it is guided by hand: when done, call ~/resume',
 }
-SILENT = 0.5  # [s] of wall time without a state, and nobody knows what the robot does
+SILENT = 0.5  # [s] of wall time without a state, after which the state of the robot is unknown
 
 
 # [s] between fresh joint states and the arm's controller: an inactive one is sent meanwhile where the arm is.
@@ -34,7 +34,7 @@ SETTLED = 0.05
 
 
 class _Polled(CallbackGroup):
-    """Its subscriptions are never served by the executor, only read when somebody looks.
+    """Its subscriptions are never served by the executor, only read when a caller asks.
 
     The state comes 1000 times a second: waking up for each would cost a fifth of a core.
     """

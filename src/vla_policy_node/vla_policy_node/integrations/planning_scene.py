@@ -1,4 +1,4 @@
-"""What MoveIt's planning scene says is in the way, as obstacles of the collision monitor."""
+"""Objects of MoveIt's planning scene as obstacles of the collision monitor."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -42,29 +42,29 @@ class World:
         for attached in scene.robot_state.attached_collision_objects:
             if attached.object.operation == self._operations.ADD:
                 self._objects.pop(attached.object.id, None)
-        for thing in scene.world.collision_objects:
-            self._change(thing)
+        for item in scene.world.collision_objects:
+            self._change(item)
         if whole or scene.world.octomap.octomap.id:
             self._octomap = len(scene.world.octomap.octomap.data) > 0
 
-    def _change(self, thing: Any) -> None:
-        known = self._objects.get(thing.id)
-        self._converted.pop(thing.id, None)
-        if thing.operation == self._operations.REMOVE:
-            if thing.id:
-                self._objects.pop(thing.id, None)
+    def _change(self, item: Any) -> None:
+        known = self._objects.get(item.id)
+        self._converted.pop(item.id, None)
+        if item.operation == self._operations.REMOVE:
+            if item.id:
+                self._objects.pop(item.id, None)
             else:
                 self._objects.clear()
-        elif thing.operation == self._operations.MOVE:
+        elif item.operation == self._operations.MOVE:
             if known is not None:
-                known.header, known.pose = thing.header, thing.pose
+                known.header, known.pose = item.header, item.pose
                 for _, poses in _SHAPES:
-                    setattr(known, poses, list(getattr(thing, poses)) or getattr(known, poses))
-        elif thing.operation == self._operations.APPEND and known is not None:
+                    setattr(known, poses, list(getattr(item, poses)) or getattr(known, poses))
+        elif item.operation == self._operations.APPEND and known is not None:
             for name in (name for pair in _SHAPES for name in pair):
-                setattr(known, name, [*getattr(known, name), *getattr(thing, name)])
+                setattr(known, name, [*getattr(known, name), *getattr(item, name)])
         else:
-            self._objects[thing.id] = thing
+            self._objects[item.id] = item
 
     def obstacles(self) -> tuple[list['Obstacle'], list[str], list[str]]:
         """Boxes, spheres and meshes, cylinders as the boxes around them; what must not be there, and what is left out,
@@ -72,23 +72,23 @@ class World:
         found: list[Obstacle] = []
         wrong: list[str] = []
         left_out = ['the octomap is not monitored'] * self._octomap
-        for name, thing in self._objects.items():
+        for name, item in self._objects.items():
             if name not in self._converted:
-                self._converted[name] = self._convert(name, thing)
+                self._converted[name] = self._convert(name, item)
             usable, bad, strange = self._converted[name]
             found, wrong, left_out = found + usable, wrong + bad, left_out + strange
         return found, wrong, left_out
 
-    def _convert(self, name: str, thing: Any) -> tuple[list['Obstacle'], list[str], list[str]]:
+    def _convert(self, name: str, item: Any) -> tuple[list['Obstacle'], list[str], list[str]]:
         from vla_core.kinematics.collision_monitor import Obstacle
 
         found: list[Obstacle] = []
         left_out: list[str] = []
-        frame = thing.header.frame_id
+        frame = item.header.frame_id
         if frame.lstrip('/') != self._base:
             return [], [f'object {name} is in frame {frame!r}, must be in {self._base}'], []
         try:
-            for i, (shape, place) in enumerate(_placed(thing)):
+            for i, (shape, place) in enumerate(_placed(item)):
                 label = f'{name}[{i}]' if i else name
                 kind = _kind(shape)
                 if isinstance(kind, str):
@@ -100,13 +100,13 @@ class World:
         return found, [], left_out
 
 
-def _placed(thing: Any) -> list[tuple[Any, np.ndarray]]:
+def _placed(item: Any) -> list[tuple[Any, np.ndarray]]:
     """The shapes of a collision object, each with its pose (4, 4) in the object's frame_id."""
-    origin = _matrix(thing.pose)
+    origin = _matrix(item.pose)
     placed = []
     for shapes, poses in _SHAPES:
-        given = list(getattr(thing, poses))
-        for i, shape in enumerate(getattr(thing, shapes)):  # a pose that is left out is the object's own
+        given = list(getattr(item, poses))
+        for i, shape in enumerate(getattr(item, shapes)):  # a pose that is left out is the object's own
             placed.append((shape, origin @ _matrix(given[i]) if i < len(given) else origin))
     return placed
 
@@ -137,9 +137,9 @@ def _kind(shape: Any) -> dict[str, Any] | str:
 
 
 class PlanningScene:
-    """Keeps the collision monitor's obstacles those of move_group: asks for them once, then hears of changes.
+    """Keeps the collision monitor's obstacles those of move_group: asks for them once, then receives changes.
 
-    Until it was told them, and while one cannot be monitored, `problems` speaks against activation.
+    Until it has received them, and while one cannot be monitored, `problems` speaks against activation.
     Raises ValueError when moveit_msgs is not installed.
     """
 
@@ -149,7 +149,7 @@ class PlanningScene:
         changes = message_type('moveit_msgs', 'msg', 'PlanningScene', wanted_by)
         self._world = World(message_type('moveit_msgs', 'msg', 'CollisionObject', wanted_by), base)
         self._node, self._monitor = node, monitor
-        self._early: list[Any] | None = []  # changes heard before the scene itself
+        self._early: list[Any] | None = []  # changes received before the scene itself
         self._asked: Future | None = None
         self._left_out: list[str] = []
         self._client = node.create_client(get, 'get_planning_scene')
@@ -201,7 +201,7 @@ class PlanningScene:
         self._world.apply(change, whole=not change.is_diff)
         attached = change.robot_state.attached_collision_objects
         if not change.is_diff or attached or change.world.collision_objects or change.world.octomap.octomap.id:
-            self._pass_on()  # else it tells only how the robot stands
+            self._pass_on()  # else it holds only the state of the robot
 
     def _pass_on(self) -> None:
         obstacles, wrong, left_out = self._world.obstacles()

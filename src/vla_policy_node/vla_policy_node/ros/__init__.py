@@ -1,1 +1,1 @@
-"""Small things that every node of the suite shares: how it runs, its QoS profiles, its lifecycle, its parameters."""
+"""Helpers that every node of the suite shares: running a node, its QoS profiles, its lifecycle, its parameters."""

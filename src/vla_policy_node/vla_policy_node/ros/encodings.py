@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 UNSPECIFIED = ('8UC3', '8UC4')  # how many bytes a pixel has, and not which colours they are
-ORDERS = ('rgb8', 'bgr8')  # what may be said of them
+ORDERS = ('rgb8', 'bgr8')  # orders of the colour channels that a caller may name
 
 # encoding -> (channels, bytes per channel, order of the channels); of two bytes the higher one is taken
 _PLAIN = {

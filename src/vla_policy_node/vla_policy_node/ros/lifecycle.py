@@ -1,4 +1,4 @@
-"""A lifecycle node that survives refused transitions and says why a transition failed."""
+"""A lifecycle node that survives refused transitions and reports why a transition failed."""
 
 import threading
 import traceback
@@ -24,7 +24,7 @@ class SafeLifecycleNode(ReportsQosMismatch, LifecycleNode):
     is logged with its traceback, tear_down runs and the node is unconfigured.
 
     Parameters are read when the node is configured, those in read_at_activate when it is activated. Setting one later
-    is refused: it would be accepted without effect, and nobody shall believe that it slowed or stopped the arm.
+    is refused: it would be accepted without effect, and a user must not believe that it slowed or stopped the arm.
     """
 
     read_at_activate: tuple[str, ...] = ()

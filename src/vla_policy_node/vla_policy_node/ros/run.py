@@ -23,8 +23,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
     rclpy's own signal handlers invalidate the context first, so a node could not publish its last words. A node
     may have `come_to_rest() -> threading.Event`: it is called first and the event awaited (at most REST s) while
     the node still spins. An exception in any callback ends the run and is raised here;
-    a ValueError or OSError of make_node is told in one line, with exit code 1. So is a callback that does not return
-    within REST + SHUTDOWN seconds (a model that is being compiled, say): the process ends without tearing down.
+    a ValueError or OSError of make_node is reported in one line, with exit code 1. So is a callback that does
+    not return within REST + SHUTDOWN seconds (a model that is being compiled, say): the process ends without teardown.
     """
     try:
         refuse_lost_lists(sys.argv if args is None else args)
@@ -37,7 +37,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         node = make_node()
-    except (ValueError, OSError) as error:  # what the user can mend is told in one line
+    except (ValueError, OSError) as error:  # what the user can mend is reported in one line
         raise SystemExit(f'cannot start: {error}') from None
     executor = SingleThreadedExecutor()
     executor.add_node(node)

@@ -1,4 +1,4 @@
-"""Wait for other nodes from inside a coroutine callback, with a limit, while the node goes on spinning.
+"""Wait for other nodes from inside a coroutine callback, with a limit, while the node continues to spin.
 
 The callback that awaits must be in a callback group of its own (ReentrantCallbackGroup), or the node's timers stop.
 """

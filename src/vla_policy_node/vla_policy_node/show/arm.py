@@ -27,10 +27,10 @@ KEEP = 512  # joint states: half a second of those that come a thousand times a 
 
 
 class Arm:
-    """tell: takes a sentence that a person should see, each time that something is not as it must be."""
+    """report: is called with a sentence for the user at each fault."""
 
-    def __init__(self, node: Node, profile: RobotProfile, tell: Callable[[str], None]) -> None:
-        self._profile, self._tell, self._node = profile, tell, node
+    def __init__(self, node: Node, profile: RobotProfile, report: Callable[[str], None]) -> None:
+        self._profile, self._report, self._node = profile, report, node
         topic = declare(node, 'topics.joint_states', 'joint_states', 'measured joints (JointState)', read_only=True)
         name = declare(
             node,
@@ -52,7 +52,7 @@ class Arm:
         """None while there is no usable robot description."""
         message = self.description.newest
         if message is None:
-            self._tell(
+            self._report(
                 f'no robot description on {self.description.topic}: start robot_state_publisher or the simulator'
             )
             return None
@@ -72,7 +72,7 @@ class Arm:
         kinematics = self.kinematics
         message = self.chunk.as_of(2**63, lambda m: self._source in ('', m.source))
         if message is None and (other := self.chunk.newest) is not None:
-            self._tell(f'chunks come from {other.source}, none from {self._source}: set chunk_source to see those')
+            self._report(f'chunks come from {other.source}, none from {self._source}: set chunk_source to see those')
         if message is None or kinematics is None:
             return None
         if self._path[0] is not message:
@@ -81,14 +81,14 @@ class Arm:
                 try:
                     found = tool_path(stamped_chunk(message), self._profile, kinematics)
                 except Refusal as error:
-                    self._tell(f'chunk {message.sequence} of {message.source} is not shown: {error.message}')
+                    self._report(f'chunk {message.sequence} of {message.source} is not shown: {error.message}')
             self._path = message, found
         found = self._path[1]
         if found is None or now > found.end + LINGER * NS:
             return None
         early = (to_ns(message.header.stamp) - now) / NS
         if early > tolerance(bool(self._node.get_parameter('use_sim_time').value)):
-            self._tell(ahead(f'chunk {message.sequence} of {message.source}', early))
+            self._report(ahead(f'chunk {message.sequence} of {message.source}', early))
             return None
         return found
 
@@ -103,7 +103,7 @@ class Arm:
         try:
             q = decode_positions(message, names, self.joints.topic)
         except ValueError as error:
-            self._tell(str(error))
+            self._report(str(error))
             return None
         position, rotation, _ = kinematics(q)
         return to_ns(message.header.stamp), position, rotation

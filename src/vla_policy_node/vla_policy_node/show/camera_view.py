@@ -24,7 +24,7 @@ TRIED = 8  # images that a trace may belong to: joints and transforms come a lit
 
 
 def declare_cameras(node: Node) -> dict[str, str]:
-    """Camera -> image topic, as the robot profile says. Raises ValueError when it does not."""
+    """Return camera -> image topic of the robot profile. Raises ValueError when their numbers differ or are zero."""
     names = declare(
         node, 'cameras', Parameter.Type.STRING_ARRAY, 'names of the cameras (robot profile)', read_only=True
     )

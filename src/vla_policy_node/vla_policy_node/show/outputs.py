@@ -1,4 +1,4 @@
-"""What is published only while somebody subscribes to it, and then at a rate of its own."""
+"""Outputs that are published only while they have a subscriber, each at its own rate."""
 
 from collections.abc import Callable
 from typing import Any

@@ -1,6 +1,6 @@
 """A node beside the policy that shows what it intends: text, paths, trajectories, traces and pictures for RViz.
 
-It only listens, in a process of its own, so that nothing here can make an action late. Nothing is subscribed to,
+It only subscribes, in a process of its own, so that nothing here can make an action late. Nothing is subscribed to,
 decoded or computed for a topic without subscriber.
 """
 
@@ -44,7 +44,7 @@ POINTED_KEPT = NS  # for which the image shows places of before it was taken
 
 
 class ShowNode(ReportsQosMismatch):
-    """All in one thread: subscriptions store bytes, one timer for each output that somebody wants."""
+    """All in one thread: subscriptions store bytes, one timer for each output that has a subscriber."""
 
     def __init__(self, name: str = 'show', **kwargs) -> None:
         super().__init__(name, **kwargs)
@@ -92,9 +92,9 @@ class ShowNode(ReportsQosMismatch):
         self._shown: dict[str, Any] = {}  # output -> what its newest message was made of
         intent = [arm.chunk, arm.description]
         trace = [*intent, arm.joints, *self._view.sources]
-        said = [self._status, self._plan, self._executor]
+        text = [self._status, self._plan, self._executor]
         self._outputs = [
-            self._output('text', Marker, 2.0, 'plan, progress and states beside the base', self._make_text, said),
+            self._output('text', Marker, 2.0, 'plan, progress and states beside the base', self._make_text, text),
             self._output('predicted_path', Path, 5.0, 'way of the tool in the chunk', self._make_path, intent),
             self._output('predicted_markers', MarkerArray, 5.0, 'the same by confidence', self._make_markers, intent),
             self._output('trajectory', JointTrajectory, 10.0, 'the chunk', self._make_trajectory, intent),
@@ -112,7 +112,7 @@ class ShowNode(ReportsQosMismatch):
                 [self._predicted, self._first.images, self._status], self._pair.clear, sensor=True,
             ),
         ]  # fmt: skip
-        self._add_optional(said, intent)
+        self._add_optional(text, intent)
         self.create_timer(LOOK_EVERY, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _output(
@@ -127,10 +127,10 @@ class ShowNode(ReportsQosMismatch):
         profile = qos.SENSOR_OUT if sensor else qos.STATUS
         return Output(self, name, kind, profile, rate, about, make, sources, forgotten)
 
-    def _add_optional(self, said: list[Source], intent: list[Source]) -> None:
+    def _add_optional(self, text: list[Source], intent: list[Source]) -> None:
         """Outputs of message packages that are not everywhere."""
         for name, package, kind, rate, about, make, sources in (
-            ('overlay', 'rviz_2d_overlay_msgs', 'OverlayText', 2.0, 'the text on the screen', self._make_overlay, said),
+            ('overlay', 'rviz_2d_overlay_msgs', 'OverlayText', 2.0, 'the text on the screen', self._make_overlay, text),
             (
                 'display_trajectory', 'moveit_msgs', 'DisplayTrajectory', 2.0, 'the chunk for MoveIt',
                 self._make_display, [*intent, self._arm.joints],

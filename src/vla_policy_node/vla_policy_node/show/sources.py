@@ -1,4 +1,4 @@
-"""Topics that are subscribed to only while somebody needs them. They store bytes; what is looked at is decoded then."""
+"""Topics that are subscribed to only while an output needs them. They store bytes, decoded when read."""
 
 import math
 import struct

@@ -1,4 +1,4 @@
-"""/tf and /tf_static into a tree, while somebody needs it."""
+"""Collect /tf and /tf_static in a tree, while an output needs it."""
 
 from typing import Any
 

@@ -27,8 +27,8 @@ def words(
 ) -> str:
     """Instruction, plan, progress, what policy and executor do and why not, latency and surprise.
 
-    In lines of at most `width` characters. None: nothing was heard of that node. ages: of the two statuses [s]; an old
-    one is marked, since its node may have died.
+    In lines of at most `width` characters. None: no message of that node was received.
+    ages: of the two statuses [s]; an old one is marked, since its node may have died.
     """
     lines = []
     if policy is None:
