@@ -41,6 +41,7 @@ def test_no_limit_is_broken(robot, period):
     st.sampled_from(['cubic', 'monotone']),
 )
 @example(7109, 1.0, 1.0, 1.0, 0.0, 'cubic')  # stopped from the start on: no set-point
+@example(7610556, 1.0, 1.0, 1.0, 0.0, 'cubic')  # few set-points
 def test_no_limit_is_broken_with_any_settings(seed, velocity, acceleration, brake, smoothing, interpolation):
     seen = stress(
         PROFILES['fr3'],

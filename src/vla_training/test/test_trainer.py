@@ -188,7 +188,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tokens, tmp_path):
         ({'stages': []}, 'at least one stage'),
         ({'stages': [{'steps': 5, 'action': 0.0, 'text': 0.0, 'image': 0.0}]}, 'at least one weight'),
         ({'masking': {'prefixes': 1.0}}, 'unknown field masking.prefixes'),
-        ({'text_batch': 17}, 'parts of batch'),
+        ({'text_batch': 17}, 'part of batch'),
     ],
 )
 def test_what_is_wrong_with_a_recipe_is_named(change, message):

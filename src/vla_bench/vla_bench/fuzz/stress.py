@@ -302,7 +302,7 @@ class Stream:
         """Return the largest distance of a set-point from the polyline planned shortly before [rad]."""
         back = int(0.04 / self.period) + 3
         least = np.full(len(sent), np.inf)
-        for i in range(back):
+        for i in range(min(back, len(planned) - 1)):  # a stream may end after few set-points
             a, b, p = planned[: len(planned) - 1 - i], planned[1 : len(planned) - i], sent[1 + i :]
             way = b - a
             u = np.clip(((p - a) * way).sum(axis=1) / np.maximum((way * way).sum(axis=1), 1e-18), 0.0, 1.0)

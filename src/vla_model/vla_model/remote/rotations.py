@@ -82,9 +82,10 @@ def of_columns(six: np.ndarray) -> np.ndarray:
 
 def turned_positive(vector: np.ndarray) -> np.ndarray:
     """Return the same rotation as a vector whose x is not below zero, by up to a whole turn: LIBERO's axis-angle."""
+    angle = float(np.linalg.norm(vector))
     if vector[0] >= 0:
         return vector.copy()
-    return vector * (1 - 2 * np.pi / max(float(np.linalg.norm(vector)), 1e-9))
+    return vector * (1 - 2 * np.pi / angle) if angle > 1e-9 else np.zeros(3)
 
 
 # Name in a mapping -> how many numbers, from a rotation vector, to a rotation vector.
